@@ -1,0 +1,1 @@
+//! Who is who: the mesh CA, certificates and everything TLS needs.

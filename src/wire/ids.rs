@@ -1,0 +1,229 @@
+//! Names and numbers, each a type of its own: a value of one of these types has been checked.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest agent name, in bytes.
+pub const MAX_AGENT_NAME: usize = 64;
+/// Longest node name or namespace, in bytes: a DNS label (RFC 1035).
+pub const MAX_LABEL: usize = 63;
+/// Longest room name, in bytes.
+pub const MAX_ROOM_NAME: usize = 128;
+/// Longest message id, in bytes.
+pub const MAX_MESSAGE_ID: usize = 128;
+
+/// The namespace that names without one belong to, unless the client's own says otherwise.
+pub const DEFAULT_NAMESPACE: &str = "trishula";
+
+/// Why a string is not a name. The state of nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {shown:?} {why}")]
+pub struct NameError {
+    /// What was to be read: "node name", "agent name" …
+    pub what: &'static str,
+    /// The start of what was given.
+    pub shown: String,
+    /// What is wrong with it, and what would be right.
+    pub why: &'static str,
+}
+
+fn name_error(what: &'static str, given: &str, why: &'static str) -> NameError {
+    NameError { what, shown: given.chars().take(80).collect(), why }
+}
+
+fn starts_with(given: &str, ok: fn(&u8) -> bool) -> bool {
+    given.as_bytes().first().is_some_and(ok)
+}
+
+fn is_label(given: &str) -> bool {
+    let lower = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    given.len() <= MAX_LABEL && starts_with(given, lower) && given.bytes().all(|b| lower(&b) || b == b'-')
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $check:expr, $why:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Checks a string and takes it as a name.
+            pub fn new(given: &str) -> Result<Self, NameError> {
+                let check: fn(&str) -> bool = $check;
+                if check(given) { Ok(Self(given.into())) } else { Err(name_error($what, given, $why)) }
+            }
+
+            /// The name as it was given.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(given: &str) -> Result<Self, NameError> {
+                Self::new(given)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(given: String) -> Result<Self, NameError> {
+                Self::new(&given)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0.to_string()
+            }
+        }
+    };
+}
+
+name!(
+    /// One machine of the mesh: `dc`, `agni`.
+    NodeName, "node name", is_label,
+    "is not a node name: lower-case letters, digits and '-', at most 63, starting with a letter or digit"
+);
+name!(
+    /// A wall between groups of agents: own secrets, limits, agents and rooms.
+    Namespace, "namespace", is_label,
+    "is not a namespace: lower-case letters, digits and '-', at most 63, starting with a letter or digit"
+);
+name!(
+    /// An agent's name inside its namespace.
+    AgentName, "agent name",
+    |s| s.len() <= MAX_AGENT_NAME
+        && starts_with(s, u8::is_ascii_alphanumeric)
+        && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && !matches!(s, "broadcast" | "mesh"),
+    "is not an agent name: letters, digits, '.', '_' and '-', at most 64, starting with a letter or digit; 'broadcast' and 'mesh' are taken"
+);
+name!(
+    /// A room's name inside its namespace.
+    RoomName, "room name",
+    |s| s.len() <= MAX_ROOM_NAME
+        && starts_with(s, u8::is_ascii_alphanumeric)
+        && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':' | b'/')),
+    "is not a room name: letters, digits and '._-:/', at most 128, starting with a letter or digit"
+);
+name!(
+    /// What a sender calls its message; unique for that sender.
+    MessageId, "message id",
+    |s| !s.is_empty()
+        && s.len() <= MAX_MESSAGE_ID
+        && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':')),
+    "is not a message id: 1 to 128 of letters, digits and '._:-'"
+);
+
+/// An agent with its namespace; written `namespace/name`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AgentAddr {
+    /// The wall it lives behind.
+    pub namespace: Namespace,
+    /// Its name there.
+    pub name: AgentName,
+}
+
+impl AgentAddr {
+    /// Puts the two together.
+    pub fn new(namespace: Namespace, name: AgentName) -> Self {
+        Self { namespace, name }
+    }
+
+    /// Reads `name` (in the namespace given) or `namespace/name`.
+    pub fn parse(given: &str, home: &Namespace) -> Result<Self, NameError> {
+        match given.split_once('/') {
+            Some((namespace, name)) => Ok(Self::new(Namespace::new(namespace)?, AgentName::new(name)?)),
+            None => Ok(Self::new(home.clone(), AgentName::new(given)?)),
+        }
+    }
+}
+
+impl fmt::Display for AgentAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Debug for AgentAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+number!(
+    /// A node's life, from one start to the next: new and fsynced before the first frame leaves.
+    Incarnation
+);
+number!(
+    /// The n-th message or call of one incarnation of a node.
+    Sequence
+);
+number!(
+    /// One connected client of an agent, numbered by the gateway that holds its socket.
+    SessionNo
+);
+number!(
+    /// One link of this process, for as long as it runs; never sent.
+    LinkId
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked_where_they_enter() {
+        // covers B19
+        for bad in ["", "a b", "-a", "broadcast", "mesh", "ü", &"a".repeat(65), "a/b"] {
+            assert!(AgentName::new(bad).is_err(), "{bad:?} must not be an agent name");
+        }
+        for good in ["dc", "agni.planner", "mac_2", "A-1", &"a".repeat(64)] {
+            assert_eq!(AgentName::new(good).unwrap().as_str(), good);
+        }
+        assert!(NodeName::new("Agni").is_err());
+        let error = NodeName::new("Agni!").unwrap_err().to_string();
+        assert!(error.contains("Agni!") && error.contains("lower-case"), "{error}");
+    }
+
+    #[test]
+    fn an_address_without_a_namespace_is_in_the_senders() {
+        // covers T08
+        let home = Namespace::new("trishula").unwrap();
+        assert_eq!(AgentAddr::parse("dc", &home).unwrap().to_string(), "trishula/dc");
+        assert_eq!(AgentAddr::parse("akosha/dc", &home).unwrap().to_string(), "akosha/dc");
+        assert!(AgentAddr::parse("a/b/c", &home).is_err());
+    }
+}

@@ -7,4 +7,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod identity;
+pub mod link;
+pub mod metrics;
+pub mod node;
+pub mod rt;
 pub mod wire;

@@ -3,5 +3,13 @@
 //! | file | what is in it |
 //! |---|---|
 //! | [`ids`] | names and numbers, each a type of its own, checked where they enter |
+//! | [`envelope`] | what travels: a typed head and an opaque payload |
+//! | [`frame`] | the frames between nodes, and between an edge and its node |
+//! | [`client`] | the JSON frames that clients send and get (docs/protocol.md) |
+//! | [`close`] | why something is refused or closed |
 
+pub mod client;
+pub mod close;
+pub mod envelope;
+pub mod frame;
 pub mod ids;

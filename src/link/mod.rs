@@ -1,0 +1,240 @@
+//! One authenticated connection to a peer, whatever carries it.
+//!
+//! A link is known to its owner by events in one inbox and by a [`Handle`] to write to. Frames that must
+//! keep their order share a [`Lane`]; lanes never wait for each other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::rt::queue;
+use crate::wire::close::LinkClose;
+use crate::wire::envelope::{Head, Priority, Target};
+use crate::wire::frame::{Encoded, Frame};
+use crate::wire::ids::{Incarnation, LinkId, NodeName};
+
+/// Ordered lanes for messages below priority 1.
+pub const ORDERED_LANES: u8 = 16;
+
+/// Frames that must keep their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Routing, registrations, receipts: never behind a message.
+    Control,
+    /// Priority 1.
+    Urgent,
+    /// One of [`ORDERED_LANES`], by flow.
+    Ordered(u8),
+}
+
+impl Lane {
+    /// How many there are.
+    pub const COUNT: usize = ORDERED_LANES as usize + 2;
+
+    /// A message's lane: by priority, then by (sender, recipient), so that a flow keeps its order.
+    pub fn of(head: &Head) -> Lane {
+        if head.priority == Priority::URGENT {
+            return Lane::Urgent;
+        }
+        let mut hash = fnv(0xcbf2_9ce4_8422_2325, head.from.namespace.as_str());
+        hash = fnv(hash, head.from.name.as_str());
+        hash = match &head.to {
+            Target::Agent(agent) => fnv(fnv(hash, agent.namespace.as_str()), agent.name.as_str()),
+            Target::Broadcast(namespace) => fnv(hash, namespace.as_str()),
+            Target::Room(namespace, room) => fnv(fnv(hash, namespace.as_str()), room.as_str()),
+        };
+        Lane::Ordered((hash % u64::from(ORDERED_LANES)) as u8)
+    }
+
+    /// The lane that a frame belongs to.
+    pub fn for_frame(frame: &Frame) -> Lane {
+        match frame {
+            Frame::Forward(forward, _) => Lane::of(&forward.head),
+            Frame::Submit(_, head, _) => Lane::of(head),
+            Frame::Deliver(deliver, _) => Lane::of(&deliver.head),
+            _ => Lane::Control,
+        }
+    }
+
+    /// Place in an array of [`Lane::COUNT`].
+    pub fn index(self) -> usize {
+        match self {
+            Lane::Control => 0,
+            Lane::Urgent => 1,
+            Lane::Ordered(n) => 2 + usize::from(n % ORDERED_LANES),
+        }
+    }
+}
+
+/// Fowler–Noll–Vo 1a: the same on every machine, which the standard library's hash does not promise.
+fn fnv(hash: u64, text: &str) -> u64 {
+    text.bytes().fold(hash, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// What a peer is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Another node.
+    Node,
+    /// An entrance for clients: an edge process, or a gateway within the node.
+    Entrance,
+}
+
+/// Who is at the other end, as its certificate and its HELLO say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The machine it belongs to.
+    pub node: NodeName,
+    /// What it is to us.
+    pub role: Role,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// What it can beyond the version.
+    pub features: Vec<String>,
+    /// Program and version, for people.
+    pub software: String,
+    /// Serial number of its certificate in hex, empty for a gateway within the process.
+    pub serial: String,
+}
+
+/// What the owner of links learns, in order for each link: `Up`, any number of `Frame`, `Down`.
+#[derive(Debug)]
+pub enum Event {
+    /// The peer is authenticated and said HELLO.
+    Up {
+        /// Our number for it.
+        link: LinkId,
+        /// Who it is.
+        peer: Peer,
+        /// Whether we dialled.
+        dialled: bool,
+        /// To write to it.
+        handle: Handle,
+    },
+    /// A frame came.
+    Frame {
+        /// From which link.
+        link: LinkId,
+        /// What.
+        frame: Frame,
+    },
+    /// The link is over; its handle writes to nobody.
+    Down {
+        /// Which.
+        link: LinkId,
+        /// In words for the log and `status`.
+        why: String,
+    },
+}
+
+/// Why a link is to be closed, in the peer's words too.
+#[derive(Debug, Clone)]
+pub struct CloseOrder {
+    /// The code on the wire.
+    pub code: LinkClose,
+    /// Words for its log.
+    pub why: String,
+}
+
+/// The writing end of a link; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    id: LinkId,
+    lanes: Vec<queue::Sender<Encoded>>,
+    close: queue::Sender<CloseOrder>,
+    /// Smoothed round trip in microseconds, as the carrier measures it; 0: not known.
+    rtt_us: AtomicU32,
+    carrier: &'static str,
+    remote: String,
+}
+
+/// The reading end that a carrier serves.
+pub struct Outlets {
+    /// One queue for each lane, by [`Lane::index`].
+    pub lanes: Vec<queue::Receiver<Encoded>>,
+    /// At most one order comes.
+    pub close: queue::Receiver<CloseOrder>,
+}
+
+/// Frames that may wait in one lane of one link.
+const LANE_BOUND: usize = 4096;
+
+impl Handle {
+    /// Makes both ends for a carrier.
+    pub fn new(id: LinkId, carrier: &'static str, remote: String) -> (Handle, Outlets) {
+        let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+        for lane in 0..Lane::COUNT {
+            let name = match lane {
+                0 => "link.control",
+                1 => "link.urgent",
+                _ => "link.ordered",
+            };
+            let (sender, receiver) = queue::bounded(name, LANE_BOUND);
+            senders.push(sender);
+            receivers.push(receiver);
+        }
+        let (close, close_orders) = queue::bounded("link.close", 1);
+        let inner = Inner { id, lanes: senders, close, rtt_us: AtomicU32::new(0), carrier, remote };
+        (Handle { inner: Arc::new(inner) }, Outlets { lanes: receivers, close: close_orders })
+    }
+
+    /// Our number for the link.
+    pub fn id(&self) -> LinkId {
+        self.inner.id
+    }
+
+    /// `quic` or `memory`.
+    pub fn carrier(&self) -> &'static str {
+        self.inner.carrier
+    }
+
+    /// The peer's address, for people.
+    pub fn remote(&self) -> &str {
+        &self.inner.remote
+    }
+
+    /// Smoothed round trip in microseconds; 0: not known yet.
+    pub fn rtt_us(&self) -> u32 {
+        self.inner.rtt_us.load(Ordering::Relaxed)
+    }
+
+    /// For the carrier: what it measured.
+    pub fn set_rtt_us(&self, rtt: u32) {
+        self.inner.rtt_us.store(rtt, Ordering::Relaxed);
+    }
+
+    /// Queues a frame if its lane has room.
+    pub fn try_send(&self, frame: &Frame) -> Result<(), queue::Refused<()>> {
+        let lane = Lane::for_frame(frame);
+        self.inner.lanes[lane.index()].try_send(frame.encode()).map_err(|refused| match refused {
+            queue::Refused::Full(_) => queue::Refused::Full(()),
+            queue::Refused::Closed(_) => queue::Refused::Closed(()),
+        })
+    }
+
+    /// Waits until the frame's lane has room; `Err`: the link is over.
+    pub async fn send(&self, frame: &Frame) -> Result<(), Closed> {
+        let lane = Lane::for_frame(frame);
+        self.inner.lanes[lane.index()].send(frame.encode()).await.map_err(|_| Closed)
+    }
+
+    /// Asks the carrier to close; what is queued may be lost.
+    pub fn close(&self, code: LinkClose, why: impl Into<String>) {
+        // A second order changes nothing: the first is on its way.
+        let _ = self.inner.close.try_send(CloseOrder { code, why: why.into() });
+    }
+
+    /// Waits until the link is over.
+    pub async fn closed(&self) {
+        self.inner.close.closed().await;
+    }
+}
+
+/// The link is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the link is closed")]
+pub struct Closed;

@@ -1,0 +1,100 @@
+//! Every metric, in one place. No label takes a value that a client chooses.
+
+use std::sync::LazyLock;
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// What `/metrics` shows.
+pub static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
+
+// The names below are constants of ours: a name that prometheus refuses is found by the test at the end.
+macro_rules! metric {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $make:expr;)*) => {
+        $($(#[$doc])* pub static $name: LazyLock<$type> = LazyLock::new(|| {
+            #[allow(clippy::expect_used)]
+            let metric: $type = $make.expect("a metric's name and labels are constants that a test checks");
+            // Registering twice is the only failure, and a static is made once.
+            let _ = REGISTRY.register(Box::new(metric.clone()));
+            metric
+        });)*
+
+        /// Makes every metric known to the registry, so that `/metrics` shows zeros from the start.
+        pub fn init() {
+            $(LazyLock::force(&$name);)*
+        }
+    };
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn gauges(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+    IntGaugeVec::new(Opts::new(name, help), labels)
+}
+
+fn seconds(name: &str, help: &str) -> prometheus::Result<Histogram> {
+    let buckets = vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+    Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))
+}
+
+metric! {
+    /// Tasks that run now, by name.
+    TASKS: IntGaugeVec = gauges("trishula_tasks", "Tasks that run now", &["task"]);
+    /// Tasks that panicked, by name.
+    TASK_PANICS: IntCounterVec = counters("trishula_task_panics_total", "Tasks that panicked", &["task"]);
+    /// Items refused because a queue was full, by queue.
+    QUEUE_FULL: IntCounterVec = counters("trishula_queue_full_total", "Items refused by a full queue", &["queue"]);
+    /// Links that are up, by role of the peer.
+    LINKS: IntGaugeVec = gauges("trishula_links", "Links that are up", &["role"]);
+    /// Dial attempts, by outcome.
+    DIALS: IntCounterVec = counters("trishula_dials_total", "Dial attempts", &["outcome"]);
+    /// Peers that were not admitted, by reason.
+    NOT_ADMITTED: IntCounterVec = counters("trishula_not_admitted_total", "Peers that were not admitted", &["reason"]);
+    /// Frames received over links, by kind.
+    FRAMES_IN: IntCounterVec = counters("trishula_frames_received_total", "Frames received over links", &["kind"]);
+    /// Frames sent over links, by kind.
+    FRAMES_OUT: IntCounterVec = counters("trishula_frames_sent_total", "Frames sent over links", &["kind"]);
+    /// Messages taken from clients, by recipient: agent, broadcast or room.
+    MESSAGES_SENT: IntCounterVec = counters("trishula_messages_sent_total", "Messages taken from clients", &["target"]);
+    /// Messages handed to entrances for their sessions.
+    MESSAGES_DELIVERED: IntCounter = IntCounter::new("trishula_messages_delivered_total", "Messages handed to an entrance for delivery");
+    /// Messages refused, by code.
+    MESSAGES_REFUSED: IntCounterVec = counters("trishula_messages_refused_total", "Messages refused", &["code"]);
+    /// Agents connected to this node now.
+    CONNECTED_AGENTS: IntGauge = IntGauge::new("trishula_connected_agents", "Agents connected in the whole mesh, as this node knows it");
+    /// Sessions of clients that this process holds.
+    SESSIONS: IntGaugeVec = gauges("trishula_sessions", "Client sessions that are open", &["gateway"]);
+    /// Sessions that ended, by reason.
+    SESSIONS_CLOSED: IntCounterVec = counters("trishula_sessions_closed_total", "Client sessions that ended", &["gateway", "code"]);
+    /// Frames of clients refused, by code.
+    CLIENT_ERRORS: IntCounterVec = counters("trishula_client_errors_total", "Client frames refused", &["code"]);
+    /// From a client's socket to the next one, within this process.
+    MESSAGE_LATENCY: Histogram = seconds("trishula_message_latency_seconds", "Send to delivery, by the sender's receipt");
+    /// Time of one turn of the node task.
+    NODE_TURN: Histogram = seconds("trishula_node_turn_seconds", "One turn of the node task");
+    /// Time of one fsync with what it wrote.
+    STORE_COMMIT: Histogram = seconds("trishula_store_commit_seconds", "One group commit of the store");
+    /// Days until the first of our certificates ends.
+    CERTIFICATE_DAYS: IntGaugeVec = gauges("trishula_certificate_days_left", "Days until a certificate ends", &["certificate"]);
+}
+
+/// The text that `/metrics` answers (Prometheus exposition format 0.0.4).
+pub fn render() -> String {
+    init();
+    TextEncoder::new().encode_to_string(&REGISTRY.gather()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_metric_can_be_made_and_is_shown() {
+        // covers T22
+        super::TASKS.with_label_values(&["test"]).set(1);
+        let text = super::render();
+        assert!(text.contains("trishula_tasks{task=\"test\"} 1"), "{text}");
+        assert!(text.contains("# TYPE trishula_connected_agents gauge"), "{text}");
+    }
+}

@@ -1,0 +1,128 @@
+//! What the rest of the program may ask the node task.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::status::{AgentRow, CallAnswer, Status};
+use crate::link;
+use crate::rt::queue;
+use crate::wire::frame::Method;
+use crate::wire::ids::{Namespace, NodeName};
+
+/// A question to the node task; the answer comes back through the channel in it.
+#[derive(Debug)]
+pub enum Request {
+    /// See [`Handle::status`].
+    Status(oneshot::Sender<Status>),
+    /// See [`Handle::agents`].
+    Agents(Option<Namespace>, oneshot::Sender<Vec<AgentRow>>),
+    /// See [`Handle::call`].
+    Call {
+        /// Whom to ask; `None`: the holder of the CA.
+        to: Option<NodeName>,
+        /// What.
+        method: Method,
+        /// With what.
+        body: Bytes,
+        /// How long to wait.
+        within: Duration,
+        /// The answer.
+        answer: oneshot::Sender<Result<CallAnswer, CallError>>,
+    },
+    /// See [`Handle::set_revocations`].
+    Revocations(u64, Bytes),
+    /// See [`Handle::set_certificate_days`].
+    CertificateDays(i64),
+    /// See [`Handle::stop`].
+    Stop(oneshot::Sender<()>),
+}
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// No such node was ever seen.
+    #[error("no node {0} is known to this mesh; see the nodes with: trishula status")]
+    UnknownNode(String),
+    /// Nobody in reach holds the CA.
+    #[error("no node in reach holds the CA's key; start the node on which `trishula init` was run")]
+    NoHolder,
+    /// No way leads there now.
+    #[error("no way leads to node {0} at the moment; see the links with: trishula status")]
+    NoRoute(NodeName),
+    /// No answer in time.
+    #[error("node {0} did not answer within {1:?}")]
+    TimedOut(NodeName, Duration),
+    /// The node answered with an error.
+    #[error("node {0} refused: {1}")]
+    Refused(NodeName, String),
+    /// Too many calls wait already.
+    #[error("too many calls are under way; try again in a second")]
+    Busy,
+    /// The node task has stopped.
+    #[error("this node is stopping")]
+    Stopping,
+}
+
+/// To ask the node task; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    requests: queue::Sender<Request>,
+    links: queue::Sender<link::Event>,
+}
+
+impl Handle {
+    /// For the node task: both of its inboxes.
+    pub fn new(requests: queue::Sender<Request>, links: queue::Sender<link::Event>) -> Handle {
+        Handle { requests, links }
+    }
+
+    /// Where links report.
+    pub fn links(&self) -> queue::Sender<link::Event> {
+        self.links.clone()
+    }
+
+    /// How this node and the mesh stand.
+    pub async fn status(&self) -> Result<Status, CallError> {
+        self.ask(Request::Status).await
+    }
+
+    /// The agents of a namespace, or of all.
+    pub async fn agents(&self, namespace: Option<Namespace>) -> Result<Vec<AgentRow>, CallError> {
+        self.ask(|answer| Request::Agents(namespace, answer)).await
+    }
+
+    /// Asks another node, through others if need be; `to: None` asks the holder of the CA.
+    pub async fn call(
+        &self,
+        to: Option<NodeName>,
+        method: Method,
+        body: Bytes,
+        within: Duration,
+    ) -> Result<CallAnswer, CallError> {
+        self.ask(|answer| Request::Call { to, method, body, within, answer }).await?
+    }
+
+    /// A revocation list that was verified: spread it, and close links to those on it.
+    pub async fn set_revocations(&self, number: u64, der: Bytes) -> Result<(), CallError> {
+        self.requests.send(Request::Revocations(number, der)).await.map_err(|_| CallError::Stopping)
+    }
+
+    /// Days that our own certificate has left, for `status`.
+    pub async fn set_certificate_days(&self, days: i64) -> Result<(), CallError> {
+        self.requests.send(Request::CertificateDays(days)).await.map_err(|_| CallError::Stopping)
+    }
+
+    /// Says goodbye to every peer; answers when that is on its way.
+    pub async fn stop(&self) {
+        // A node task that is gone already has stopped.
+        let _ = self.ask(Request::Stop).await;
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, CallError> {
+        let (answer, wait) = oneshot::channel();
+        self.requests.send(make(answer)).await.map_err(|_| CallError::Stopping)?;
+        wait.await.map_err(|_| CallError::Stopping)
+    }
+}

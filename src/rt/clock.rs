@@ -1,0 +1,25 @@
+//! The one clock. Monotonic time comes from tokio, so a paused runtime (tests, the simulation) is virtual
+//! time for everything of ours.
+
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+/// Microseconds since the first call in this process; never goes back.
+pub fn micros() -> u64 {
+    static START: OnceLock<std::time::Instant> = OnceLock::new();
+    // A paused tokio clock is an offset to the system's, so one origin serves both.
+    let start = *START.get_or_init(|| Instant::now().into_std());
+    Instant::now().into_std().saturating_duration_since(start).as_micros() as u64
+}
+
+/// Milliseconds since the epoch by the machine's own wall clock; may jump.
+pub fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis() as u64
+}
+
+/// The wall clock as certificates want it.
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}

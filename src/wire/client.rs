@@ -1,0 +1,525 @@
+//! Client frames (docs/protocol.md): JSON text ↔ types.
+//!
+//! A frame is read once, where it enters: the whole text is checked, the fields that the mesh needs are
+//! taken out, and the text itself travels on as the payload, byte for byte. Only `from`, `id` and
+//! `timestamp`, when the client left them out, are inserted behind the opening brace.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::de::{self, DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+use super::close::{Code, Refusal};
+use super::envelope::{Class, Form, Head, Kind, Priority, State, Target};
+use super::ids::{AgentAddr, AgentName, MessageId, Namespace};
+
+/// Largest frame by default, in bytes.
+pub const DEFAULT_MAX_FRAME: usize = 1 << 20;
+/// Deepest nesting of arrays and objects.
+pub const MAX_DEPTH: usize = 64;
+/// Most capabilities an agent may name, and the longest of them in bytes.
+pub const MAX_CAPABILITIES: usize = 64;
+/// See [`MAX_CAPABILITIES`].
+pub const MAX_CAPABILITY: usize = 64;
+/// What `from` is when the mesh itself speaks.
+pub const MESH: &str = "mesh";
+
+/// Who speaks on a session: what a frame is checked against.
+#[derive(Debug, Clone, Copy)]
+pub struct Speaker<'a> {
+    /// The session's agent, once it has one.
+    pub agent: Option<&'a AgentAddr>,
+    /// The session's namespace: names without one are in it.
+    pub namespace: &'a Namespace,
+    /// Largest frame in bytes.
+    pub max_frame: usize,
+}
+
+/// What a client may say.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ClientFrame {
+    /// Here is my token, or a fresh one.
+    Auth {
+        /// The JWT as sent; never logged.
+        token: String,
+    },
+    /// Register me.
+    Register(Register),
+    /// Forget me.
+    Unregister,
+    /// I am alive.
+    Heartbeat,
+    /// Who is there?
+    Agents,
+    /// I can't do this message.
+    Nack {
+        /// Who sent it.
+        to: Target,
+        /// Which.
+        message: MessageId,
+        /// Why.
+        reason: String,
+    },
+    /// Carry this.
+    Message(Box<Head>, Bytes),
+    /// A frame of the protocol that this release does not serve.
+    Reserved(&'static str),
+}
+
+/// A frame with the id that answers refer to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parsed {
+    /// As the client gave it.
+    pub id: Option<MessageId>,
+    /// What it says.
+    pub frame: ClientFrame,
+}
+
+/// A frame that was refused, with its id if that much could be read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refused {
+    /// As the client gave it.
+    pub id: Option<MessageId>,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// Payload of REGISTER.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Register {
+    /// As whom; the token's own name when absent.
+    pub agent: Option<AgentName>,
+    /// What the agent can.
+    pub capabilities: Vec<String>,
+    /// Who acknowledges.
+    pub ack: AckMode,
+    /// Messages under way to this session at most.
+    pub window: u16,
+    /// Joins the agent's other sessions instead of taking over.
+    pub shared: bool,
+    /// The last state to be told of when a message does not say.
+    pub receipts: String,
+    /// Milliseconds between signs of life.
+    pub heartbeat_ms: u32,
+}
+
+impl Default for Register {
+    fn default() -> Self {
+        Self {
+            agent: None,
+            capabilities: Vec::new(),
+            ack: AckMode::Auto,
+            window: 64,
+            shared: false,
+            receipts: "none".into(),
+            heartbeat_ms: 30_000,
+        }
+    }
+}
+
+/// Who acknowledges what a session is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AckMode {
+    /// Its library, by pong.
+    Auto,
+    /// The client, by ACK and NACK.
+    Manual,
+}
+
+impl Register {
+    fn check(self) -> Result<Register, Refusal> {
+        let bad = |message: String| Refusal::new(Code::BadFrame, message);
+        if self.capabilities.len() > MAX_CAPABILITIES {
+            return Err(bad(format!(
+                "capabilities: {} given, at most {MAX_CAPABILITIES}",
+                self.capabilities.len()
+            )));
+        }
+        if let Some(long) = self.capabilities.iter().find(|c| c.len() > MAX_CAPABILITY || c.is_empty()) {
+            let shown: String = long.chars().take(20).collect();
+            return Err(bad(format!("capabilities: {shown:?} must have 1 to {MAX_CAPABILITY} bytes")));
+        }
+        if !(1..=1024).contains(&self.window) {
+            return Err(bad(format!("window: {} is not from 1 to 1024", self.window)));
+        }
+        if !(1_000..=600_000).contains(&self.heartbeat_ms) {
+            return Err(bad(format!("heartbeat_ms: {} is not from 1000 to 600000", self.heartbeat_ms)));
+        }
+        State::parse_wish(&self.receipts)
+            .map_err(|why| bad(format!("receipts: {:?} {why}", self.receipts)))?;
+        Ok(self)
+    }
+
+    /// The last state to be told of when a message does not say.
+    pub fn receipt_wish(&self) -> Option<State> {
+        State::parse_wish(&self.receipts).ok().flatten()
+    }
+}
+
+/// Reads one frame. `stamp` is asked for an id and the time in milliseconds when the client left one out.
+pub fn parse(
+    bytes: &Bytes,
+    speaker: Speaker<'_>,
+    stamp: impl Fn() -> (MessageId, u64),
+) -> Result<Parsed, Refused> {
+    let nameless = |refusal| Refused { id: None, refusal };
+    if bytes.len() > speaker.max_frame {
+        let message = format!("the frame has {} bytes; at most {} are taken", bytes.len(), speaker.max_frame);
+        return Err(nameless(Refusal::new(Code::TooLarge, message)));
+    }
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| nameless(Refusal::new(Code::BadFrame, format!("the frame is not UTF-8: {e}"))))?;
+    check_depth(text.as_bytes()).map_err(nameless)?;
+    let raw: Raw<'_> = serde_json::from_str(text)
+        .map_err(|e| nameless(Refusal::new(Code::BadFrame, format!("the frame can't be read: {e}"))))?;
+    let id = match raw.id.as_ref().map(|id| MessageId::new(&id.0)).transpose() {
+        Ok(id) => id,
+        Err(e) => return Err(nameless(Refusal::new(Code::BadName, format!("id: {e}")))),
+    };
+    match raw.read(bytes, text, id.as_ref(), speaker, stamp) {
+        Ok(frame) => Ok(Parsed { id, frame }),
+        Err(refusal) => Err(Refused { id, refusal }),
+    }
+}
+
+/// The fields that the mesh knows; all others are checked to be JSON and left alone.
+#[derive(Deserialize)]
+struct Raw<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Str<'a>,
+    #[serde(default, borrow, deserialize_with = "present")]
+    from: Option<Str<'a>>,
+    #[serde(default, borrow)]
+    to: Option<Str<'a>>,
+    #[serde(default, borrow, deserialize_with = "present")]
+    id: Option<Str<'a>>,
+    #[serde(default, deserialize_with = "present")]
+    timestamp: Option<f64>,
+    #[serde(default, borrow, deserialize_with = "present")]
+    payload: Option<&'a RawValue>,
+    #[serde(default)]
+    priority: Option<u8>,
+    #[serde(default, borrow)]
+    reply_to: Option<Str<'a>>,
+    #[serde(default)]
+    ttl_ms: Option<u64>,
+    #[serde(default)]
+    not_before_ms: Option<u64>,
+    #[serde(default, borrow)]
+    class: Option<Str<'a>>,
+    #[serde(default)]
+    copies: Option<u8>,
+    #[serde(default)]
+    create: Option<bool>,
+    #[serde(default, borrow)]
+    receipt: Option<Str<'a>>,
+}
+
+/// Frames of the protocol that a later release serves.
+const RESERVED: [&str; 6] = ["QUERY", "SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH", "PRESENCE", "HISTORY"];
+
+impl Raw<'_> {
+    fn read(
+        &self,
+        bytes: &Bytes,
+        text: &str,
+        id: Option<&MessageId>,
+        speaker: Speaker<'_>,
+        stamp: impl Fn() -> (MessageId, u64),
+    ) -> Result<ClientFrame, Refusal> {
+        let kind = self.kind.0.as_ref();
+        if let Some(kind) = Kind::parse(kind) {
+            if kind == Kind::Heartbeat && self.to.is_none() {
+                return Ok(ClientFrame::Heartbeat);
+            }
+            return self.message(kind, bytes, id, speaker, stamp);
+        }
+        match kind.to_ascii_uppercase().as_str() {
+            "AUTH" => {
+                let token = self.control::<Token>(text)?.token;
+                Ok(ClientFrame::Auth { token })
+            }
+            "REGISTER" => self.control::<Register>(text)?.check().map(ClientFrame::Register),
+            "UNREGISTER" => Ok(ClientFrame::Unregister),
+            "AGENTS" => Ok(ClientFrame::Agents),
+            "NACK" => self.nack(text, speaker),
+            word => match RESERVED.into_iter().find(|reserved| *reserved == word) {
+                Some(reserved) => Ok(ClientFrame::Reserved(reserved)),
+                None => {
+                    let shown: String = kind.chars().take(40).collect();
+                    Err(Refusal::new(
+                        Code::UnknownType,
+                        format!("type: {shown:?} is not a type of this protocol"),
+                    ))
+                }
+            },
+        }
+    }
+
+    /// What is particular to a control frame lies in its payload, or beside it when there is none.
+    fn control<T: DeserializeOwned>(&self, text: &str) -> Result<T, Refusal> {
+        let source = self.payload.map_or(text, |payload| payload.get());
+        serde_json::from_str(source)
+            .map_err(|e| Refusal::new(Code::BadFrame, format!("payload of {}: {e}", self.kind.0)))
+    }
+
+    fn nack(&self, text: &str, speaker: Speaker<'_>) -> Result<ClientFrame, Refusal> {
+        let message = self.reply_to()?.ok_or_else(|| {
+            Refusal::new(Code::BadFrame, "reply_to: NACK must name the message that it refuses")
+        })?;
+        let reason = self.control::<Reason>(text)?.reason;
+        Ok(ClientFrame::Nack { to: self.target(speaker)?, message, reason })
+    }
+
+    fn message(
+        &self,
+        kind: Kind,
+        bytes: &Bytes,
+        id: Option<&MessageId>,
+        speaker: Speaker<'_>,
+        stamp: impl Fn() -> (MessageId, u64),
+    ) -> Result<ClientFrame, Refusal> {
+        let Some(agent) = speaker.agent else {
+            return Err(Refusal::new(
+                Code::NotRegistered,
+                format!("{kind} needs a registered agent to come from"),
+            ));
+        };
+        self.check_from(agent, speaker.namespace)?;
+        let (stamped_id, now_ms) = if id.is_none() || self.timestamp.is_none() {
+            let (new, now) = stamp();
+            (id.cloned().unwrap_or(new), now)
+        } else {
+            (id.cloned().unwrap_or_else(|| stamp().0), 0)
+        };
+        let head = Head {
+            from: agent.clone(),
+            to: self.target(speaker)?,
+            kind,
+            priority: self.priority()?,
+            class: self.class(kind)?,
+            reply_to: self.reply_to()?,
+            receipt: self.receipt()?,
+            ttl_ms: self.ttl_ms,
+            not_before_ms: self.not_before_ms,
+            copies: self.copies()?,
+            create: self.create.unwrap_or(false),
+            form: Form::Json,
+            id: stamped_id,
+        };
+        let missing = Missing {
+            from: self.from.is_none().then_some(&head.from.name),
+            id: id.is_none().then_some(&head.id),
+            timestamp: self.timestamp.is_none().then_some(now_ms),
+        };
+        let payload = missing.insert_into(bytes);
+        Ok(ClientFrame::Message(Box::new(head), payload))
+    }
+
+    fn check_from(&self, agent: &AgentAddr, home: &Namespace) -> Result<(), Refusal> {
+        let Some(from) = &self.from else { return Ok(()) };
+        match AgentAddr::parse(&from.0, home) {
+            Ok(given) if given == *agent => Ok(()),
+            Ok(given) => {
+                let message = format!("from: {given} is not this session's agent, {agent}");
+                Err(Refusal::new(Code::FromMismatch, message))
+            }
+            Err(e) => Err(Refusal::new(Code::BadName, format!("from: {e}"))),
+        }
+    }
+
+    fn target(&self, speaker: Speaker<'_>) -> Result<Target, Refusal> {
+        let Some(to) = &self.to else {
+            return Err(Refusal::new(Code::BadFrame, format!("to: {} must say whom it is for", self.kind.0)));
+        };
+        Target::parse(&to.0, speaker.namespace).map_err(|e| Refusal::new(Code::BadName, format!("to: {e}")))
+    }
+
+    fn priority(&self) -> Result<Priority, Refusal> {
+        let Some(number) = self.priority else { return Ok(Priority::DEFAULT) };
+        Priority::new(number)
+            .ok_or_else(|| Refusal::new(Code::BadFrame, format!("priority: {number} is not from 1 to 5")))
+    }
+
+    fn class(&self, kind: Kind) -> Result<Class, Refusal> {
+        match self.class.as_ref().map(|word| word.0.as_ref()) {
+            None => Ok(kind.default_class()),
+            Some("durable") => Ok(Class::Durable),
+            Some("live") => Ok(Class::Live),
+            Some(_) => Err(Refusal::new(Code::BadFrame, "class: is neither \"durable\" nor \"live\"")),
+        }
+    }
+
+    fn copies(&self) -> Result<u8, Refusal> {
+        match self.copies {
+            None => Ok(1),
+            Some(n @ 1..=2) => Ok(n),
+            Some(n) => Err(Refusal::new(Code::BadFrame, format!("copies: {n} is neither 1 nor 2"))),
+        }
+    }
+
+    fn receipt(&self) -> Result<Option<State>, Refusal> {
+        let Some(word) = &self.receipt else { return Ok(None) };
+        State::parse_wish(&word.0)
+            .map_err(|why| Refusal::new(Code::BadFrame, format!("receipt: {:?} {why}", word.0)))
+    }
+
+    /// Old writers say `null` or an empty string for "answers nothing".
+    fn reply_to(&self) -> Result<Option<MessageId>, Refusal> {
+        match self.reply_to.as_ref().filter(|id| !id.0.is_empty()) {
+            None => Ok(None),
+            Some(id) => MessageId::new(&id.0)
+                .map(Some)
+                .map_err(|e| Refusal::new(Code::BadName, format!("reply_to: {e}"))),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Token {
+    token: String,
+}
+
+#[derive(Deserialize)]
+struct Reason {
+    #[serde(default)]
+    reason: String,
+}
+
+/// What the client left out and a recipient may rely on.
+struct Missing<'a> {
+    from: Option<&'a AgentName>,
+    id: Option<&'a MessageId>,
+    timestamp: Option<u64>,
+}
+
+impl Missing<'_> {
+    /// The text with the missing fields right behind its opening brace. None of them needs escaping: names
+    /// and ids have no quote and no backslash.
+    fn insert_into(&self, text: &Bytes) -> Bytes {
+        if self.from.is_none() && self.id.is_none() && self.timestamp.is_none() {
+            return text.clone();
+        }
+        let open = text.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1);
+        let mut out = BytesMut::with_capacity(text.len() + 160);
+        out.put_slice(&text[..open]);
+        if let Some(from) = self.from {
+            out.put_slice(format!("\"from\":\"{from}\",").as_bytes());
+        }
+        if let Some(id) = self.id {
+            out.put_slice(format!("\"id\":\"{id}\",").as_bytes());
+        }
+        if let Some(timestamp) = self.timestamp {
+            out.put_slice(format!("\"timestamp\":{timestamp},").as_bytes());
+        }
+        out.put_slice(&text[open..]);
+        out.freeze()
+    }
+}
+
+/// A string of the frame, borrowed from it unless it has escapes.
+struct Str<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Str<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Str<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, s: &'de str) -> Result<Str<'de>, E> {
+                Ok(Str(Cow::Borrowed(s)))
+            }
+            fn visit_str<E>(self, s: &str) -> Result<Str<'de>, E> {
+                Ok(Str(Cow::Owned(s.to_owned())))
+            }
+        }
+        from.deserialize_str(Visitor)
+    }
+}
+
+/// Present means not null: a null would stand beside the value that we insert.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+/// Counts brackets outside strings: serde's own limit does not reach into what it only skips.
+fn check_depth(text: &[u8]) -> Result<(), Refusal> {
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for &byte in text {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    let message = format!("the frame is nested deeper than {MAX_DEPTH} levels");
+                    return Err(Refusal::new(Code::TooDeep, message));
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A frame that the mesh itself sends to a client: a complete envelope, so that a client needs one type.
+#[derive(Debug, Serialize)]
+pub struct ServerFrame<'a, P: Serialize> {
+    /// ERROR, REGISTERED, RECEIPT …
+    #[serde(rename = "type")]
+    pub kind: &'a str,
+    /// Always [`MESH`].
+    pub from: &'a str,
+    /// The session's agent; `anonymous` before it has one.
+    pub to: &'a str,
+    /// Of this frame.
+    pub id: &'a str,
+    /// Milliseconds since the epoch.
+    pub timestamp: u64,
+    /// The frame that this one answers.
+    pub reply_to: Option<&'a str>,
+    /// What is particular to this kind.
+    pub payload: P,
+    /// 1 for errors, 3 otherwise.
+    pub priority: u8,
+}
+
+/// Payload of an ERROR from the mesh.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ErrorPayload {
+    /// One of the closed table.
+    pub code: String,
+    /// What was wrong and where.
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
+    /// Whether the same frame may succeed later.
+    pub retry: bool,
+}
+
+impl From<&Refusal> for ErrorPayload {
+    fn from(refusal: &Refusal) -> Self {
+        Self {
+            code: refusal.code.as_str().into(),
+            message: refusal.message.clone(),
+            hint: refusal.code.hint().into(),
+            retry: refusal.code.retry(),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Why something is refused or closed: closed tables, the same words on every carrier.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $name:ident = $word:literal, retry $retry:literal, hint $hint:literal;)*) => {
+        /// Why a frame, a message or a session was refused: the `code` of an `ERROR` from the mesh.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Code { $($(#[$doc])* $name,)* }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &'static [Code] = &[$(Code::$name,)*];
+
+            /// The word on the client's wire.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Code::$name => $word,)* }
+            }
+
+            /// Whether the same frame may succeed later.
+            pub fn retry(self) -> bool {
+                match self { $(Code::$name => $retry,)* }
+            }
+
+            /// What to do about it.
+            pub fn hint(self) -> &'static str {
+                match self { $(Code::$name => $hint,)* }
+            }
+        }
+    };
+}
+
+// Encoded by their place in this list: new ones go to the end.
+refusals! {
+    /// Not a frame: not JSON, not an object, a field of the wrong type.
+    BadFrame = "bad_frame", retry false, hint "send one JSON object per message, with the fields of docs/protocol.md";
+    /// A `type` that the protocol does not have.
+    UnknownType = "unknown_type", retry false, hint "use COMMAND, STATUS, RESULT, ERROR, HEARTBEAT, ACK or a control frame of docs/protocol.md";
+    /// An agent, namespace, room or id that is not one.
+    BadName = "bad_name", retry false, hint "see the grammar of names in docs/protocol.md";
+    /// Over the largest size.
+    TooLarge = "too_large", retry false, hint "send less, or in pieces";
+    /// Nested too deeply.
+    TooDeep = "too_deep", retry false, hint "nest at most 64 levels";
+    /// No token yet.
+    Unauthenticated = "unauthenticated", retry false, hint "send {\"type\":\"auth\",\"token\":\"...\"} first, or an Authorization: Bearer header";
+    /// A token that is not one of ours.
+    TokenInvalid = "token_invalid", retry false, hint "get a token with: trishula token issue NAME";
+    /// A token whose time is over.
+    TokenExpired = "token_expired", retry false, hint "get a new token with: trishula token issue NAME";
+    /// Not allowed to this identity.
+    Forbidden = "forbidden", retry false, hint "ask for a token that permits it";
+    /// A `from` that is not the session's own agent.
+    FromMismatch = "from_mismatch", retry false, hint "leave `from` out, or REGISTER as that agent";
+    /// Needs a registration first.
+    NotRegistered = "not_registered", retry false, hint "send REGISTER with an agent name";
+    /// No agent of this name was ever registered.
+    UnknownRecipient = "unknown_recipient", retry false, hint "see who is there: trishula agents";
+    /// The agent is known, and not connected; there is no store to keep the message yet.
+    RecipientOffline = "recipient_offline", retry true, hint "send again when it is there: trishula agents";
+    /// No way leads to the recipient's node at the moment.
+    NoRoute = "no_route", retry true, hint "see the links: trishula status";
+    /// The recipient's mailbox is full.
+    MailboxFull = "mailbox_full", retry true, hint "wait until the recipient has read";
+    /// A resend older than the window in which it could be recognised.
+    TooOld = "too_old", retry false, hint "send it as a new message with a new id";
+    /// Its time to live was over on arrival.
+    Expired = "expired", retry false, hint "send it with a longer ttl_ms";
+    /// Went through too many nodes.
+    HopLimit = "hop_limit", retry true, hint "see the links: trishula status";
+    /// Too many in too little time.
+    RateLimited = "rate_limited", retry true, hint "send slower";
+    /// In the protocol, and not served by this release.
+    Unsupported = "unsupported", retry false, hint "see CHANGELOG.md for the release that serves it";
+    /// Not possible at this moment.
+    Unavailable = "unavailable", retry true, hint "send again in a second";
+    /// A fault of ours.
+    Internal = "internal", retry true, hint "see the node's log; please report it";
+    /// A newer session of the same agent took over.
+    TakenOver = "taken_over", retry false, hint "use one session an agent, or REGISTER with shared: true";
+    /// Does not read what it is sent.
+    Slow = "slow", retry true, hint "read faster, or ask for a smaller window";
+}
+
+/// A code with the words for this case.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message} ({word})", word = .code.as_str())]
+pub struct Refusal {
+    /// Which.
+    pub code: Code,
+    /// What was wrong and where, in one sentence.
+    pub message: String,
+}
+
+impl Refusal {
+    /// Puts the two together.
+    pub fn new(code: Code, message: impl Into<String>) -> Refusal {
+        Refusal { code, message: message.into() }
+    }
+}
+
+/// WebSocket close codes (RFC 6455 section 7.4) and ours: 4000 to 4399 come back with back-off, 4400 to
+/// 4999 do not come back unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u16)]
+pub enum CloseCode {
+    /// Done.
+    Normal = 1000,
+    /// Broke RFC 6455.
+    Protocol = 1002,
+    /// Text that is not UTF-8.
+    InvalidData = 1007,
+    /// A message over the largest size.
+    TooBig = 1009,
+    /// A fault of ours.
+    Internal = 1011,
+    /// The server restarts; the reason says when to come back.
+    Restart = 1012,
+    /// The server is full.
+    TryAgainLater = 1013,
+    /// Did not read what it was sent.
+    Slow = 4008,
+    /// Gave no sign of life.
+    HeartbeatMissed = 4014,
+    /// Kept on over its rate.
+    RateLimited = 4029,
+    /// Too many bad frames in a row.
+    TooManyErrors = 4400,
+    /// Token missing, invalid or expired.
+    Unauthorized = 4401,
+    /// Not allowed.
+    Forbidden = 4403,
+    /// No token in time.
+    AuthTimeout = 4408,
+    /// A newer session of the agent took over.
+    TakenOver = 4409,
+    /// Asks for a subprotocol that is not served.
+    UnsupportedSubprotocol = 4426,
+}
+
+impl CloseCode {
+    /// The number on the wire.
+    pub fn number(self) -> u16 {
+        self as u16
+    }
+
+    /// The close that goes with a refusal of a whole session.
+    pub fn for_refusal(code: Code) -> CloseCode {
+        match code {
+            Code::Unauthenticated | Code::TokenInvalid | Code::TokenExpired => CloseCode::Unauthorized,
+            Code::Forbidden => CloseCode::Forbidden,
+            Code::TakenOver => CloseCode::TakenOver,
+            Code::Slow => CloseCode::Slow,
+            Code::RateLimited => CloseCode::RateLimited,
+            Code::TooLarge => CloseCode::TooBig,
+            Code::Unavailable | Code::NoRoute => CloseCode::TryAgainLater,
+            _ => CloseCode::Internal,
+        }
+    }
+}
+
+/// Application close codes of a QUIC link (RFC 9000 section 19.19).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum LinkClose {
+    /// The process stops.
+    Stopping = 0,
+    /// No certificate, or one that is not admitted.
+    NotAdmitted = 1,
+    /// Broke the protocol of frames.
+    Protocol = 2,
+    /// No version in common.
+    Version = 3,
+    /// A second connection of the same two; the other one is kept.
+    Duplicate = 4,
+    /// Superseded by a newer start of the same node.
+    Superseded = 5,
+    /// Revoked while connected.
+    Revoked = 6,
+    /// No sign of life.
+    Silent = 7,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_says_what_to_do() {
+        // covers B19
+        for code in Code::ALL {
+            assert!(!code.hint().is_empty() && !code.as_str().contains(' '), "{code:?}");
+        }
+        assert_eq!(CloseCode::for_refusal(Code::TakenOver).number(), 4409);
+    }
+}

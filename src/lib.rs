@@ -8,6 +8,7 @@
 
 pub mod identity;
 pub mod link;
+pub mod mesh;
 pub mod metrics;
 pub mod node;
 pub mod rt;

@@ -54,7 +54,8 @@ impl FromStr for Serial {
     /// Reads hexadecimal, also as `openssl x509` prints it (upper case, colons between the bytes).
     fn from_str(given: &str) -> Result<Self, Error> {
         let digits: String = given.chars().filter(|c| *c != ':').collect();
-        let wrong = || Error::malformed(format!("serial number {given:?}"), "is not 2 to 40 hexadecimal digits");
+        let wrong =
+            || Error::malformed(format!("serial number {given:?}"), "is not 2 to 40 hexadecimal digits");
         if digits.is_empty() || !digits.len().is_multiple_of(2) || digits.len() > 2 * MAX_BYTES {
             return Err(wrong());
         }

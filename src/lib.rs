@@ -12,4 +12,5 @@ pub mod mesh;
 pub mod metrics;
 pub mod node;
 pub mod rt;
+pub mod store;
 pub mod wire;

@@ -80,6 +80,12 @@ impl Mesh {
         agents.map(|(node, state)| (node.clone(), self.seen_from_here(node, state))).collect()
     }
 
+    /// Agents connected in the whole mesh, as far as this node can reach them.
+    pub fn agents_online(&self) -> usize {
+        let agents = self.directory.agents(None);
+        agents.filter(|(node, state)| self.seen_from_here(node, state).presence == Presence::Online).count()
+    }
+
     fn node_view(&self, node: &NodeName) -> NodeView {
         let state = self.topology.announced(node);
         let route = self.topology.route(node);

@@ -268,11 +268,13 @@ async fn a_reloaded_certificate_is_shown_without_a_restart() {
     let (server, live) = tls::https_server(&certificate, &key, clock_at(NOW)).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.certificate().clone()).unwrap();
-    let client = rustls::ClientConfig::builder_with_details(tls::provider(), clock_at(NOW))
+    let mut client = rustls::ClientConfig::builder_with_details(tls::provider(), clock_at(NOW))
         .with_protocol_versions(&[&rustls::version::TLS12])
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    // A resumed session would repeat the certificate of the first.
+    client.resumption = rustls::client::Resumption::disabled();
     let client = tokio_rustls::TlsConnector::from(Arc::new(client));
     let server = tokio_rustls::TlsAcceptor::from(server);
     let shown = async || {

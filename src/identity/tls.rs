@@ -33,9 +33,8 @@ pub const ALPN_HTTP1: &[u8] = b"http/1.1";
 /// What a node's UDP port speaks. `h3` is added here once the node answers it.
 const NODE_ALPN: &[&[u8]] = &[ALPN_LINK, ALPN_JOIN];
 
-/// Bytes of early data that a server takes. QUIC knows only 0 (no 0-RTT) and `u32::MAX`; with the latter the session
-/// store must be a stateful one.
-const MAX_EARLY_DATA: u32 = 0;
+/// Whether links use 0-RTT, at both ends. With it, the server's `session_storage` must be a stateful one.
+const EARLY_DATA: bool = false;
 
 /// Where TLS gets the time from; the daemon gives its one clock.
 pub type Clock = Arc<dyn TimeProvider>;
@@ -81,7 +80,8 @@ impl Identity {
             .with_client_cert_verifier(Arc::new(verifiers::Peers { trust: self.trust.clone() }))
             .with_cert_resolver(certificates.clone());
         config.alpn_protocols = NODE_ALPN.iter().map(|p| p.to_vec()).collect();
-        config.max_early_data_size = MAX_EARLY_DATA;
+        // QUIC knows only these two.
+        config.max_early_data_size = if EARLY_DATA { u32::MAX } else { 0 };
         Ok(NodeServer { config: Arc::new(config), certificates })
     }
 
@@ -96,7 +96,7 @@ impl Identity {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(self.link.clone());
         config.alpn_protocols = vec![ALPN_LINK.to_vec()];
-        config.enable_early_data = MAX_EARLY_DATA > 0;
+        config.enable_early_data = EARLY_DATA;
         Ok(Arc::new(config))
     }
 }

@@ -11,7 +11,9 @@
 pub mod gateway;
 pub mod identity;
 pub mod link;
+pub mod mesh;
 pub mod metrics;
 pub mod node;
 pub mod rt;
+pub mod store;
 pub mod wire;

@@ -4,8 +4,11 @@
 //! |---|---|---|
 //! | [`wire`] | bytes ↔ types: ids, envelope, frames, client frames, close codes. Pure | nothing |
 //! | [`identity`] | the mesh's CA, certificates, TLS configurations, revocation, tickets | `wire` |
+//! | [`gateway`] | entrances for clients: tokens, sessions, the hub that joins them with their node | `wire`, `link`, `rt`, `metrics` |
+//! | [`client`] | the client of native agents, of tools and of tests | `wire`, `rt` |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod gateway;
 pub mod identity;
 pub mod link;
 pub mod mesh;

@@ -233,6 +233,9 @@ impl Authority {
         if let (Some(allowed), Some((_, names))) = (&public, &asked.public_csr) {
             allowed.cover(names)?;
         }
+        if asked.node_csr.is_none() && asked.edge_csr.is_none() && asked.public_csr.is_none() {
+            return Err(error::Error::NotIssued("the join request asks for none".into()).into());
+        }
         let digest = asked.digest()?;
         match state {
             Found::Used { request, reply, .. } if request == digest => decode(&reply, "kept join reply"),
@@ -522,6 +525,8 @@ mod tests {
         let request = JoinRequest::new(&ticket, &greedy).unwrap();
         assert!(ca.enrol(&request, &mut invites, &welcome(), NOW).is_err());
 
+        let nothing = JoinRequest::new(&ticket, &Wants::default()).unwrap();
+        assert!(ca.enrol(&nothing, &mut invites, &welcome(), NOW).is_err());
         let other_host = PublicNames { dns: vec!["example.org".into()], ips: vec![] };
         let greedy = Wants { public: Some((&key, other_host)), ..Wants::default() };
         let request = JoinRequest::new(&ticket, &greedy).unwrap();

@@ -6,6 +6,7 @@
 //! | [`identity`] | the mesh's CA, certificates, TLS configurations, revocation, tickets | `wire` |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod config;
 pub mod identity;
 pub mod link;
 pub mod metrics;

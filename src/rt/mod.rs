@@ -3,6 +3,7 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod platform;
 pub mod queue;
 pub mod signals;
 pub mod tasks;

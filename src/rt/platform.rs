@@ -1,0 +1,30 @@
+//! What differs between Linux and macOS: the only file that asks which of them it is.
+
+use std::path::PathBuf;
+
+/// Where configurations and identities lie unless told otherwise.
+pub fn default_config_dir() -> PathBuf {
+    base("/etc/trishula", "")
+}
+
+/// Where a node keeps what it must not forget.
+pub fn default_data_dir() -> PathBuf {
+    base("/var/lib/trishula", "data")
+}
+
+/// Where a node listens for its command line.
+pub fn default_socket() -> PathBuf {
+    base("/run/trishula/node.sock", "node.sock")
+}
+
+#[cfg(not(target_os = "macos"))]
+fn base(system: &str, _in_library: &str) -> PathBuf {
+    PathBuf::from(system)
+}
+
+/// On a Mac everything is in the user's own library, as programs that one user runs do it.
+#[cfg(target_os = "macos")]
+fn base(_system: &str, in_library: &str) -> PathBuf {
+    let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/var/root"), PathBuf::from);
+    home.join("Library/Application Support/trishula").join(in_library)
+}

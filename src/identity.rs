@@ -1,1 +1,0 @@
-//! Who is who: the mesh CA, certificates and everything TLS needs.

@@ -1,0 +1,174 @@
+//! The TLS configurations of links, of joining, and of an edge's public side.
+//!
+//! Handshake errors carry their reason in their text; [`explain`] turns what a connection ended with into a line for
+//! the log.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::crypto::CryptoProvider;
+use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, ServerConfig};
+
+use super::bundle::{Bundle, Leaf};
+use super::ca::Fingerprint;
+use super::error::Error;
+use super::live::{ByAlpn, LiveCertificate, ReloadableCert};
+use super::revocation::Revocations;
+use super::trust::Trust;
+use crate::wire::ids::NodeName;
+
+mod verifiers;
+
+/// Links: nodes, edges, native agents.
+pub const ALPN_LINK: &[u8] = b"trishula/2";
+/// A machine without a certificate that comes with a ticket.
+pub const ALPN_JOIN: &[u8] = b"trishula-join/1";
+/// Browsers (WebTransport).
+pub const ALPN_H3: &[u8] = b"h3";
+/// Clients of an edge.
+pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// What a node's UDP port speaks. `h3` is added here once the node answers it.
+const NODE_ALPN: &[&[u8]] = &[ALPN_LINK, ALPN_JOIN];
+
+/// Bytes of early data that a server takes. QUIC knows only 0 (no 0-RTT) and `u32::MAX`; with the latter the session
+/// store must be a stateful one.
+const MAX_EARLY_DATA: u32 = 0;
+
+/// Where TLS gets the time from; the daemon gives its one clock.
+pub type Clock = Arc<dyn TimeProvider>;
+
+/// The one cryptographic provider: aws-lc-rs. Its first key exchange is the post-quantum hybrid (X25519MLKEM768).
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: std::sync::OnceLock<Arc<CryptoProvider>> = std::sync::OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())).clone()
+}
+
+/// Who we are on links, and whom we believe: what the configurations of both directions share.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    link: Arc<LiveCertificate>,
+    trust: Arc<Trust>,
+    clock: Clock,
+}
+
+impl Identity {
+    /// From a bundle. `revocations` is the process's own, begun with the bundle's list.
+    pub fn new(bundle: &Bundle, revocations: Arc<Revocations>, clock: Clock) -> Result<Self, Error> {
+        let trust = Arc::new(Trust::new(bundle.ca.clone(), revocations)?);
+        Ok(Self { link: Arc::new(LiveCertificate::new(Some(&bundle.link))), trust, clock })
+    }
+
+    /// Whom we believe; [`Trust::admit`] is to be asked after each handshake.
+    pub fn trust(&self) -> &Arc<Trust> {
+        &self.trust
+    }
+
+    /// Shows a renewed leaf from now on, in both directions.
+    pub fn replace_link(&self, leaf: &Leaf) {
+        self.link.replace(leaf);
+    }
+
+    /// For the port on which nodes, edges, native agents and joiners come in. A client certificate is asked for but
+    /// not demanded, as browsers and joiners have none: for [`ALPN_LINK`], [`Trust::admit`] demands it.
+    pub fn server(&self) -> Result<NodeServer, Error> {
+        let certificates =
+            Arc::new(ByAlpn { link: self.link.clone(), h3: LiveCertificate::new(None) });
+        let mut config = ServerConfig::builder_with_details(provider(), self.clock.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(unusable)?
+            .with_client_cert_verifier(Arc::new(verifiers::Peers { trust: self.trust.clone() }))
+            .with_cert_resolver(certificates.clone());
+        config.alpn_protocols = NODE_ALPN.iter().map(|p| p.to_vec()).collect();
+        config.max_early_data_size = MAX_EARLY_DATA;
+        Ok(NodeServer { config: Arc::new(config), certificates })
+    }
+
+    /// For dialling a node; with `expected`, only that one will do. The server name to dial is
+    /// [`super::Role::dns_name`]. Keep one configuration for each peer: it holds the tickets for 0-RTT.
+    pub fn client(&self, expected: Option<NodeName>) -> Result<Arc<ClientConfig>, Error> {
+        let verifier = verifiers::Node { trust: self.trust.clone(), expected };
+        let mut config = ClientConfig::builder_with_details(provider(), self.clock.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(unusable)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(self.link.clone());
+        config.alpn_protocols = vec![ALPN_LINK.to_vec()];
+        config.enable_early_data = MAX_EARLY_DATA > 0;
+        Ok(Arc::new(config))
+    }
+}
+
+/// The server side of a node.
+#[derive(Debug, Clone)]
+pub struct NodeServer {
+    /// For TLS over anything; [`quic_server`] makes it QUIC's.
+    pub config: Arc<ServerConfig>,
+    /// What it shows to whom.
+    pub certificates: Arc<ByAlpn>,
+}
+
+/// For joining by a ticket: believes exactly the node whose chain ends in the CA with this fingerprint; shows nothing.
+pub fn join_client(ca: Fingerprint, clock: Clock) -> Result<Arc<ClientConfig>, Error> {
+    let mut config = ClientConfig::builder_with_details(provider(), clock)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(unusable)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifiers::Pinned { ca }))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ALPN_JOIN.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// For the public side of an edge: TLS 1.2 and 1.3, HTTP/1.1, with a certificate from files that may be renewed.
+pub fn https_server(
+    certificate: &Path,
+    key: &Path,
+    clock: Clock,
+) -> Result<(Arc<ServerConfig>, Arc<ReloadableCert>), Error> {
+    let certificate = Arc::new(ReloadableCert::open(certificate, key)?);
+    let mut config = ServerConfig::builder_with_details(provider(), clock)
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?
+        .with_no_client_auth()
+        .with_cert_resolver(certificate.clone());
+    config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+    Ok((Arc::new(config), certificate))
+}
+
+/// Makes a server configuration QUIC's.
+pub fn quic_server(config: Arc<ServerConfig>) -> Result<QuicServerConfig, Error> {
+    config.try_into().map_err(unusable)
+}
+
+/// Makes a client configuration QUIC's.
+pub fn quic_client(config: Arc<ClientConfig>) -> Result<QuicClientConfig, Error> {
+    config.try_into().map_err(unusable)
+}
+
+/// What a connection ended with, for the log: with what to do, where TLS said why it would not go on.
+pub fn explain(error: &quinn::ConnectionError) -> String {
+    let code = match error {
+        quinn::ConnectionError::TransportError(error) => u64::from(error.code),
+        quinn::ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
+        other => return other.to_string(),
+    };
+    // QUIC carries TLS alerts as 0x100 + alert (RFC 9001, 4.8).
+    let advice = match code.checked_sub(0x100) {
+        Some(44) => "a certificate was revoked: join again with a new ticket",
+        Some(45) => "a certificate is out of date, or a clock is wrong: `trishula cert show` on both machines",
+        Some(42 | 46 | 48) => "the two are not of one mesh, or not who they should be: `trishula cert show` on both machines",
+        Some(116) => "a certificate of this mesh is needed: `trishula join TICKET`",
+        Some(120) => "the two speak no common version: update the older one",
+        _ => return error.to_string(),
+    };
+    format!("{error} ({advice})")
+}
+
+fn unusable(error: impl std::fmt::Display) -> Error {
+    Error::Tls(error.to_string())
+}

@@ -64,12 +64,14 @@ impl Leaf {
         }
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|_| Error::malformed(key_place, "holds no private key (PEM)"))?;
-        let certified = CertifiedKey::from_der(chain.clone(), key.clone_key(), &tls::provider())
-            .map_err(|error| match error {
-                rustls::Error::InconsistentKeys(_) => {
-                    Error::KeyMismatch { certificate: chain_place.into(), key: key_place.into() }
+        let certified =
+            CertifiedKey::from_der(chain.clone(), key.clone_key(), &tls::provider()).map_err(|error| {
+                match error {
+                    rustls::Error::InconsistentKeys(_) => {
+                        Error::KeyMismatch { certificate: chain_place.into(), key: key_place.into() }
+                    }
+                    other => Error::malformed(format!("{chain_place} with {key_place}"), other),
                 }
-                other => Error::malformed(format!("{chain_place} with {key_place}"), other),
             })?;
         Ok(Self { chain, key, certified: Arc::new(certified) })
     }
@@ -253,9 +255,11 @@ mod tests {
         // covers Q07
         let folder = tempfile::tempdir().unwrap();
         let ca = Authority::create("trishula", NOW).unwrap();
-        let (one, two) = (ca.issue(&Request::link(node("agni")), NOW), ca.issue(&Request::link(node("agni")), NOW));
+        let (one, two) =
+            (ca.issue(&Request::link(node("agni")), NOW), ca.issue(&Request::link(node("agni")), NOW));
         write(folder.path(), &ca, &one.unwrap());
-        files::write(&folder.path().join(LINK_KEY), two.unwrap().key_pem.as_bytes(), Access::Private).unwrap();
+        files::write(&folder.path().join(LINK_KEY), two.unwrap().key_pem.as_bytes(), Access::Private)
+            .unwrap();
         let error = why(folder.path(), NOW);
         assert!(error.contains("link.key does not belong to"), "{error}");
     }
@@ -269,7 +273,10 @@ mod tests {
         write(folder.path(), &ca, &link);
         assert!(Bundle::load(folder.path(), RoleKind::Node, NOW).is_ok());
         let expired = why(folder.path(), NOW + Duration::days(90));
-        assert!(expired.contains("expired at 2026-12-30T11:00:00Z") && expired.contains("renew"), "{expired}");
+        assert!(
+            expired.contains("expired at 2026-12-30T11:00:00Z") && expired.contains("renew"),
+            "{expired}"
+        );
         let early = why(folder.path(), NOW - Duration::days(1));
         assert!(early.contains("clocks"), "{early}");
 

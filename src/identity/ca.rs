@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use rcgen::{Issuer, KeyPair, PublicKeyData, SubjectPublicKeyInfo};
+use rcgen::{Issuer, KeyPair, PublicKeyData};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use time::OffsetDateTime;
@@ -187,8 +187,8 @@ impl Authority {
     ) -> Result<Self, Error> {
         let parsed = name::parse(&certificate)?;
         let mesh = mesh_name(&parsed).ok_or_else(|| Error::malformed("CA certificate", "names no mesh"))?;
-        let issuer = Issuer::from_ca_cert_der(&certificate, key)
-            .map_err(|e| Error::malformed("CA certificate", e))?;
+        let issuer =
+            Issuer::from_ca_cert_der(&certificate, key).map_err(|e| Error::malformed("CA certificate", e))?;
         Ok(Self { mesh, issuer, certificate_pem, certificate })
     }
 }
@@ -197,11 +197,6 @@ impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority").field("mesh", &self.mesh).finish_non_exhaustive()
     }
-}
-
-/// Whether two public keys are the same one.
-pub(super) fn same_key(a: &SubjectPublicKeyInfo, certificate: &CertificateDer<'_>) -> Result<bool, Error> {
-    Ok(name::parse(certificate)?.public_key().raw == a.subject_public_key_info())
 }
 
 fn mesh_name(ca: &x509_parser::certificate::X509Certificate<'_>) -> Option<String> {
@@ -302,7 +297,8 @@ mod tests {
     fn a_public_leaf_serves_and_nothing_else() {
         // covers T24
         let ca = Authority::create("trishula", NOW).unwrap();
-        let request = Request::public(edge("agni"), vec!["localhost".into()], vec![Ipv4Addr::LOCALHOST.into()]);
+        let request =
+            Request::public(edge("agni"), vec!["localhost".into()], vec![Ipv4Addr::LOCALHOST.into()]);
         let der = first(&ca.issue(&request, NOW).unwrap().chain_pem);
         let leaf = name::parse(&der).unwrap();
         let extended = leaf.extended_key_usage().unwrap().unwrap().value;
@@ -320,8 +316,7 @@ mod tests {
         let ca = Authority::create("trishula", NOW).unwrap();
         let key = KeyPair::generate().unwrap();
         let mut forged = rcgen::CertificateParams::default();
-        forged.subject_alt_names =
-            vec![rcgen::SanType::URI("trishula://node/dc".try_into().unwrap())];
+        forged.subject_alt_names = vec![rcgen::SanType::URI("trishula://node/dc".try_into().unwrap())];
         forged.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         forged.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
         let csr = forged.serialize_request(&key).unwrap();

@@ -75,9 +75,7 @@ pub(super) fn certified_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, Error> {
         Ok(_) => return Err(wrong("has bytes after its end".into())),
         Err(error) => return Err(wrong(format!("is not PKCS #10 ({error})"))),
     };
-    parsed
-        .verify_signature()
-        .map_err(|_| wrong("is not signed by the key that it is for".into()))?;
+    parsed.verify_signature().map_err(|_| wrong("is not signed by the key that it is for".into()))?;
     let info = parsed.certification_request_info.subject_pki.raw;
     let key = SubjectPublicKeyInfo::from_der(info).map_err(|e| wrong(e.to_string()))?;
     if key.algorithm() != &PKCS_ECDSA_P256_SHA256 {

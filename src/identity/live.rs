@@ -159,7 +159,8 @@ mod tests {
             files::write(&key, issued.key_pem.as_bytes(), Access::Private).unwrap();
         };
         let ca = Authority::create("trishula", NOW).unwrap();
-        let issue = || ca.issue(&Request::public(edge("agni"), vec!["localhost".into()], vec![]), NOW).unwrap();
+        let issue =
+            || ca.issue(&Request::public(edge("agni"), vec!["localhost".into()], vec![]), NOW).unwrap();
         put(&issue());
         let live = ReloadableCert::open(&certificate, &key).unwrap();
         let first = live.fingerprint();

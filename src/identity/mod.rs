@@ -17,11 +17,11 @@
 pub mod bundle;
 pub mod ca;
 pub mod csr;
-//pub mod enrol;
+pub mod enrol;
 mod error;
 pub mod files;
 pub mod info;
-//pub mod invites;
+pub mod invites;
 pub mod live;
 mod name;
 pub mod profile;

@@ -183,7 +183,8 @@ mod tests {
     #[test]
     fn a_role_has_one_spelling() {
         // covers T24
-        for uri in ["trishula://node/agni", "trishula://edge/agni", "trishula://agent/trishula/agni.planner"] {
+        for uri in ["trishula://node/agni", "trishula://edge/agni", "trishula://agent/trishula/agni.planner"]
+        {
             assert_eq!(Role::from_uri(uri).unwrap().uri(), uri);
         }
         for bad in [

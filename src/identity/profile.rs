@@ -11,8 +11,8 @@ use time::{Duration, OffsetDateTime};
 
 use super::error::Error;
 use super::name::{Role, RoleKind};
-use super::serial::{Serial, hex};
 use super::secret;
+use super::serial::{Serial, hex};
 
 /// How long a mesh's CA lasts. Replacing it means joining every machine again, so it is long.
 pub const CA_LIFE: Duration = Duration::days(3650);
@@ -86,7 +86,9 @@ impl Request {
         let alternatives = self.dns_names.len() + self.ips.len();
         match self.profile {
             Profile::Public if alternatives == 0 => {
-                return refuse("a public certificate needs a DNS name or an IP address that clients use".into());
+                return refuse(
+                    "a public certificate needs a DNS name or an IP address that clients use".into(),
+                );
             }
             Profile::Public if alternatives > MAX_ALTERNATIVES => {
                 return refuse(format!("{alternatives} names; at most {MAX_ALTERNATIVES} are allowed"));
@@ -165,9 +167,7 @@ fn subject(mesh: &str, common_name: &str) -> DistinguishedName {
 }
 
 fn alternative_names(request: &Request) -> Result<Vec<SanType>, Error> {
-    let ia5 = |text: &str| {
-        text.try_into().map_err(|_| Error::NotIssued(format!("{text:?} is not ASCII")))
-    };
+    let ia5 = |text: &str| text.try_into().map_err(|_| Error::NotIssued(format!("{text:?} is not ASCII")));
     let mut names = vec![SanType::URI(ia5(&request.role.uri())?)];
     if let (Profile::Link, Some(dns_name)) = (request.profile, request.role.dns_name()) {
         names.push(SanType::DnsName(ia5(&dns_name)?));
@@ -193,7 +193,10 @@ fn is_public_dns_name(name: &str) -> bool {
     };
     let host = name.strip_prefix("*.").unwrap_or(name);
     let lower = name.to_ascii_lowercase();
-    name.len() <= 253 && host.split('.').all(is_label) && !lower.ends_with(RESERVED_SUFFIX) && lower != "trishula"
+    name.len() <= 253
+        && host.split('.').all(is_label)
+        && !lower.ends_with(RESERVED_SUFFIX)
+        && lower != "trishula"
 }
 
 #[cfg(test)]
@@ -208,7 +211,11 @@ mod tests {
         let edge = || Role::Edge(NodeName::new("agni").unwrap());
         let names = |names: &[&str]| names.iter().map(|n| (*n).to_string()).collect::<Vec<_>>();
         assert!(Request::link(node()).check().is_ok());
-        assert!(Request::public(edge(), names(&["agni.example.com", "*.example.com", "localhost"]), vec![]).check().is_ok());
+        assert!(
+            Request::public(edge(), names(&["agni.example.com", "*.example.com", "localhost"]), vec![])
+                .check()
+                .is_ok()
+        );
         let refused = [
             Request::public(node(), names(&["agni.example.com"]), vec![]),
             Request::public(edge(), vec![], vec![]),
@@ -228,9 +235,16 @@ mod tests {
     fn a_common_name_is_never_too_long() {
         // covers T24
         let role = Role::Node(NodeName::new(&"n".repeat(63)).unwrap());
-        let params = leaf("mesh", &Request::link(role), &Serial::random().unwrap(), OffsetDateTime::UNIX_EPOCH + CA_LIFE);
+        let params = leaf(
+            "mesh",
+            &Request::link(role),
+            &Serial::random().unwrap(),
+            OffsetDateTime::UNIX_EPOCH + CA_LIFE,
+        );
         let name = params.unwrap().distinguished_name;
-        let Some(rcgen::DnValue::Utf8String(name)) = name.get(&DnType::CommonName) else { panic!("no common name") };
+        let Some(rcgen::DnValue::Utf8String(name)) = name.get(&DnType::CommonName) else {
+            panic!("no common name")
+        };
         assert_eq!(name.len(), 64);
     }
 }

@@ -67,10 +67,14 @@ impl Secret {
     }
 
     /// Decrypts what [`Self::seal`] made; `None` if it was made with another secret or has been changed.
-    pub(super) fn open(&self, purpose: &str, bound_to: &[u8], sealed: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+    pub(super) fn open(
+        &self,
+        purpose: &str,
+        bound_to: &[u8],
+        sealed: &[u8],
+    ) -> Result<Option<Vec<u8>>, Error> {
         let Some((nonce, body)) = sealed.split_at_checked(NONCE_LEN) else { return Ok(None) };
-        let nonce =
-            Nonce::try_assume_unique_for_key(nonce).map_err(|_| Error::Crypto("reading a nonce"))?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| Error::Crypto("reading a nonce"))?;
         let mut body = body.to_vec();
         let key = self.seal_key(purpose)?;
         Ok(key.open_in_place(nonce, Aad::from(bound_to), &mut body).ok().map(|plain| plain.to_vec()))

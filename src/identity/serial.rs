@@ -54,8 +54,10 @@ impl FromStr for Serial {
     /// Reads hexadecimal, also as `openssl x509` prints it (upper case, colons between the bytes).
     fn from_str(given: &str) -> Result<Self, Error> {
         let digits: String = given.chars().filter(|c| *c != ':').collect();
-        let wrong = || Error::malformed(format!("serial number {given:?}"), "is not 2 to 40 hexadecimal digits");
-        if digits.is_empty() || !digits.len().is_multiple_of(2) || digits.len() > 2 * MAX_BYTES {
+        let wrong =
+            || Error::malformed(format!("serial number {given:?}"), "is not 2 to 40 hexadecimal digits");
+        let all_hex = digits.bytes().all(|b| b.is_ascii_hexdigit());
+        if !all_hex || digits.is_empty() || !digits.len().is_multiple_of(2) || digits.len() > 2 * MAX_BYTES {
             return Err(wrong());
         }
         let pairs = digits.as_bytes().chunks_exact(2);

@@ -72,7 +72,9 @@ pub enum TicketError {
     #[error("this is not a ticket; one begins with {PREFIX}{VERSION}: and is printed by `trishula invite`")]
     NotATicket,
     /// It was made by a later version of this program.
-    #[error("this ticket is of version {0}, and this program knows only {VERSION}; update trishula on this machine")]
+    #[error(
+        "this ticket is of version {0}, and this program knows only {VERSION}; update trishula on this machine"
+    )]
     Newer(u32),
     /// A part is missing or changed.
     #[error("this ticket is damaged ({0}); copy it again, whole, or make a new one with `trishula invite`")]
@@ -85,8 +87,7 @@ pub enum TicketError {
 impl Ticket {
     /// The one line to be carried to the new machine. Secret.
     pub fn to_text(&self) -> Result<String, error::Error> {
-        let mut bytes =
-            postcard::to_stdvec(self).map_err(|e| error::Error::malformed("ticket", e))?;
+        let mut bytes = postcard::to_stdvec(self).map_err(|e| error::Error::malformed("ticket", e))?;
         bytes.extend_from_slice(&checksum(&bytes));
         Ok(format!("{PREFIX}{VERSION}:{}", URL_SAFE_NO_PAD.encode(bytes)))
     }

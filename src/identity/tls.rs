@@ -74,8 +74,7 @@ impl Identity {
     /// For the port on which nodes, edges, native agents and joiners come in. A client certificate is asked for but
     /// not demanded, as browsers and joiners have none: for [`ALPN_LINK`], [`Trust::admit`] demands it.
     pub fn server(&self) -> Result<NodeServer, Error> {
-        let certificates =
-            Arc::new(ByAlpn { link: self.link.clone(), h3: LiveCertificate::new(None) });
+        let certificates = Arc::new(ByAlpn { link: self.link.clone(), h3: LiveCertificate::new(None) });
         let mut config = ServerConfig::builder_with_details(provider(), self.clock.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(unusable)?
@@ -160,8 +159,12 @@ pub fn explain(error: &quinn::ConnectionError) -> String {
     // QUIC carries TLS alerts as 0x100 + alert (RFC 9001, 4.8).
     let advice = match code.checked_sub(0x100) {
         Some(44) => "a certificate was revoked: join again with a new ticket",
-        Some(45) => "a certificate is out of date, or a clock is wrong: `trishula cert show` on both machines",
-        Some(42 | 46 | 48) => "the two are not of one mesh, or not who they should be: `trishula cert show` on both machines",
+        Some(45) => {
+            "a certificate is out of date, or a clock is wrong: `trishula cert show` on both machines"
+        }
+        Some(42 | 46 | 48) => {
+            "the two are not of one mesh, or not who they should be: `trishula cert show` on both machines"
+        }
         Some(116) => "a certificate of this mesh is needed: `trishula join TICKET`",
         Some(120) => "the two speak no common version: update the older one",
         _ => return error.to_string(),

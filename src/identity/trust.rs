@@ -25,7 +25,9 @@ pub enum Refusal {
     #[error("no certificate was shown; a link needs one of this mesh")]
     NoCertificate,
     /// Signed by somebody else.
-    #[error("the certificate is not of this mesh (another CA signed it); join this mesh with a ticket of its own")]
+    #[error(
+        "the certificate is not of this mesh (another CA signed it); join this mesh with a ticket of its own"
+    )]
     Stranger,
     /// Too old.
     #[error("the certificate of {who} expired at {}; renew it, or join again", stamp(*.since))]

@@ -99,7 +99,12 @@ macro_rules! server_verifier {
                 leaf: &CertificateDer<'_>,
                 signature: &DigitallySignedStruct,
             ) -> Result<HandshakeSignatureValid, rustls::Error> {
-                verify_tls12_signature(message, leaf, signature, &provider().signature_verification_algorithms)
+                verify_tls12_signature(
+                    message,
+                    leaf,
+                    signature,
+                    &provider().signature_verification_algorithms,
+                )
             }
 
             fn verify_tls13_signature(
@@ -108,7 +113,12 @@ macro_rules! server_verifier {
                 leaf: &CertificateDer<'_>,
                 signature: &DigitallySignedStruct,
             ) -> Result<HandshakeSignatureValid, rustls::Error> {
-                verify_tls13_signature(message, leaf, signature, &provider().signature_verification_algorithms)
+                verify_tls13_signature(
+                    message,
+                    leaf,
+                    signature,
+                    &provider().signature_verification_algorithms,
+                )
             }
 
             fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -1,0 +1,515 @@
+//! How a machine joins: what it asks of the holder of the CA, and what it gets. No I/O here; the messages may pass
+//! through any node, which can read neither secret and change neither message.
+//!
+//! ```text
+//!  joiner                                   any node           holder of the CA
+//!  JoinRequest  = CSRs, names, HMAC   ────▶  relays   ────▶    Authority::enrol: Invites::find, sign, Invites::settle
+//!  JoinReply    = chains, sealed, HMAC ◀───  relays   ◀────    (kept on disk: asked again, it answers the same)
+//! ```
+
+use std::net::IpAddr;
+
+use rcgen::PublicKeyData;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::ca::{Authority, Fingerprint};
+use super::csr::{self, Key};
+use super::error::{self, stamp};
+use super::invites::{Found, Invites};
+use super::name::{self, PeerName, Role};
+use super::profile::Request;
+use super::revocation::{RevocationList, Revocations};
+use super::secret::{Secret, same, sha256};
+use super::ticket::{InviteId, Ticket};
+use super::trust::{End, Trust};
+use crate::wire::ids::NodeName;
+
+/// What the keys derived from a ticket's secret are for; one each.
+const FOR_REQUEST: &str = "join request";
+const FOR_REPLY: &str = "join reply";
+const FOR_SEALED: &str = "join sealed";
+
+/// Longest CSR that is looked at, in bytes; one of ours has some 200.
+const MAX_CSR: usize = 4096;
+
+/// Why a joiner is not let in, or why a reply is not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// The holder knows of no such invitation.
+    #[error(
+        "no such invitation ({0}); it was withdrawn, or the ticket is of another mesh: ask for a new one (`trishula invite`)"
+    )]
+    Unknown(InviteId),
+    /// Too late.
+    #[error("the invitation expired at {}; ask for a new one (`trishula invite`)", stamp(*.0))]
+    Expired(OffsetDateTime),
+    /// Another machine (or another try with new keys) has used it.
+    #[error("this ticket was used already, at {} with other keys; if that was not you, revoke that certificate; ask for a new ticket", stamp(*.0))]
+    Used(OffsetDateTime),
+    /// Made without the secret, or changed on its way.
+    #[error(
+        "the {0} does not carry the ticket's seal: the ticket is another one, or it was changed on its way"
+    )]
+    Tampered(&'static str),
+    /// Another name than the invitation's.
+    #[error("the ticket is for {invited}, not for {asked}")]
+    WrongName {
+        /// For whom the invitation is.
+        invited: NodeName,
+        /// Who asked.
+        asked: NodeName,
+    },
+    /// The reply is sealed, but what it holds does not fit what was asked.
+    #[error("the reply does not fit what was asked: {0}; try again, then report it")]
+    Misfit(&'static str),
+    /// Anything else.
+    #[error(transparent)]
+    Identity(#[from] error::Error),
+}
+
+/// What a joiner wants certified. Its keys are on its disk before it asks: the same keys are answered again when an
+/// answer is lost, others are refused.
+#[derive(Debug, Default)]
+pub struct Wants<'a> {
+    /// A node's link leaf.
+    pub node: Option<&'a Key>,
+    /// An edge's link leaf.
+    pub edge: Option<&'a Key>,
+    /// An edge's public leaf.
+    pub public: Option<(&'a Key, PublicNames)>,
+}
+
+/// Under which names clients reach an edge.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicNames {
+    /// DNS names.
+    pub dns: Vec<String>,
+    /// Addresses.
+    pub ips: Vec<IpAddr>,
+}
+
+/// What a joiner sends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// [`Asked`], in postcard: the bytes that the tag is over.
+    asked: Vec<u8>,
+    tag: [u8; 32],
+}
+
+/// The body of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Asked {
+    invite: InviteId,
+    name: NodeName,
+    node_csr: Option<Vec<u8>>,
+    edge_csr: Option<Vec<u8>>,
+    public_csr: Option<(Vec<u8>, PublicNames)>,
+}
+
+impl JoinRequest {
+    /// Asks, by this ticket, for what is wanted.
+    pub fn new(ticket: &Ticket, wants: &Wants<'_>) -> Result<Self, EnrolError> {
+        let csr = |key: Option<&Key>| key.map(Key::request).transpose();
+        let public = wants.public.as_ref().map(|(key, names)| Ok((key.request()?, names.clone())));
+        let asked = Asked {
+            invite: ticket.invite,
+            name: ticket.name.clone(),
+            node_csr: csr(wants.node)?,
+            edge_csr: csr(wants.edge)?,
+            public_csr: public.transpose().map_err(|e: error::Error| e)?,
+        };
+        let asked = encode(&asked)?;
+        Ok(Self { tag: ticket.secret.mac(FOR_REQUEST, &asked)?, asked })
+    }
+
+    fn decode(&self) -> Result<Asked, EnrolError> {
+        decode(&self.asked, "join request")
+    }
+
+    /// Of which invitation it makes use. Not checked: for routing and for logs.
+    pub fn invite(&self) -> Result<InviteId, EnrolError> {
+        Ok(self.decode()?.invite)
+    }
+}
+
+impl Asked {
+    /// By which a request is known again: its names and public keys. (Not its bytes: ECDSA signs anew each time.)
+    fn digest(&self) -> Result<[u8; 32], EnrolError> {
+        let key = |csr: Option<&Vec<u8>>| csr.map(|csr| public_key(csr)).transpose();
+        let public = self.public_csr.as_ref();
+        let keys =
+            (key(self.node_csr.as_ref())?, key(self.edge_csr.as_ref())?, key(public.map(|(csr, _)| csr))?);
+        let known_by = (self.invite, &self.name, keys, public.map(|(_, names)| names));
+        Ok(sha256(&encode(&known_by)?))
+    }
+}
+
+/// What the holder adds to the certificates.
+#[derive(Debug, Default, Clone)]
+pub struct Welcome<'a> {
+    /// Where other nodes are.
+    pub peers: Vec<(NodeName, String)>,
+    /// The revocations in force.
+    pub revoked: Option<&'a RevocationList>,
+    /// What only the joiner shall read: the mesh's shared secrets, as the daemon encodes them.
+    pub secrets: &'a [u8],
+}
+
+/// What the holder answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinReply {
+    /// [`Answered`], in postcard: the bytes that the tag is over.
+    answered: Vec<u8>,
+    tag: [u8; 32],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Answered {
+    /// [`Asked::digest`] of what this answers.
+    request: [u8; 32],
+    ca_pem: String,
+    node: Option<String>,
+    edge: Option<String>,
+    public: Option<String>,
+    peers: Vec<(NodeName, String)>,
+    revoked: Option<Vec<u8>>,
+    sealed: Vec<u8>,
+}
+
+/// What a joiner has when all has been checked.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// For `ca.pem`.
+    pub ca_pem: String,
+    /// The node's link chain, PEM.
+    pub node: Option<String>,
+    /// The edge's link chain, PEM.
+    pub edge: Option<String>,
+    /// The edge's public chain, PEM.
+    pub public: Option<String>,
+    /// Where other nodes are.
+    pub peers: Vec<(NodeName, String)>,
+    /// For `revoked.crl`.
+    pub revoked: Option<RevocationList>,
+    /// [`Welcome::secrets`].
+    pub secrets: Vec<u8>,
+}
+
+impl Authority {
+    /// Lets a joiner in: once for each invitation. The answer is on disk before it is returned; the same request
+    /// gets the same answer until the invitation expires.
+    pub fn enrol(
+        &self,
+        request: &JoinRequest,
+        invites: &mut Invites,
+        welcome: &Welcome<'_>,
+        now: OffsetDateTime,
+    ) -> Result<JoinReply, EnrolError> {
+        let id = request.invite()?;
+        let (secret, invited, found) = invites.find(id, now)?;
+        // Before anything else is read from it: that it comes from the ticket's holder.
+        if !secret.verify(FOR_REQUEST, &request.asked, &request.tag)? {
+            return Err(EnrolError::Tampered("join request"));
+        }
+        let asked = request.decode()?;
+        if asked.name != invited {
+            return Err(EnrolError::WrongName { invited, asked: asked.name });
+        }
+        let digest = asked.digest()?;
+        match found {
+            Found::Used { request, reply, .. } if request == digest => decode(&reply, "kept join reply"),
+            Found::Used { at, .. } => Err(EnrolError::Used(at)),
+            Found::Open => {
+                let reply = self.answer(&asked, digest, &secret, welcome, now)?;
+                invites.settle(id, digest, &encode(&reply)?, now)?;
+                Ok(reply)
+            }
+        }
+    }
+
+    fn answer(
+        &self,
+        asked: &Asked,
+        digest: [u8; 32],
+        secret: &Secret,
+        welcome: &Welcome<'_>,
+        now: OffsetDateTime,
+    ) -> Result<JoinReply, EnrolError> {
+        let sign = |csr: &[u8], request: &Request| -> Result<String, EnrolError> {
+            Ok(self.sign_csr(csr, request, now)?.chain_pem)
+        };
+        let (node, edge) = (Role::Node(asked.name.clone()), Role::Edge(asked.name.clone()));
+        let node_request = Request::link(node);
+        let edge_request = Request::link(edge.clone());
+        let answered = Answered {
+            request: digest,
+            ca_pem: self.certificate_pem().into(),
+            node: asked.node_csr.as_ref().map(|csr| sign(csr, &node_request)).transpose()?,
+            edge: asked.edge_csr.as_ref().map(|csr| sign(csr, &edge_request)).transpose()?,
+            public: asked
+                .public_csr
+                .as_ref()
+                .map(|(csr, names)| sign(csr, &Request::public(edge, names.dns.clone(), names.ips.clone())))
+                .transpose()?,
+            peers: welcome.peers.clone(),
+            revoked: welcome.revoked.map(|list| list.der().to_vec()),
+            sealed: secret.seal(FOR_SEALED, &digest, welcome.secrets)?,
+        };
+        let answered = encode(&answered)?;
+        Ok(JoinReply { tag: secret.mac(FOR_REPLY, &answered)?, answered })
+    }
+}
+
+impl JoinReply {
+    /// Checks an answer against the ticket and what was asked, and opens it.
+    pub fn open(
+        &self,
+        ticket: &Ticket,
+        request: &JoinRequest,
+        now: OffsetDateTime,
+    ) -> Result<Joined, EnrolError> {
+        if !ticket.secret.verify(FOR_REPLY, &self.answered, &self.tag)? {
+            return Err(EnrolError::Tampered("join reply"));
+        }
+        let answered: Answered = decode(&self.answered, "join reply")?;
+        let asked = request.decode()?;
+        let digest = asked.digest()?;
+        if !same(&answered.request, &digest) {
+            return Err(EnrolError::Misfit("it answers another request"));
+        }
+        let ca = CertificateDer::from_pem_slice(answered.ca_pem.as_bytes())
+            .map_err(|e| error::Error::malformed("CA in the join reply", e))?;
+        if Fingerprint::of(&ca) != ticket.ca {
+            return Err(EnrolError::Misfit("its CA is not the ticket's"));
+        }
+        let trust = Trust::new(ca.clone(), std::sync::Arc::new(Revocations::default()))?;
+        let (node, edge) = (Role::Node(asked.name.clone()), Role::Edge(asked.name.clone()));
+        let public_csr = asked.public_csr.as_ref().map(|(csr, _)| csr);
+        check_chain(&trust, asked.node_csr.as_ref(), answered.node.as_ref(), &node, End::Client, now)?;
+        check_chain(&trust, asked.edge_csr.as_ref(), answered.edge.as_ref(), &edge, End::Client, now)?;
+        check_chain(&trust, public_csr, answered.public.as_ref(), &edge, End::Server, now)?;
+        let revoked = answered.revoked.map(|der| RevocationList::parse(&der, &ca)).transpose()?;
+        let secrets = ticket.secret.open(FOR_SEALED, &digest, &answered.sealed)?;
+        Ok(Joined {
+            ca_pem: answered.ca_pem,
+            node: answered.node,
+            edge: answered.edge,
+            public: answered.public,
+            peers: answered.peers,
+            revoked,
+            secrets: secrets.ok_or(EnrolError::Tampered("sealed part of the join reply"))?,
+        })
+    }
+}
+
+/// That a chain came exactly if one was asked for, of this CA, for our key and our role.
+fn check_chain(
+    trust: &Trust,
+    csr: Option<&Vec<u8>>,
+    chain: Option<&String>,
+    role: &Role,
+    end: End,
+    now: OffsetDateTime,
+) -> Result<(), EnrolError> {
+    let (csr, chain) = match (csr, chain) {
+        (None, None) => return Ok(()),
+        (Some(csr), Some(chain)) => (csr, chain),
+        _ => return Err(EnrolError::Misfit("it holds other certificates than those asked for")),
+    };
+    let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|e| error::Error::malformed("certificate in the join reply", e))?;
+    let peer: PeerName = trust
+        .check(&certificates, end, now)
+        .map_err(|refusal| error::Error::Refused { place: "join reply".into(), refusal })?;
+    if peer.role != *role {
+        return Err(EnrolError::Misfit("a certificate names somebody else"));
+    }
+    let leaf = certificates.first().ok_or(EnrolError::Misfit("a chain is empty"))?;
+    if name::parse(leaf)?.public_key().raw != public_key(csr)? {
+        return Err(EnrolError::Misfit("a certificate is for another key"));
+    }
+    Ok(())
+}
+
+fn public_key(csr: &[u8]) -> Result<Vec<u8>, EnrolError> {
+    if csr.len() > MAX_CSR {
+        return Err(error::Error::malformed("certificate request", "is longer than 4 KiB").into());
+    }
+    Ok(csr::certified_key(csr)?.subject_public_key_info())
+}
+
+fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, EnrolError> {
+    Ok(postcard::to_stdvec(value).map_err(|e| error::Error::malformed("join message", e))?)
+}
+
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, EnrolError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok(_) => Err(error::Error::malformed(what, "has bytes after its end").into()),
+        Err(error) => Err(error::Error::malformed(what, error).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::pem::PemObject;
+    use time::Duration;
+
+    use super::*;
+    use crate::identity::bundle::Leaf;
+    use crate::identity::invites::Invitation;
+    use crate::identity::testing::{NOW, name};
+
+    struct Mesh {
+        ca: Authority,
+        invites: Invites,
+        ticket: Ticket,
+        folder: tempfile::TempDir,
+    }
+
+    fn mesh() -> Mesh {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = Authority::create("trishula", NOW).unwrap();
+        let mut invites = Invites::open(&folder.path().join("invites.json")).unwrap();
+        let invitation = Invitation {
+            name: name("dc"),
+            expires: NOW + Duration::hours(1),
+            addresses: vec!["agni.example.com:8766".into()],
+        };
+        let ticket = invites.create(&ca, invitation, NOW).unwrap();
+        Mesh { ca, invites, ticket, folder }
+    }
+
+    fn public_names() -> PublicNames {
+        PublicNames { dns: vec!["dc.example.com".into()], ips: vec!["192.0.2.1".parse().unwrap()] }
+    }
+
+    fn welcome() -> Welcome<'static> {
+        Welcome {
+            peers: vec![(name("agni"), "agni.example.com:8766".into())],
+            revoked: None,
+            secrets: b"the mesh's own secrets",
+        }
+    }
+
+    #[test]
+    fn a_ticket_makes_a_machine_a_member() {
+        // covers Q07
+        let Mesh { ca, mut invites, ticket, folder: _folder } = mesh();
+        let keys: Vec<Key> = (0..3).map(|_| Key::generate().unwrap()).collect();
+        let wants =
+            Wants { node: Some(&keys[0]), edge: Some(&keys[1]), public: Some((&keys[2], public_names())) };
+        let list = ca.revoke(&[], None, NOW).unwrap();
+        let request = JoinRequest::new(&ticket, &wants).unwrap();
+        let welcome = Welcome { revoked: Some(&list), ..welcome() };
+        let reply = ca.enrol(&request, &mut invites, &welcome, NOW).unwrap();
+        let joined = reply.open(&ticket, &request, NOW).unwrap();
+        let chains = [joined.node, joined.edge, joined.public];
+        for (key, chain) in keys.iter().zip(&chains) {
+            let chain = chain.as_ref().unwrap();
+            Leaf::from_pem(chain.as_bytes(), key.to_pem().as_bytes(), "chain", "key").unwrap();
+        }
+        let role = |chain: &Option<String>| {
+            let der = CertificateDer::from_pem_slice(chain.as_ref().unwrap().as_bytes()).unwrap();
+            PeerName::from_certificate(&der).unwrap().role.to_string()
+        };
+        assert_eq!(chains.iter().map(role).collect::<Vec<_>>(), ["node dc", "edge dc", "edge dc"]);
+        assert_eq!(
+            (joined.secrets.as_slice(), joined.peers),
+            (&b"the mesh's own secrets"[..], welcome.peers)
+        );
+        assert_eq!((joined.ca_pem.as_str(), joined.revoked), (ca.certificate_pem(), Some(list)));
+        let sent = postcard::to_stdvec(&reply).unwrap();
+        assert!(!sent.windows(6).any(|w| w == b"mesh's"), "a relaying node reads no secret");
+    }
+
+    #[test]
+    fn the_same_request_gets_the_same_answer_and_no_other_any() {
+        // covers Q07
+        let Mesh { ca, mut invites, ticket, folder } = mesh();
+        let (key, other) = (Key::generate().unwrap(), Key::generate().unwrap());
+        let wants = Wants { node: Some(&key), ..Wants::default() };
+        let request = JoinRequest::new(&ticket, &wants).unwrap();
+        let first = ca.enrol(&request, &mut invites, &welcome(), NOW).unwrap();
+        assert_eq!(ca.enrol(&request, &mut invites, &welcome(), NOW).unwrap(), first);
+
+        // After a crash of both: the holder reads its file, the joiner has its key, but signs a new CSR with it.
+        let mut invites = Invites::open(&folder.path().join("invites.json")).unwrap();
+        let again = JoinRequest::new(&ticket, &wants).unwrap();
+        assert_ne!(again, request);
+        let reply = ca.enrol(&again, &mut invites, &welcome(), NOW).unwrap();
+        assert_eq!(reply, first);
+        assert!(reply.open(&ticket, &again, NOW).is_ok());
+
+        for wants in [
+            Wants { node: Some(&other), ..Wants::default() },
+            Wants { node: Some(&key), edge: Some(&other), ..Wants::default() },
+            Wants { edge: Some(&key), ..Wants::default() },
+        ] {
+            let request = JoinRequest::new(&ticket, &wants).unwrap();
+            let refused = ca.enrol(&request, &mut invites, &welcome(), NOW);
+            assert!(matches!(refused, Err(EnrolError::Used(_))), "{refused:?}");
+        }
+        let late = ca.enrol(&request, &mut invites, &welcome(), NOW + Duration::hours(2));
+        assert!(matches!(late, Err(EnrolError::Expired(_))), "{late:?}");
+    }
+
+    #[test]
+    fn a_relaying_node_can_change_nothing() {
+        // covers Q07
+        let Mesh { ca, mut invites, ticket, folder: _folder } = mesh();
+        let key = Key::generate().unwrap();
+        let request = JoinRequest::new(&ticket, &Wants { node: Some(&key), ..Wants::default() }).unwrap();
+        for at in 0..request.asked.len() {
+            let mut changed = request.clone();
+            changed.asked[at] ^= 1;
+            assert!(ca.enrol(&changed, &mut invites, &welcome(), NOW).is_err(), "byte {at}");
+        }
+        let mut changed = request.clone();
+        changed.tag[0] ^= 1;
+        assert!(matches!(ca.enrol(&changed, &mut invites, &welcome(), NOW), Err(EnrolError::Tampered(_))));
+
+        let reply = ca.enrol(&request, &mut invites, &welcome(), NOW).unwrap();
+        for at in 0..reply.answered.len() {
+            let mut changed = reply.clone();
+            changed.answered[at] ^= 1;
+            let opened = changed.open(&ticket, &request, NOW);
+            assert!(matches!(opened, Err(EnrolError::Tampered(_))), "byte {at}: {opened:?}");
+        }
+    }
+
+    #[test]
+    fn who_knows_the_ticket_still_gets_no_more_than_it_says() {
+        // covers Q07
+        let Mesh { ca, mut invites, ticket, folder: _folder } = mesh();
+        let key = Key::generate().unwrap();
+        let wants = Wants { node: Some(&key), ..Wants::default() };
+        let other_name = Ticket { name: name("agni"), ..ticket.clone() };
+        let request = JoinRequest::new(&other_name, &wants).unwrap();
+        let refused = ca.enrol(&request, &mut invites, &welcome(), NOW);
+        assert!(matches!(refused, Err(EnrolError::WrongName { .. })), "{refused:?}");
+        let other_secret = Ticket { secret: Secret::random().unwrap(), ..ticket.clone() };
+        let request = JoinRequest::new(&other_secret, &wants).unwrap();
+        let refused = ca.enrol(&request, &mut invites, &welcome(), NOW);
+        assert!(matches!(refused, Err(EnrolError::Tampered(_))), "{refused:?}");
+        let no_invite = Ticket { invite: InviteId::random().unwrap(), ..ticket.clone() };
+        let request = JoinRequest::new(&no_invite, &wants).unwrap();
+        let refused = ca.enrol(&request, &mut invites, &welcome(), NOW);
+        assert!(matches!(refused, Err(EnrolError::Unknown(_))), "{refused:?}");
+
+        let mesh_name = PublicNames { dns: vec!["agni.node.trishula".into()], ips: vec![] };
+        let greedy = Wants { public: Some((&key, mesh_name)), ..Wants::default() };
+        let request = JoinRequest::new(&ticket, &greedy).unwrap();
+        assert!(ca.enrol(&request, &mut invites, &welcome(), NOW).is_err());
+
+        // None of these has used the invitation up; and a reply of another CA is not believed.
+        let request = JoinRequest::new(&ticket, &wants).unwrap();
+        let reply = ca.enrol(&request, &mut invites, &welcome(), NOW).unwrap();
+        let other_ca = Ticket { ca: Fingerprint([0; 32]), ..ticket };
+        assert!(matches!(reply.open(&other_ca, &request, NOW), Err(EnrolError::Misfit(_))));
+    }
+}

@@ -6,7 +6,9 @@
 //! | [`identity`] | the mesh's CA, certificates, TLS configurations, revocation, tickets | `wire` |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod admin;
 pub mod config;
+pub mod daemon;
 pub mod identity;
 pub mod link;
 pub mod metrics;

@@ -8,8 +8,9 @@ use anyhow::Context;
 use clap::Args;
 use time::OffsetDateTime;
 
+use crate::admin::client::Client;
 use crate::config::node::{NodeConfig, default_path};
-use crate::rt::clock;
+use crate::rt::{clock, platform};
 
 /// Which configuration.
 #[derive(Debug, Clone, Args)]
@@ -33,6 +34,32 @@ impl ConfigArg {
     /// Reads it, with the environment and these flags over it.
     pub fn load_with(&self, flags: Vec<(String, toml::Value)>) -> anyhow::Result<NodeConfig> {
         Ok(NodeConfig::load(&self.path(), std::env::vars(), flags)?)
+    }
+}
+
+/// Which running node.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SocketArg {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// The running node's admin socket [default: the configuration's]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+impl SocketArg {
+    /// As given, or the configuration's; without a configuration, where it is by default.
+    pub fn path(&self) -> anyhow::Result<PathBuf> {
+        match &self.socket {
+            Some(socket) => Ok(socket.clone()),
+            None if self.config.config.is_none() && !self.config.path().exists() => Ok(platform::default_socket()),
+            None => Ok(self.config.load()?.admin.socket),
+        }
+    }
+
+    /// Connects to the node.
+    pub async fn connect(&self) -> anyhow::Result<Client> {
+        Ok(Client::connect(&self.path()?).await?)
     }
 }
 

@@ -8,6 +8,9 @@
 //! | [`client`] | the client of native agents, of tools and of tests | `wire`, `rt` |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod admin;
+pub mod config;
+pub mod daemon;
 pub mod gateway;
 pub mod identity;
 pub mod link;

@@ -11,6 +11,7 @@
 
 pub mod auth;
 pub mod carrier;
+pub mod enrol;
 pub mod hub;
 pub mod native;
 pub mod secret;

@@ -282,6 +282,12 @@ impl Authority {
 }
 
 impl JoinReply {
+    /// The certificate chains in it, PEM; not checked: for the holder's own list of what it signed.
+    pub fn chains(&self) -> Result<Vec<String>, EnrolError> {
+        let answered: Answered = decode(&self.answered, "join reply")?;
+        Ok([answered.node, answered.edge, answered.public].into_iter().flatten().collect())
+    }
+
     /// Checks an answer against the ticket and what was asked, and opens it.
     pub fn open(
         &self,

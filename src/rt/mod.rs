@@ -3,8 +3,9 @@
 
 pub mod backoff;
 pub mod clock;
-pub mod logging;
+pub mod log;
 pub mod platform;
 pub mod queue;
+pub mod sdnotify;
 pub mod signals;
 pub mod tasks;

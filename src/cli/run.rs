@@ -28,7 +28,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let config = self.config.load_with(self.set)?;
-        rt::log::init(&config.log.level, config.log.format == LogFormat::Json);
+        rt::logging::init(&config.log.level, config.log.format == LogFormat::Json);
         start(config)
     }
 }

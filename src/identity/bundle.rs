@@ -6,6 +6,10 @@
 //! | `link.pem`, `link.key` | the leaf for links (leaf, then CA) and its key | 0644, 0600 |
 //! | `public.pem`, `public.key` | an edge's leaf for clients, from the mesh's CA or from elsewhere; optional | 0644, 0600 |
 //! | `revoked.crl` | the newest revocation list; optional | 0644 |
+//! | `link.key.new`, `public.key.new` | a key whose certificate is being asked for | 0600 |
+//!
+//! Two files cannot be replaced at once. So a new key waits beside the old as `.new`, then the certificate is
+//! replaced, then the key takes its place; reading a folder that a crash left in between finishes the work.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,6 +21,7 @@ use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
 
 use super::ca::{CA_CERTIFICATE, Issued};
+use super::csr::Key;
 use super::error::Error;
 use super::files::{self, Access};
 use super::name::{PeerName, RoleKind};
@@ -120,7 +125,7 @@ impl Bundle {
     pub fn load(folder: &Path, expected: RoleKind, now: OffsetDateTime) -> Result<Self, Error> {
         let ca = read_ca(&folder.join(CA_CERTIFICATE))?;
         let link_path = folder.join(LINK_CERTIFICATE);
-        let link = Leaf::read(&link_path, &folder.join(LINK_KEY), false)?;
+        let link = read_pair(folder, LINK_CERTIFICATE, LINK_KEY, false)?;
         let revoked = read_revoked(&folder.join(REVOKED), &ca)?;
         let trust = Trust::new(ca.clone(), Arc::new(Revocations::new(revoked.clone())))?;
         let place = link_path.display().to_string();
@@ -137,18 +142,29 @@ impl Bundle {
         Ok(Self { folder: folder.into(), name, ca, link, public, revoked })
     }
 
-    /// Writes the parts of a bundle that are new; the rest of the folder stays. The key goes first: a crash in
-    /// between leaves a pair that does not match, which [`Bundle::load`] says plainly, rather than a lost key.
+    /// The key that waits for its certificate (`file` is [`LINK_KEY`] or [`PUBLIC_KEY`]), made if there is none. It
+    /// is on disk when this returns; so a machine that crashes while it joins or renews asks again with the same
+    /// key, and gets the same answer.
+    pub fn pending_key(folder: &Path, file: &str) -> Result<Key, Error> {
+        let path = pending(folder, file);
+        if path.exists() {
+            return Key::from_pem(&files::read_private(&path, REMEDY)?, &path.display().to_string());
+        }
+        files::make_folder(folder)?;
+        let key = Key::generate()?;
+        files::write(&path, key.to_pem().as_bytes(), Access::Private)?;
+        Ok(key)
+    }
+
+    /// Writes the parts of a bundle that are new; the rest of the folder stays.
     pub fn write(folder: &Path, parts: &Parts<'_>) -> Result<(), Error> {
         files::make_folder(folder)?;
         let put = |file: &str, bytes: &[u8], access| files::write(&folder.join(file), bytes, access);
-        if let Some((chain, key)) = parts.link {
-            put(LINK_KEY, key.as_bytes(), Access::Private)?;
-            put(LINK_CERTIFICATE, chain.as_bytes(), Access::Public)?;
+        if let Some(pair) = parts.link {
+            write_pair(folder, LINK_CERTIFICATE, LINK_KEY, pair)?;
         }
-        if let Some((chain, key)) = parts.public {
-            put(PUBLIC_KEY, key.as_bytes(), Access::Private)?;
-            put(PUBLIC_CERTIFICATE, chain.as_bytes(), Access::Public)?;
+        if let Some(pair) = parts.public {
+            write_pair(folder, PUBLIC_CERTIFICATE, PUBLIC_KEY, pair)?;
         }
         if let Some(list) = parts.revoked {
             put(REVOKED, list, Access::Public)?;
@@ -158,11 +174,10 @@ impl Bundle {
     }
 
     fn read_public(folder: &Path) -> Result<Option<Leaf>, Error> {
-        let (certificate, key) = (folder.join(PUBLIC_CERTIFICATE), folder.join(PUBLIC_KEY));
-        if !certificate.exists() && !key.exists() {
+        if !folder.join(PUBLIC_CERTIFICATE).exists() && !folder.join(PUBLIC_KEY).exists() {
             return Ok(None);
         }
-        Leaf::read(&certificate, &key, true).map(Some)
+        read_pair(folder, PUBLIC_CERTIFICATE, PUBLIC_KEY, true).map(Some)
     }
 }
 
@@ -184,6 +199,28 @@ impl Issued {
     pub fn pair(&self) -> (&str, &str) {
         (&self.chain_pem, &self.key_pem)
     }
+}
+
+fn pending(folder: &Path, key: &str) -> PathBuf {
+    folder.join(format!("{key}.new"))
+}
+
+fn write_pair(folder: &Path, certificate: &str, key: &str, pair: (&str, &str)) -> Result<(), Error> {
+    let (chain, key_pem) = pair;
+    let waiting = pending(folder, key);
+    files::write(&waiting, key_pem.as_bytes(), Access::Private)?;
+    files::write(&folder.join(certificate), chain.as_bytes(), Access::Public)?;
+    files::rename(&waiting, &folder.join(key))
+}
+
+/// Reads a pair; if its key is still the one before, and the one that waits fits, that one takes its place.
+fn read_pair(folder: &Path, certificate: &str, key: &str, group_may_read_key: bool) -> Result<Leaf, Error> {
+    let (certificate, waiting, key) = (folder.join(certificate), pending(folder, key), folder.join(key));
+    Leaf::read(&certificate, &key, group_may_read_key).or_else(|error| {
+        let Ok(leaf) = Leaf::read(&certificate, &waiting, false) else { return Err(error) };
+        files::rename(&waiting, &key)?;
+        Ok(leaf)
+    })
 }
 
 fn read_ca(path: &Path) -> Result<CertificateDer<'static>, Error> {
@@ -211,6 +248,7 @@ mod tests {
     use time::Duration;
 
     use super::*;
+    use crate::identity::Serial;
     use crate::identity::ca::Authority;
     use crate::identity::profile::Request;
     use crate::identity::testing::{NOW, edge, node};
@@ -248,8 +286,6 @@ mod tests {
         assert!(error.contains("edge agni") && error.contains("a node is needed"), "{error}");
     }
 
-    use crate::identity::Serial;
-
     #[test]
     fn a_key_of_another_certificate_is_named() {
         // covers Q07
@@ -262,6 +298,30 @@ mod tests {
             .unwrap();
         let error = why(folder.path(), NOW);
         assert!(error.contains("link.key does not belong to"), "{error}");
+    }
+
+    #[test]
+    fn a_crash_between_the_files_of_a_pair_is_mended() {
+        // covers T24, covers Q07
+        let folder = tempfile::tempdir().unwrap();
+        let ca = Authority::create("trishula", NOW).unwrap();
+        write(folder.path(), &ca, &ca.issue(&Request::link(node("agni")), NOW).unwrap());
+        let serial = || Bundle::load(folder.path(), RoleKind::Node, NOW).unwrap().name.serial;
+        let before = serial();
+
+        let key = Bundle::pending_key(folder.path(), LINK_KEY).unwrap();
+        let again = Bundle::pending_key(folder.path(), LINK_KEY).unwrap();
+        assert_eq!(key.public_key(), again.public_key(), "asked again, it is the same");
+        assert_eq!(serial(), before, "a key that waits changes nothing");
+        let signed = ca.sign_csr(&key.request().unwrap(), &Request::link(node("agni")), NOW).unwrap();
+        fs::write(folder.path().join(LINK_CERTIFICATE), &signed.chain_pem).unwrap();
+        assert_eq!(serial(), signed.serial);
+        assert!(!folder.path().join("link.key.new").exists());
+        assert_eq!(serial(), signed.serial);
+
+        // The same at a first join: there is no key before.
+        fs::rename(folder.path().join(LINK_KEY), folder.path().join("link.key.new")).unwrap();
+        assert_eq!(serial(), signed.serial);
     }
 
     #[test]

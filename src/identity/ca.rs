@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use time::OffsetDateTime;
 
 use super::csr::{self, Key};
-use super::error::Error;
+use super::error::{Error, stamp};
 use super::files::{self, Access};
 use super::profile::{self, Profile, Request};
 use super::revocation::{RevocationList, Revoked};
@@ -77,6 +77,7 @@ pub struct Authority {
     mesh: String,
     certificate: CertificateDer<'static>,
     certificate_pem: String,
+    not_after: OffsetDateTime,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -170,7 +171,13 @@ impl Authority {
         now: OffsetDateTime,
     ) -> Result<Signed, Error> {
         let serial = Serial::random()?;
-        let params = profile::leaf(&self.mesh, request, &serial, now)?;
+        let mut params = profile::leaf(&self.mesh, request, &serial, now)?;
+        if now >= self.not_after {
+            let why = format!("the mesh's CA expired at {}; make a new one", stamp(self.not_after));
+            return Err(Error::NotIssued(why));
+        }
+        // Verifiers do not look at the dates of a CA that they trust; so no leaf outlives it.
+        params.not_after = params.not_after.min(self.not_after);
         let leaf = params.signed_by(key, &self.issuer).map_err(|_| Error::Crypto("signing a certificate"))?;
         let mut chain_pem = leaf.pem();
         // On links the CA goes along: a joiner knows its fingerprint only. Clients of an edge have it already.
@@ -187,9 +194,10 @@ impl Authority {
     ) -> Result<Self, Error> {
         let parsed = name::parse(&certificate)?;
         let mesh = mesh_name(&parsed).ok_or_else(|| Error::malformed("CA certificate", "names no mesh"))?;
+        let not_after = parsed.validity().not_after.to_datetime();
         let issuer =
             Issuer::from_ca_cert_der(&certificate, key).map_err(|e| Error::malformed("CA certificate", e))?;
-        Ok(Self { mesh, issuer, certificate_pem, certificate })
+        Ok(Self { mesh, issuer, certificate_pem, not_after, certificate })
     }
 }
 
@@ -328,6 +336,17 @@ mod tests {
             assert!(!leaf.is_ca());
             assert!(!leaf.key_usage().unwrap().unwrap().value.key_cert_sign());
         }
+    }
+
+    #[test]
+    fn no_leaf_outlives_its_ca() {
+        // covers T24
+        let ca = Authority::create("trishula", NOW).unwrap();
+        let end = name::parse(ca.certificate()).unwrap().validity().not_after.to_datetime();
+        let last = ca.issue(&Request::link(node("agni")), end - Duration::DAY).unwrap();
+        let der = first(&last.chain_pem);
+        assert_eq!(name::parse(&der).unwrap().validity().not_after.to_datetime(), end);
+        assert!(ca.issue(&Request::link(node("agni")), end).is_err());
     }
 
     #[test]

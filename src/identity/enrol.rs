@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 use super::ca::{Authority, Fingerprint};
 use super::csr::{self, Key};
 use super::error::{self, stamp};
-use super::invites::{Found, Invites};
+use super::invites::{Found, Invited, Invites};
 use super::name::{self, PeerName, Role};
 use super::profile::Request;
 use super::revocation::{RevocationList, Revocations};
@@ -62,6 +62,9 @@ pub enum EnrolError {
         /// Who asked.
         asked: NodeName,
     },
+    /// A public name that the invitation does not allow.
+    #[error("the invitation does not allow the public name {0}; ask for one that does (`trishula invite`)")]
+    NameNotInvited(String),
     /// The reply is sealed, but what it holds does not fit what was asked.
     #[error("the reply does not fit what was asked: {0}; try again, then report it")]
     Misfit(&'static str),
@@ -89,6 +92,15 @@ pub struct PublicNames {
     pub dns: Vec<String>,
     /// Addresses.
     pub ips: Vec<IpAddr>,
+}
+
+impl PublicNames {
+    /// Refuses names that are not among these.
+    fn cover(&self, asked: &Self) -> Result<(), EnrolError> {
+        let dns = asked.dns.iter().find(|dns| !self.dns.contains(dns)).cloned();
+        let ip = asked.ips.iter().find(|ip| !self.ips.contains(ip)).map(ToString::to_string);
+        dns.or(ip).map_or(Ok(()), |name| Err(EnrolError::NameNotInvited(name)))
+    }
 }
 
 /// What a joiner sends.
@@ -209,7 +221,7 @@ impl Authority {
         now: OffsetDateTime,
     ) -> Result<JoinReply, EnrolError> {
         let id = request.invite()?;
-        let (secret, invited, found) = invites.find(id, now)?;
+        let Invited { secret, name: invited, public, state } = invites.find(id, now)?;
         // Before anything else is read from it: that it comes from the ticket's holder.
         if !secret.verify(FOR_REQUEST, &request.asked, &request.tag)? {
             return Err(EnrolError::Tampered("join request"));
@@ -218,8 +230,14 @@ impl Authority {
         if asked.name != invited {
             return Err(EnrolError::WrongName { invited, asked: asked.name });
         }
+        if let (Some(allowed), Some((_, names))) = (&public, &asked.public_csr) {
+            allowed.cover(names)?;
+        }
+        if asked.node_csr.is_none() && asked.edge_csr.is_none() && asked.public_csr.is_none() {
+            return Err(error::Error::NotIssued("the join request asks for none".into()).into());
+        }
         let digest = asked.digest()?;
-        match found {
+        match state {
             Found::Used { request, reply, .. } if request == digest => decode(&reply, "kept join reply"),
             Found::Used { at, .. } => Err(EnrolError::Used(at)),
             Found::Open => {
@@ -385,6 +403,7 @@ mod tests {
             name: name("dc"),
             expires: NOW + Duration::hours(1),
             addresses: vec!["agni.example.com:8766".into()],
+            public: Some(public_names()),
         };
         let ticket = invites.create(&ca, invitation, NOW).unwrap();
         Mesh { ca, invites, ticket, folder }
@@ -511,6 +530,14 @@ mod tests {
         let greedy = Wants { public: Some((&key, mesh_name)), ..Wants::default() };
         let request = JoinRequest::new(&ticket, &greedy).unwrap();
         assert!(ca.enrol(&request, &mut invites, &welcome(), NOW).is_err());
+
+        let nothing = JoinRequest::new(&ticket, &Wants::default()).unwrap();
+        assert!(ca.enrol(&nothing, &mut invites, &welcome(), NOW).is_err());
+        let other_host = PublicNames { dns: vec!["example.org".into()], ips: vec![] };
+        let greedy = Wants { public: Some((&key, other_host)), ..Wants::default() };
+        let request = JoinRequest::new(&ticket, &greedy).unwrap();
+        let refused = ca.enrol(&request, &mut invites, &welcome(), NOW);
+        assert!(matches!(refused, Err(EnrolError::NameNotInvited(_))), "{refused:?}");
 
         // None of these has used the invitation up; and a reply of another CA is not believed.
         let request = JoinRequest::new(&ticket, &wants).unwrap();

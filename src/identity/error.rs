@@ -42,7 +42,7 @@ pub enum Error {
         why: String,
     },
     /// A certificate that names nobody, or more than one.
-    #[error("the certificate of {subject:?} {why}; issue it again with `trishula cert issue`")]
+    #[error("the certificate of {subject:?} {why}; join again with a new ticket")]
     Nameless {
         /// The certificate's subject.
         subject: String,

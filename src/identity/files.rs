@@ -42,6 +42,12 @@ pub fn write(path: &Path, bytes: &[u8], access: Access) -> Result<(), Error> {
     })
 }
 
+/// Gives a file another name in its folder, in place of what had it. When this returns, that survives a power cut.
+pub fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+    let renamed = fs::rename(from, to).and_then(|()| sync_folder(to));
+    renamed.map_err(|error| Error::file("rename to", to, error, "check who owns the folder"))
+}
+
 /// Reads a file that anybody may read. `remedy` says what to do when it is not there.
 pub fn read(path: &Path, remedy: &str) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(|error| Error::file("read", path, error, remedy))

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
 use super::ca::Authority;
-use super::enrol::EnrolError;
+use super::enrol::{EnrolError, PublicNames};
 use super::error::Error;
 use super::files::{self, Access};
 use super::secret::Secret;
@@ -35,6 +35,9 @@ pub struct Invitation {
     pub expires: OffsetDateTime,
     /// Where it finds the mesh, `host:port`; one to eight.
     pub addresses: Vec<String>,
+    /// Under which names clients may reach its edge. `None` lets the joiner choose: whoever holds such a ticket can
+    /// get a certificate for any host, which machines that trust the mesh's CA will believe.
+    pub public: Option<PublicNames>,
 }
 
 /// An invitation as `trishula invite --list` shows it: without its secret.
@@ -50,6 +53,14 @@ pub struct Listed {
     pub used: Option<i64>,
 }
 
+/// What [`Invites::find`] found.
+pub(super) struct Invited {
+    pub secret: Secret,
+    pub name: NodeName,
+    pub public: Option<PublicNames>,
+    pub state: Found,
+}
+
 /// How an invitation stands.
 pub(super) enum Found {
     /// Not used yet.
@@ -63,6 +74,7 @@ struct Kept {
     name: NodeName,
     expires: i64,
     secret: Secret,
+    public: Option<PublicNames>,
     used: Option<Used>,
 }
 
@@ -103,7 +115,7 @@ impl Invites {
         invitation: Invitation,
         now: OffsetDateTime,
     ) -> Result<Ticket, Error> {
-        let Invitation { name, expires, addresses } = invitation;
+        let Invitation { name, expires, addresses, public } = invitation;
         if !(1..=MAX_ADDRESSES).contains(&addresses.len()) {
             let why = format!("it holds 1 to {MAX_ADDRESSES} addresses, not {}", addresses.len());
             return Err(Error::malformed("ticket", why));
@@ -118,7 +130,10 @@ impl Invites {
         if next.len() >= MAX_INVITES {
             return Err(Error::malformed("ticket", "1000 invitations are open already; withdraw some"));
         }
-        next.insert(id.to_string(), Kept { name: name.clone(), expires, secret: secret.clone(), used: None });
+        next.insert(
+            id.to_string(),
+            Kept { name: name.clone(), expires, secret: secret.clone(), public, used: None },
+        );
         self.put(next)?;
         let (mesh, ca) = (ca.mesh_name().to_owned(), ca.fingerprint());
         Ok(Ticket { mesh, ca, addresses, invite: id, secret, expires, name })
@@ -146,17 +161,13 @@ impl Invites {
     }
 
     /// Looks one up: its secret, for whom it is, and how it stands.
-    pub(super) fn find(
-        &self,
-        id: InviteId,
-        now: OffsetDateTime,
-    ) -> Result<(Secret, NodeName, Found), EnrolError> {
+    pub(super) fn find(&self, id: InviteId, now: OffsetDateTime) -> Result<Invited, EnrolError> {
         let kept = self.kept.get(&hex(&id.0)).ok_or(EnrolError::Unknown(id))?;
         let expires = moment(kept.expires);
         if now > expires {
             return Err(EnrolError::Expired(expires));
         }
-        let found = match &kept.used {
+        let state = match &kept.used {
             None => Found::Open,
             Some(used) => Found::Used {
                 request: used.request,
@@ -164,7 +175,8 @@ impl Invites {
                 at: moment(used.at),
             },
         };
-        Ok((kept.secret.clone(), kept.name.clone(), found))
+        let Kept { secret, name, public, .. } = kept.clone();
+        Ok(Invited { secret, name, public, state })
     }
 
     /// Marks one used, with its answer, on disk. Only then may the answer leave.
@@ -206,7 +218,12 @@ mod tests {
     use crate::identity::testing::{NOW, name};
 
     fn invitation(who: &str) -> Invitation {
-        Invitation { name: name(who), expires: NOW + Duration::hours(1), addresses: vec!["agni:8766".into()] }
+        Invitation {
+            name: name(who),
+            expires: NOW + Duration::hours(1),
+            addresses: vec!["agni:8766".into()],
+            public: None,
+        }
     }
 
     #[test]
@@ -263,6 +280,6 @@ mod tests {
         let ticket = invites.create(&ca, invitation("dc"), NOW).unwrap();
         std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
         assert!(invites.settle(ticket.invite, [0; 32], b"reply", NOW).is_err());
-        assert!(matches!(invites.find(ticket.invite, NOW), Ok((_, _, Found::Open))));
+        assert!(matches!(invites.find(ticket.invite, NOW), Ok(Invited { state: Found::Open, .. })));
     }
 }

@@ -72,8 +72,10 @@ pub struct ByAlpn {
 
 impl ResolvesServerCert for ByAlpn {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let wants_h3 = hello.alpn().is_some_and(|mut protocols| protocols.any(|p| p == tls::ALPN_H3));
-        if wants_h3 { self.h3.current() } else { self.link.current() }
+        let offers = |wanted: &[u8]| hello.alpn().is_some_and(|mut all| all.any(|p| p == wanted));
+        // In the order in which the server chooses: one who offers both will speak ours.
+        let is_browser = offers(tls::ALPN_H3) && !offers(tls::ALPN_LINK) && !offers(tls::ALPN_JOIN);
+        if is_browser { self.h3.current() } else { self.link.current() }
     }
 }
 

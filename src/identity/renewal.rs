@@ -36,15 +36,14 @@ pub struct RenewRequest {
 }
 
 impl RenewRequest {
-    /// Makes a fresh key and asks for its certificate. The key is to be kept, on disk, before this is sent.
-    pub fn create(current: &Leaf) -> Result<(Self, Key), Error> {
-        let fresh = Key::generate()?;
+    /// Asks for a certificate of the next key, which [`super::bundle::Bundle::pending_key`] has put on disk.
+    pub fn create(current: &Leaf, fresh: &Key) -> Result<Self, Error> {
         let csr_der = fresh.request()?;
         let signature = Key::from_der(current.key(), "current key")?
             .pair()
             .sign(&signed_bytes(&csr_der))
             .map_err(|_| Error::Crypto("signing a renewal"))?;
-        Ok((Self { csr_der, current_cert_der: current.certificate()?.to_vec(), signature }, fresh))
+        Ok(Self { csr_der, current_cert_der: current.certificate()?.to_vec(), signature })
     }
 }
 
@@ -133,7 +132,8 @@ mod tests {
         let names = (vec!["agni.example.com".to_string()], vec!["192.0.2.1".parse().unwrap()]);
         for request in [Request::link(node("agni")), Request::public(edge("agni"), names.0, names.1)] {
             let old = leaf(&ca, &request);
-            let (renewal, key) = RenewRequest::create(&old).unwrap();
+            let key = Key::generate().unwrap();
+            let renewal = RenewRequest::create(&old, &key).unwrap();
             let bytes = postcard::to_stdvec(&renewal).unwrap();
             let renewal: RenewRequest = postcard::from_bytes(&bytes).unwrap();
             let signed = ca.renew(&renewal, &none, later).unwrap();
@@ -153,8 +153,8 @@ mod tests {
         let ca = Authority::create("trishula", NOW).unwrap();
         let (ours, other) = (leaf(&ca, &Request::link(node("agni"))), leaf(&ca, &Request::link(node("dc"))));
         let none = Arc::new(Revocations::default());
-        let (good, _) = RenewRequest::create(&ours).unwrap();
-        let (theirs, _) = RenewRequest::create(&other).unwrap();
+        let good = RenewRequest::create(&ours, &Key::generate().unwrap()).unwrap();
+        let theirs = RenewRequest::create(&other, &Key::generate().unwrap()).unwrap();
         let why = |request: &RenewRequest, revocations: &Arc<Revocations>, now| {
             ca.renew(request, revocations, now).unwrap_err().to_string()
         };

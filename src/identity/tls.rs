@@ -8,12 +8,17 @@ use std::sync::Arc;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::bundle::{Bundle, Leaf};
 use super::ca::Fingerprint;
 use super::error::Error;
+use super::files;
 use super::live::{ByAlpn, LiveCertificate, ReloadableCert};
 use super::revocation::Revocations;
 use super::trust::Trust;
@@ -33,9 +38,8 @@ pub const ALPN_HTTP1: &[u8] = b"http/1.1";
 /// What a node's UDP port speaks. `h3` is added here once the node answers it.
 const NODE_ALPN: &[&[u8]] = &[ALPN_LINK, ALPN_JOIN];
 
-/// Bytes of early data that a server takes. QUIC knows only 0 (no 0-RTT) and `u32::MAX`; with the latter the session
-/// store must be a stateful one.
-const MAX_EARLY_DATA: u32 = 0;
+/// Whether links use 0-RTT, at both ends. With it, the server's `session_storage` must be a stateful one.
+const EARLY_DATA: bool = false;
 
 /// Where TLS gets the time from; the daemon gives its one clock.
 pub type Clock = Arc<dyn TimeProvider>;
@@ -81,7 +85,8 @@ impl Identity {
             .with_client_cert_verifier(Arc::new(verifiers::Peers { trust: self.trust.clone() }))
             .with_cert_resolver(certificates.clone());
         config.alpn_protocols = NODE_ALPN.iter().map(|p| p.to_vec()).collect();
-        config.max_early_data_size = MAX_EARLY_DATA;
+        // QUIC knows only these two.
+        config.max_early_data_size = if EARLY_DATA { u32::MAX } else { 0 };
         Ok(NodeServer { config: Arc::new(config), certificates })
     }
 
@@ -96,7 +101,7 @@ impl Identity {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(self.link.clone());
         config.alpn_protocols = vec![ALPN_LINK.to_vec()];
-        config.enable_early_data = MAX_EARLY_DATA > 0;
+        config.enable_early_data = EARLY_DATA;
         Ok(Arc::new(config))
     }
 }
@@ -123,17 +128,30 @@ pub fn join_client(ca: Fingerprint, clock: Clock) -> Result<Arc<ClientConfig>, E
     Ok(Arc::new(config))
 }
 
+/// Whether an edge wants certificates from its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCertificates<'a> {
+    /// It does not ask, and browsers show no dialogue.
+    Unasked,
+    /// Who shows one must have it from a CA in this file (PEM); who shows none comes in all the same.
+    Optional(&'a Path),
+    /// Only who has one from a CA in this file comes in.
+    Required(&'a Path),
+}
+
 /// For the public side of an edge: TLS 1.2 and 1.3, HTTP/1.1, with a certificate from files that may be renewed.
+/// Who a client with a certificate is, [`Trust::admit`] says if its CA is the mesh's; for others it is configured.
 pub fn https_server(
     certificate: &Path,
     key: &Path,
+    clients: ClientCertificates<'_>,
     clock: Clock,
 ) -> Result<(Arc<ServerConfig>, Arc<ReloadableCert>), Error> {
     let certificate = Arc::new(ReloadableCert::open(certificate, key)?);
     let mut config = ServerConfig::builder_with_details(provider(), clock)
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(client_verifier(clients)?)
         .with_cert_resolver(certificate.clone());
     config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
     Ok((Arc::new(config), certificate))
@@ -170,6 +188,25 @@ pub fn explain(error: &quinn::ConnectionError) -> String {
         _ => return error.to_string(),
     };
     format!("{error} ({advice})")
+}
+
+fn client_verifier(clients: ClientCertificates<'_>) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    let (path, required) = match clients {
+        ClientCertificates::Unasked => return Ok(WebPkiClientVerifier::no_client_auth()),
+        ClientCertificates::Optional(path) => (path, false),
+        ClientCertificates::Required(path) => (path, true),
+    };
+    let wrong = |why: String| Error::malformed(path.display().to_string(), why);
+    let pem = files::read(path, "check the configured file of CAs for client certificates")?;
+    let mut roots = RootCertStore::empty();
+    for ca in CertificateDer::pem_slice_iter(&pem) {
+        let ca = ca.map_err(|e| wrong(e.to_string()))?;
+        roots.add(ca).map_err(|e| wrong(e.to_string()))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    let builder = if required { builder } else { builder.allow_unauthenticated() };
+    // It refuses an empty list of CAs.
+    builder.build().map_err(|e| wrong(e.to_string()))
 }
 
 fn unusable(error: impl std::fmt::Display) -> Error {

@@ -2,6 +2,16 @@
 //!
 //! A link is known to its owner by events in one inbox and by a [`Handle`] to write to. Frames that must
 //! keep their order share a [`Lane`]; lanes never wait for each other.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | [`quic`] | the carrier between machines, and between an edge and its node |
+//! | [`memory`] | the carrier between a node and its own gateways |
+//! | [`dial`] | keeping a link up, for ever |
+
+pub mod dial;
+pub mod memory;
+pub mod quic;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -232,6 +242,34 @@ impl Handle {
     pub async fn closed(&self) {
         self.inner.close.closed().await;
     }
+}
+
+/// Why there is no link. Nothing was sent.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The peer is not let in.
+    #[error("not admitted: {0}")]
+    NotAdmitted(crate::identity::Refusal),
+    /// The peer is of this mesh, but not what was dialled.
+    #[error("{0} answered where a node was expected; check the address")]
+    WrongRole(String),
+    /// There is nothing to dial.
+    #[error("no address is configured")]
+    NoAddress,
+    /// An address did not answer, or not well.
+    #[error("{address}: {why}")]
+    Dial {
+        /// `host:port`.
+        address: String,
+        /// What happened.
+        why: String,
+    },
+    /// A stream broke; the connection says why.
+    #[error("a stream broke: {0}")]
+    Stream(String),
+    /// The peer sent what is no frame.
+    #[error(transparent)]
+    Frame(#[from] crate::wire::frame::Error),
 }
 
 /// The link is over.

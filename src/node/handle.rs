@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::status::{AgentRow, CallAnswer, Status};
 use crate::link;
 use crate::rt::queue;
-use crate::wire::frame::Method;
+use crate::wire::frame::{Call, Method};
 use crate::wire::ids::{Namespace, NodeName};
 
 /// A question to the node task; the answer comes back through the channel in it.
@@ -31,6 +31,8 @@ pub enum Request {
         /// The answer.
         answer: oneshot::Sender<Result<CallAnswer, CallError>>,
     },
+    /// See [`Handle::answer`].
+    Answer(Call, Result<Bytes, String>),
     /// See [`Handle::set_revocations`].
     Revocations(u64, Bytes),
     /// See [`Handle::set_certificate_days`].
@@ -102,6 +104,11 @@ impl Handle {
         within: Duration,
     ) -> Result<CallAnswer, CallError> {
         self.ask(|answer| Request::Call { to, method, body, within, answer }).await?
+    }
+
+    /// The answer to a [`super::Question`].
+    pub async fn answer(&self, call: Call, result: Result<Bytes, String>) -> Result<(), CallError> {
+        self.requests.send(Request::Answer(call, result)).await.map_err(|_| CallError::Stopping)
     }
 
     /// A revocation list that was verified: spread it, and close links to those on it.

@@ -2,10 +2,15 @@
 //!
 //! | file | what is in it |
 //! |---|---|
+//! | [`task`] | the loop: one inbox, then send, then persist, then answer |
+//! | [`calls`] | answers that somebody waits for |
 //! | [`handle`] | what the rest of the program may ask the node task |
 //! | [`status`] | the answers, as `--json` shows them |
 
+mod calls;
 pub mod handle;
 pub mod status;
+pub mod task;
 
 pub use handle::{CallError, Handle};
+pub use task::{Addresses, Disk, Question, Settings, Started, start};

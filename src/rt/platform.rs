@@ -28,3 +28,6 @@ fn base(_system: &str, in_library: &str) -> PathBuf {
     let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/var/root"), PathBuf::from);
     home.join("Library/Application Support/trishula").join(in_library)
 }
+
+/// Whether a plain fsync stops at the disk's own cache: on a Mac only F_FULLFSYNC reaches the medium.
+pub const FSYNC_NEEDS_FULLFSYNC: bool = cfg!(target_os = "macos");

@@ -53,6 +53,11 @@ impl<T> Sender<T> {
         self.inner.send(item).await.map_err(|e| e.0)
     }
 
+    /// The same from a thread that is not async's.
+    pub fn blocking_send(&self, item: T) -> Result<(), T> {
+        self.inner.blocking_send(item).map_err(|e| e.0)
+    }
+
     /// Whether the reader is gone.
     pub fn is_closed(&self) -> bool {
         self.inner.is_closed()

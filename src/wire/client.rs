@@ -36,6 +36,8 @@ pub struct Speaker<'a> {
     pub namespace: &'a Namespace,
     /// Largest frame in bytes.
     pub max_frame: usize,
+    /// The last state to be told of when a message to an agent does not say.
+    pub receipts: Option<State>,
 }
 
 /// What a client may say.
@@ -83,8 +85,31 @@ pub struct Parsed {
 pub struct Refused {
     /// As the client gave it.
     pub id: Option<MessageId>,
+    /// Its type in upper case, if that much could be read.
+    pub kind: Option<String>,
     /// Why.
     pub refusal: Refusal,
+}
+
+impl ClientFrame {
+    /// The frame's type.
+    pub fn word(&self) -> String {
+        match self {
+            ClientFrame::Auth { .. } => "AUTH".into(),
+            ClientFrame::Register(_) => "REGISTER".into(),
+            ClientFrame::Unregister => "UNREGISTER".into(),
+            ClientFrame::Heartbeat => "HEARTBEAT".into(),
+            ClientFrame::Agents => "AGENTS".into(),
+            ClientFrame::Nack { .. } => "NACK".into(),
+            ClientFrame::Message(head, _) => head.kind.as_str().into(),
+            ClientFrame::Reserved(word) => (*word).into(),
+        }
+    }
+
+    /// Whether it can only be served by the session's node.
+    pub fn needs_node(&self) -> bool {
+        matches!(self, ClientFrame::Message(..) | ClientFrame::Agents)
+    }
 }
 
 /// Payload of REGISTER.
@@ -95,8 +120,8 @@ pub struct Register {
     pub agent: Option<AgentName>,
     /// What the agent can.
     pub capabilities: Vec<String>,
-    /// Who acknowledges.
-    pub ack: AckMode,
+    /// Who acknowledges; `None`: as the carrier can.
+    pub ack: Option<AckMode>,
     /// Messages under way to this session at most.
     pub window: u16,
     /// Joins the agent's other sessions instead of taking over.
@@ -112,7 +137,7 @@ impl Default for Register {
         Self {
             agent: None,
             capabilities: Vec::new(),
-            ack: AckMode::Auto,
+            ack: None,
             window: 64,
             shared: false,
             receipts: "none".into(),
@@ -167,7 +192,7 @@ pub fn parse(
     speaker: Speaker<'_>,
     stamp: impl Fn() -> (MessageId, u64),
 ) -> Result<Parsed, Refused> {
-    let nameless = |refusal| Refused { id: None, refusal };
+    let nameless = |refusal| Refused { id: None, kind: None, refusal };
     if bytes.len() > speaker.max_frame {
         let message = format!("the frame has {} bytes; at most {} are taken", bytes.len(), speaker.max_frame);
         return Err(nameless(Refusal::new(Code::TooLarge, message)));
@@ -183,7 +208,7 @@ pub fn parse(
     };
     match raw.read(bytes, text, id.as_ref(), speaker, stamp) {
         Ok(frame) => Ok(Parsed { id, frame }),
-        Err(refusal) => Err(Refused { id, refusal }),
+        Err(refusal) => Err(Refused { id, kind: known_word(&raw.kind.0), refusal }),
     }
 }
 
@@ -304,7 +329,7 @@ impl Raw<'_> {
             priority: self.priority()?,
             class: self.class(kind)?,
             reply_to: self.reply_to()?,
-            receipt: self.receipt()?,
+            receipt: self.receipt(speaker)?,
             ttl_ms: self.ttl_ms,
             not_before_ms: self.not_before_ms,
             copies: self.copies()?,
@@ -363,8 +388,11 @@ impl Raw<'_> {
         }
     }
 
-    fn receipt(&self) -> Result<Option<State>, Refusal> {
-        let Some(word) = &self.receipt else { return Ok(None) };
+    fn receipt(&self, speaker: Speaker<'_>) -> Result<Option<State>, Refusal> {
+        let Some(word) = &self.receipt else {
+            let to_one = self.to.as_ref().is_some_and(|to| !is_broadcast(&to.0));
+            return Ok(speaker.receipts.filter(|_| to_one));
+        };
         State::parse_wish(&word.0)
             .map_err(|why| Refusal::new(Code::BadFrame, format!("receipt: {:?} {why}", word.0)))
     }
@@ -378,6 +406,18 @@ impl Raw<'_> {
                 .map_err(|e| Refusal::new(Code::BadName, format!("reply_to: {e}"))),
         }
     }
+}
+
+fn is_broadcast(to: &str) -> bool {
+    to.rsplit('/').next() == Some("broadcast")
+}
+
+/// A type of the protocol, in upper case. Others are not repeated: they may be of any length.
+fn known_word(kind: &str) -> Option<String> {
+    const CONTROL: [&str; 5] = ["AUTH", "REGISTER", "UNREGISTER", "AGENTS", "NACK"];
+    let word = kind.to_ascii_uppercase();
+    let control = CONTROL.iter().chain(&RESERVED).any(|known| *known == word);
+    (control || Kind::parse(&word).is_some()).then_some(word)
 }
 
 #[derive(Deserialize)]
@@ -486,7 +526,7 @@ pub struct ServerFrame<'a, P: Serialize> {
     pub kind: &'a str,
     /// Always [`MESH`].
     pub from: &'a str,
-    /// The session's agent; `anonymous` before it has one.
+    /// The session's agent; empty before it has one.
     pub to: &'a str,
     /// Of this frame.
     pub id: &'a str,
@@ -496,7 +536,7 @@ pub struct ServerFrame<'a, P: Serialize> {
     pub reply_to: Option<&'a str>,
     /// What is particular to this kind.
     pub payload: P,
-    /// 1 for errors, 3 otherwise.
+    /// Always 3.
     pub priority: u8,
 }
 
@@ -511,6 +551,12 @@ pub struct ErrorPayload {
     pub hint: String,
     /// Whether the same frame may succeed later.
     pub retry: bool,
+    /// The type of the refused frame, where it could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frame: Option<String>,
+    /// Not before so many milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
 }
 
 impl From<&Refusal> for ErrorPayload {
@@ -520,6 +566,8 @@ impl From<&Refusal> for ErrorPayload {
             message: refusal.message.clone(),
             hint: refusal.code.hint().into(),
             retry: refusal.code.retry(),
+            frame: None,
+            retry_after_ms: None,
         }
     }
 }

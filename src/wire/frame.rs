@@ -106,6 +106,8 @@ pub struct AgentState {
     pub presence: Presence,
     /// Wall-clock milliseconds of its last registration: the newest one is its home.
     pub registered_ms: u64,
+    /// Whether several sessions share its messages.
+    pub shared: bool,
     /// What it said that it can.
     pub capabilities: Vec<String>,
 }
@@ -224,8 +226,9 @@ pub struct Forward {
     pub incarnation: Incarnation,
     /// Which message of that life.
     pub number: Sequence,
-    /// The recipient's node; `None`: everywhere (a broadcast).
-    pub to: Option<NodeName>,
+    /// The nodes it is for: one, or for a broadcast all that have recipients. Each node on the way sends
+    /// it on once a link, with those nodes that lie behind it (explicit multicast, RFC 5058).
+    pub to: Vec<NodeName>,
     /// Nodes it may still go through.
     pub hops_left: u8,
     /// The message.

@@ -1,0 +1,162 @@
+//! Dialling: for ever, with back-off, and never while there is a link already.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::quic::{self, Admitted, Local};
+use super::{Error, Role};
+use crate::identity;
+use crate::metrics;
+use crate::rt::backoff::Backoff;
+use crate::rt::tasks;
+use crate::wire::ids::NodeName;
+
+/// The first wait after a failure, and the longest.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// See [`FIRST_WAIT`].
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How long one address may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// A link that lasted so long was a good one: the next wait is short again.
+const GOOD_AFTER: Duration = Duration::from_secs(5);
+
+/// Whom to keep a link to.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The node that must answer; `None`: any of this mesh.
+    pub name: Option<NodeName>,
+    /// `host:port`, tried in this order.
+    pub addresses: Vec<String>,
+}
+
+/// The nodes that there is a link to now, whoever dialled it.
+pub type Connected = watch::Receiver<BTreeSet<NodeName>>;
+
+/// Keeps a link to the target until the task is dropped.
+pub fn keep(
+    local: Arc<Local>,
+    endpoint: quinn::Endpoint,
+    target: Target,
+    connected: Connected,
+) -> tasks::Task {
+    tasks::spawn("link.dialler", async move { Dialler { local, endpoint, target, connected }.run().await })
+}
+
+struct Dialler {
+    local: Arc<Local>,
+    endpoint: quinn::Endpoint,
+    target: Target,
+    connected: Connected,
+}
+
+impl Dialler {
+    async fn run(mut self) {
+        let config = match self.client_config() {
+            Ok(config) => config,
+            // Only a broken build gets here: the same identity made the server's configuration.
+            Err(e) => return tracing::error!(why = %e, "this node cannot dial"),
+        };
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        let mut failures = 0u64;
+        loop {
+            self.until_needed().await;
+            match self.connect(&config).await {
+                Ok((connection, peer)) => {
+                    metrics::DIALS.with_label_values(&["connected"]).inc();
+                    let since = tokio::time::Instant::now();
+                    quic::run(&self.local, connection, peer, true).await;
+                    if since.elapsed() >= GOOD_AFTER {
+                        backoff.reset();
+                    }
+                    failures = 0;
+                }
+                Err(e) => {
+                    metrics::DIALS.with_label_values(&["failed"]).inc();
+                    failures += 1;
+                    self.report(&e, failures);
+                }
+            }
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
+    }
+
+    /// Waits while there is a link to the target: the peer may have dialled us.
+    async fn until_needed(&mut self) {
+        let Some(name) = &self.target.name else { return };
+        // An error means that the owner of links is gone; this task is dropped in a moment.
+        let _ = self.connected.wait_for(|peers| !peers.contains(name)).await;
+    }
+
+    async fn connect(&self, config: &quinn::ClientConfig) -> Result<(quinn::Connection, Admitted), Error> {
+        let mut last = Error::NoAddress;
+        for address in &self.target.addresses {
+            match tokio::time::timeout(CONNECT_WITHIN, self.connect_to(address, config)).await {
+                Ok(Ok(connected)) => return Ok(connected),
+                Ok(Err(e)) => last = e,
+                Err(_) => last = Error::Dial { address: address.clone(), why: "no answer within 5 s".into() },
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_to(
+        &self,
+        address: &str,
+        config: &quinn::ClientConfig,
+    ) -> Result<(quinn::Connection, Admitted), Error> {
+        let failed = |why: String| Error::Dial { address: address.to_owned(), why };
+        let server_name = match &self.target.name {
+            Some(name) => identity::node_dns_name(name),
+            None => "node.trishula".to_owned(),
+        };
+        let mut last = failed("the name has no address".into());
+        for remote in
+            resolve(address, self.endpoint.local_addr().ok()).await.map_err(|e| failed(e.to_string()))?
+        {
+            let connecting = self.endpoint.connect_with(config.clone(), remote, &server_name);
+            match connecting.map_err(|e| failed(e.to_string()))?.await {
+                Ok(connection) => {
+                    let peer = quic::admit(&self.local, &connection)?;
+                    return Ok((connection, admitted_node(peer)?));
+                }
+                Err(e) => last = failed(identity::tls::explain(&e)),
+            }
+        }
+        Err(last)
+    }
+
+    fn client_config(&self) -> Result<quinn::ClientConfig, identity::Error> {
+        let tls = self.local.identity.client(self.target.name.clone())?;
+        let mut config = quinn::ClientConfig::new(Arc::new(identity::tls::quic_client(tls)?));
+        config.transport_config(Arc::new(quic::transport()));
+        Ok(config)
+    }
+
+    /// The first failure is worth a warning; of many, one a minute or so.
+    fn report(&self, error: &Error, failures: u64) {
+        let peer = self.target.name.as_ref().map_or("any node", |name| name.as_str());
+        if failures == 1 || failures.is_multiple_of(12) {
+            tracing::warn!(peer, failures, why = %error, "dialling failed; trying again");
+        } else {
+            tracing::debug!(peer, failures, why = %error, "dialling failed; trying again");
+        }
+    }
+}
+
+fn admitted_node(peer: identity::PeerName) -> Result<Admitted, Error> {
+    let serial = peer.serial.to_string();
+    match peer.role {
+        identity::Role::Node(node) => Ok(Admitted { node, role: Role::Node, serial }),
+        other => Err(Error::WrongRole(other.uri())),
+    }
+}
+
+/// Addresses that this socket can reach: one bound to IPv4 can't send to IPv6.
+async fn resolve(address: &str, local: Option<SocketAddr>) -> std::io::Result<Vec<SocketAddr>> {
+    let found = tokio::net::lookup_host(address).await?;
+    Ok(found.filter(|to| local.is_none_or(|local| local.is_ipv6() || to.is_ipv4())).take(8).collect())
+}

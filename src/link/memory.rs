@@ -1,0 +1,84 @@
+//! A link within one process: between a node and its own gateways. Frames are encoded and decoded as on any
+//! other link, so a gateway in the node and one in an edge see the same.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{CloseOrder, Event, Handle, Lane, Outlets, Peer};
+use crate::rt::{queue, tasks};
+use crate::wire::close::LinkClose;
+use crate::wire::frame::{Encoded, Frame};
+use crate::wire::ids::LinkId;
+
+/// One end of the link: who it is for the other end, under which number the other end knows the link, and
+/// where the other end wants to hear of it.
+pub struct End {
+    /// What the other end is told about this one.
+    pub peer: Peer,
+    /// Our number for the link.
+    pub id: LinkId,
+    /// Where we hear of it.
+    pub events: queue::Sender<Event>,
+}
+
+/// Joins two ends; the link lasts until the task is dropped or one end closes it.
+pub fn join(a: End, b: End) -> tasks::Task {
+    tasks::spawn("link.memory", async move {
+        let (to_b, out_a) = Handle::new(a.id, "memory", b.peer.node.to_string());
+        let (to_a, out_b) = Handle::new(b.id, "memory", a.peer.node.to_string());
+        let up_a = Event::Up { link: a.id, peer: b.peer.clone(), dialled: true, handle: to_b };
+        let up_b = Event::Up { link: b.id, peer: a.peer.clone(), dialled: false, handle: to_a };
+        if a.events.send(up_a).await.is_err() || b.events.send(up_b).await.is_err() {
+            return;
+        }
+        let why = carry(out_a, &b, out_b, &a).await;
+        let _ = a.events.send(Event::Down { link: a.id, why: why.why.clone() }).await;
+        let _ = b.events.send(Event::Down { link: b.id, why: why.why }).await;
+    })
+}
+
+struct Way {
+    id: LinkId,
+    events: queue::Sender<Event>,
+}
+
+async fn carry(mut out_a: Outlets, b: &End, mut out_b: Outlets, a: &End) -> CloseOrder {
+    let mut carriers = tasks::Group::default();
+    let both = [(std::mem::take(&mut out_a.lanes), b), (std::mem::take(&mut out_b.lanes), a)];
+    for (lanes, end) in both {
+        for lane in lanes {
+            let way = Way { id: end.id, events: end.events.clone() };
+            carriers.spawn("link.carrier", carry_lane(lane, way));
+        }
+    }
+    debug_assert_eq!(carriers.len(), 2 * Lane::COUNT);
+    let gone = || CloseOrder { code: LinkClose::Stopping, why: "the process is stopping".into() };
+    tokio::select! {
+        order = out_a.close.recv() => order.unwrap_or_else(gone),
+        order = out_b.close.recv() => order.unwrap_or_else(gone),
+    }
+}
+
+async fn carry_lane(mut lane: queue::Receiver<Encoded>, to: Way) {
+    while let Some(encoded) = lane.recv().await {
+        match decode(encoded) {
+            Ok(Some(frame)) => {
+                if to.events.send(Event::Frame { link: to.id, frame }).await.is_err() {
+                    return;
+                }
+            }
+            other => tracing::error!(?other, "a frame of ours can't be read; please report this"),
+        }
+    }
+}
+
+fn decode(encoded: Encoded) -> Result<Option<Frame>, crate::wire::frame::Error> {
+    let mut bytes = if encoded.payload.is_empty() {
+        encoded.head
+    } else {
+        let mut whole = BytesMut::with_capacity(encoded.len());
+        whole.extend_from_slice(&encoded.head);
+        whole.extend_from_slice(&encoded.payload);
+        Bytes::from(whole)
+    };
+    Frame::decode(&mut bytes)
+}

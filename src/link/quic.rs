@@ -1,0 +1,389 @@
+//! A link over QUIC: one unidirectional stream a lane and direction, opened when first needed.
+//!
+//! A stream begins with one byte, the lane's index. The control lane begins with HELLO; nothing of the
+//! other lanes is read before it came and was found good. So a link is up when both ends know each other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::{CloseOrder, Error, Event, Handle, Lane, Outlets, Peer, Role};
+use crate::identity;
+use crate::identity::tls::Identity;
+use crate::metrics;
+use crate::rt::{clock, queue, tasks};
+use crate::wire::close::LinkClose;
+use crate::wire::frame::{Encoded, Frame, Hello, OLDEST_VERSION, Reader, VERSION};
+use crate::wire::ids::{LinkId, NodeName};
+
+/// How long a peer may take to say HELLO.
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
+/// How long what is queued may take to leave when a link is closed in good order.
+const DRAIN_WITHIN: Duration = Duration::from_millis(500);
+/// Frames written with one call; their bytes share packets.
+const BATCH: usize = 64;
+/// Bytes taken from a stream at once.
+const CHUNK: usize = 64 * 1024;
+
+/// What all links of a process share.
+#[derive(Debug)]
+pub struct Local {
+    /// What we say first.
+    pub hello: Hello,
+    /// Who we are, and whom we believe.
+    pub identity: Identity,
+    /// Where links report.
+    pub events: queue::Sender<Event>,
+    next: AtomicU64,
+}
+
+impl Local {
+    /// For a process that is to have links.
+    pub fn new(hello: Hello, identity: Identity, events: queue::Sender<Event>) -> Arc<Local> {
+        Arc::new(Local { hello, identity, events, next: AtomicU64::new(1) })
+    }
+
+    /// A number that no other link of this process has.
+    pub fn next_id(&self) -> LinkId {
+        LinkId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Settings of every connection. Time-outs are a little longer than the mesh's own patience, which decides.
+pub fn transport() -> quinn::TransportConfig {
+    let mut transport = quinn::TransportConfig::default();
+    transport.max_concurrent_uni_streams(64u32.into());
+    transport.max_concurrent_bidi_streams(8u32.into());
+    // Off by default in quinn; NAT bindings for UDP may last no longer than 30 s (RFC 4787 section 4.3).
+    transport.keep_alive_interval(Some(Duration::from_secs(5)));
+    transport.max_idle_timeout(quinn::IdleTimeout::try_from(Duration::from_secs(10)).ok());
+    transport
+}
+
+/// Runs a link over an admitted connection until it ends, and reports its life. `expected` is the machine
+/// that the peer's certificate names.
+pub async fn run(local: &Local, connection: quinn::Connection, expected: Admitted, dialled: bool) {
+    let (handle, outlets) = Handle::new(local.next_id(), "quic", connection.remote_address().to_string());
+    let id = handle.id();
+    let (ready, is_ready) = watch::channel(false);
+    let (why, up) = {
+        let link = Link { local, connection: &connection, expected: &expected, dialled, is_ready };
+        link.run(handle, outlets, &ready).await
+    };
+    connection.close((why.code as u32).into(), why.why.as_bytes());
+    if up {
+        // Nobody listens any more only when the process stops.
+        let _ = local.events.send(Event::Down { link: id, why: why.why }).await;
+    } else {
+        tracing::warn!(peer = %expected.node, remote = %connection.remote_address(), why = why.why, "a link did not come up");
+    }
+}
+
+/// Who a connection's certificate says the peer is.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// Its machine.
+    pub node: NodeName,
+    /// What it is to us.
+    pub role: Role,
+    /// Serial number of the certificate, in hex.
+    pub serial: String,
+}
+
+/// Checks who is at the other end, after the handshake and again whatever TLS resumed.
+pub fn admit(local: &Local, connection: &quinn::Connection) -> Result<identity::PeerName, Error> {
+    let certificates = connection
+        .peer_identity()
+        .and_then(|identity| identity.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok())
+        .map(|chain| *chain)
+        .unwrap_or_default();
+    local.identity.trust().admit(&certificates, clock::wall().into()).map_err(Error::NotAdmitted)
+}
+
+struct Link<'a> {
+    local: &'a Local,
+    connection: &'a quinn::Connection,
+    expected: &'a Admitted,
+    dialled: bool,
+    is_ready: watch::Receiver<bool>,
+}
+
+impl Link<'_> {
+    /// Answers why it ended, and whether it was ever up.
+    async fn run(
+        self,
+        handle: Handle,
+        mut outlets: Outlets,
+        ready: &watch::Sender<bool>,
+    ) -> (CloseOrder, bool) {
+        // Control writer first: HELLO must be the first thing on the control lane.
+        let mut control = match self.say_hello().await {
+            Ok(control) => control,
+            Err(e) => return (broken(&e.to_string()), false),
+        };
+        let (failed, mut failures) = queue::bounded::<CloseOrder>("link.failures", Lane::COUNT);
+        let mut readers = tasks::Group::default();
+        let peer = match tokio::time::timeout(HELLO_WITHIN, self.await_hello(&handle, &failed, &mut readers))
+            .await
+        {
+            Ok(Ok(peer)) => peer,
+            Ok(Err(order)) => return (order, false),
+            Err(_) => return (broken("the peer said no HELLO within 5 s"), false),
+        };
+        let up = Event::Up { link: handle.id(), peer, dialled: self.dialled, handle: handle.clone() };
+        if self.local.events.send(up).await.is_err() {
+            return (stopping(), false);
+        }
+        let _ = ready.send(true);
+        let lanes = std::mem::take(&mut outlets.lanes);
+        let mut writers = Writers::start(self.connection, &mut control, lanes);
+        let order = loop {
+            tokio::select! {
+                biased;
+                Some(order) = outlets.close.recv() => break order,
+                Some(order) = failures.recv() => break order,
+                why = self.connection.closed() => break broken(&identity::tls::explain(&why)),
+                stream = self.connection.accept_uni() => match stream {
+                    Ok(stream) => self.read(stream, &handle, &failed, &mut readers),
+                    Err(why) => break broken(&identity::tls::explain(&why)),
+                },
+                () = tokio::time::sleep(Duration::from_secs(1)) => {
+                    handle.set_rtt_us(u32::try_from(self.connection.rtt().as_micros()).unwrap_or(u32::MAX));
+                }
+            }
+        };
+        if order.code == LinkClose::Stopping {
+            drop(handle);
+            writers.drain().await;
+        }
+        (order, true)
+    }
+
+    async fn say_hello(&self) -> Result<Option<quinn::SendStream>, Error> {
+        let mut stream = open(self.connection, Lane::Control).await?;
+        let hello = Frame::Hello(self.local.hello.clone()).encode();
+        write(&mut stream, &mut vec![hello.head]).await?;
+        Ok(Some(stream))
+    }
+
+    /// Accepts streams until the one with the control lane said who is there. Streams of other lanes that
+    /// come before wait in their readers.
+    async fn await_hello(
+        &self,
+        handle: &Handle,
+        failed: &queue::Sender<CloseOrder>,
+        readers: &mut tasks::Group,
+    ) -> Result<Peer, CloseOrder> {
+        loop {
+            let stream = self.connection.accept_uni().await;
+            let mut stream = stream.map_err(|why| broken(&identity::tls::explain(&why)))?;
+            let mut lane = [0u8; 1];
+            stream.read_exact(&mut lane).await.map_err(|e| broken(&e.to_string()))?;
+            if usize::from(lane[0]) != Lane::Control.index() {
+                self.spawn_reader(stream, handle, failed, readers, Reader::default());
+                continue;
+            }
+            let mut reader = Reader::default();
+            let first = next_frame(&mut stream, &mut reader).await.map_err(|e| broken(&e.to_string()))?;
+            let Some(Frame::Hello(hello)) = first else {
+                return Err(protocol("the first frame of the control lane is not HELLO"));
+            };
+            let peer = self.check_hello(hello)?;
+            self.spawn_reader(stream, handle, failed, readers, reader);
+            return Ok(peer);
+        }
+    }
+
+    fn check_hello(&self, hello: Hello) -> Result<Peer, CloseOrder> {
+        if hello.version < OLDEST_VERSION || hello.oldest > VERSION {
+            let why = format!(
+                "{} ({}) speaks versions {} to {}, we speak {OLDEST_VERSION} to {VERSION}: update the older of the two",
+                hello.node, hello.software, hello.oldest, hello.version
+            );
+            return Err(CloseOrder { code: LinkClose::Version, why });
+        }
+        if hello.node != self.expected.node {
+            let why = format!("HELLO says {}, the certificate says {}", hello.node, self.expected.node);
+            return Err(CloseOrder { code: LinkClose::NotAdmitted, why });
+        }
+        Ok(Peer {
+            node: hello.node,
+            role: self.expected.role,
+            incarnation: hello.incarnation,
+            features: hello.features,
+            software: hello.software,
+            serial: self.expected.serial.clone(),
+        })
+    }
+
+    /// A stream that came after HELLO: its lane's byte is read by its own task, so that it delays nobody.
+    fn read(
+        &self,
+        stream: quinn::RecvStream,
+        handle: &Handle,
+        failed: &queue::Sender<CloseOrder>,
+        readers: &mut tasks::Group,
+    ) {
+        let reader = Reader::default();
+        self.start_reader(stream, handle, failed, readers, reader, true);
+    }
+
+    fn spawn_reader(
+        &self,
+        stream: quinn::RecvStream,
+        handle: &Handle,
+        failed: &queue::Sender<CloseOrder>,
+        readers: &mut tasks::Group,
+        reader: Reader,
+    ) {
+        self.start_reader(stream, handle, failed, readers, reader, false);
+    }
+
+    fn start_reader(
+        &self,
+        mut stream: quinn::RecvStream,
+        handle: &Handle,
+        failed: &queue::Sender<CloseOrder>,
+        readers: &mut tasks::Group,
+        mut reader: Reader,
+        lane_byte: bool,
+    ) {
+        let (events, link, failed) = (self.local.events.clone(), handle.id(), failed.clone());
+        let mut is_ready = self.is_ready.clone();
+        readers.spawn("link.reader", async move {
+            let work = async {
+                if lane_byte {
+                    stream.read_exact(&mut [0u8; 1]).await.map_err(|e| Error::Stream(e.to_string()))?;
+                }
+                if is_ready.wait_for(|ready| *ready).await.is_err() {
+                    return Ok(());
+                }
+                while let Some(frame) = next_frame(&mut stream, &mut reader).await? {
+                    metrics::FRAMES_IN.with_label_values(&[frame.name()]).inc();
+                    if events.send(Event::Frame { link, frame }).await.is_err() {
+                        break;
+                    }
+                }
+                Ok(())
+            };
+            match work.await {
+                Ok(()) => {}
+                // The connection itself says better why it ended.
+                Err(Error::Stream(_)) => {}
+                Err(e) => {
+                    let _ = failed.try_send(protocol(&e.to_string()));
+                }
+            }
+        });
+    }
+}
+
+/// One task for each lane that writes what is queued.
+struct Writers {
+    tasks: Vec<tasks::Task>,
+}
+
+impl Writers {
+    fn start(
+        connection: &quinn::Connection,
+        control: &mut Option<quinn::SendStream>,
+        lanes: Vec<queue::Receiver<Encoded>>,
+    ) -> Writers {
+        let start = |(index, queue): (usize, queue::Receiver<Encoded>)| {
+            let (connection, stream) = (connection.clone(), if index == 0 { control.take() } else { None });
+            tasks::spawn("link.writer", async move {
+                if let Err(e) = write_lane(connection, index, stream, queue).await {
+                    // The connection's own end is reported by whoever runs the link.
+                    tracing::debug!(lane = index, why = %e, "a lane stopped writing");
+                }
+            })
+        };
+        Writers { tasks: lanes.into_iter().enumerate().map(start).collect() }
+    }
+
+    /// Lets the writers finish what is queued, for a bounded time.
+    async fn drain(&mut self) {
+        let all = async {
+            for task in self.tasks.drain(..) {
+                task.join().await;
+            }
+        };
+        // What did not leave in time is as lost as on a link that breaks.
+        let _ = tokio::time::timeout(DRAIN_WITHIN, all).await;
+    }
+}
+
+async fn write_lane(
+    connection: quinn::Connection,
+    index: usize,
+    mut stream: Option<quinn::SendStream>,
+    mut queue: queue::Receiver<Encoded>,
+) -> Result<(), Error> {
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut chunks = Vec::with_capacity(2 * BATCH);
+    while queue.recv_many(&mut batch, BATCH).await > 0 {
+        for frame in batch.drain(..) {
+            chunks.push(frame.head);
+            if !frame.payload.is_empty() {
+                chunks.push(frame.payload);
+            }
+        }
+        let stream = match &mut stream {
+            Some(stream) => stream,
+            none => none.insert(open_index(&connection, index).await?),
+        };
+        write(stream, &mut chunks).await?;
+    }
+    if let Some(mut stream) = stream {
+        // Finished already only if the peer reset it.
+        let _ = stream.finish();
+        let _ = stream.stopped().await;
+    }
+    Ok(())
+}
+
+async fn open(connection: &quinn::Connection, lane: Lane) -> Result<quinn::SendStream, Error> {
+    open_index(connection, lane.index()).await
+}
+
+async fn open_index(connection: &quinn::Connection, index: usize) -> Result<quinn::SendStream, Error> {
+    let mut stream = connection.open_uni().await.map_err(|e| Error::Stream(e.to_string()))?;
+    // Control and urgent before all others, in quinn's own scheduling too.
+    let priority = if index <= Lane::Urgent.index() { 1 } else { 0 };
+    let _ = stream.set_priority(priority);
+    stream.write_all(&[index as u8]).await.map_err(|e| Error::Stream(e.to_string()))?;
+    Ok(stream)
+}
+
+async fn write(stream: &mut quinn::SendStream, chunks: &mut Vec<Bytes>) -> Result<(), Error> {
+    let result = stream.write_all_chunks(chunks).await.map_err(|e| Error::Stream(e.to_string()));
+    chunks.clear();
+    result
+}
+
+async fn next_frame(stream: &mut quinn::RecvStream, reader: &mut Reader) -> Result<Option<Frame>, Error> {
+    loop {
+        if let Some(frame) = reader.next_frame()? {
+            return Ok(Some(frame));
+        }
+        match stream.read_chunk(CHUNK, true).await.map_err(|e| Error::Stream(e.to_string()))? {
+            Some(chunk) => reader.push(chunk.bytes),
+            None => return Ok(None),
+        }
+    }
+}
+
+fn broken(why: &str) -> CloseOrder {
+    CloseOrder { code: LinkClose::Silent, why: why.to_owned() }
+}
+
+fn protocol(why: &str) -> CloseOrder {
+    CloseOrder { code: LinkClose::Protocol, why: why.to_owned() }
+}
+
+fn stopping() -> CloseOrder {
+    CloseOrder { code: LinkClose::Stopping, why: "this process is stopping".to_owned() }
+}

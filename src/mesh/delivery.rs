@@ -1,0 +1,254 @@
+//! A message on its way: from a session to the recipient's home, to a session there, and what its sender
+//! is told. Nothing is kept here yet: a message that cannot go on is refused at once, to its sender.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{Event, MAX_HOPS, Mesh};
+use crate::wire::close::{Code, Refusal};
+use crate::wire::envelope::{Head, State, Target};
+use crate::wire::frame::{Deliver, Forward, Frame, Presence, Receipt};
+use crate::wire::ids::{AgentAddr, LinkId, NodeName, SessionNo};
+
+impl Mesh {
+    /// A session's message. The entrance authenticated the session; that it speaks for its own agent only is
+    /// checked here again, so that one faulty edge can't speak for the clients of another.
+    pub(super) fn submit(&mut self, link: LinkId, session: SessionNo, head: Head, payload: Bytes) {
+        let refusal = match self.sessions.get((link, session)) {
+            Some(known) if known.ready && known.agent == head.from => self.refusal_of(&head),
+            Some(known) => {
+                let message = format!("this session is {}, not {}", known.agent, head.from);
+                Some(Refusal::new(Code::FromMismatch, message))
+            }
+            None => Some(Refusal::new(Code::NotRegistered, "this session is not registered")),
+        };
+        if let Some(refusal) = refusal {
+            let receipt = self.refused(&head, refusal);
+            return self.send(link, Frame::Told(session, receipt));
+        }
+        self.event(Event::Taken(target_word(&head.to)));
+        match head.to.clone() {
+            Target::Agent(agent) => self.to_agent(agent, head, payload),
+            Target::Broadcast(_) => self.to_everybody(head, payload),
+            Target::Room(..) => {}
+        }
+    }
+
+    /// What can be said of a message before looking for its recipient.
+    fn refusal_of(&self, head: &Head) -> Option<Refusal> {
+        let unsupported =
+            |what: &str| Some(Refusal::new(Code::Unsupported, format!("{what} is not served yet")));
+        if *head.to.namespace() != head.from.namespace {
+            let message = format!("{} may not send into namespace {}", head.from, head.to.namespace());
+            return Some(Refusal::new(Code::Forbidden, message));
+        }
+        if head.ttl_ms == Some(0) {
+            return Some(Refusal::new(Code::Expired, "ttl_ms: 0 milliseconds were left on arrival"));
+        }
+        match (&head.to, head.receipt) {
+            (Target::Room(..), _) => unsupported("a room"),
+            _ if head.copies > 1 => unsupported("copies: 2"),
+            _ if head.not_before_ms.is_some_and(|ms| ms > 0) => unsupported("not_before_ms"),
+            (Target::Broadcast(_), Some(_)) => unsupported("a receipt for a broadcast"),
+            (_, Some(state)) if state != State::Delivered => {
+                unsupported(&format!("receipt: {}", state.as_str()))
+            }
+            _ => None,
+        }
+    }
+
+    fn to_agent(&mut self, agent: AgentAddr, head: Head, payload: Bytes) {
+        let Some((home, state)) = self.directory.home(&agent) else {
+            let message = format!("no agent {agent} was ever registered");
+            return self.refuse(head, Refusal::new(Code::UnknownRecipient, message));
+        };
+        let (home, away) = (home.clone(), state.presence != Presence::Online);
+        if home == self.config.node {
+            return self.deliver(&agent, head, payload, &home);
+        }
+        if away {
+            let message = format!("{agent} is not connected; it was last at node {home}");
+            return self.refuse(head, Refusal::new(Code::RecipientOffline, message));
+        }
+        let Some(link) = self.way_to(&home) else {
+            let message = format!("no way leads to node {home}, the home of {agent}");
+            return self.refuse(head, Refusal::new(Code::NoRoute, message));
+        };
+        let forward = Forward {
+            origin: self.config.node.clone(),
+            incarnation: self.config.incarnation,
+            number: self.number(),
+            to: vec![home],
+            hops_left: MAX_HOPS,
+            head,
+        };
+        self.send(link, Frame::Forward(forward, payload));
+    }
+
+    fn to_everybody(&mut self, head: Head, payload: Bytes) {
+        let nodes = self.directory.nodes_with(head.to.namespace());
+        let to = nodes.into_iter().filter(|node| **node != self.config.node).cloned().collect();
+        let forward = Forward {
+            origin: self.config.node.clone(),
+            incarnation: self.config.incarnation,
+            number: self.number(),
+            to,
+            hops_left: MAX_HOPS,
+            head,
+        };
+        self.deliver_broadcast(&forward.head, &payload);
+        self.send_on(forward, payload);
+    }
+
+    /// A message from another node: for this one, or to be passed on, or both.
+    pub(super) fn forward(&mut self, mut forward: Forward, payload: Bytes) {
+        if forward.hops_left == 0 {
+            let message = format!("went through {MAX_HOPS} nodes without reaching {:?}", forward.to);
+            return self.refuse_to(&forward.origin, forward.head, Refusal::new(Code::HopLimit, message));
+        }
+        forward.hops_left -= 1;
+        if let Some(at) = forward.to.iter().position(|node| *node == self.config.node) {
+            forward.to.swap_remove(at);
+            match forward.head.to.clone() {
+                Target::Agent(agent) => {
+                    return self.deliver(&agent, forward.head, payload, &forward.origin);
+                }
+                Target::Broadcast(_) => self.deliver_broadcast(&forward.head, &payload),
+                Target::Room(..) => {}
+            }
+        }
+        self.send_on(forward, payload);
+    }
+
+    /// Sends a message on, once a link, with those of its nodes that lie behind that link.
+    fn send_on(&mut self, mut forward: Forward, payload: Bytes) {
+        if let [only] = forward.to.as_slice()
+            && let Some(link) = self.way_to(only)
+        {
+            return self.send(link, Frame::Forward(forward, payload));
+        }
+        let mut by_link: BTreeMap<LinkId, Vec<NodeName>> = BTreeMap::new();
+        let mut lost = Vec::new();
+        for node in std::mem::take(&mut forward.to) {
+            match self.way_to(&node) {
+                Some(link) => by_link.entry(link).or_default().push(node),
+                None => lost.push(node),
+            }
+        }
+        for (link, to) in by_link {
+            self.send(link, Frame::Forward(Forward { to, ..forward.clone() }, payload.clone()));
+        }
+        for node in lost {
+            let message = format!("no way leads to node {node}");
+            let head = forward.head.clone();
+            self.refuse_to(&forward.origin, head, Refusal::new(Code::NoRoute, message));
+        }
+    }
+
+    /// To one session of an agent of this node.
+    fn deliver(&mut self, agent: &AgentAddr, head: Head, payload: Bytes, origin: &NodeName) {
+        let Some((link, session)) = self.sessions.next_of(agent) else {
+            let (code, message) = match self.directory.own(agent) {
+                Some(_) => (Code::RecipientOffline, format!("{agent} is not connected")),
+                None => {
+                    (Code::UnknownRecipient, format!("{agent} is not registered at {}", self.config.node))
+                }
+            };
+            return self.refuse_to(origin, head, Refusal::new(code, message));
+        };
+        let confirm = (head.receipt == Some(State::Delivered)).then(|| origin.clone());
+        self.event(Event::HandedOver);
+        self.send(link, Frame::Deliver(Deliver { sessions: vec![session], head, confirm }, payload));
+    }
+
+    /// To every agent of the namespace that is connected here, but not back to the sender: one frame for
+    /// each entrance, however many sessions it has.
+    fn deliver_broadcast(&mut self, head: &Head, payload: &Bytes) {
+        let namespace = head.to.namespace();
+        let wanted = |agent: &&AgentAddr| agent.namespace == *namespace && **agent != head.from;
+        let agents: Vec<AgentAddr> = self.sessions.agents().filter(wanted).cloned().collect();
+        let mut by_link: BTreeMap<LinkId, Vec<SessionNo>> = BTreeMap::new();
+        for agent in agents {
+            if let Some((link, session)) = self.sessions.next_of(&agent) {
+                by_link.entry(link).or_default().push(session);
+            }
+        }
+        for (link, sessions) in by_link {
+            self.event(Event::HandedOver);
+            let deliver = Deliver { sessions, head: head.clone(), confirm: None };
+            self.send(link, Frame::Deliver(deliver, payload.clone()));
+        }
+    }
+
+    /// What became of a message: for a sender of this node, or to be passed on.
+    pub(super) fn receipt(&mut self, mut receipt: Receipt) {
+        if receipt.to == self.config.node {
+            for (link, session) in self.sessions.of(&receipt.sender) {
+                self.send(link, Frame::Told(session, receipt.clone()));
+            }
+            return;
+        }
+        if receipt.hops_left > 0
+            && let Some(link) = self.way_to(&receipt.to)
+        {
+            receipt.hops_left -= 1;
+            self.send(link, Frame::Receipt(receipt));
+        }
+    }
+
+    /// A frame did not fit into its link's queue. A message's sender is told; announcements and calls are
+    /// caught up with, or time out.
+    pub(super) fn unsent(&mut self, link: LinkId, frame: Frame) {
+        let full = |what: &str| Refusal::new(Code::Unavailable, format!("the queue towards {what} is full"));
+        let peer = self.links.get(&link).map_or_else(String::new, |link| link.peer.to_string());
+        match frame {
+            Frame::Forward(forward, _) => self.refuse_to(&forward.origin, forward.head, full(&peer)),
+            Frame::Deliver(deliver, _) => {
+                let origin = match self.directory.home(&deliver.head.from) {
+                    Some((home, _)) => home.clone(),
+                    None => return,
+                };
+                self.refuse_to(&origin, deliver.head, full("the recipient"));
+            }
+            frame => self.event(Event::Ignored(link, frame.name())),
+        }
+    }
+
+    fn refuse(&mut self, head: Head, refusal: Refusal) {
+        let here = self.config.node.clone();
+        self.refuse_to(&here, head, refusal);
+    }
+
+    fn refuse_to(&mut self, origin: &NodeName, head: Head, refusal: Refusal) {
+        let receipt = Receipt { to: origin.clone(), ..self.refused(&head, refusal) };
+        self.receipt(receipt);
+    }
+
+    fn refused(&mut self, head: &Head, refusal: Refusal) -> Receipt {
+        self.event(Event::Refused(refusal.code.as_str()));
+        let recipient = match &head.to {
+            Target::Agent(agent) => agent.clone(),
+            // A broadcast is refused as a whole only before it has recipients: its sender stands for them.
+            Target::Broadcast(_) | Target::Room(..) => head.from.clone(),
+        };
+        Receipt {
+            to: self.config.node.clone(),
+            sender: head.from.clone(),
+            id: head.id.clone(),
+            recipient,
+            node: self.config.node.clone(),
+            state: State::Dead,
+            refusal: Some(refusal),
+            hops_left: MAX_HOPS,
+        }
+    }
+}
+
+fn target_word(target: &Target) -> &'static str {
+    match target {
+        Target::Agent(_) => "agent",
+        Target::Broadcast(_) => "broadcast",
+        Target::Room(..) => "room",
+    }
+}

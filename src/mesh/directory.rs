@@ -1,0 +1,237 @@
+//! Which agents there are, and where each one's home is: every node's list, as it announces it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::wire::frame::{AgentState, Agents, Presence};
+use crate::wire::ids::{AgentAddr, Incarnation, Namespace, NodeName};
+
+/// Agents that one node may have; the whole list must fit into one frame's head.
+pub const MAX_AGENTS: usize = 20_000;
+
+/// One node's list.
+#[derive(Debug, Default)]
+struct List {
+    incarnation: Incarnation,
+    version: u64,
+    agents: BTreeMap<AgentAddr, AgentState>,
+}
+
+/// What came of an announcement.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Learned {
+    /// It was newer: pass it on. These agents changed.
+    News(Vec<AgentAddr>),
+    /// It is known already.
+    Old,
+    /// Something between is missing: ask for the whole list.
+    Gap,
+}
+
+/// Everybody's lists, and an index of them by agent.
+#[derive(Debug)]
+pub struct Directory {
+    me: NodeName,
+    lists: BTreeMap<NodeName, List>,
+    homes: BTreeMap<AgentAddr, BTreeSet<NodeName>>,
+}
+
+impl Directory {
+    /// Starts with the agents that this node knew before it was restarted; nobody is connected.
+    pub fn new(me: NodeName, incarnation: Incarnation, known: Vec<AgentState>) -> Directory {
+        let mut directory = Directory { me: me.clone(), lists: BTreeMap::new(), homes: BTreeMap::new() };
+        let list = List { incarnation, version: 1, agents: BTreeMap::new() };
+        directory.lists.insert(me.clone(), list);
+        for mut state in known.into_iter().take(MAX_AGENTS) {
+            state.presence = Presence::Away;
+            directory.set(&me, state);
+        }
+        directory
+    }
+
+    /// Changes an agent of this node; answers what to announce.
+    pub fn change(&mut self, state: AgentState) -> Option<Agents> {
+        let me = self.me.clone();
+        let list = self.lists.get_mut(&me)?;
+        let base = list.version;
+        list.version += 1;
+        let news = Agents {
+            origin: me.clone(),
+            incarnation: list.incarnation,
+            base: Some(base),
+            version: list.version,
+            agents: vec![state.clone()],
+        };
+        self.set(&me, state);
+        Some(news)
+    }
+
+    /// Takes another node's announcement.
+    pub fn learn(&mut self, news: Agents) -> Learned {
+        if news.origin == self.me || news.agents.len() > MAX_AGENTS {
+            return Learned::Old;
+        }
+        let have = self.lists.get(&news.origin).map_or((Incarnation(0), 0), |l| (l.incarnation, l.version));
+        if have >= (news.incarnation, news.version) {
+            return Learned::Old;
+        }
+        let changed = match news.base {
+            Some(base) if have != (news.incarnation, base) => return Learned::Gap,
+            Some(_) => news.agents.iter().map(|state| state.agent.clone()).collect(),
+            None => self.clear(&news.origin, &news.agents),
+        };
+        let list = self.lists.entry(news.origin.clone()).or_default();
+        list.incarnation = news.incarnation;
+        list.version = news.version;
+        for state in news.agents {
+            self.set(&news.origin, state);
+        }
+        Learned::News(changed)
+    }
+
+    /// The whole list of a node, to hand to a peer that lacks it.
+    pub fn whole(&self, node: &NodeName) -> Option<Agents> {
+        let list = self.lists.get(node)?;
+        Some(Agents {
+            origin: node.clone(),
+            incarnation: list.incarnation,
+            base: None,
+            version: list.version,
+            agents: list.agents.values().cloned().collect(),
+        })
+    }
+
+    /// The newest version of a node's list that is known.
+    pub fn version(&self, node: &NodeName) -> (Incarnation, u64) {
+        self.lists.get(node).map_or((Incarnation(0), 0), |list| (list.incarnation, list.version))
+    }
+
+    /// An agent as this node itself has it.
+    pub fn own(&self, agent: &AgentAddr) -> Option<&AgentState> {
+        self.lists.get(&self.me)?.agents.get(agent)
+    }
+
+    /// How many agents this node has.
+    pub fn own_count(&self) -> usize {
+        self.lists.get(&self.me).map_or(0, |list| list.agents.len())
+    }
+
+    /// Agents of this node that are away since before `registered_ms`.
+    pub fn own_away_before(&self, registered_ms: u64) -> Vec<AgentAddr> {
+        let Some(list) = self.lists.get(&self.me) else { return Vec::new() };
+        let old = |s: &&AgentState| s.presence == Presence::Away && s.registered_ms < registered_ms;
+        list.agents.values().filter(old).map(|state| state.agent.clone()).collect()
+    }
+
+    /// An agent's home: where it is connected, or else was last; the newest registration wins.
+    pub fn home(&self, agent: &AgentAddr) -> Option<(&NodeName, &AgentState)> {
+        self.everywhere(agent)
+            .max_by_key(|(node, state)| (state.presence == Presence::Online, state.registered_ms, *node))
+    }
+
+    /// Every node that has this agent.
+    pub fn everywhere(&self, agent: &AgentAddr) -> impl Iterator<Item = (&NodeName, &AgentState)> {
+        let nodes = self.homes.get(agent).into_iter().flatten();
+        nodes.filter_map(|node| Some((node, self.lists.get(node)?.agents.get(agent)?)))
+    }
+
+    /// Every agent of a namespace (or of all) with its home, by name.
+    pub fn agents(&self, namespace: Option<&Namespace>) -> impl Iterator<Item = (&NodeName, &AgentState)> {
+        let wanted = move |agent: &&AgentAddr| namespace.is_none_or(|n| agent.namespace == *n);
+        self.homes.keys().filter(wanted).filter_map(|agent| self.home(agent))
+    }
+
+    /// The nodes at which agents of a namespace are connected.
+    pub fn nodes_with(&self, namespace: &Namespace) -> BTreeSet<&NodeName> {
+        self.agents(Some(namespace))
+            .filter(|(_, state)| state.presence == Presence::Online)
+            .map(|(node, _)| node)
+            .collect()
+    }
+
+    /// Agents connected at a node.
+    pub fn online_at(&self, node: &NodeName) -> usize {
+        let online = |state: &&AgentState| state.presence == Presence::Online;
+        self.lists.get(node).map_or(0, |list| list.agents.values().filter(online).count())
+    }
+
+    fn set(&mut self, node: &NodeName, state: AgentState) {
+        let Some(list) = self.lists.get_mut(node) else { return };
+        let agent = state.agent.clone();
+        if state.presence == Presence::Gone {
+            list.agents.remove(&agent);
+            if let Some(nodes) = self.homes.get_mut(&agent) {
+                nodes.remove(node);
+                if nodes.is_empty() {
+                    self.homes.remove(&agent);
+                }
+            }
+            return;
+        }
+        list.agents.insert(agent.clone(), state);
+        self.homes.entry(agent).or_default().insert(node.clone());
+    }
+
+    /// Empties a node's list before a whole one comes; answers every agent that the two touch.
+    fn clear(&mut self, node: &NodeName, coming: &[AgentState]) -> Vec<AgentAddr> {
+        let mut touched: BTreeSet<AgentAddr> = coming.iter().map(|state| state.agent.clone()).collect();
+        let old = self.lists.get_mut(node).map(|list| std::mem::take(&mut list.agents)).unwrap_or_default();
+        for agent in old.into_keys() {
+            if let Some(nodes) = self.homes.get_mut(&agent) {
+                nodes.remove(node);
+                if nodes.is_empty() {
+                    self.homes.remove(&agent);
+                }
+            }
+            touched.insert(agent);
+        }
+        touched.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::ids::AgentName;
+
+    fn node(name: &str) -> NodeName {
+        NodeName::new(name).unwrap()
+    }
+
+    fn agent(name: &str) -> AgentAddr {
+        AgentAddr::new(Namespace::new("trishula").unwrap(), AgentName::new(name).unwrap())
+    }
+
+    fn state(name: &str, presence: Presence, registered_ms: u64) -> AgentState {
+        AgentState { agent: agent(name), presence, registered_ms, shared: false, capabilities: Vec::new() }
+    }
+
+    fn news(origin: &str, base: Option<u64>, version: u64, agents: Vec<AgentState>) -> Agents {
+        Agents { origin: node(origin), incarnation: Incarnation(1), base, version, agents }
+    }
+
+    #[test]
+    fn the_newest_registration_is_the_home_and_a_connected_one_wins() {
+        // covers T05, T06
+        let mut directory = Directory::new(node("dc"), Incarnation(1), Vec::new());
+        directory.learn(news("agni", None, 1, vec![state("planner", Presence::Online, 10)]));
+        directory.learn(news("rushabdev", None, 1, vec![state("planner", Presence::Away, 20)]));
+        assert_eq!(directory.home(&agent("planner")).unwrap().0.as_str(), "agni");
+        directory.learn(news("rushabdev", Some(1), 2, vec![state("planner", Presence::Online, 20)]));
+        assert_eq!(directory.home(&agent("planner")).unwrap().0.as_str(), "rushabdev");
+        directory.learn(news("rushabdev", Some(2), 3, vec![state("planner", Presence::Gone, 20)]));
+        assert_eq!(directory.home(&agent("planner")).unwrap().0.as_str(), "agni");
+    }
+
+    #[test]
+    fn a_change_whose_base_is_missing_asks_for_the_whole_list() {
+        // covers T01
+        let mut directory = Directory::new(node("dc"), Incarnation(1), Vec::new());
+        assert_eq!(directory.learn(news("agni", Some(4), 5, vec![])), Learned::Gap);
+        let whole = news("agni", None, 5, vec![state("a", Presence::Online, 1)]);
+        assert_eq!(directory.learn(whole.clone()), Learned::News(vec![agent("a")]));
+        assert_eq!(directory.learn(whole), Learned::Old);
+        let later = news("agni", None, 7, vec![state("b", Presence::Online, 1)]);
+        assert_eq!(directory.learn(later), Learned::News(vec![agent("a"), agent("b")]));
+        assert!(directory.home(&agent("a")).is_none(), "what the whole list lacks is gone");
+    }
+}

@@ -1,0 +1,99 @@
+//! Announcements: passed on to every other neighbour when they are news, and caught up with by comparing
+//! what both ends of a link have, when it comes up and every ten seconds.
+
+use bytes::Bytes;
+
+use super::directory::Learned;
+use super::{Mesh, Output};
+use crate::wire::frame::{Agents, Frame, Known, LinkState};
+use crate::wire::ids::{LinkId, NodeName};
+
+impl Mesh {
+    /// Sends a frame to every neighbour but the one it came from.
+    pub(super) fn flood(&mut self, frame: &Frame, except: Option<LinkId>) {
+        let links: Vec<LinkId> = self.neighbours.values().copied().filter(|id| Some(*id) != except).collect();
+        for link in links {
+            self.send(link, frame.clone());
+        }
+    }
+
+    pub(super) fn link_state(&mut self, from: LinkId, news: LinkState) {
+        if self.topology.learn(news.clone()) {
+            self.flood(&Frame::LinkState(news), Some(from));
+        }
+    }
+
+    pub(super) fn agents(&mut self, from: LinkId, news: Agents) {
+        match self.directory.learn(news.clone()) {
+            Learned::Old => {}
+            Learned::Gap => self.send_digest(from),
+            Learned::News(changed) => {
+                self.flood(&Frame::Agents(news), Some(from));
+                self.yield_to_newer_homes(&changed);
+            }
+        }
+    }
+
+    pub(super) fn send_digests(&mut self) {
+        let links: Vec<LinkId> = self.neighbours.values().copied().collect();
+        for link in links {
+            self.send_digest(link);
+        }
+    }
+
+    pub(super) fn send_digest(&mut self, link: LinkId) {
+        let known = |state: &LinkState| {
+            let (incarnation, agents_version) = self.directory.version(&state.origin);
+            // The two kinds of announcement can be of different lives; an older list counts as none.
+            let agents_version = if incarnation == state.incarnation { agents_version } else { 0 };
+            Known {
+                origin: state.origin.clone(),
+                incarnation: state.incarnation,
+                links_version: state.version,
+                agents_version,
+            }
+        };
+        let digest = self.topology.all().map(known).collect();
+        self.send(link, Frame::Digest(digest));
+    }
+
+    /// Sends what the peer lacks of what we have; what we lack it sends for our own digest.
+    pub(super) fn digest(&mut self, link: LinkId, theirs: &[Known]) {
+        let nodes: Vec<NodeName> = self.topology.all().map(|state| state.origin.clone()).collect();
+        for node in nodes {
+            let known = theirs.iter().find(|known| known.origin == node);
+            let has = known.map(|k| (k.incarnation, k.links_version));
+            if let Some(state) = self.topology.announced(&node)
+                && has < Some((state.incarnation, state.version))
+            {
+                let state = state.clone();
+                self.send(link, Frame::LinkState(state));
+            }
+            let has = known.map(|k| (k.incarnation, k.agents_version));
+            if has < Some(self.directory.version(&node))
+                && let Some(whole) = self.directory.whole(&node)
+            {
+                self.send(link, Frame::Agents(whole));
+            }
+        }
+    }
+
+    /// A peer has a newer revocation list than we: the driver verifies it first.
+    pub(super) fn offered_revocations(&mut self, number: u64, der: Bytes) {
+        if self.revocations.as_ref().is_none_or(|(have, _)| *have < number) {
+            self.outputs.push_back(Output::Revocations(number, der));
+        }
+    }
+
+    /// A verified list: it goes to every link, entrances too.
+    pub(super) fn set_revocations(&mut self, number: u64, der: Bytes) {
+        if self.revocations.as_ref().is_some_and(|(have, _)| *have >= number) {
+            return;
+        }
+        self.revocations = Some((number, der.clone()));
+        let links: Vec<LinkId> = self.links.keys().copied().collect();
+        for link in links {
+            self.send(link, Frame::Revocations(number, der.clone()));
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What goes into the mesh and what comes out of it.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::wire::close::LinkClose;
+use crate::wire::frame::{AgentState, Call, Frame, Method};
+use crate::wire::ids::{AgentAddr, Incarnation, LinkId, NodeName, Sequence};
+
+/// A moment on the driver's monotonic clock, in microseconds. The mesh never asks for it: it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// This much later.
+    pub fn after(self, wait: Duration) -> Time {
+        Time(self.0.saturating_add(wait.as_micros() as u64))
+    }
+
+    /// How long ago `earlier` was; zero if it is not earlier.
+    pub fn since(self, earlier: Time) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// What a node is before it meets anybody.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its name.
+    pub node: NodeName,
+    /// Its life: persisted before the mesh is made.
+    pub incarnation: Incarnation,
+    /// Whether it holds the key of the mesh CA.
+    pub holds_ca: bool,
+    /// Where others may dial it.
+    pub addresses: Vec<String>,
+    /// Between signs of life on a link.
+    pub heartbeat: Duration,
+    /// A link that is silent for so long is closed.
+    pub silence: Duration,
+}
+
+impl Config {
+    /// With the default times: a sign of life each second, five seconds of patience.
+    pub fn new(node: NodeName, incarnation: Incarnation) -> Config {
+        Config {
+            node,
+            incarnation,
+            holds_ca: false,
+            addresses: Vec::new(),
+            heartbeat: Duration::from_secs(1),
+            silence: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What a peer is to this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Another node: routes lead through it.
+    Node,
+    /// An entrance for clients.
+    Entrance,
+}
+
+/// Names a record until it is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// What is to be written and fsynced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// This agent is registered here.
+    Agent(AgentState),
+    /// This agent is no longer known here.
+    Forget(AgentAddr),
+}
+
+/// What happened. One enum, one inbox: what the mesh does depends on nothing else.
+#[derive(Debug)]
+pub enum Input {
+    /// A peer is authenticated and said HELLO.
+    LinkUp {
+        /// The driver's number for the link.
+        link: LinkId,
+        /// The peer's machine.
+        peer: NodeName,
+        /// What it is to us.
+        role: Role,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Whether we dialled.
+        dialled: bool,
+        /// Round trip of the handshake in microseconds; 0: not known.
+        rtt_us: u32,
+    },
+    /// A link is over.
+    LinkDown(LinkId),
+    /// A frame came.
+    Frame(LinkId, Frame),
+    /// A frame that was to be sent did not fit into the link's queue.
+    Unsent(LinkId, Frame),
+    /// A record is on disk.
+    Persisted(Ticket),
+    /// A record could not be written.
+    PersistFailed(Ticket, String),
+    /// Ask another node something; [`Output::Answered`] has the same number.
+    Ask {
+        /// The caller's number.
+        number: Sequence,
+        /// Whom; `None`: the holder of the CA.
+        to: Option<NodeName>,
+        /// What.
+        method: Method,
+        /// With what.
+        body: Bytes,
+        /// How long to wait.
+        within: Duration,
+    },
+    /// The driver's answer to [`Output::Asked`].
+    Answer(Call, Result<Bytes, String>),
+    /// A revocation list that was verified.
+    Revocations(u64, Bytes),
+    /// This node is stopping: tell the peers to come back after so many milliseconds.
+    Stop(u64),
+    /// Time has passed; with the wall clock in milliseconds.
+    Tick(u64),
+}
+
+/// What is to be done. The driver does it and says what came of it by an [`Input`].
+#[derive(Debug)]
+pub enum Output {
+    /// Queue this frame; if it does not fit, say [`Input::Unsent`].
+    Send(LinkId, Frame),
+    /// Close the link; [`Input::LinkDown`] follows.
+    Close(LinkId, LinkClose, String),
+    /// Write and fsync, then say [`Input::Persisted`].
+    Persist(Ticket, Record),
+    /// Somebody asks this node something.
+    Asked(Call, Bytes),
+    /// What came of an [`Input::Ask`]: the way it took, and the answer.
+    Answered(Sequence, Result<(Vec<NodeName>, Bytes), AskFailed>),
+    /// A newer revocation list came: verify it, then say [`Input::Revocations`].
+    Revocations(u64, Bytes),
+    /// For the log and the metrics.
+    Event(Event),
+}
+
+/// Why an [`Input::Ask`] has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AskFailed {
+    /// No such node was ever seen.
+    UnknownNode(NodeName),
+    /// Nobody in reach holds the CA.
+    NoHolder,
+    /// No way leads there now.
+    NoRoute(NodeName),
+    /// No answer in time.
+    TimedOut(NodeName),
+    /// It answered with an error.
+    Refused(NodeName, String),
+    /// Too many wait already.
+    Busy,
+}
+
+/// Something worth a line in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A way to this node exists now.
+    Reachable(NodeName),
+    /// No way leads to this node any more.
+    Unreachable(NodeName),
+    /// A second connection of the same two nodes was closed.
+    Settled {
+        /// The peer.
+        peer: NodeName,
+        /// The link that is kept.
+        kept: LinkId,
+        /// The link that is closed.
+        closed: LinkId,
+    },
+    /// A message was taken from a client: for an agent, a broadcast or a room.
+    Taken(&'static str),
+    /// A message was handed to an entrance.
+    HandedOver,
+    /// A message was refused.
+    Refused(&'static str),
+    /// Another process calls itself by this node's name.
+    NameClash(LinkId),
+    /// A frame that makes no sense on this link was ignored.
+    Ignored(LinkId, &'static str),
+}
+
+impl fmt::Display for AskFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AskFailed::UnknownNode(node) => write!(f, "no node {node} is known"),
+            AskFailed::NoHolder => f.write_str("no node in reach holds the CA"),
+            AskFailed::NoRoute(node) => write!(f, "no way leads to {node}"),
+            AskFailed::TimedOut(node) => write!(f, "{node} did not answer in time"),
+            AskFailed::Refused(node, why) => write!(f, "{node} refused: {why}"),
+            AskFailed::Busy => f.write_str("too many calls are under way"),
+        }
+    }
+}

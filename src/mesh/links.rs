@@ -1,0 +1,204 @@
+//! Links coming up and going down, double connections, signs of life.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Event, Mesh, Output, Role, Time};
+use crate::wire::close::LinkClose;
+use crate::wire::frame::{Adjacency, Frame};
+use crate::wire::ids::{Incarnation, LinkId, NodeName, SessionNo};
+
+/// A round trip is announced again when it has changed by more than this share of itself …
+const RTT_CHANGE: f64 = 0.25;
+/// … and by more than this, in microseconds: on a fast network every measurement differs by a half.
+const RTT_CHANGE_US: u32 = 2_000;
+/// What a link is taken to cost before it was measured, in microseconds.
+const RTT_UNKNOWN_US: u32 = 100_000;
+
+/// What the mesh knows of one link.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) peer: NodeName,
+    pub(super) role: Role,
+    pub(super) incarnation: Incarnation,
+    pub(super) dialled: bool,
+    pub(super) up_since: Time,
+    /// When something came last.
+    pub(super) heard: Time,
+    /// Smoothed, in microseconds (RFC 6298: an eighth of each new measurement); 0: not measured.
+    pub(super) rtt_us: u32,
+    /// As announced last.
+    announced_us: u32,
+    ping: Option<(u64, Time)>,
+    next_ping: u64,
+    /// The peer is stopping: no way leads over this link any more.
+    pub(super) leaving: bool,
+    pub(super) sessions: BTreeSet<SessionNo>,
+}
+
+impl Link {
+    pub(super) fn new(
+        peer: NodeName,
+        role: Role,
+        incarnation: Incarnation,
+        dialled: bool,
+        rtt_us: u32,
+        now: Time,
+    ) -> Link {
+        Link {
+            peer,
+            role,
+            incarnation,
+            dialled,
+            up_since: now,
+            heard: now,
+            rtt_us,
+            announced_us: 0,
+            ping: None,
+            next_ping: 0,
+            leaving: false,
+            sessions: BTreeSet::new(),
+        }
+    }
+
+    fn cost_us(&self) -> u32 {
+        if self.rtt_us == 0 { RTT_UNKNOWN_US } else { self.rtt_us }
+    }
+
+    fn measured(&mut self, rtt: Duration) {
+        let sample = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).max(1);
+        self.rtt_us = match self.rtt_us {
+            0 => sample,
+            old => ((u64::from(old) * 7 + u64::from(sample)) / 8) as u32,
+        };
+    }
+
+    fn changed_much(&self) -> bool {
+        let difference = self.cost_us().abs_diff(self.announced_us);
+        difference > RTT_CHANGE_US && f64::from(difference) > f64::from(self.announced_us) * RTT_CHANGE
+    }
+}
+
+impl Mesh {
+    pub(super) fn link_up(&mut self, id: LinkId, link: Link) {
+        let (peer, role) = (link.peer.clone(), link.role);
+        if role == Role::Node && peer == self.config.node {
+            self.event(Event::NameClash(id));
+            let why = format!("this node is called {peer} itself; give one of the two another name");
+            return self.outputs.push_back(Output::Close(id, LinkClose::NotAdmitted, why));
+        }
+        if role == Role::Node && !self.settle(id, &link) {
+            return;
+        }
+        self.links.insert(id, link);
+        if let Some((number, der)) = self.revocations.clone() {
+            self.send(id, Frame::Revocations(number, der));
+        }
+        if role == Role::Node {
+            self.neighbours.insert(peer, id);
+            self.announce_links();
+            self.send_digest(id);
+        }
+        self.ping(id);
+    }
+
+    /// Two nodes that dial each other at once have two connections. Both ends keep the same one: that of the
+    /// newer life; else, when each dialled one, that which the node with the smaller name dialled; else the
+    /// newer. Answers whether the new one stays.
+    fn settle(&mut self, id: LinkId, link: &Link) -> bool {
+        let Some(&other_id) = self.neighbours.get(&link.peer) else { return true };
+        let Some(other) = self.links.get(&other_id) else { return true };
+        let me_dials = self.config.node < link.peer;
+        let (keep_new, code) = if link.incarnation != other.incarnation {
+            (link.incarnation > other.incarnation, LinkClose::Superseded)
+        } else if link.dialled != other.dialled {
+            (link.dialled == me_dials, LinkClose::Duplicate)
+        } else {
+            (true, LinkClose::Duplicate)
+        };
+        let (kept, closed) = if keep_new { (id, other_id) } else { (other_id, id) };
+        self.event(Event::Settled { peer: link.peer.clone(), kept, closed });
+        let why = format!("another connection of {} and {} is kept", self.config.node, link.peer);
+        self.outputs.push_back(Output::Close(closed, code, why));
+        if keep_new {
+            self.links.remove(&other_id);
+        }
+        keep_new
+    }
+
+    pub(super) fn link_down(&mut self, id: LinkId) {
+        let Some(link) = self.links.remove(&id) else { return };
+        for session in link.sessions {
+            self.session_over(id, session, false);
+        }
+        if self.neighbours.get(&link.peer) == Some(&id) {
+            self.neighbours.remove(&link.peer);
+            self.announce_links();
+        }
+    }
+
+    /// The peer stops: routes change now, while it still passes on what is under way.
+    pub(super) fn goodbye(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.leaving = true;
+            self.announce_links();
+        }
+    }
+
+    pub(super) fn announce_links(&mut self) {
+        let mut links = Vec::with_capacity(self.neighbours.len());
+        for (peer, id) in &self.neighbours {
+            let Some(link) = self.links.get_mut(id).filter(|link| !link.leaving) else { continue };
+            link.announced_us = link.cost_us();
+            links.push(Adjacency { peer: peer.clone(), rtt_us: link.announced_us });
+        }
+        if let Some(own) = self.topology.announce(links) {
+            self.flood(&Frame::LinkState(own), None);
+        }
+    }
+
+    /// Pings every link, closes those that are silent, and announces round trips that have changed much.
+    pub(super) fn heartbeat(&mut self) {
+        let ids: Vec<LinkId> = self.links.keys().copied().collect();
+        for id in ids {
+            let Some(link) = self.links.get(&id) else { continue };
+            let silent = self.now.since(link.heard);
+            if silent >= self.config.silence {
+                let why = format!("nothing came from {} for {:.1} s", link.peer, silent.as_secs_f64());
+                self.outputs.push_back(Output::Close(id, LinkClose::Silent, why));
+                self.link_down(id);
+            } else {
+                self.ping(id);
+            }
+        }
+        let changed = self.neighbours.values().filter_map(|id| self.links.get(id)).any(Link::changed_much);
+        if changed {
+            self.announce_links();
+        }
+    }
+
+    fn ping(&mut self, id: LinkId) {
+        let now = self.now;
+        let Some(link) = self.links.get_mut(&id) else { return };
+        // One at a time: a pong that is late measures the queue it waited in, and that is the truth.
+        if link.ping.is_none_or(|(_, sent)| now.since(sent) >= self.config.silence) {
+            link.next_ping += 1;
+            link.ping = Some((link.next_ping, now));
+            let number = link.next_ping;
+            self.send(id, Frame::Ping(number));
+        }
+    }
+
+    pub(super) fn pong(&mut self, id: LinkId, number: u64) {
+        let now = self.now;
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if let Some((_, sent)) = link.ping.filter(|(expected, _)| *expected == number) {
+            link.ping = None;
+            let first = link.rtt_us == 0;
+            link.measured(now.since(sent));
+            if first && link.role == Role::Node {
+                self.announce_links();
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The core: a state machine that decides, and touches no socket, disk, clock or random source.
+//!
+//! It is told the time and what happened, by [`Mesh::handle`], and answers with what to do, by
+//! [`Mesh::poll_output`]. The order of calls for a driver:
+//!
+//! 1. `handle(now, input)` with the next thing that happened;
+//! 2. `poll_output()` until it answers `None`, doing each output; what comes of it is an input again;
+//! 3. arm a timer for `next_timeout()`, and say [`Input::Tick`] when it fires.
+//!
+//! The same inputs in the same order give the same outputs: a whole cluster runs in one thread under a
+//! simulated network and clock, and a seed replays it.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | [`io`] | inputs, outputs, events |
+//! | [`topology`] | who links to whom, and the shortest way to everybody |
+//! | [`directory`] | which agents there are, and where each one's home is |
+//! | `links` | links coming up and going down, double connections, signs of life |
+//! | `flooding` | announcements passed on, and caught up with on a new link |
+//! | `sessions` | agents registered here, through which entrance |
+//! | `delivery` | a message on its way, and what its sender is told |
+//! | `calls` | questions from node to node |
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::wire::frame::{AgentState, Frame, LinkState};
+use crate::wire::ids::{LinkId, NodeName, Sequence};
+
+mod calls;
+mod delivery;
+pub mod directory;
+mod flooding;
+pub mod io;
+mod links;
+mod sessions;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+pub mod topology;
+
+pub use io::{AskFailed, Config, Event, Input, Output, Record, Role, Ticket, Time};
+pub use snapshot::{LinkView, NodeView, Snapshot};
+
+use calls::Calls;
+use directory::Directory;
+use links::Link;
+use sessions::Sessions;
+use topology::Topology;
+
+/// Nodes that a message or a call may go through.
+pub const MAX_HOPS: u8 = 16;
+/// Between two comparisons of what each end of a link has.
+const DIGEST_EVERY: Duration = Duration::from_secs(10);
+/// An agent that was away for so long is forgotten, in milliseconds of the wall clock: 30 days.
+const FORGET_AFTER_MS: u64 = 30 * 24 * 3600 * 1000;
+
+/// One node's view of the mesh, and everything it decides.
+#[derive(Debug)]
+pub struct Mesh {
+    config: Config,
+    now: Time,
+    links: BTreeMap<LinkId, Link>,
+    /// The link that is used to each neighbour.
+    neighbours: BTreeMap<NodeName, LinkId>,
+    topology: Topology,
+    directory: Directory,
+    sessions: Sessions,
+    calls: Calls,
+    revocations: Option<(u64, Bytes)>,
+    stopping: bool,
+    next_number: u64,
+    next_ticket: u64,
+    next_heartbeat: Time,
+    next_digest: Time,
+    outputs: VecDeque<Output>,
+}
+
+impl Mesh {
+    /// A node that has just started and knows the agents that were registered with it before.
+    pub fn new(config: Config, now: Time, known: Vec<AgentState>) -> Mesh {
+        let own = LinkState {
+            origin: config.node.clone(),
+            incarnation: config.incarnation,
+            version: 1,
+            links: Vec::new(),
+            holds_ca: config.holds_ca,
+            addresses: config.addresses.clone(),
+        };
+        Mesh {
+            now,
+            links: BTreeMap::new(),
+            neighbours: BTreeMap::new(),
+            topology: Topology::new(own),
+            directory: Directory::new(config.node.clone(), config.incarnation, known),
+            sessions: Sessions::default(),
+            calls: Calls::default(),
+            revocations: None,
+            stopping: false,
+            next_number: 0,
+            next_ticket: 0,
+            next_heartbeat: now.after(config.heartbeat),
+            next_digest: now.after(DIGEST_EVERY),
+            outputs: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// This node's name.
+    pub fn node(&self) -> &NodeName {
+        &self.config.node
+    }
+
+    /// Takes what happened. Never fails: what makes no sense is reported as [`Event::Ignored`].
+    pub fn handle(&mut self, now: Time, input: Input) {
+        self.now = now;
+        match input {
+            Input::LinkUp { link, peer, role, incarnation, dialled, rtt_us } => {
+                self.link_up(link, Link::new(peer, role, incarnation, dialled, rtt_us, now));
+            }
+            Input::LinkDown(link) => self.link_down(link),
+            Input::Frame(link, frame) => self.frame(link, frame),
+            Input::Unsent(link, frame) => self.unsent(link, frame),
+            Input::Persisted(ticket) => self.persisted(ticket),
+            Input::PersistFailed(ticket, why) => self.persist_failed(ticket, &why),
+            Input::Ask { number, to, method, body, within } => self.ask(number, to, method, body, within),
+            Input::Answer(call, result) => self.answer(call, result),
+            Input::Revocations(number, der) => self.set_revocations(number, der),
+            Input::Stop(come_back_ms) => self.stop(come_back_ms),
+            Input::Tick(wall_ms) => self.tick(wall_ms),
+        }
+        self.refresh_routes();
+    }
+
+    /// The next thing to do; `None`: nothing until the next input.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Input::Tick`] is due at the latest.
+    pub fn next_timeout(&self) -> Time {
+        let first = self.next_heartbeat.min(self.next_digest);
+        self.calls.next_deadline().map_or(first, |deadline| first.min(deadline))
+    }
+
+    fn frame(&mut self, link: LinkId, frame: Frame) {
+        let Some(from) = self.links.get_mut(&link) else { return };
+        from.heard = self.now;
+        let role = from.role;
+        match (role, frame) {
+            (_, Frame::Ping(number)) => self.send(link, Frame::Pong(number)),
+            (_, Frame::Pong(number)) => self.pong(link, number),
+            (_, Frame::Revocations(number, der)) => self.offered_revocations(number, der),
+            (_, Frame::Receipt(receipt)) => self.receipt(receipt),
+            (Role::Node, Frame::Goodbye(_)) => self.goodbye(link),
+            (Role::Node, Frame::LinkState(news)) => self.link_state(link, news),
+            (Role::Node, Frame::Agents(news)) => self.agents(link, news),
+            (Role::Node, Frame::Digest(known)) => self.digest(link, &known),
+            (Role::Node, Frame::Call(call, body)) => self.call(call, body),
+            (Role::Node, Frame::Reply(reply, body)) => self.reply(reply, body),
+            (Role::Node, Frame::Forward(forward, payload)) => self.forward(forward, payload),
+            (Role::Entrance, Frame::Attach(attach)) => self.attach(link, attach),
+            (Role::Entrance, Frame::Detach(session, forget)) => self.detach(link, session, forget),
+            (Role::Entrance, Frame::Submit(session, head, payload)) => {
+                self.submit(link, session, head, payload);
+            }
+            (Role::Entrance, Frame::AskAgents(session, number)) => self.list_agents(link, session, number),
+            (_, frame) => self.event(Event::Ignored(link, frame.name())),
+        }
+    }
+
+    fn tick(&mut self, wall_ms: u64) {
+        if self.now >= self.next_heartbeat {
+            self.next_heartbeat = self.now.after(self.config.heartbeat);
+            self.heartbeat();
+            self.forget_old_agents(wall_ms);
+        }
+        if self.now >= self.next_digest {
+            self.next_digest = self.now.after(DIGEST_EVERY);
+            self.send_digests();
+        }
+        self.expire_calls();
+    }
+
+    fn stop(&mut self, come_back_ms: u64) {
+        self.stopping = true;
+        let links: Vec<LinkId> = self.links.keys().copied().collect();
+        for link in links {
+            self.send(link, Frame::Goodbye(come_back_ms));
+        }
+    }
+
+    fn send(&mut self, link: LinkId, frame: Frame) {
+        self.outputs.push_back(Output::Send(link, frame));
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn persist(&mut self, record: Record) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.outputs.push_back(Output::Persist(ticket, record));
+        ticket
+    }
+
+    fn number(&mut self) -> Sequence {
+        self.next_number += 1;
+        Sequence(self.next_number)
+    }
+
+    /// The link that leads towards a node, if any does.
+    fn way_to(&self, node: &NodeName) -> Option<LinkId> {
+        let next = &self.topology.route(node)?.next;
+        self.neighbours.get(next).copied()
+    }
+
+    fn refresh_routes(&mut self) {
+        let (gained, lost) = self.topology.refresh();
+        for node in gained {
+            self.event(Event::Reachable(node));
+        }
+        for node in lost {
+            self.event(Event::Unreachable(node));
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Agents registered at this node, and through which entrance each session of theirs comes.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{FORGET_AFTER_MS, Mesh, Record, Ticket};
+use crate::wire::close::{Code, Refusal};
+use crate::wire::frame::{AgentState, Attach, Frame, Presence};
+use crate::wire::ids::{AgentAddr, LinkId, NodeName, Sequence, SessionNo};
+
+/// A session, named across all entrances.
+pub(super) type Key = (LinkId, SessionNo);
+
+/// One session that is registered, or about to be.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) agent: AgentAddr,
+    /// Its registration is on disk and was confirmed.
+    pub(super) ready: bool,
+}
+
+/// Every session of this node.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    by_key: BTreeMap<Key, Session>,
+    /// In the order in which a shared agent's sessions take turns.
+    by_agent: BTreeMap<AgentAddr, VecDeque<Key>>,
+    /// Registrations that wait for the disk.
+    pending: BTreeMap<Ticket, (Key, Attach)>,
+}
+
+impl Sessions {
+    pub(super) fn get(&self, key: Key) -> Option<&Session> {
+        self.by_key.get(&key)
+    }
+
+    /// All sessions of an agent.
+    pub(super) fn of(&self, agent: &AgentAddr) -> Vec<Key> {
+        self.by_agent.get(agent).map(|keys| keys.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// The session whose turn it is to get a message.
+    pub(super) fn next_of(&mut self, agent: &AgentAddr) -> Option<Key> {
+        let keys = self.by_agent.get_mut(agent)?;
+        if keys.len() > 1 {
+            keys.rotate_left(1);
+        }
+        keys.back().copied()
+    }
+
+    /// Every agent with a session that is ready.
+    pub(super) fn agents(&self) -> impl Iterator<Item = &AgentAddr> {
+        self.by_agent.keys()
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Session> {
+        self.pending.retain(|_, (waiting, _)| *waiting != key);
+        let session = self.by_key.remove(&key)?;
+        if let Some(keys) = self.by_agent.get_mut(&session.agent) {
+            keys.retain(|other| *other != key);
+            if keys.is_empty() {
+                self.by_agent.remove(&session.agent);
+            }
+        }
+        Some(session)
+    }
+}
+
+impl Mesh {
+    /// Registers a session once that is on disk: an agent that was told it is registered stays known.
+    pub(super) fn attach(&mut self, link: LinkId, attach: Attach) {
+        let key = (link, attach.session);
+        if self.directory.own_count() >= super::directory::MAX_AGENTS
+            && self.directory.own(&attach.agent).is_none()
+        {
+            let message = format!("node {} has all the agents it can hold", self.config.node);
+            return self.evict(key, Refusal::new(Code::Unavailable, message));
+        }
+        if let Some(newer) = self.newer_elsewhere(&attach) {
+            return self.evict(key, taken_over(&attach.agent, &newer));
+        }
+        if self.sessions.by_key.get(&key).is_some_and(|session| session.agent != attach.agent) {
+            self.session_over(link, attach.session, false);
+        }
+        let record = Record::Agent(state_of(&attach));
+        // Registering again changes options; what is ready stays so meanwhile.
+        let ready = self.sessions.by_key.get(&key).is_some_and(|session| session.ready);
+        self.sessions.by_key.insert(key, Session { agent: attach.agent.clone(), ready });
+        if let Some(link) = self.links.get_mut(&link) {
+            link.sessions.insert(attach.session);
+        }
+        let ticket = self.persist(record);
+        self.sessions.pending.insert(ticket, (key, attach));
+    }
+
+    pub(super) fn persisted(&mut self, ticket: Ticket) {
+        let Some((key, attach)) = self.sessions.pending.remove(&ticket) else { return };
+        if !attach.shared {
+            let others = self.sessions.of(&attach.agent).into_iter().filter(|other| *other != key);
+            for other in others.collect::<Vec<_>>() {
+                let here = self.config.node.clone();
+                self.evict(other, taken_over(&attach.agent, &here));
+                self.sessions.remove(other);
+                if let Some(link) = self.links.get_mut(&other.0) {
+                    link.sessions.remove(&other.1);
+                }
+            }
+        }
+        if let Some(session) = self.sessions.by_key.get_mut(&key) {
+            session.ready = true;
+        }
+        let keys = self.sessions.by_agent.entry(attach.agent.clone()).or_default();
+        if !keys.contains(&key) {
+            keys.push_back(key);
+        }
+        self.announce_agent(state_of(&attach));
+        self.send(key.0, Frame::Attached(key.1));
+    }
+
+    pub(super) fn persist_failed(&mut self, ticket: Ticket, why: &str) {
+        let Some((key, attach)) = self.sessions.pending.remove(&ticket) else { return };
+        let message = format!("{} could not be registered: the node's disk refused: {why}", attach.agent);
+        self.evict(key, Refusal::new(Code::Unavailable, message));
+        self.session_over(key.0, key.1, false);
+    }
+
+    pub(super) fn detach(&mut self, link: LinkId, session: SessionNo, forget: bool) {
+        self.session_over(link, session, forget);
+        if let Some(link) = self.links.get_mut(&link) {
+            link.sessions.remove(&session);
+        }
+    }
+
+    /// A session ended. When it was the agent's last, the agent is away, or forgotten if that was asked.
+    pub(super) fn session_over(&mut self, link: LinkId, session: SessionNo, forget: bool) {
+        let Some(session) = self.sessions.remove((link, session)) else { return };
+        if self.sessions.by_agent.contains_key(&session.agent) {
+            return;
+        }
+        let Some(state) = self.directory.own(&session.agent) else { return };
+        let presence = if forget { Presence::Gone } else { Presence::Away };
+        let state = AgentState { presence, ..state.clone() };
+        if forget {
+            self.persist(Record::Forget(session.agent));
+        }
+        self.announce_agent(state);
+    }
+
+    /// Agents that registered elsewhere later than here: their home is there now.
+    pub(super) fn yield_to_newer_homes(&mut self, agents: &[AgentAddr]) {
+        for agent in agents {
+            let Some(own) = self.directory.own(agent).cloned() else { continue };
+            let newer = self.directory.everywhere(agent).find(|(node, state)| {
+                **node != self.config.node
+                    && state.presence == Presence::Online
+                    && !(state.shared && own.shared)
+                    && (state.registered_ms, *node) > (own.registered_ms, &self.config.node)
+            });
+            let Some(newer) = newer.map(|(node, _)| node.clone()) else { continue };
+            for key in self.sessions.of(agent) {
+                self.evict(key, taken_over(agent, &newer));
+                self.sessions.remove(key);
+                if let Some(link) = self.links.get_mut(&key.0) {
+                    link.sessions.remove(&key.1);
+                }
+            }
+            self.persist(Record::Forget(agent.clone()));
+            self.announce_agent(AgentState { presence: Presence::Gone, ..own });
+        }
+    }
+
+    pub(super) fn forget_old_agents(&mut self, wall_ms: u64) {
+        for agent in self.directory.own_away_before(wall_ms.saturating_sub(FORGET_AFTER_MS)) {
+            let Some(state) = self.directory.own(&agent).cloned() else { continue };
+            self.persist(Record::Forget(agent));
+            self.announce_agent(AgentState { presence: Presence::Gone, ..state });
+        }
+    }
+
+    pub(super) fn list_agents(&mut self, link: LinkId, session: SessionNo, number: Sequence) {
+        let Some(asking) = self.sessions.get((link, session)) else { return };
+        let namespace = asking.agent.namespace.clone();
+        let list = self.directory.agents(Some(&namespace));
+        let list = list.map(|(node, state)| (self.seen_from_here(node, state), node.clone())).collect();
+        self.send(link, Frame::AgentList(session, number, list));
+    }
+
+    /// An agent whose node can't be reached is not there, whatever its node said last.
+    pub(super) fn seen_from_here(&self, node: &NodeName, state: &AgentState) -> AgentState {
+        let there = *node == self.config.node || self.topology.route(node).is_some();
+        let presence = if there { state.presence } else { Presence::Away };
+        AgentState { presence, ..state.clone() }
+    }
+
+    fn announce_agent(&mut self, state: AgentState) {
+        if let Some(news) = self.directory.change(state) {
+            self.flood(&Frame::Agents(news), None);
+        }
+    }
+
+    fn evict(&mut self, key: Key, refusal: Refusal) {
+        self.send(key.0, Frame::Evict(key.1, refusal));
+    }
+
+    /// Only an entrance that attaches again can be late: its client registered before.
+    fn newer_elsewhere(&self, attach: &Attach) -> Option<NodeName> {
+        let (node, state) = self.directory.home(&attach.agent)?;
+        let newer = *node != self.config.node
+            && state.presence == Presence::Online
+            && !(state.shared && attach.shared)
+            && state.registered_ms > attach.registered_ms;
+        (attach.resumed && newer).then(|| node.clone())
+    }
+}
+
+fn state_of(attach: &Attach) -> AgentState {
+    AgentState {
+        agent: attach.agent.clone(),
+        presence: Presence::Online,
+        registered_ms: attach.registered_ms,
+        shared: attach.shared,
+        capabilities: attach.capabilities.clone(),
+    }
+}
+
+fn taken_over(agent: &AgentAddr, node: &NodeName) -> Refusal {
+    Refusal::new(Code::TakenOver, format!("a newer session of {agent} registered at node {node}"))
+}

@@ -1,0 +1,477 @@
+//! The node task: takes what happens from one place, hands it to the mesh, and does what the mesh says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+
+use super::calls::Calls;
+use super::handle::{Handle, Request};
+use super::status::{AgentRow, LinkStatus, NodeStatus, Status};
+use crate::identity::{self, Trust, revocation::RevocationList};
+use crate::link;
+use crate::mesh::{Config, Event, Input, LinkView, Mesh, NodeView, Output, Record, Role, Ticket, Time};
+use crate::metrics;
+use crate::rt::{clock, queue, tasks};
+use crate::store;
+use crate::wire::close::LinkClose;
+use crate::wire::frame::{AgentState, Call, Frame, Method, Presence};
+use crate::wire::ids::{LinkId, Namespace, NodeName};
+
+/// Frames and other events of links that may wait.
+const LINK_EVENTS: usize = 8192;
+/// Questions of this process that may wait.
+const REQUESTS: usize = 256;
+/// Events taken at one turn, so that the outputs of one burst share their writes.
+const TURN: usize = 64;
+/// When the peers of a node that stops may come back, in milliseconds.
+const COME_BACK_MS: u64 = 1000;
+
+/// Where the node's records go.
+pub enum Disk {
+    /// To a store that is open.
+    Store(queue::Sender<store::Job>, queue::Receiver<store::Done>),
+    /// Nowhere: everything counts as written. For simulations.
+    None,
+}
+
+/// A call that this node is to answer by [`Handle::answer`].
+#[derive(Debug)]
+pub struct Question {
+    /// Which call.
+    pub call: Call,
+    /// With what.
+    pub body: Bytes,
+}
+
+/// What a node task needs.
+pub struct Settings {
+    /// For the core.
+    pub mesh: Config,
+    /// Agents that were registered here before.
+    pub agents: Vec<AgentState>,
+    /// Where records go.
+    pub disk: Disk,
+    /// Whom we believe; its revocations are kept up to date from the mesh.
+    pub trust: Arc<Trust>,
+    /// Where a newer revocation list is written; `None`: nowhere.
+    pub revocations_file: Option<PathBuf>,
+    /// Who answers [`Method::Enrol`] and [`Method::Renew`]; `None`: this node does not hold the CA.
+    pub desk: Option<queue::Sender<Question>>,
+    /// Program and version.
+    pub software: String,
+}
+
+/// Where each node says that it can be dialled.
+pub type Addresses = BTreeMap<NodeName, Vec<String>>;
+
+/// A node that runs.
+pub struct Started {
+    /// To ask it, and where links report.
+    pub handle: Handle,
+    /// The nodes that there is a link to.
+    pub connected: watch::Receiver<BTreeSet<NodeName>>,
+    /// Where every node says that it can be dialled, as far as this node has heard.
+    pub addresses: watch::Receiver<Addresses>,
+    /// The task; the node ends with it.
+    pub task: tasks::Task,
+}
+
+/// Starts the node task.
+pub fn start(settings: Settings) -> Started {
+    let (events, incoming) = queue::bounded("node.links", LINK_EVENTS);
+    let (requests, asked) = queue::bounded("node.requests", REQUESTS);
+    let (connected, is_connected) = watch::channel(BTreeSet::new());
+    let (addresses, heard) = watch::channel(BTreeMap::new());
+    let handle = Handle::new(requests, events);
+    let task = tasks::spawn("node", Node::new(settings, connected, addresses).run(incoming, asked));
+    Started { handle, connected: is_connected, addresses: heard, task }
+}
+
+struct LinkInfo {
+    handle: link::Handle,
+    peer: link::Peer,
+}
+
+struct Node {
+    mesh: Mesh,
+    settings: Settings,
+    began: Instant,
+    links: BTreeMap<LinkId, LinkInfo>,
+    connected: watch::Sender<BTreeSet<NodeName>>,
+    addresses: watch::Sender<Addresses>,
+    calls: Calls,
+    certificate_days: Option<i64>,
+    stopping: bool,
+}
+
+/// What a turn of the loop begins with.
+enum Turn {
+    Links,
+    Request(Request),
+    Written(store::Done),
+    Time,
+    Over,
+}
+
+impl Node {
+    fn new(
+        mut settings: Settings,
+        connected: watch::Sender<BTreeSet<NodeName>>,
+        addresses: watch::Sender<Addresses>,
+    ) -> Node {
+        let agents = std::mem::take(&mut settings.agents);
+        let mesh = Mesh::new(settings.mesh.clone(), Time(clock::micros()), agents);
+        Node {
+            mesh,
+            settings,
+            began: Instant::now(),
+            links: BTreeMap::new(),
+            connected,
+            addresses,
+            calls: Calls::default(),
+            certificate_days: None,
+            stopping: false,
+        }
+    }
+
+    async fn run(mut self, mut incoming: queue::Receiver<link::Event>, mut asked: queue::Receiver<Request>) {
+        if let Some(list) = self.settings.trust.revocations().current() {
+            let (number, der) = (list.number(), Bytes::copy_from_slice(list.der()));
+            self.input(Input::Revocations(number, der));
+        }
+        let mut events = Vec::with_capacity(TURN);
+        let mut timer = Box::pin(tokio::time::sleep(Duration::ZERO));
+        loop {
+            arm(&mut timer, self.mesh.next_timeout());
+            let turn = tokio::select! {
+                biased;
+                request = asked.recv() => request.map_or(Turn::Over, Turn::Request),
+                done = written(&mut self.settings.disk) => Turn::Written(done),
+                n = incoming.recv_many(&mut events, TURN) => if n == 0 { Turn::Over } else { Turn::Links },
+                () = &mut timer => Turn::Time,
+            };
+            let began = std::time::Instant::now();
+            match turn {
+                Turn::Links => {
+                    for event in events.drain(..) {
+                        self.link_event(event);
+                    }
+                }
+                Turn::Request(request) => self.request(request),
+                Turn::Written(done) => self.written(done),
+                Turn::Time => {
+                    self.input(Input::Tick(clock::wall_ms()));
+                    metrics::CONNECTED_AGENTS.set(self.mesh.agents_online() as i64);
+                }
+                Turn::Over => return,
+            }
+            metrics::NODE_TURN.observe(began.elapsed().as_secs_f64());
+        }
+    }
+
+    /// One input, and everything that follows from it.
+    fn input(&mut self, input: Input) {
+        self.mesh.handle(Time(clock::micros()), input);
+        while let Some(output) = self.mesh.poll_output() {
+            self.execute(output);
+        }
+    }
+
+    fn link_event(&mut self, event: link::Event) {
+        match event {
+            link::Event::Up { link, peer, dialled, handle } => self.link_up(link, peer, dialled, handle),
+            link::Event::Frame { link, frame } => self.input(Input::Frame(link, frame)),
+            link::Event::Down { link, why } => {
+                if let Some(info) = self.links.remove(&link) {
+                    metrics::LINKS.with_label_values(&[role_word(&info)]).dec();
+                    tracing::info!(peer = %info.peer.node, role = role_word(&info), why, "link down");
+                }
+                self.publish_connected();
+                self.input(Input::LinkDown(link));
+            }
+        }
+    }
+
+    fn link_up(&mut self, link: LinkId, peer: link::Peer, dialled: bool, handle: link::Handle) {
+        if self.stopping {
+            return handle.close(LinkClose::Stopping, "this node is stopping");
+        }
+        let role = match peer.role {
+            link::Role::Node => Role::Node,
+            link::Role::Entrance => Role::Entrance,
+        };
+        let input = Input::LinkUp {
+            link,
+            peer: peer.node.clone(),
+            role,
+            incarnation: peer.incarnation,
+            dialled,
+            rtt_us: handle.rtt_us(),
+        };
+        let info = LinkInfo { handle, peer };
+        metrics::LINKS.with_label_values(&[role_word(&info)]).inc();
+        let (remote, software) = (info.handle.remote(), &info.peer.software);
+        tracing::info!(peer = %info.peer.node, role = role_word(&info), remote, dialled, software, "link up");
+        self.links.insert(link, info);
+        self.publish_connected();
+        self.input(input);
+    }
+
+    fn publish_connected(&self) {
+        let nodes = self.links.values().filter(|info| info.peer.role == link::Role::Node);
+        let now: BTreeSet<NodeName> = nodes.map(|info| info.peer.node.clone()).collect();
+        self.connected.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+    }
+
+    fn publish_addresses(&self) {
+        let now = self.mesh.addresses();
+        self.addresses.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+    }
+
+    fn execute(&mut self, output: Output) {
+        match output {
+            Output::Send(link, frame) => self.send(link, frame),
+            Output::Close(link, code, why) => {
+                if let Some(info) = self.links.get(&link) {
+                    info.handle.close(code, why);
+                }
+            }
+            Output::Persist(ticket, record) => self.persist(ticket, record),
+            Output::Asked(call, body) => self.asked(call, body),
+            Output::Answered(number, result) => self.calls.end(number, Time(clock::micros()), result),
+            Output::Revocations(_, der) => self.verify_revocations(&der),
+            Output::Event(event) => {
+                if let Event::Reachable(_) = event {
+                    self.publish_addresses();
+                }
+                report(&event);
+            }
+        }
+    }
+
+    fn send(&mut self, link: LinkId, frame: Frame) {
+        let Some(info) = self.links.get(&link) else { return };
+        match info.handle.try_send(&frame) {
+            Ok(()) => metrics::FRAMES_OUT.with_label_values(&[frame.name()]).inc(),
+            Err(queue::Refused::Full(())) => {
+                self.mesh.handle(Time(clock::micros()), Input::Unsent(link, frame));
+            }
+            // Its LinkDown is on the way.
+            Err(queue::Refused::Closed(())) => {}
+        }
+    }
+
+    fn persist(&mut self, ticket: Ticket, record: Record) {
+        let Disk::Store(jobs, _) = &self.settings.disk else {
+            return self.mesh.handle(Time(clock::micros()), Input::Persisted(ticket));
+        };
+        let write = match record {
+            Record::Agent(state) => store::Write::Agent(state),
+            Record::Forget(agent) => store::Write::Forget(agent),
+        };
+        if jobs.try_send(store::Job { number: ticket.0, write }).is_err() {
+            let failed = Input::PersistFailed(ticket, "too much waits for the disk".into());
+            self.mesh.handle(Time(clock::micros()), failed);
+        }
+    }
+
+    fn written(&mut self, done: store::Done) {
+        for number in done.numbers {
+            let ticket = Ticket(number);
+            self.input(match &done.error {
+                None => Input::Persisted(ticket),
+                Some(why) => Input::PersistFailed(ticket, why.clone()),
+            });
+        }
+    }
+
+    /// A call to this node. What needs no other task is answered here.
+    fn asked(&mut self, call: Call, body: Bytes) {
+        let answer = match call.method {
+            Method::Ping => Ok(body),
+            Method::Status => serde_json::to_vec(&self.status()).map(Bytes::from).map_err(|e| e.to_string()),
+            Method::Enrol | Method::Renew => match &self.settings.desk {
+                Some(desk) => match desk.try_send(Question { call: call.clone(), body }) {
+                    Ok(()) => return,
+                    Err(_) => Err("the holder of the CA is busy; try again in a second".to_owned()),
+                },
+                None => Err("this node does not hold the CA".to_owned()),
+            },
+        };
+        self.mesh.handle(Time(clock::micros()), Input::Answer(call, answer));
+    }
+
+    /// Anybody may offer a list; only what the CA signed counts.
+    fn verify_revocations(&mut self, der: &Bytes) {
+        let trust = &self.settings.trust;
+        match RevocationList::parse(der, trust.ca()) {
+            Ok(list) => self.new_revocations(list),
+            Err(why) => tracing::warn!(%why, "a peer offered a revocation list that does not hold"),
+        }
+    }
+
+    fn new_revocations(&mut self, list: RevocationList) {
+        let (number, der) = (list.number(), Bytes::copy_from_slice(list.der()));
+        if !self.settings.trust.revocations().offer(list) {
+            return;
+        }
+        tracing::info!(number, "a newer revocation list is in force");
+        if let Some(file) = &self.settings.revocations_file
+            && let Err(why) = identity::files::write(file, &der, identity::files::Access::Public)
+        {
+            tracing::error!(%why, "the revocation list could not be written; it is in force until this node stops");
+        }
+        self.mesh.handle(Time(clock::micros()), Input::Revocations(number, der));
+        self.close_revoked();
+    }
+
+    fn close_revoked(&self) {
+        let Some(list) = self.settings.trust.revocations().current() else { return };
+        let revoked: BTreeSet<String> = list.entries().iter().map(|entry| entry.serial.to_string()).collect();
+        for info in self.links.values().filter(|info| revoked.contains(&info.peer.serial)) {
+            tracing::warn!(peer = %info.peer.node, serial = info.peer.serial, "closing the link: its certificate was revoked");
+            info.handle
+                .close(LinkClose::Revoked, "your certificate was revoked; join again with a new ticket");
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        // Whoever asked may have gone: an answer that nobody takes is dropped.
+        match request {
+            Request::Status(answer) => drop(answer.send(self.status())),
+            Request::Agents(namespace, answer) => drop(answer.send(self.agents(namespace.as_ref()))),
+            Request::Call { to, method, body, within, answer } => {
+                let number = self.calls.begin(answer, Time(clock::micros()), within);
+                self.input(Input::Ask { number, to, method, body, within });
+            }
+            Request::Answer(call, result) => self.input(Input::Answer(call, result)),
+            Request::Revocations(number, der) => {
+                tracing::debug!(number, "a revocation list from this machine");
+                self.verify_revocations(&der);
+                self.input(Input::Tick(clock::wall_ms()));
+            }
+            Request::CertificateDays(days) => self.certificate_days = Some(days),
+            Request::Stop(answer) => {
+                self.stopping = true;
+                self.input(Input::Stop(COME_BACK_MS));
+                for info in self.links.values() {
+                    info.handle.close(LinkClose::Stopping, "this node is stopping");
+                }
+                self.links.clear();
+                let _ = answer.send(());
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let view = self.mesh.snapshot();
+        Status {
+            node: self.settings.mesh.node.clone(),
+            incarnation: self.settings.mesh.incarnation,
+            software: self.settings.software.clone(),
+            uptime_seconds: self.began.elapsed().as_secs(),
+            whole: view.nodes.iter().all(|node| node.reachable),
+            nodes: view.nodes.into_iter().map(node_status).collect(),
+            links: view.links.into_iter().filter_map(|link| self.link_status(link)).collect(),
+            agents_online: view.agents_online,
+            agents_known: view.agents_known,
+            revocation_list: view.revocation_list,
+            certificate_days_left: self.certificate_days,
+        }
+    }
+
+    fn link_status(&self, view: LinkView) -> Option<LinkStatus> {
+        let info = self.links.get(&view.link)?;
+        let now = Time(clock::micros());
+        Some(LinkStatus {
+            peer: view.peer,
+            role: role_word(info).to_owned(),
+            carrier: info.handle.carrier().to_owned(),
+            remote: info.handle.remote().to_owned(),
+            dialled: view.dialled,
+            rtt_ms: (view.rtt_us > 0).then(|| f64::from(view.rtt_us) / 1e3),
+            up_seconds: now.since(view.up_since).as_secs(),
+            sessions: view.sessions,
+        })
+    }
+
+    fn agents(&self, namespace: Option<&Namespace>) -> Vec<AgentRow> {
+        let row = |(node, state): (NodeName, AgentState)| AgentRow {
+            agent: state.agent.to_string(),
+            online: state.presence == Presence::Online,
+            node,
+            capabilities: state.capabilities,
+            registered_ms: state.registered_ms,
+        };
+        self.mesh.agents_seen(namespace).into_iter().map(row).collect()
+    }
+}
+
+fn node_status(view: NodeView) -> NodeStatus {
+    NodeStatus {
+        node: view.node,
+        incarnation: Some(view.incarnation),
+        reachable: view.reachable,
+        next_hop: view.next_hop,
+        rtt_ms: view.rtt_us.map(|us| us as f64 / 1e3),
+        agents_online: view.agents_online,
+        holds_ca: view.holds_ca,
+    }
+}
+
+fn role_word(info: &LinkInfo) -> &'static str {
+    match (info.peer.role, info.handle.carrier()) {
+        (link::Role::Node, _) => "node",
+        (link::Role::Entrance, "memory") => "gateway",
+        (link::Role::Entrance, _) => "edge",
+    }
+}
+
+fn report(event: &Event) {
+    match event {
+        Event::Reachable(node) => tracing::info!(%node, "node reachable"),
+        Event::Unreachable(node) => tracing::warn!(%node, "node unreachable"),
+        Event::Settled { peer, kept, closed } => {
+            tracing::debug!(%peer, %kept, %closed, "two connections to one node: one is closed");
+        }
+        Event::Taken(target) => metrics::MESSAGES_SENT.with_label_values(&[*target]).inc(),
+        Event::HandedOver => metrics::MESSAGES_DELIVERED.inc(),
+        Event::Refused(code) => metrics::MESSAGES_REFUSED.with_label_values(&[*code]).inc(),
+        Event::NameClash(link) => {
+            tracing::error!(%link, "another process calls itself by this node's name");
+        }
+        Event::Ignored(link, frame) => tracing::debug!(%link, frame, "a frame was ignored"),
+    }
+}
+
+fn arm(timer: &mut Pin<Box<Sleep>>, due: Time) {
+    let wait = due.since(Time(clock::micros()));
+    timer.as_mut().reset(Instant::now() + wait);
+}
+
+/// The next group that is on disk; never, when there is no disk.
+async fn written(disk: &mut Disk) -> store::Done {
+    match disk {
+        Disk::Store(_, done) => match done.recv().await {
+            Some(done) => done,
+            // The writer thread is gone: nothing will be written any more, and what waits is refused by
+            // the queue that nobody reads.
+            None => std::future::pending().await,
+        },
+        Disk::None => std::future::pending().await,
+    }
+}

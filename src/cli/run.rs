@@ -42,7 +42,9 @@ fn start(config: NodeConfig) -> anyhow::Result<()> {
 /// Reads `section.key=value`; a value that is not TOML is a string.
 fn key_value(given: &str) -> Result<(String, toml::Value), String> {
     let (key, value) = given.split_once('=').ok_or("write KEY=VALUE, such as mesh.listen=[::]:443")?;
-    let is_key = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+    let is_key = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+    };
     if !key.contains('.') || !key.split('.').all(is_key) {
         return Err(format!("{key:?} is not a key; write SECTION.KEY=VALUE, such as log.level=debug"));
     }

@@ -110,9 +110,10 @@ impl Dialler {
     ) -> Result<(quinn::Connection, Admitted), Error> {
         let failed = |why: String| Error::Dial { address: address.to_owned(), why };
         let server_name = match &self.target.name {
-            Some(name) => identity::node_dns_name(name),
-            None => "node.trishula".to_owned(),
+            Some(name) => identity::Role::Node(name.clone()).dns_name(),
+            None => None,
         };
+        let server_name = server_name.unwrap_or_else(|| "node.trishula".to_owned());
         let mut last = failed("the name has no address".into());
         for remote in
             resolve(address, self.endpoint.local_addr().ok()).await.map_err(|e| failed(e.to_string()))?

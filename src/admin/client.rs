@@ -12,10 +12,14 @@ use super::protocol::{self, Answer, MAX_ANSWER, Request};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody listens.
-    #[error("no node answers at {0}; is it running? start it with: trishula run --config FILE (another socket: --socket PATH or --config FILE)")]
+    #[error(
+        "no node answers at {0}; is it running? start it with: trishula run --config FILE (another socket: --socket PATH or --config FILE)"
+    )]
     NotRunning(PathBuf),
     /// The socket's mode.
-    #[error("{0} may be used only by its owner and its group ({1}); use sudo, or join that group: sudo usermod -aG {1} $USER, then log in again")]
+    #[error(
+        "{0} may be used only by its owner and its group ({1}); use sudo, or join that group: sudo usermod -aG {1} $USER, then log in again"
+    )]
     NotAllowed(PathBuf, String),
     /// Anything else.
     #[error("the node at {path} did not answer: {source}; see its log")]
@@ -61,7 +65,9 @@ impl Client {
         match protocol::read(&mut self.stream, MAX_ANSWER).await.map_err(failed)? {
             None => Err(Error::Gone(self.path.clone())),
             Some(Answer::Error(why)) => Err(Error::Refused(why)),
-            Some(Answer::Ok(value)) => serde_json::from_value(value).map_err(|e| Error::Malformed(e.to_string())),
+            Some(Answer::Ok(value)) => {
+                serde_json::from_value(value).map_err(|e| Error::Malformed(e.to_string()))
+            }
         }
     }
 

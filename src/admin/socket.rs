@@ -39,10 +39,14 @@ pub enum Error {
     #[error("{0} is not a socket; remove it, or set [admin] socket to another path")]
     NotASocket(PathBuf),
     /// The system's limit.
-    #[error("{0}: the path of a socket may have at most {MAX_PATH} bytes; set [admin] socket to a shorter one")]
+    #[error(
+        "{0}: the path of a socket may have at most {MAX_PATH} bytes; set [admin] socket to a shorter one"
+    )]
     TooLong(PathBuf),
     /// Anything else.
-    #[error("{path}: {source}; the folder must exist and be writable for this user, or set [admin] socket to another path")]
+    #[error(
+        "{path}: {source}; the folder must exist and be writable for this user, or set [admin] socket to another path"
+    )]
     Io {
         /// The socket's path.
         path: PathBuf,
@@ -148,7 +152,9 @@ async fn connection(mut stream: UnixStream, node: &Handle, asks: &queue::Sender<
             Ok(None) => return Ok(()),
             Ok(Some(request)) => request,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                let why = format!("this node does not understand the request ({error}); use its own version of trishula");
+                let why = format!(
+                    "this node does not understand the request ({error}); use its own version of trishula"
+                );
                 return protocol::write(&mut stream, &Answer::Error(why)).await;
             }
             Err(error) => return Err(error),
@@ -171,12 +177,14 @@ async fn answer(request: Request, node: &Handle, asks: &queue::Sender<Ask>) -> R
     match request {
         Request::Status { node: None } => json(&node.status().await.map_err(why)?),
         Request::Status { node: Some(other) } => {
-            let called = node.call(Some(other), Method::Status, Bytes::new(), STATUS_WITHIN).await.map_err(why)?;
+            let called =
+                node.call(Some(other), Method::Status, Bytes::new(), STATUS_WITHIN).await.map_err(why)?;
             serde_json::from_slice(&called.body).map_err(|e| format!("its answer can't be read: {e}"))
         }
         Request::Agents { namespace } => json(&node.agents(namespace).await.map_err(why)?),
         Request::Ping { node: other, within_ms } => {
-            let called = node.call(Some(other), Method::Ping, Bytes::new(), within(within_ms)).await.map_err(why)?;
+            let called =
+                node.call(Some(other), Method::Ping, Bytes::new(), within(within_ms)).await.map_err(why)?;
             json(&Pong { route: called.route, took_ms: called.took_ms })
         }
         Request::Call { to, method, body, within_ms } => {

@@ -30,7 +30,11 @@ impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let mut agents: Vec<AgentRow> = block_on(async {
             let mut node = self.socket.connect().await?;
-            Ok(print::progress("waiting for the node", node.ask(&Request::Agents { namespace: self.namespace })).await?)
+            Ok(print::progress(
+                "waiting for the node",
+                node.ask(&Request::Agents { namespace: self.namespace }),
+            )
+            .await?)
         })?;
         agents.retain(|agent| agent.online || !self.online);
         if self.json {

@@ -58,8 +58,18 @@ fn identity(config: &NodeConfig, findings: &mut Findings) {
         Err(error) => return findings.bad(Level::Fault, "identity", error, ""),
     };
     if bundle.name.role != Role::Node(config.node.name.clone()) {
-        let found = format!("the certificate in {} is of {}, but [node] name is {}", dir.display(), bundle.name, config.node.name);
-        return findings.bad(Level::Fault, "identity", found, "set [identity] dir and [node] name to the same machine's");
+        let found = format!(
+            "the certificate in {} is of {}, but [node] name is {}",
+            dir.display(),
+            bundle.name,
+            config.node.name
+        );
+        return findings.bad(
+            Level::Fault,
+            "identity",
+            found,
+            "set [identity] dir and [node] name to the same machine's",
+        );
     }
     let left = days(bundle.name.not_after);
     match left {
@@ -76,7 +86,8 @@ fn identity(config: &NodeConfig, findings: &mut Findings) {
 fn authority(config: &NodeConfig, findings: &mut Findings) {
     let Some(ca_dir) = &config.identity.ca_dir else { return };
     match Authority::load(ca_dir) {
-        Ok(authority) => findings.ok("CA", format!("the key of mesh {:?} is here; keep a copy elsewhere", authority.mesh_name())),
+        Ok(authority) => findings
+            .ok("CA", format!("the key of mesh {:?} is here; keep a copy elsewhere", authority.mesh_name())),
         Err(error) => findings.bad(Level::Fault, "CA", error, ""),
     }
 }
@@ -91,10 +102,19 @@ fn data_folder(folder: &Path, findings: &mut Findings) {
         Err(error) => {
             let shown = shell(folder);
             let mend = match error.kind() {
-                ErrorKind::NotADirectory | ErrorKind::AlreadyExists => format!("mv {shown} {shown}.old, or set [node] data_dir to a folder"),
-                _ => format!("sudo mkdir -p {shown} && sudo chown trishula: {shown}, or set [node] data_dir to a folder that this user may write to"),
+                ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+                    format!("mv {shown} {shown}.old, or set [node] data_dir to a folder")
+                }
+                _ => format!(
+                    "sudo mkdir -p {shown} && sudo chown trishula: {shown}, or set [node] data_dir to a folder that this user may write to"
+                ),
             };
-            findings.bad(Level::Fault, "data folder", format!("{} is not writable: {error}", folder.display()), mend);
+            findings.bad(
+                Level::Fault,
+                "data folder",
+                format!("{} is not writable: {error}", folder.display()),
+                mend,
+            );
         }
     }
 }
@@ -105,18 +125,35 @@ fn ports(config: &NodeConfig, findings: &mut Findings) {
     port("admin", "TCP", http, TcpListener::bind(http).err(), findings);
 }
 
-fn port(section: &str, protocol: &str, address: SocketAddr, error: Option<std::io::Error>, findings: &mut Findings) {
+fn port(
+    section: &str,
+    protocol: &str,
+    address: SocketAddr,
+    error: Option<std::io::Error>,
+    findings: &mut Findings,
+) {
     let what = format!("{protocol} {address}");
     let key = if section == "mesh" { "[mesh] listen" } else { "[admin] http" };
     let Some(error) = error else { return findings.ok(what, "free") };
     let flag = if protocol == "UDP" { "-ulpn" } else { "-tlpn" };
     let mend = match error.kind() {
-        ErrorKind::AddrInUse => format!("see who has it with: sudo ss {flag} 'sport = :{}', or set {key} to another port", address.port()),
-        ErrorKind::PermissionDenied => format!("ports below 1024 need a right: sudo setcap cap_net_bind_service+ep $(which trishula), or set {key} to a higher port"),
-        ErrorKind::AddrNotAvailable => format!("this machine has no such address; see them with: ip address, and set {key} to one of them"),
+        ErrorKind::AddrInUse => format!(
+            "see who has it with: sudo ss {flag} 'sport = :{}', or set {key} to another port",
+            address.port()
+        ),
+        ErrorKind::PermissionDenied => format!(
+            "ports below 1024 need a right: sudo setcap cap_net_bind_service+ep $(which trishula), or set {key} to a higher port"
+        ),
+        ErrorKind::AddrNotAvailable => format!(
+            "this machine has no such address; see them with: ip address, and set {key} to one of them"
+        ),
         _ => format!("set {key} to another address"),
     };
-    let found = if error.kind() == ErrorKind::AddrInUse { "in use by another program".to_owned() } else { error.to_string() };
+    let found = if error.kind() == ErrorKind::AddrInUse {
+        "in use by another program".to_owned()
+    } else {
+        error.to_string()
+    };
     findings.bad(Level::Fault, what, found, mend);
 }
 
@@ -132,7 +169,12 @@ fn secrets(config: &Path, findings: &mut Findings) {
         let what = format!("secret {}", path.display());
         match mode & 0o077 {
             0 => findings.ok(what, "for its owner only"),
-            _ => findings.bad(Level::Fault, what, format!("mode {mode:04o} lets others open it"), format!("chmod 600 {}", shell(&path))),
+            _ => findings.bad(
+                Level::Fault,
+                what,
+                format!("mode {mode:04o} lets others open it"),
+                format!("chmod 600 {}", shell(&path)),
+            ),
         }
     }
 }

@@ -52,7 +52,9 @@ impl SocketArg {
     pub fn path(&self) -> anyhow::Result<PathBuf> {
         match &self.socket {
             Some(socket) => Ok(socket.clone()),
-            None if self.config.config.is_none() && !self.config.path().exists() => Ok(platform::default_socket()),
+            None if self.config.config.is_none() && !self.config.path().exists() => {
+                Ok(platform::default_socket())
+            }
             None => Ok(self.config.load()?.admin.socket),
         }
     }
@@ -78,7 +80,8 @@ pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
 pub(crate) fn duration(given: &str) -> Result<Duration, String> {
     let split = given.find(|c: char| !c.is_ascii_digit()).unwrap_or(given.len());
     let (number, unit) = given.split_at(split);
-    let wrong = || format!("{given:?} is not a duration; write a number with ms, s, m, h or d, such as 30s or 1h");
+    let wrong =
+        || format!("{given:?} is not a duration; write a number with ms, s, m, h or d, such as 30s or 1h");
     let number: u64 = number.parse().map_err(|_| wrong())?;
     let milliseconds = match unit {
         "ms" => Some(number),

@@ -43,7 +43,13 @@ impl Findings {
     }
 
     /// It is not.
-    pub fn bad(&mut self, level: Level, what: impl Into<String>, found: impl ToString, mend: impl Into<String>) {
+    pub fn bad(
+        &mut self,
+        level: Level,
+        what: impl Into<String>,
+        found: impl ToString,
+        mend: impl Into<String>,
+    ) {
         let (found, mend) = (found.to_string(), mend.into());
         let mend = (!mend.is_empty()).then_some(mend);
         self.0.push(Finding { level, what: what.into(), found, mend });

@@ -18,7 +18,8 @@ use crate::identity::profile::Request;
 use crate::wire::ids::NodeName;
 
 /// The machines of a mesh when none are named.
-const DEFAULT_MACHINES: [&str; 3] = ["dc", "agni=agni.example.com:8766", "rushabdev=rushabdev.example.com:8766"];
+const DEFAULT_MACHINES: [&str; 3] =
+    ["dc=-", "agni=agni.example.com:8766", "rushabdev=rushabdev.example.com:8766"];
 /// Ports that one machine takes on loopback, and where the search for free ones begins.
 const STRIDE: u16 = 10;
 const FIRST_BASE: u16 = 18_700;
@@ -32,10 +33,10 @@ Examples:
   trishula init --loopback --out /tmp/mesh   all on this machine, to try it out
   trishula init --edge-name agni=wss.example.com dc agni=192.0.2.10:8766
 
-A machine without an address dials out only. The CA's key lies in the folder of the first machine (or of --holder):
+A machine without an address (or NAME=-) dials out only; with --loopback only NAME=- does. The CA's key lies in the folder of the first machine (or of --holder):
 it signs certificates, so keep a copy of that folder off the machine.")]
 pub(crate) struct Args {
-    /// The machines: NAME, or NAME=HOST:PORT[,HOST:PORT…] where others can dial it
+    /// The machines: NAME, or NAME=HOST:PORT[,HOST:PORT…] where others can dial it, or NAME=-
     #[arg(value_name = "NAME[=HOST:PORT,…]")]
     machines: Vec<Given>,
     /// Where the folders are made
@@ -66,6 +67,7 @@ pub(crate) struct Args {
 struct Given {
     name: NodeName,
     addresses: Vec<HostPort>,
+    dials_out_only: bool,
 }
 
 impl FromStr for Given {
@@ -74,12 +76,17 @@ impl FromStr for Given {
     fn from_str(given: &str) -> Result<Given, String> {
         let (name, addresses) = given.split_once('=').unwrap_or((given, ""));
         let name = NodeName::new(name).map_err(|e| e.to_string())?;
-        let addresses = addresses.split(',').filter(|part| !part.is_empty()).map(|part| part.parse::<HostPort>());
+        let dials_out_only = addresses == "-";
+        let addresses = if dials_out_only { "" } else { addresses };
+        let addresses =
+            addresses.split(',').filter(|part| !part.is_empty()).map(|part| part.parse::<HostPort>());
         let addresses = addresses.collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
-        if addresses.is_empty() && given.contains('=') {
-            return Err(format!("no address follows {name}=; leave the '=' out for a machine that dials out only"));
+        if addresses.is_empty() && given.contains('=') && !dials_out_only {
+            return Err(format!(
+                "no address follows {name}=; write {name}=- for a machine that dials out only"
+            ));
         }
-        Ok(Given { name, addresses })
+        Ok(Given { name, addresses, dials_out_only })
     }
 }
 
@@ -131,7 +138,9 @@ impl Args {
         for machine in &machines {
             layout::refuse_used(&self.out.join(machine.name.as_str()))?;
         }
-        let Some(holder) = machines.iter().find(|machine| machine.holds_ca) else { bail!("no machine holds the CA") };
+        let Some(holder) = machines.iter().find(|machine| machine.holds_ca) else {
+            bail!("no machine holds the CA")
+        };
         let ca_dir = self.out.join(holder.name.as_str()).join(layout::CA);
         let secret = fresh_secret();
         let mut desk = CaDesk::create(&ca_dir, &self.mesh, &secret, now())?;
@@ -143,18 +152,31 @@ impl Args {
 
     fn given(&self) -> anyhow::Result<Vec<Given>> {
         let given = match self.machines.is_empty() {
-            true => DEFAULT_MACHINES.iter().map(|m| m.parse()).collect::<Result<_, String>>().map_err(anyhow::Error::msg)?,
+            true => DEFAULT_MACHINES
+                .iter()
+                .map(|m| m.parse())
+                .collect::<Result<_, String>>()
+                .map_err(anyhow::Error::msg)?,
             false => self.machines.clone(),
         };
         for (n, one) in given.iter().enumerate() {
-            ensure!(!given[..n].iter().any(|other| other.name == one.name), "{} is named twice; give its addresses together: {}=HOST:PORT,HOST:PORT", one.name, one.name);
+            ensure!(
+                !given[..n].iter().any(|other| other.name == one.name),
+                "{} is named twice; give its addresses together: {}=HOST:PORT,HOST:PORT",
+                one.name,
+                one.name
+            );
         }
         let known = |name: &NodeName| given.iter().any(|one| one.name == *name);
         if let Some(holder) = &self.holder {
             ensure!(known(holder), "--holder {holder} is none of the machines of this mesh");
         }
         if let Some(stranger) = self.edge_name.iter().find(|edge| !known(&edge.machine)) {
-            bail!("--edge-name {}=…: {} is none of the machines of this mesh", stranger.machine, stranger.machine);
+            bail!(
+                "--edge-name {}=…: {} is none of the machines of this mesh",
+                stranger.machine,
+                stranger.machine
+            );
         }
         Ok(given)
     }
@@ -172,9 +194,9 @@ impl Args {
         let addresses: Vec<Vec<HostPort>> = given
             .iter()
             .zip(&ports)
-            .map(|(one, ports)| match one.addresses.is_empty() || !self.loopback {
-                true => Ok(one.addresses.clone()),
-                false => Ok(vec![HostPort::new("127.0.0.1", ports.mesh.port())?]),
+            .map(|(one, ports)| match self.loopback && !one.dials_out_only {
+                true => Ok(vec![HostPort::new("127.0.0.1", ports.mesh.port())?]),
+                false => Ok(one.addresses.clone()),
             })
             .collect::<anyhow::Result<_>>()?;
         let machines = given.iter().enumerate().map(|(n, one)| Machine {
@@ -197,19 +219,30 @@ impl Args {
     fn base(&self, machines: usize) -> anyhow::Result<u16> {
         let needed = u16::try_from(machines * usize::from(STRIDE)).unwrap_or(u16::MAX);
         if let Some(base) = self.base_port {
-            ensure!(base > 0 && base.checked_add(needed).is_some(), "--base-port {base}: {needed} ports from there on are needed");
+            ensure!(
+                base > 0 && base.checked_add(needed).is_some(),
+                "--base-port {base}: {needed} ports from there on are needed"
+            );
             return Ok(base);
         }
         let mut bases = (FIRST_BASE..u16::MAX.saturating_sub(needed)).step_by(100);
-        match bases.find(|base| (*base..base + needed).step_by(STRIDE.into()).all(|port| is_free(&Ports::loopback(port)))) {
+        match bases.find(|base| {
+            (*base..base + needed).step_by(STRIDE.into()).all(|port| is_free(&Ports::loopback(port)))
+        }) {
             Some(base) => Ok(base),
-            None => bail!("no {needed} free ports were found on 127.0.0.1; say where to look with --base-port PORT"),
+            None => bail!(
+                "no {needed} free ports were found on 127.0.0.1; say where to look with --base-port PORT"
+            ),
         }
     }
 
     fn make(&self, desk: &mut CaDesk, machine: &Machine, secret: &[u8]) -> anyhow::Result<()> {
-        let further: Vec<String> =
-            self.edge_name.iter().filter(|edge| edge.machine == machine.name).map(|edge| edge.host.clone()).collect();
+        let further: Vec<String> = self
+            .edge_name
+            .iter()
+            .filter(|edge| edge.machine == machine.name)
+            .map(|edge| edge.host.clone())
+            .collect();
         let (dns, ips) = machine.public_names(&further);
         let edge = Role::Edge(machine.name.clone());
         let node = desk.issue(&Request::link(Role::Node(machine.name.clone())), now())?;
@@ -237,7 +270,11 @@ impl Args {
             });
         }
         let out = self.out.display();
-        print::line(&format!("Made the mesh {:?} of {} in {out}:\n", self.mesh, plural(machines.len(), "machine")))?;
+        print::line(&format!(
+            "Made the mesh {:?} of {} in {out}:\n",
+            self.mesh,
+            plural(machines.len(), "machine")
+        ))?;
         for machine in machines {
             let listed: Vec<String> = machine.advertise.iter().map(ToString::to_string).collect();
             let way = if listed.is_empty() { "dials out only".into() } else { listed.join(", ") };
@@ -246,17 +283,23 @@ impl Args {
         }
         print::line(&format!("\nCA (SHA-256) {fingerprint}"))?;
         if self.machines.is_empty() && !self.loopback {
-            print::line("\nThe addresses are examples: name your machines, or change them in the node.toml files.")?;
+            print::line(
+                "\nThe addresses are examples: name your machines, or change them in the node.toml files.",
+            )?;
         }
         print::line("\nNext:")?;
         for machine in machines {
             let folder = format!("{out}/{}", machine.name);
             print::line(&match self.loopback {
                 true => format!("  trishula run --config {folder}/node.toml &"),
-                false => format!("  rsync -a {folder}/ root@{}:/etc/trishula/ && ssh root@{} 'chown -R trishula: /etc/trishula && systemctl enable --now trishula trishula-edge'", machine.name, machine.name),
+                false => format!(
+                    "  rsync -a {folder}/ root@{}:/etc/trishula/ && ssh root@{} 'chown -R trishula: /etc/trishula && systemctl enable --now trishula trishula-edge'",
+                    machine.name, machine.name
+                ),
             })?;
         }
-        let config = if self.loopback { format!(" --config {out}/{}/node.toml", holder.name) } else { String::new() };
+        let config =
+            if self.loopback { format!(" --config {out}/{}/node.toml", holder.name) } else { String::new() };
         print::line(&format!("  trishula status{config}"))
     }
 }

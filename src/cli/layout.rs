@@ -120,7 +120,10 @@ impl Machine {
         // Writing to a string cannot fail.
         let _ = write!(out, "data_dir = {}\n\n[identity]\ndir = \"{IDENTITY}\"\nedge_dir = \"{EDGE_IDENTITY}\"\n", quoted_path(&data));
         if self.holds_ca {
-            let _ = writeln!(out, "# The key of the mesh's CA: only here. Keep a copy off this machine.\nca_dir = \"{CA}\"");
+            let _ = writeln!(
+                out,
+                "# The key of the mesh's CA: only here. Keep a copy off this machine.\nca_dir = \"{CA}\""
+            );
         }
         let _ = write!(out, "\n[mesh]\nlisten = \"{}\"\n", self.ports.mesh);
         if self.advertise.is_empty() {
@@ -203,7 +206,9 @@ pub(crate) fn write_secret(folder: &Path, secret: &[u8]) -> anyhow::Result<()> {
 /// Refuses a folder in which something of ours lies already.
 pub(crate) fn refuse_used(folder: &Path) -> anyhow::Result<()> {
     let ours = [NODE_TOML, EDGE_TOML, IDENTITY, EDGE_IDENTITY, SECRETS, CA];
-    let Some(there) = ours.iter().map(|name| folder.join(name)).find(|path| path.exists()) else { return Ok(()) };
+    let Some(there) = ours.iter().map(|name| folder.join(name)).find(|path| path.exists()) else {
+        return Ok(());
+    };
     let shown = folder.display();
     bail!(
         "{} exists already, and is not overwritten: keys would be lost; choose another folder with --out, or move it away: mv '{shown}' '{shown}.old'",

@@ -6,6 +6,7 @@ mod agents;
 mod cert;
 mod check;
 mod common;
+mod findings;
 mod init;
 mod invite;
 mod join;
@@ -67,8 +68,7 @@ enum Command {
     /// Check everything that `run` needs, without running
     Check(check::Args),
     /// Tokens with which clients come in at an edge
-    #[command(subcommand)]
-    Token(token::Command),
+    Token(token::Args),
     /// Send one message
     Send(send::Args),
     /// Show messages as they come in
@@ -118,7 +118,7 @@ impl Command {
             Command::Join(args) => args.run(),
             Command::Cert(command) => command.run(),
             Command::Check(args) => args.run(),
-            Command::Token(command) => command.run(),
+            Command::Token(args) => args.run(),
             Command::Send(args) => args.run(),
             Command::Listen(args) => args.run(),
             Command::Request(args) => args.run(),

@@ -28,7 +28,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let config = self.config.load_with(self.set)?;
-        rt::log::init(&config.log.level, config.log.format == LogFormat::Json);
+        rt::logging::init(&config.log.level, config.log.format == LogFormat::Json);
         start(config)
     }
 }
@@ -42,7 +42,9 @@ fn start(config: NodeConfig) -> anyhow::Result<()> {
 /// Reads `section.key=value`; a value that is not TOML is a string.
 fn key_value(given: &str) -> Result<(String, toml::Value), String> {
     let (key, value) = given.split_once('=').ok_or("write KEY=VALUE, such as mesh.listen=[::]:443")?;
-    let is_key = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+    let is_key = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+    };
     if !key.contains('.') || !key.split('.').all(is_key) {
         return Err(format!("{key:?} is not a key; write SECTION.KEY=VALUE, such as log.level=debug"));
     }

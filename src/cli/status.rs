@@ -67,7 +67,14 @@ fn node_row(node: &NodeStatus, own: &NodeName) -> Vec<String> {
     };
     let reach = if node.reachable { "yes" } else { "NO" };
     let ca = if node.holds_ca { "holds the CA" } else { "" };
-    vec![node.node.to_string(), reach.into(), way, milliseconds(node.rtt_ms), node.agents_online.to_string(), ca.into()]
+    vec![
+        node.node.to_string(),
+        reach.into(),
+        way,
+        milliseconds(node.rtt_ms),
+        node.agents_online.to_string(),
+        ca.into(),
+    ]
 }
 
 fn link_row(link: &LinkStatus) -> Vec<String> {

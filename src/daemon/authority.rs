@@ -16,8 +16,8 @@ use rand::RngExt;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-pub use super::register::{Issued as IssuedRow, Taken};
 use super::register::Register;
+pub use super::register::{Issued as IssuedRow, Taken};
 use crate::identity::bundle::REVOKED;
 use crate::identity::ca::{Authority, CA_KEY, Issued};
 use crate::identity::enrol::{EnrolError, JoinRequest, Welcome};
@@ -42,13 +42,17 @@ pub enum Error {
     )]
     Exists(PathBuf),
     /// The list of what was signed can't be used.
-    #[error("{0}: {1}; restore it from the backup of the CA's folder, or remove it and revoke by serial number only")]
+    #[error(
+        "{0}: {1}; restore it from the backup of the CA's folder, or remove it and revoke by serial number only"
+    )]
     Register(PathBuf, String),
     /// Nothing to take back.
     #[error("no certificate of {0:?} is in force; see whose there are with: trishula cert revoke --list")]
     NobodyOf(String),
     /// The holder would cut itself off.
-    #[error("{0} is this machine, which holds the CA: revoked, it could lead nobody back in; move the CA first")]
+    #[error(
+        "{0} is this machine, which holds the CA: revoked, it could lead nobody back in; move the CA first"
+    )]
     Self_(NodeName),
     /// There is a machine of that name.
     #[error(
@@ -83,7 +87,9 @@ impl std::str::FromStr for Whom {
         let hex: String = given.chars().filter(|c| *c != ':').collect();
         match hex.parse::<Serial>() {
             Ok(serial) if hex.len() >= 30 => Ok(Whom::Serial(serial)),
-            _ if given.is_empty() => Err("write a machine's name, an agent's namespace/name, or a serial number".into()),
+            _ if given.is_empty() => {
+                Err("write a machine's name, an agent's namespace/name, or a serial number".into())
+            }
             _ => Ok(Whom::Name(given.to_owned())),
         }
     }
@@ -177,11 +183,19 @@ impl CaDesk {
     /// What a machine that joins is given to check clients' tokens with.
     pub fn secret(&self) -> Result<Vec<u8>, Error> {
         let path = self.ca_dir.join(SECRETS).join(SECRET);
-        Ok(files::read_private(&path, "copy secrets/trishula.secret of any machine of the mesh there, mode 0600")?)
+        Ok(files::read_private(
+            &path,
+            "copy secrets/trishula.secret of any machine of the mesh there, mode 0600",
+        )?)
     }
 
     /// Invites a machine: the text of its ticket, which is a secret. `again`: also if the name has certificates.
-    pub fn invite(&mut self, invitation: Invitation, again: bool, now: OffsetDateTime) -> Result<String, Error> {
+    pub fn invite(
+        &mut self,
+        invitation: Invitation,
+        again: bool,
+        now: OffsetDateTime,
+    ) -> Result<String, Error> {
         self.refuse_taken(&invitation.name, again, now)?;
         let invites = match &mut self.invites {
             Some(invites) => invites,
@@ -208,7 +222,12 @@ impl CaDesk {
     }
 
     /// Takes certificates back: the new list is on disk when this returns, and is to be spread.
-    pub fn revoke(&mut self, whom: &Whom, reason: &str, now: OffsetDateTime) -> Result<RevocationList, Error> {
+    pub fn revoke(
+        &mut self,
+        whom: &Whom,
+        reason: &str,
+        now: OffsetDateTime,
+    ) -> Result<RevocationList, Error> {
         let serials = self.serials_of(whom, now)?;
         let previous = self.revocations.current();
         let list = self.authority.revoke(&serials, previous.as_deref(), now)?;
@@ -255,7 +274,8 @@ impl CaDesk {
     }
 
     fn renew(&mut self, body: &[u8], now: OffsetDateTime) -> Result<Vec<u8>, Error> {
-        let request: RenewRequest = postcard::from_bytes(body).map_err(|e| Error::Malformed(e.to_string()))?;
+        let request: RenewRequest =
+            postcard::from_bytes(body).map_err(|e| Error::Malformed(e.to_string()))?;
         let signed = self.authority.renew(&request, &self.revocations, now)?;
         self.register.add(&signed.chain_pem, now)?;
         Ok(signed.chain_pem.into_bytes())

@@ -14,7 +14,8 @@ fn name(text: &str) -> NodeName {
 
 fn desk(folder: &Path) -> CaDesk {
     CaDesk::create(folder, "trishula", b"secret", NOW).unwrap();
-    let neighbours = Neighbours { own: Some(name("dc")), peers: vec![(name("agni"), "192.0.2.1:8766".into())] };
+    let neighbours =
+        Neighbours { own: Some(name("dc")), peers: vec![(name("agni"), "192.0.2.1:8766".into())] };
     CaDesk::open(folder, folder, Arc::default(), neighbours).unwrap()
 }
 

@@ -64,7 +64,9 @@ impl Register {
         let path = ca_dir.join(FILE);
         let entries = match files::read_if_there(&path, REMEDY)? {
             None => Vec::new(),
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| Error::Register(path.clone(), e.to_string()))?,
+            Some(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|e| Error::Register(path.clone(), e.to_string()))?
+            }
         };
         Ok(Register { path, entries })
     }

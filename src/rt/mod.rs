@@ -3,7 +3,7 @@
 
 pub mod backoff;
 pub mod clock;
-pub mod log;
+pub mod logging;
 pub mod platform;
 pub mod queue;
 pub mod sdnotify;

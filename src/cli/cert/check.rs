@@ -49,10 +49,17 @@ fn check(folder: &Path, findings: &mut Findings) {
     judge(&folder.join("link.pem"), &name, days(bundle.name.not_after), &mend, findings);
     if let Some(public) = &bundle.public {
         let path = folder.join(PUBLIC_CERTIFICATE);
-        let info = public.certificate().and_then(|certificate| describe(certificate, bundle.revoked.as_ref(), now()));
+        let info = public
+            .certificate()
+            .and_then(|certificate| describe(certificate, bundle.revoked.as_ref(), now()));
         match info {
             Ok(info) => match info.revoked {
-                Some(since) => findings.bad(Level::Fault, path.display().to_string(), format!("revoked at {since}"), "join again with a new ticket"),
+                Some(since) => findings.bad(
+                    Level::Fault,
+                    path.display().to_string(),
+                    format!("revoked at {since}"),
+                    "join again with a new ticket",
+                ),
                 None => judge(&path, &info.subject, info.days_left, &mend, findings),
             },
             Err(error) => findings.bad(Level::Fault, path.display().to_string(), error, ""),

@@ -50,6 +50,10 @@ impl Args {
             revoked: revoked.as_ref().map(|list| list.der()),
         };
         Bundle::write(&self.out, &parts)?;
-        print::line(&format!("Made an identity for agent {agent} in {} (serial {})", self.out.display(), issued.serial))
+        print::line(&format!(
+            "Made an identity for agent {agent} in {} (serial {})",
+            self.out.display(),
+            issued.serial
+        ))
     }
 }

@@ -42,7 +42,9 @@ impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let files = if self.files.is_empty() { self.identity.certificates()? } else { self.files };
         if files.is_empty() {
-            bail!("there is no certificate; make a mesh with `trishula init`, or join one with `trishula join TICKET`");
+            bail!(
+                "there is no certificate; make a mesh with `trishula init`, or join one with `trishula join TICKET`"
+            );
         }
         let shown = files.into_iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
         if self.json {

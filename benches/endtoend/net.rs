@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -19,6 +20,8 @@ pub type ServerSocket = WebSocketStream<server::TlsStream<TcpStream>>;
 pub type ClientSocket = WebSocketStream<client::TlsStream<TcpStream>>;
 
 const HOST: &str = "localhost";
+/// A dial that takes longer hangs.
+const DIAL_PATIENCE: Duration = Duration::from_secs(10);
 const ALPN: &[u8] = b"bench";
 /// Any free port, on loopback.
 pub const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -100,7 +103,8 @@ pub async fn quic_dial(
     endpoint: &quinn::Endpoint,
     to: SocketAddr,
 ) -> Result<(quinn::Connection, quinn::SendStream, quinn::RecvStream)> {
-    let connection = endpoint.connect(to, HOST)?.await?;
+    let connection =
+        timeout(DIAL_PATIENCE, endpoint.connect(to, HOST)?).await.context("dialling hangs")??;
     let (tx, rx) = connection.open_bi().await?;
     Ok((connection, tx, rx))
 }
@@ -121,7 +125,7 @@ fn transport(settings: &Settings) -> Result<quinn::TransportConfig> {
     if settings.mtu > 0 {
         let mut discovery = quinn::MtuDiscoveryConfig::default();
         discovery.upper_bound(settings.mtu);
-        transport.initial_mtu(settings.mtu).mtu_discovery_config(Some(discovery));
+        transport.initial_mtu(settings.mtu.min(1452)).mtu_discovery_config(Some(discovery));
     }
     if settings.ack_threshold > 0 {
         let mut acks = quinn::AckFrequencyConfig::default();

@@ -56,7 +56,8 @@ pub struct Settings {
     /// Threads of each relay process.
     #[arg(long, default_value_t = 1)]
     pub threads: usize,
-    /// Largest UDP payload, from the first packet on, in bytes; 0 leaves quinn's discovery (1200 up to 1452).
+    /// Largest UDP payload, in bytes: tried at once up to 1452, found by discovery above; 0 leaves quinn's default
+    /// (discovery from 1200 up to 1452).
     #[arg(long, default_value_t = 0)]
     pub mtu: u16,
     /// Ask the peer to acknowledge only after so many packets; 0 leaves quinn's default (every second).

@@ -12,6 +12,7 @@
 //! | `hops` | the bare hops: echo round trips |
 //! | `relay` | what the relay processes run |
 //! | `carrier` | sources, sinks and the pump between them; `net` makes their connections |
+//! | `lean` | sockets that wake their process less often, as a setting to compare |
 //! | `child` | starting, measuring and ending processes |
 //! | `report` | medians, the table and the JSON file |
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used)]
@@ -24,6 +25,8 @@ mod chain;
 mod child;
 #[path = "endtoend/hops.rs"]
 mod hops;
+#[path = "endtoend/lean.rs"]
+mod lean;
 #[path = "endtoend/load.rs"]
 mod load;
 #[path = "endtoend/net.rs"]

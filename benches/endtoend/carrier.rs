@@ -2,15 +2,16 @@
 //!
 //! A batch is whatever is there without waiting. It is written whole and flushed once, so that a relay under load
 //! makes few large writes, and an idle one passes a single message on at once.
+use crate::lean::LeanUnix;
 use crate::net::ServerSocket;
+use crate::options::Settings;
 use anyhow::{Result, bail};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, Stream, StreamExt};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 /// A batch ends here even when more is waiting.
@@ -21,14 +22,14 @@ const READ_BYTES: usize = 64 * 1024;
 pub enum Source {
     Wss(SplitStream<ServerSocket>),
     Quic(quinn::RecvStream, Splitter),
-    Unix(OwnedReadHalf, Splitter),
+    Unix(Box<dyn AsyncRead + Send + Unpin>, Splitter),
 }
 
 /// Where messages go.
 pub enum Sink {
     Wss(SplitSink<ServerSocket, Message>),
     Quic(quinn::SendStream, BytesMut),
-    Unix(OwnedWriteHalf, BytesMut),
+    Unix(Box<dyn AsyncWrite + Send + Unpin>, BytesMut),
 }
 
 pub fn wss(socket: ServerSocket) -> (Source, Sink) {
@@ -40,9 +41,15 @@ pub fn quic(tx: quinn::SendStream, rx: quinn::RecvStream) -> (Source, Sink) {
     (Source::Quic(rx, Splitter::default()), Sink::Quic(tx, BytesMut::new()))
 }
 
-pub fn unix(socket: tokio::net::UnixStream) -> (Source, Sink) {
-    let (rx, tx) = socket.into_split();
-    (Source::Unix(rx, Splitter::default()), Sink::Unix(tx, BytesMut::new()))
+pub fn unix(socket: tokio::net::UnixStream, settings: &Settings) -> Result<(Source, Sink)> {
+    let (rx, tx): (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>) = if settings.lean {
+        let lean = LeanUnix::new(socket)?;
+        (Box::new(lean.clone()), Box::new(lean))
+    } else {
+        let (rx, tx) = socket.into_split();
+        (Box::new(rx), Box::new(tx))
+    };
+    Ok((Source::Unix(rx, Splitter::default()), Sink::Unix(tx, BytesMut::new())))
 }
 
 /// Carries everything from one to the other, until the source ends.

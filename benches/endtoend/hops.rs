@@ -40,7 +40,7 @@ pub async fn run(hop: &str, identity: &Identity, settings: &Settings, size: &Siz
             Echo::Frames { source, sink, batch: Vec::new(), _connection: Some((endpoint, connection)) }
         }
         _ => {
-            let (source, sink) = unix(tokio::net::UnixStream::connect(&path).await?);
+            let (source, sink) = unix(tokio::net::UnixStream::connect(&path).await?, settings)?;
             Echo::Frames { source, sink, batch: Vec::new(), _connection: None }
         }
     };

@@ -1,4 +1,5 @@
 //! Certificates, TLS, QUIC and WebSocket connections.
+use crate::lean::LeanUdp;
 use crate::options::Settings;
 use crate::way::Endpoint;
 use anyhow::{Context, Result};
@@ -93,7 +94,13 @@ pub fn quic_endpoint(identity: &Identity, settings: &Settings) -> Result<quinn::
         config.max_udp_payload_size(settings.mtu)?;
     }
     let socket = std::net::UdpSocket::bind(ANY)?;
-    let mut endpoint = quinn::Endpoint::new(config, Some(server), socket, Arc::new(quinn::TokioRuntime))?;
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let mut endpoint = if settings.lean {
+        let socket = Arc::new(LeanUdp::new(socket)?);
+        quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?
+    } else {
+        quinn::Endpoint::new(config, Some(server), socket, runtime)?
+    };
     endpoint.set_default_client_config(client);
     Ok(endpoint)
 }

@@ -69,6 +69,9 @@ pub struct Settings {
     /// One datagram a system call.
     #[arg(long)]
     pub no_gso: bool,
+    /// UDP and Unix sockets that wake for reading only (see `lean`).
+    #[arg(long)]
+    pub lean: bool,
     /// Write and flush every message by itself, whatever else is queued.
     #[arg(long)]
     pub flush_each: bool,

@@ -81,7 +81,7 @@ async fn run(Job { role, identity, settings }: Job) -> Result<()> {
         Role::UnixEcho(path) => {
             let listener = UnixListener::bind(path)?;
             ready(0)?;
-            let (from, to) = unix(listener.accept().await?.0);
+            let (from, to) = unix(listener.accept().await?.0, &settings)?;
             pump(from, to, settings.flush_each).await
         }
     }
@@ -99,7 +99,7 @@ async fn edge(node: NodeAddress, identity: &Identity, settings: &Settings) -> Re
             tx.write_all(&[EDGE]).await?;
             quic(tx, rx)
         }
-        NodeAddress::Unix(path) => unix(UnixStream::connect(path).await?),
+        NodeAddress::Unix(path) => unix(UnixStream::connect(path).await?, settings)?,
     };
     ready(listener.local_addr()?.port())?;
     let down = wss(net::wss_accept(&listener, identity).await?);
@@ -135,7 +135,7 @@ async fn node(
         }
     }
     if let Some(listener) = unix_edges {
-        edge = Some(unix(listener.accept().await?.0));
+        edge = Some(unix(listener.accept().await?.0, settings)?);
     }
     join(edge.context("no edge")?, other.context("no peer")?, settings).await
 }

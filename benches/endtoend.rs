@@ -42,10 +42,12 @@ mod report;
 #[path = "endtoend/way.rs"]
 mod way;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use options::{Options, Size};
 use report::Report;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use way::Way;
 
@@ -53,6 +55,12 @@ fn main() -> Result<()> {
     let options = Options::parse();
     if options.relay {
         return relay::main();
+    }
+    if options.one_core {
+        let this = std::env::args().skip(1).filter(|arg| arg != "--one-core");
+        let mut pinned = Command::new("taskset");
+        pinned.args(["-c", "0"]).arg(std::env::current_exe()?).args(this);
+        return Err(pinned.exec()).context("taskset");
     }
     let driver = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     driver.block_on(async {

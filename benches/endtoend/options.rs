@@ -15,6 +15,9 @@ pub struct Options {
     /// Rounds; the table shows the median of each figure.
     #[arg(long)]
     pub rounds: Option<usize>,
+    /// Everything on core 0 (by `taskset`): steadier, since no sleeping core has to be woken.
+    #[arg(long)]
+    pub one_core: bool,
     #[command(flatten)]
     pub settings: Settings,
     /// What `cargo bench` adds; means nothing here.

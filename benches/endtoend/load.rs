@@ -43,9 +43,10 @@ pub type Cpu = Option<Vec<(&'static str, f64)>>;
 pub async fn run(way: &dyn Way, size: &Size) -> Result<Round> {
     let running = way.start()?;
     let Running { a, b, ca, processes, .. } = &running;
-    let mut left = Client::connect(way, a, b, ca).await?;
-    let mut right = Client::connect(way, b, a, ca).await?;
     let what = |phase: &str| format!("{}: {phase}", way.name());
+    let phase = async { tokio::try_join!(Client::connect(way, a, b, ca), Client::connect(way, b, a, ca)) };
+    let (mut left, mut right) =
+        timeout(PATIENCE, phase).await.with_context(|| what("connecting hangs"))??;
 
     let phase = ping_pong(&mut left, &mut right, processes, size);
     let ping_pong = timeout(PATIENCE, phase).await.with_context(|| what("ping-pong hangs"))??;

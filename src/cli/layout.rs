@@ -118,7 +118,7 @@ impl Machine {
         let data = if self.self_contained { "data".into() } else { platform::default_data_dir() };
         let socket = if self.self_contained { "node.sock".into() } else { platform::default_socket() };
         // Writing to a string cannot fail.
-        let _ = write!(out, "data_dir = {}\n\n[identity]\ndir = \"{IDENTITY}\"\n", quoted_path(&data));
+        let _ = write!(out, "data_dir = {}\n\n[identity]\ndir = \"{IDENTITY}\"\nedge_dir = \"{EDGE_IDENTITY}\"\n", quoted_path(&data));
         if self.holds_ca {
             let _ = writeln!(
                 out,

@@ -60,6 +60,8 @@ pub struct IdentitySection {
     pub dir: PathBuf,
     /// The folder with the CA's key; only on the machine that holds it.
     pub ca_dir: Option<PathBuf>,
+    /// The folder of this machine's edge, whose link certificate the node renews along with its own.
+    pub edge_dir: Option<PathBuf>,
 }
 
 /// `[mesh]`
@@ -131,7 +133,7 @@ pub enum LogFormat {
 
 impl Default for IdentitySection {
     fn default() -> Self {
-        Self { dir: platform::default_config_dir().join("identity"), ca_dir: None }
+        Self { dir: platform::default_config_dir().join("identity"), ca_dir: None, edge_dir: None }
     }
 }
 
@@ -184,7 +186,8 @@ impl NodeConfig {
         let mut config: NodeConfig = load(path, environment, overrides)?;
         config.check().map_err(|(key, why)| Error::Together { path: path.into(), key, why })?;
         let paths = [&mut config.node.data_dir, &mut config.identity.dir, &mut config.admin.socket];
-        paths.into_iter().chain(&mut config.identity.ca_dir).for_each(|each| resolve(path, each));
+        let optional = config.identity.ca_dir.iter_mut().chain(&mut config.identity.edge_dir);
+        paths.into_iter().chain(optional).for_each(|each| resolve(path, each));
         Ok(config)
     }
 

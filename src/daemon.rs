@@ -54,7 +54,9 @@ pub enum Error {
     #[error(transparent)]
     Identity(#[from] identity::Error),
     /// The certificate names another machine than the configuration.
-    #[error("{folder}: the certificate names {found}, the configuration says [node] name = \"{configured}\"; give this node its own identity folder")]
+    #[error(
+        "{folder}: the certificate names {found}, the configuration says [node] name = \"{configured}\"; give this node its own identity folder"
+    )]
     OtherName {
         /// The identity's folder.
         folder: String,
@@ -86,8 +88,12 @@ pub enum Error {
 
 fn port_hint(why: &std::io::Error) -> &'static str {
     match why.kind() {
-        std::io::ErrorKind::AddrInUse => "; another process has this port: stop it (ss -lunp shows which), or set another one",
-        std::io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE, as the systemd unit gives it",
+        std::io::ErrorKind::AddrInUse => {
+            "; another process has this port: stop it (ss -lunp shows which), or set another one"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE, as the systemd unit gives it"
+        }
         std::io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
         _ => "",
     }
@@ -161,14 +167,19 @@ impl Ready {
             software: software(),
         });
         let Started { handle, connected, addresses, task } = started;
-        let mut running = Running { node: handle.clone(), endpoint: self.endpoint.clone(), tasks: vec![task] };
+        let mut running =
+            Running { node: handle.clone(), endpoint: self.endpoint.clone(), tasks: vec![task] };
 
         let (hub, hub_task, joined) = gateway_in_memory(&me, incarnation, &handle);
         running.tasks.extend([hub_task, joined]);
         let local = Local::new(hello(&me, incarnation), self.identity.clone(), handle.links());
         let native = self.config.gateway.native.then(|| hub.clone());
-        let accept =
-            accept::Accept { endpoint: self.endpoint.clone(), local: local.clone(), hub: native, node: handle.clone() };
+        let accept = accept::Accept {
+            endpoint: self.endpoint.clone(),
+            local: local.clone(),
+            hub: native,
+            node: handle.clone(),
+        };
         running.tasks.push(accept.start());
         let peers = peers::Peers {
             configured: configured_peers(&self.config),
@@ -191,7 +202,9 @@ impl Ready {
         running.tasks.push(tasks::spawn("admin.socket", async move {
             admin::socket::serve(socket, for_socket, asks_in).await;
         }));
-        running.tasks.push(tasks::spawn("admin.http", async move { admin::http::serve(http, for_http).await }));
+        running
+            .tasks
+            .push(tasks::spawn("admin.http", async move { admin::http::serve(http, for_http).await }));
         running.tasks.push(tasks::spawn("daemon.watchdog", sdnotify::watchdog()));
         Ok(running)
     }
@@ -238,7 +251,8 @@ fn mesh_config(config: &NodeConfig, incarnation: Incarnation) -> mesh::Config {
 
 fn configured_peers(config: &NodeConfig) -> node::Addresses {
     let dialled = config.mesh.peers.iter().filter(|peer| !peer.addresses.is_empty());
-    let address = |peer: &crate::config::node::PeerSection| peer.addresses.iter().map(ToString::to_string).collect();
+    let address =
+        |peer: &crate::config::node::PeerSection| peer.addresses.iter().map(ToString::to_string).collect();
     dialled.map(|peer| (peer.name.clone(), address(peer))).collect()
 }
 
@@ -291,7 +305,11 @@ fn bind_quic(identity: &tls::Identity, address: SocketAddr) -> Result<quinn::End
     let tls = tls::quic_server(identity.server()?.config)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
     server.transport_config(Arc::new(quic::transport()));
-    quinn::Endpoint::server(server, address).map_err(|why| Error::Bind { what: "[mesh] listen", address, why })
+    quinn::Endpoint::server(server, address).map_err(|why| Error::Bind {
+        what: "[mesh] listen",
+        address,
+        why,
+    })
 }
 
 fn bind_tcp(what: &'static str, address: SocketAddr) -> Result<std::net::TcpListener, Error> {

@@ -71,7 +71,10 @@ impl Asks {
     }
 
     async fn ask(&self, ask: Ask, desk: Option<&mut CaDesk>, sessions: &mut tasks::Group) {
-        let not_here = || "this node does not hold the CA: run the command on the machine where `trishula init` was run".to_owned();
+        let not_here = || {
+            "this node does not hold the CA: run the command on the machine where `trishula init` was run"
+                .to_owned()
+        };
         // Whoever asked may have gone: an answer that nobody takes is dropped.
         match ask {
             Ask::Invite { name, expires, addresses, again, public, answer } => {
@@ -96,7 +99,8 @@ impl Asks {
                 // The holder may be this very task: it must be free to answer.
                 sessions.spawn("daemon.renew-now", async move {
                     let renewed = renewer.renew_now().await;
-                    let _ = answer.send(renewed.map(|days_left| Renewed { days_left }).map_err(|e| e.to_string()));
+                    let _ = answer
+                        .send(renewed.map(|days_left| Renewed { days_left }).map_err(|e| e.to_string()));
                 });
             }
             Ask::Attach { agent, stream } => self.attach(agent, stream, sessions).await,
@@ -113,12 +117,22 @@ impl Asks {
     }
 
     /// A tool on this machine speaks as an agent of it: whoever may open the socket is the operator.
-    async fn attach(&self, agent: Option<AgentName>, mut stream: tokio::net::UnixStream, sessions: &mut tasks::Group) {
+    async fn attach(
+        &self,
+        agent: Option<AgentName>,
+        mut stream: tokio::net::UnixStream,
+        sessions: &mut tasks::Group,
+    ) {
         let own = || AgentName::new(&format!("{}.cli", self.me));
-        let agent = match agent.map_or_else(own, Ok).and_then(|name| Ok(AgentAddr::new(Namespace::new(DEFAULT_NAMESPACE)?, name))) {
+        let agent = match agent
+            .map_or_else(own, Ok)
+            .and_then(|name| Ok(AgentAddr::new(Namespace::new(DEFAULT_NAMESPACE)?, name)))
+        {
             Ok(agent) if sessions.len() < MAX_SESSIONS => agent,
             Ok(_) => {
-                let _ = write(&mut stream, &Answer::Error(format!("{MAX_SESSIONS} sessions are open already"))).await;
+                let _ =
+                    write(&mut stream, &Answer::Error(format!("{MAX_SESSIONS} sessions are open already")))
+                        .await;
                 return;
             }
             Err(e) => {

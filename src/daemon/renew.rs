@@ -70,11 +70,7 @@ impl Handle {
 }
 
 impl Renewer {
-    pub(super) fn new(
-        config: &NodeConfig,
-        identity: tls::Identity,
-            node: node::Handle,
-    ) -> Renewer {
+    pub(super) fn new(config: &NodeConfig, identity: tls::Identity, node: node::Handle) -> Renewer {
         let (requests_in, requests) = queue::bounded("daemon.renew", 4);
         let mut folders = vec![(config.identity.dir.clone(), RoleKind::Node)];
         folders.extend(config.identity.edge_dir.clone().map(|folder| (folder, RoleKind::Edge)));

@@ -23,8 +23,6 @@ pub struct Identity {
     pub permissions: Vec<String>,
     /// Wall-clock milliseconds at which it ends; `None`: never.
     pub expires_at: Option<u64>,
-    /// Whether it may send into other namespaces: the operator's own socket may.
-    pub other_namespaces: bool,
 }
 
 impl Identity {
@@ -36,7 +34,17 @@ impl Identity {
             may_register: Vec::new(),
             permissions: Vec::new(),
             expires_at: None,
-            other_namespaces: false,
+        }
+    }
+
+    /// Anybody: where the operator has switched authentication off.
+    pub fn anybody(namespace: Namespace) -> Identity {
+        Identity {
+            agent: None,
+            namespace,
+            may_register: Vec::new(),
+            permissions: Vec::new(),
+            expires_at: None,
         }
     }
 
@@ -153,7 +161,6 @@ impl Verifier {
             may_register: claims.agents.iter().map(|text| Pattern::new(text)).collect(),
             permissions: claims.permissions,
             expires_at: claims.exp.map(millis),
-            other_namespaces: false,
         })
     }
 

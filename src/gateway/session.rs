@@ -115,6 +115,14 @@ pub async fn serve<C: Carrier>(carrier: C, opening: Opening, hub: &HubHandle) ->
     ended
 }
 
+/// Closes a connection that gets no session.
+pub async fn turn_away<C: Carrier>(mut carrier: C, code: CloseCode) {
+    carrier.start_close(code, "");
+    let closed = poll_fn(|cx| carrier.poll_closed(cx));
+    // A client that does not take part in closing is left.
+    let _ = tokio::time::timeout(CLOSE_WITHIN, closed).await;
+}
+
 /// Where a session stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {

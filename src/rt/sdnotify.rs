@@ -30,10 +30,11 @@ pub async fn watchdog() {
 
 fn notify(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let sent = UnixDatagram::unbound().and_then(|socket| match path.to_str().and_then(|p| p.strip_prefix('@')) {
-        Some(name) => platform::send_to_abstract(&socket, state.as_bytes(), name),
-        None => socket.send_to(state.as_bytes(), &path),
-    });
+    let sent =
+        UnixDatagram::unbound().and_then(|socket| match path.to_str().and_then(|p| p.strip_prefix('@')) {
+            Some(name) => platform::send_to_abstract(&socket, state.as_bytes(), name),
+            None => socket.send_to(state.as_bytes(), &path),
+        });
     if let Err(why) = sent {
         tracing::debug!(state, %why, "systemd could not be told");
     }

@@ -297,8 +297,7 @@ impl<C: Carrier> Session<C> {
         if matches!(head.to, Target::Room(..)) {
             return Err(unsupported("a message to a room"));
         }
-        let other = head.to.namespace() != &self.namespace;
-        if other && !self.identity.as_ref().is_some_and(|identity| identity.other_namespaces) {
+        if head.to.namespace() != &self.namespace {
             let message = format!("no rule lets {} send into {}", head.from, head.to.namespace());
             return Err(Refusal::new(Code::Forbidden, message));
         }

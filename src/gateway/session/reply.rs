@@ -132,8 +132,13 @@ mod tests {
             .map(|n| {
                 let name = AgentName::new(&format!("agent-{n:03}")).unwrap();
                 let agent = AgentAddr::new(home.clone(), name);
-                let state =
-                    AgentState { agent, presence: Presence::Online, registered_ms: 0, capabilities: vec![] };
+                let state = AgentState {
+                    agent,
+                    presence: Presence::Online,
+                    registered_ms: 0,
+                    shared: false,
+                    capabilities: vec![],
+                };
                 (state, node.clone())
             })
             .collect();

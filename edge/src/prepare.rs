@@ -105,8 +105,9 @@ fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared, Er
         |path: &Option<PathBuf>, file: &str| path.clone().unwrap_or_else(|| config.identity.dir.join(file));
     let (certificate, key) =
         (fallback(&section.cert, PUBLIC_CERTIFICATE), fallback(&section.key, PUBLIC_KEY));
-    let (tls, certificate) = tls::https_server(&certificate, &key, Arc::new(WallClock))
-        .map_err(|why| Error::Certificate { service: name.clone(), why })?;
+    let (tls, certificate) =
+        tls::https_server(&certificate, &key, tls::ClientCertificates::Unasked, Arc::new(WallClock))
+            .map_err(|why| Error::Certificate { service: name.clone(), why })?;
     let verifier = verifier(section).map_err(|why| Error::Secret { service: name, why })?;
     let identity = (!section.auth).then(|| Identity::anybody(section.name.clone()));
     let settings = Settings {

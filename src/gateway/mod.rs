@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`auth`] | tokens, and what an identity may do |
 //! | [`secret`] | the secret that signs tokens |
+//! | [`enrol`] | the way in for a machine with a ticket |
 //! | [`hub`] | the one task of a process that joins its sessions with the link to their node |
 //! | [`carrier`] | what a session needs of a connection, whatever carries it |
 //! | [`session`] | one client's life |
@@ -11,6 +12,7 @@
 
 pub mod auth;
 pub mod carrier;
+pub mod enrol;
 pub mod hub;
 pub mod native;
 pub mod secret;

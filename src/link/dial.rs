@@ -74,6 +74,7 @@ impl Dialler {
                     }
                     failures = 0;
                 }
+                Err(Error::Stopping) => return,
                 Err(e) => {
                     metrics::DIALS.with_label_values(&["failed"]).inc();
                     failures += 1;
@@ -109,16 +110,19 @@ impl Dialler {
         config: &quinn::ClientConfig,
     ) -> Result<(quinn::Connection, Admitted), Error> {
         let failed = |why: String| Error::Dial { address: address.to_owned(), why };
-        let server_name = match &self.target.name {
-            Some(name) => identity::node_dns_name(name),
-            None => "node.trishula".to_owned(),
-        };
+        let named = self.target.name.clone().and_then(|name| identity::Role::Node(name).dns_name());
+        let server_name = named.unwrap_or_else(|| "node.trishula".to_owned());
         let mut last = failed("the name has no address".into());
         for remote in
             resolve(address, self.endpoint.local_addr().ok()).await.map_err(|e| failed(e.to_string()))?
         {
             let connecting = self.endpoint.connect_with(config.clone(), remote, &server_name);
-            match connecting.map_err(|e| failed(e.to_string()))?.await {
+            let connecting = match connecting {
+                Err(quinn::ConnectError::EndpointStopping) => return Err(Error::Stopping),
+                other => other.map_err(|e| failed(e.to_string()))?,
+            };
+            match connecting.await {
+                Err(quinn::ConnectionError::LocallyClosed) => return Err(Error::Stopping),
                 Ok(connection) => {
                     let peer = quic::admit(&self.local, &connection)?;
                     return Ok((connection, admitted_node(peer)?));

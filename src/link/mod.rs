@@ -253,6 +253,9 @@ pub enum Error {
     /// The peer is of this mesh, but not what was dialled.
     #[error("{0} answered where a node was expected; check the address")]
     WrongRole(String),
+    /// This process stops: its endpoint is closed.
+    #[error("this process is stopping")]
+    Stopping,
     /// There is nothing to dial.
     #[error("no address is configured")]
     NoAddress,

@@ -6,5 +6,6 @@ pub mod clock;
 pub mod logging;
 pub mod platform;
 pub mod queue;
+pub mod sdnotify;
 pub mod signals;
 pub mod tasks;

@@ -1,0 +1,8 @@
+//! `trishula ping`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+impl Args {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        anyhow::bail!("not yet")
+    }
+}

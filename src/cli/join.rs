@@ -167,7 +167,7 @@ async fn ask_any(ticket: &Ticket, request: &JoinRequest) -> anyhow::Result<JoinR
     let config = quinn::ClientConfig::new(Arc::new(tls));
     let mut faults = Vec::new();
     for address in &ticket.addresses {
-        match print::progress(&format!("asking {address}"), connect(address, &config)).await {
+        match print::progress(format!("asking {address}"), connect(address, &config)).await {
             Ok(connection) => {
                 return print::progress("waiting for the holder of the CA", ask(&connection, request)).await;
             }

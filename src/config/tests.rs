@@ -187,7 +187,8 @@ fn the_reference_configuration_is_read_and_names_every_key() {
     for section in sections::of::<NodeConfig>() {
         assert!(text.contains(&format!("[{section}]")), "[{section}] is missing");
     }
-    let has = |key: &str| text.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
+    let has =
+        |key: &str| text.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
     let sections = [
         sections::of::<node::NodeSection>(),
         sections::of::<node::IdentitySection>(),

@@ -15,7 +15,11 @@ fn an_unknown_key_has_its_place_and_the_key_that_was_meant() {
     place.replace(AGNI, "listen = ", "lisen = ");
     for command in ["check", "run", "status"] {
         let error = place.fails(64, &[command, "--config", AGNI]);
-        assert!(error.contains("node.toml:") && error.contains("unknown key mesh.lisen (did you mean \"listen\"?)"), "{error}");
+        assert!(
+            error.contains("node.toml:")
+                && error.contains("unknown key mesh.lisen (did you mean \"listen\"?)"),
+            "{error}"
+        );
     }
 }
 
@@ -38,7 +42,8 @@ fn a_bad_variable_is_named() {
     };
     assert!(with("TRISHULA_MESH_LISTN", "x").contains("TRISHULA_MESH_LISTN"));
     assert!(with("TRISHULA_LOG_LEVEL", "loud").contains("TRISHULA_LOG_LEVEL"));
-    let fine = place.command(&["check", "--config", AGNI]).env("TRISHULA_LOG_LEVEL", "debug").output().unwrap();
+    let fine =
+        place.command(&["check", "--config", AGNI]).env("TRISHULA_LOG_LEVEL", "debug").output().unwrap();
     assert!(fine.status.success());
 }
 
@@ -56,7 +61,8 @@ fn a_configuration_that_is_not_there_says_how_to_get_one() {
 fn a_key_of_another_certificate_is_named() {
     // covers Q07, T24
     let place = Place::with_mesh();
-    std::fs::copy(place.path("mesh/dc/identity/link.key"), place.path("mesh/agni/identity/link.key")).unwrap();
+    std::fs::copy(place.path("mesh/dc/identity/link.key"), place.path("mesh/agni/identity/link.key"))
+        .unwrap();
     let found = place.run(&["check", "--config", AGNI]);
     let said = String::from_utf8_lossy(&found.stdout).into_owned();
     assert_eq!(found.status.code(), Some(1), "{said}");
@@ -85,7 +91,10 @@ fn a_port_in_use_is_noticed_with_how_to_find_who_has_it() {
     let listen = text.lines().find(|line| line.starts_with("listen = ")).unwrap();
     place.replace(AGNI, listen, &format!("listen = \"{address}\""));
     let said = finding(&place, &format!("UDP {address}"));
-    assert!(said["mend"].as_str().unwrap().contains(&format!("ss -ulpn 'sport = :{}'", address.port())), "{said}");
+    assert!(
+        said["mend"].as_str().unwrap().contains(&format!("ss -ulpn 'sport = :{}'", address.port())),
+        "{said}"
+    );
     let error = place.fails(1, &["run", "--config", AGNI]);
     assert!(error.contains(&address.to_string()), "{error}");
 }
@@ -97,7 +106,10 @@ fn a_data_folder_that_cannot_be_written_is_noticed() {
     // Also root cannot write into a file as if it were a folder.
     place.write("mesh/agni/data", "");
     let said = finding(&place, "data folder");
-    assert!(said["found"].as_str().unwrap().contains("is not writable") && said["mend"].is_string(), "{said}");
+    assert!(
+        said["found"].as_str().unwrap().contains("is not writable") && said["mend"].is_string(),
+        "{said}"
+    );
     let error = place.fails(1, &["run", "--config", AGNI]);
     assert!(error.contains("data"), "{error}");
 }
@@ -120,7 +132,12 @@ fn a_secret_that_others_may_read_is_noticed_with_the_command_that_mends_it() {
 fn a_name_that_is_no_name_is_wrong_usage() {
     // covers B19
     let place = Place::with_mesh();
-    for arguments in [&["init", "Not A Name"][..], &["invite", "UP"], &["token", "issue", "broadcast"], &["status", "--node", "a_b"]] {
+    for arguments in [
+        &["init", "Not A Name"][..],
+        &["invite", "UP"],
+        &["token", "issue", "broadcast"],
+        &["status", "--node", "a_b"],
+    ] {
         let error = place.fails(2, arguments);
         assert!(error.contains("is not a") && error.contains("letters"), "{arguments:?}: {error}");
     }
@@ -135,7 +152,9 @@ fn a_bad_ticket_says_what_is_wrong_with_it() {
     let made = place.json(&["invite", "laptop", "--json", "--config", "mesh/dc/node.toml"]);
     let ticket = made["ticket"].as_str().unwrap();
     let cut = &ticket[..ticket.len() - 3];
-    for (text, why) in [("hello", "not a ticket"), (cut, "damaged"), ("trishula-ticket-9:AAAA", "update trishula")] {
+    for (text, why) in
+        [("hello", "not a ticket"), (cut, "damaged"), ("trishula-ticket-9:AAAA", "update trishula")]
+    {
         let error = place.fails(1, &["join", text, "--out", "laptop"]);
         assert!(error.contains(why), "{text}: {error}");
         assert!(!place.path("laptop").exists());
@@ -149,7 +168,8 @@ fn a_mesh_that_does_not_answer_is_said_for_each_address_and_the_keys_are_kept() 
     // Bound, and silent: nothing answers QUIC there.
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap().to_string();
-    let made = place.json(&["invite", "laptop", "--json", "--address", &address, "--config", "mesh/dc/node.toml"]);
+    let made =
+        place.json(&["invite", "laptop", "--json", "--address", &address, "--config", "mesh/dc/node.toml"]);
     let join = ["join", made["ticket"].as_str().unwrap(), "--out", "laptop", "--loopback"];
     let error = place.fails(1, &join);
     assert!(error.contains(&address) && error.contains("UDP") && error.contains("--address"), "{error}");

@@ -38,7 +38,15 @@ fn every_command_has_help_with_examples() {
 fn commands_that_read_print_json() {
     // covers Q08
     let place = Place::new();
-    for command in [&["status"][..], &["agents"], &["ping"], &["check"], &["cert", "show"], &["cert", "check"], &["listen"]] {
+    for command in [
+        &["status"][..],
+        &["agents"],
+        &["ping"],
+        &["check"],
+        &["cert", "show"],
+        &["cert", "check"],
+        &["listen"],
+    ] {
         let help = place.ok(&[command, &["--help"]].concat());
         assert!(help.contains("--json"), "{command:?}");
     }
@@ -48,7 +56,13 @@ fn commands_that_read_print_json() {
 fn wrong_usage_is_exit_code_2() {
     // covers Q07
     let place = Place::new();
-    for arguments in [&["nonsense"][..], &["init", "--nonsense"], &["cert"], &["join"], &["token", "issue", "x", "--ttl", "5"]] {
+    for arguments in [
+        &["nonsense"][..],
+        &["init", "--nonsense"],
+        &["cert"],
+        &["join"],
+        &["token", "issue", "x", "--ttl", "5"],
+    ] {
         place.fails(2, arguments);
     }
     assert!(place.fails(2, &["staus"]).contains("status"), "a near command is suggested");

@@ -55,7 +55,18 @@ fn init_makes_a_folder_for_each_machine_with_nothing_open() {
 fn init_takes_names_addresses_a_holder_and_further_names_of_an_edge() {
     // covers Q07
     let place = Place::new();
-    let arguments = ["init", "--json", "--mesh", "home", "--holder", "b", "--edge-name", "b=wss.example.com", "a", "b=192.0.2.7:443,b.example.com:8766"];
+    let arguments = [
+        "init",
+        "--json",
+        "--mesh",
+        "home",
+        "--holder",
+        "b",
+        "--edge-name",
+        "b=wss.example.com",
+        "a",
+        "b=192.0.2.7:443,b.example.com:8766",
+    ];
     let made = place.json(&arguments);
     assert_eq!((&made["mesh"], &made["holder"]), (&"home".into(), &"b".into()));
     assert_eq!(made["machines"][0]["dials_out_only"], true);
@@ -96,7 +107,8 @@ fn what_init_made_passes_its_own_checks_wherever_it_is_moved() {
     std::fs::rename(place.path("mesh/agni"), place.path("elsewhere")).unwrap();
     let checked = place.json(&["check", "--json", "--config", "elsewhere/node.toml"]);
     assert_eq!(checked["ok"], true, "{checked:#}");
-    let looked: Vec<&str> = checked["findings"].as_array().unwrap().iter().map(|f| f["what"].as_str().unwrap()).collect();
+    let looked: Vec<&str> =
+        checked["findings"].as_array().unwrap().iter().map(|f| f["what"].as_str().unwrap()).collect();
     assert!(looked.contains(&"identity") && looked.contains(&"data folder"), "{looked:?}");
     assert!(!place.path("elsewhere/data").exists(), "a check makes nothing");
     let shown = place.json(&["cert", "show", "--json", "--config", "elsewhere/node.toml"]);
@@ -109,7 +121,8 @@ fn what_init_made_passes_its_own_checks_wherever_it_is_moved() {
 fn machines_on_loopback_have_ports_of_their_own() {
     // covers T01
     let place = Place::new();
-    let made = place.json(&["init", "--loopback", "--json", "--base-port", "21500", "--out", "m", "a", "b", "c=-"]);
+    let made =
+        place.json(&["init", "--loopback", "--json", "--base-port", "21500", "--out", "m", "a", "b", "c=-"]);
     let mut ports = BTreeSet::new();
     for machine in made["machines"].as_array().unwrap() {
         for key in ["listen", "http", "edge_metrics"] {
@@ -132,7 +145,19 @@ fn a_token_is_printed_alone_and_says_what_was_asked_for() {
     // covers T05, B03
     use base64::Engine;
     let place = Place::with_mesh();
-    let arguments = ["token", "issue", "planner", "--config", "mesh/dc/node.toml", "--ttl", "2h", "--permission", "admin", "--agents", "worker-*"];
+    let arguments = [
+        "token",
+        "issue",
+        "planner",
+        "--config",
+        "mesh/dc/node.toml",
+        "--ttl",
+        "2h",
+        "--permission",
+        "admin",
+        "--agents",
+        "worker-*",
+    ];
     let token = place.ok(&arguments);
     assert_eq!(token.lines().count(), 1);
     let claims = token.split('.').nth(1).unwrap();
@@ -177,10 +202,14 @@ fn while_the_node_does_not_run_its_holder_still_invites_issues_renews_and_revoke
     let names = |rows: serde_json::Value| -> BTreeSet<String> {
         rows.as_array().unwrap().iter().map(|row| row["role"].to_string()).collect()
     };
-    assert!(names(place.json(&with(&["cert", "revoke", "--list", "--json"]))).contains(r#"{"node":"server"}"#));
+    assert!(
+        names(place.json(&with(&["cert", "revoke", "--list", "--json"]))).contains(r#"{"node":"server"}"#)
+    );
     let revoked = place.json(&with(&["cert", "revoke", "server", "--reason", "stolen", "--json"]));
     assert_eq!((&revoked["number"], &revoked["entries"]), (&1.into(), &3.into()));
-    assert!(!names(place.json(&with(&["cert", "revoke", "--list", "--json"]))).contains(r#"{"node":"server"}"#));
+    assert!(
+        !names(place.json(&with(&["cert", "revoke", "--list", "--json"]))).contains(r#"{"node":"server"}"#)
+    );
     assert!(place.fails(1, &with(&["cert", "revoke", "nobody"])).contains("no certificate of \"nobody\""));
     assert!(place.fails(1, &with(&["cert", "revoke", "dc"])).contains("holds the CA"));
 

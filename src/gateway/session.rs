@@ -398,3 +398,6 @@ fn refused_end(refusal: Refusal) -> End {
 fn stopping() -> End {
     silent_end(CloseCode::Restart, "retry_after_ms=1000".into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -403,3 +403,5 @@ fn stopping() -> End {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;

@@ -29,7 +29,7 @@ fn token(name: &str, lives_ms: u64) -> String {
     issue(&secret(), &token).unwrap()
 }
 
-fn opening(identity: Option<Identity>) -> Opening {
+pub(super) fn opening(identity: Option<Identity>) -> Opening {
     let verifier = Verifier::new([&secret()], namespace(), Rules::default());
     Opening {
         namespace: namespace(),
@@ -39,12 +39,12 @@ fn opening(identity: Option<Identity>) -> Opening {
     }
 }
 
-fn known(name: &str) -> Option<Identity> {
+pub(super) fn known(name: &str) -> Option<Identity> {
     Some(Identity::certified(AgentName::new(name).unwrap(), namespace()))
 }
 
 /// A session that runs; its end comes out of the task.
-fn start(rig: &Rig, opening: Opening) -> (MemoryClient, tasks::Task) {
+pub(super) fn start(rig: &Rig, opening: Opening) -> (MemoryClient, tasks::Task) {
     let (carrier, client) = connection();
     let hub = rig.hub.clone();
     let task = tasks::spawn("test.session", async move {

@@ -20,7 +20,12 @@ fn desk(folder: &Path) -> CaDesk {
 }
 
 fn invitation(who: &str) -> Invitation {
-    Invitation { name: name(who), expires: NOW + Duration::HOUR, addresses: vec!["192.0.2.1:8766".into()] }
+    Invitation {
+        name: name(who),
+        expires: NOW + Duration::HOUR,
+        addresses: vec!["192.0.2.1:8766".into()],
+        public: None,
+    }
 }
 
 #[test]

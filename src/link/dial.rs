@@ -12,7 +12,7 @@ use super::{Error, Role};
 use crate::identity;
 use crate::metrics;
 use crate::rt::backoff::Backoff;
-use crate::rt::tasks;
+use crate::rt::{clock, tasks};
 use crate::wire::ids::NodeName;
 
 /// The first wait after a failure, and the longest.
@@ -67,9 +67,9 @@ impl Dialler {
             match self.connect(&config).await {
                 Ok((connection, peer)) => {
                     metrics::DIALS.with_label_values(&["connected"]).inc();
-                    let since = tokio::time::Instant::now();
+                    let since = clock::now();
                     quic::run(&self.local, connection, peer, true).await;
-                    if since.elapsed() >= GOOD_AFTER {
+                    if clock::since(since) >= GOOD_AFTER {
                         backoff.reset();
                     }
                     failures = 0;

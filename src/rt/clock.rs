@@ -6,6 +6,32 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
+/// Now, by the monotonic clock: for intervals within this process.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// How long ago `earlier` was.
+pub fn since(earlier: Instant) -> Duration {
+    Instant::now().saturating_duration_since(earlier)
+}
+
+/// Measures work in real time, also where the clock is virtual: for metrics, never for a decision.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(std::time::Instant);
+
+impl Stopwatch {
+    /// Begins now.
+    pub fn start() -> Stopwatch {
+        Stopwatch(std::time::Instant::now())
+    }
+
+    /// Seconds since it began.
+    pub fn seconds(self) -> f64 {
+        self.0.elapsed().as_secs_f64()
+    }
+}
+
 /// Microseconds since the first call in this process; never goes back.
 pub fn micros() -> u64 {
     static START: OnceLock<std::time::Instant> = OnceLock::new();

@@ -3,6 +3,8 @@
 //!
 //! Rules look at code only: strings, comments and what is under `#[cfg(test)]` are blanked first.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;

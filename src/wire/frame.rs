@@ -12,8 +12,6 @@ use super::envelope::{Head, State};
 use super::ids::{AgentAddr, Incarnation, MessageId, NodeName, Sequence, SessionNo};
 
 mod codec;
-#[cfg(test)]
-mod tests;
 
 use codec::{Parts, pack, unpack};
 

@@ -29,8 +29,8 @@ impl Mesh {
         }
         self.event(Event::Taken(target_word(&head.to)));
         match head.to.clone() {
-            Target::Agent(agent) => self.to_agent(agent, head, payload),
-            Target::Broadcast(_) => self.to_everybody(head, payload),
+            Target::Agent(agent) => self.send_to_agent(agent, head, payload),
+            Target::Broadcast(_) => self.send_to_everybody(head, payload),
             Target::Room(..) => {}
         }
     }
@@ -58,7 +58,7 @@ impl Mesh {
         }
     }
 
-    fn to_agent(&mut self, agent: AgentAddr, head: Head, payload: Bytes) {
+    fn send_to_agent(&mut self, agent: AgentAddr, head: Head, payload: Bytes) {
         let Some((home, state)) = self.directory.home(&agent) else {
             let message = format!("no agent {agent} was ever registered");
             return self.refuse(head, Refusal::new(Code::UnknownRecipient, message));
@@ -86,7 +86,7 @@ impl Mesh {
         self.send(link, Frame::Forward(forward, payload));
     }
 
-    fn to_everybody(&mut self, head: Head, payload: Bytes) {
+    fn send_to_everybody(&mut self, head: Head, payload: Bytes) {
         let nodes = self.directory.nodes_with(head.to.namespace());
         let to = nodes.into_iter().filter(|node| **node != self.config.node).cloned().collect();
         let forward = Forward {

@@ -32,7 +32,7 @@ impl Code {
                 let before = self.text[..*at].chars().next_back();
                 let after = self.text[at + word.len()..].chars().next();
                 let joined = |c: Option<char>| c.is_some_and(is_word);
-                !(joined(before) && word.starts_with(is_word)) && !(joined(after) && word.ends_with(is_word))
+                !(joined(before) && word.starts_with(is_word) || joined(after) && word.ends_with(is_word))
             })
             .map(|(at, _)| at)
             .collect();

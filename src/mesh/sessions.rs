@@ -120,7 +120,7 @@ impl Mesh {
         let Some((key, attach)) = self.sessions.pending.remove(&ticket) else { return };
         let message = format!("{} could not be registered: the node's disk refused: {why}", attach.agent);
         self.evict(key, Refusal::new(Code::Unavailable, message));
-        self.session_over(key.0, key.1, false);
+        self.detach(key.0, key.1, false);
     }
 
     pub(super) fn detach(&mut self, link: LinkId, session: SessionNo, forget: bool) {

@@ -17,6 +17,20 @@ fn announced(cluster: &Cluster) -> bool {
 }
 
 #[test]
+fn a_disk_that_refuses_ends_the_session_with_the_reason() {
+    // covers T05, B19
+    let mut cluster = Cluster::meshed(&PAIR);
+    cluster.disk("dc", Disk::Fails);
+    let bob = cluster.register("dc", "bob");
+    let refusal = cluster.evicted(&bob).unwrap();
+    assert_eq!(refusal.code, Code::Unavailable);
+    assert!(refusal.message.contains("disk full"), "{refusal}");
+    assert!(!announced(&cluster) && !cluster.attached(&bob));
+    assert_eq!(cluster.mesh("dc").snapshot().agents_known, 0);
+    assert_eq!(cluster.mesh("dc").snapshot().links.iter().map(|link| link.sessions).max(), Some(0));
+}
+
+#[test]
 fn a_session_that_ends_while_the_disk_writes_leaves_nobody_online() {
     // covers T05
     let mut cluster = Cluster::meshed(&PAIR);

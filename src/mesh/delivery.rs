@@ -16,12 +16,12 @@ impl Mesh {
     /// checked here again, so that one faulty edge can't speak for the clients of another.
     pub(super) fn submit(&mut self, link: LinkId, session: SessionNo, head: Head, payload: Bytes) {
         let refusal = match self.sessions.get((link, session)) {
-            Some(known) if known.ready && known.agent == head.from => self.refusal_of(&head),
-            Some(known) => {
+            Some(known) if known.agent != head.from => {
                 let message = format!("this session is {}, not {}", known.agent, head.from);
                 Some(Refusal::new(Code::FromMismatch, message))
             }
-            None => Some(Refusal::new(Code::NotRegistered, "this session is not registered")),
+            Some(known) if known.ready => self.refusal_of(&head),
+            _ => Some(Refusal::new(Code::NotRegistered, "this session is not registered")),
         };
         if let Some(refusal) = refusal {
             let receipt = self.refused(&head, refusal);

@@ -17,6 +17,33 @@ fn announced(cluster: &Cluster) -> bool {
 }
 
 #[test]
+fn nothing_is_said_of_a_registration_before_it_is_on_disk() {
+    // covers T05
+    let mut cluster = Cluster::meshed(&PAIR);
+    cluster.disk("dc", Disk::Hangs);
+    let bob = cluster.attach("dc", "bob", PLAIN);
+    cluster.run(seconds(3));
+    assert!(!cluster.attached(&bob) && !announced(&cluster));
+    assert_eq!(cluster.home("agni", "bob"), None);
+    let alice = cluster.register("agni", "alice");
+    cluster.send(&alice, "bob", "m-1");
+    assert_eq!(cluster.refusals(&alice), [Code::UnknownRecipient]);
+    // It may not send either: nobody could answer it.
+    cluster.submit(&bob, head(&bob, "alice", "m-2"));
+    cluster.run(seconds(1));
+    assert_eq!(cluster.refusals(&bob), [Code::NotRegistered]);
+    assert!(cluster.messages(&alice).is_empty());
+
+    assert!(matches!(&cluster.records("dc")[..], [Record::Agent(state)] if state.agent == agent("bob")));
+    cluster.release("dc");
+    cluster.run(seconds(1));
+    assert!(cluster.attached(&bob));
+    assert_eq!(cluster.home("agni", "bob"), Some(("dc".into(), true)));
+    cluster.send(&alice, "bob", "m-3");
+    assert_eq!(cluster.messages(&bob), ["m-3"]);
+}
+
+#[test]
 fn a_disk_that_refuses_ends_the_session_with_the_reason() {
     // covers T05, B19
     let mut cluster = Cluster::meshed(&PAIR);

@@ -94,7 +94,9 @@ impl Mesh {
 
     pub(super) fn persisted(&mut self, ticket: Ticket) {
         let Some((key, attach)) = self.sessions.pending.remove(&ticket) else { return };
-        if !attach.shared {
+        // A pool takes over from a session that did not share, and such a session from a pool.
+        let joins = attach.shared && self.directory.own(&attach.agent).is_some_and(|before| before.shared);
+        if !joins {
             let others = self.sessions.of(&attach.agent).into_iter().filter(|other| *other != key);
             for other in others.collect::<Vec<_>>() {
                 let here = self.config.node.clone();

@@ -159,6 +159,20 @@ fn a_shared_agents_sessions_take_turns() {
 }
 
 #[test]
+fn shared_and_not_shared_take_over_from_each_other() {
+    // covers T05
+    let mut cluster = Cluster::meshed(&PAIR);
+    let alone = cluster.register("dc", "bob");
+    let pool: Vec<Client> = (0..2).map(|_| cluster.attach("dc", "bob", SHARED)).collect();
+    cluster.run(seconds(1));
+    assert_eq!(cluster.evicted(&alone).map(|refusal| refusal.code), Some(Code::TakenOver));
+    assert!(pool.iter().all(|member| cluster.evicted(member).is_none()));
+    let again = cluster.register("dc", "bob");
+    assert!(pool.iter().all(|member| cluster.evicted(member).is_some()), "one that is not shared takes all");
+    assert!(cluster.evicted(&again).is_none());
+}
+
+#[test]
 fn a_session_that_registers_again_keeps_its_place_and_may_change_its_name() {
     // covers T05
     let mut cluster = Cluster::meshed(&PAIR);

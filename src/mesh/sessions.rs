@@ -67,7 +67,7 @@ impl Sessions {
 
 impl Mesh {
     /// Registers a session once that is on disk: an agent that was told it is registered stays known.
-    pub(super) fn attach(&mut self, link: LinkId, attach: Attach) {
+    pub(super) fn attach(&mut self, link: LinkId, mut attach: Attach) {
         let key = (link, attach.session);
         if self.directory.own_count() >= super::directory::MAX_AGENTS
             && self.directory.own(&attach.agent).is_none()
@@ -77,6 +77,9 @@ impl Mesh {
         }
         if let Some(newer) = self.newer_elsewhere(&attach) {
             return self.evict(key, taken_over(&attach.agent, &newer));
+        }
+        if !attach.resumed {
+            attach.registered_ms = attach.registered_ms.max(self.later_than_elsewhere(&attach.agent));
         }
         if self.sessions.by_key.get(&key).is_some_and(|session| session.agent != attach.agent) {
             self.session_over(link, attach.session, false);
@@ -201,6 +204,12 @@ impl Mesh {
 
     fn evict(&mut self, key: Key, refusal: Refusal) {
         self.send(key.0, Frame::Evict(key.1, refusal));
+    }
+
+    /// A registration made after another was known is the newer one, whatever the clocks of the two say.
+    fn later_than_elsewhere(&self, agent: &AgentAddr) -> u64 {
+        let elsewhere = self.directory.everywhere(agent).filter(|(node, _)| **node != self.config.node);
+        elsewhere.map(|(_, state)| state.registered_ms.saturating_add(1)).max().unwrap_or(0)
     }
 
     /// Only an entrance that attaches again can be late: its client registered before.

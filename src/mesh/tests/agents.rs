@@ -105,6 +105,22 @@ fn a_newer_session_takes_over_at_another_node() {
 }
 
 #[test]
+fn the_newest_registration_wins_whatever_the_clocks_say() {
+    // covers T05, T18
+    let mut cluster = Cluster::meshed(&PAIR);
+    let alice = cluster.register("agni", "alice");
+    let old = cluster.register("dc", "bob");
+    // The clock of agni's edge is an hour behind.
+    let slow = As { registered_ms: Some(1_000_000_000_000 - 3_600_000), ..PLAIN };
+    let new = cluster.attach("agni", "bob", slow);
+    cluster.run(seconds(1));
+    assert_eq!(cluster.evicted(&old).map(|refusal| refusal.code), Some(Code::TakenOver));
+    assert_eq!(cluster.evicted(&new), None);
+    cluster.send(&alice, "bob", "m-1");
+    assert_eq!(cluster.messages(&new), ["m-1"]);
+}
+
+#[test]
 fn an_entrance_that_comes_back_does_not_take_over_from_a_newer_session() {
     // covers T05, Q02
     let mut cluster = Cluster::meshed(&PAIR);

@@ -174,7 +174,7 @@ impl Mesh {
     }
 
     pub(super) fn forget_old_agents(&mut self, wall_ms: u64) {
-        for agent in self.directory.own_away_before(wall_ms.saturating_sub(FORGET_AFTER_MS)) {
+        for agent in self.directory.own_away_for(FORGET_AFTER_MS, wall_ms) {
             let Some(state) = self.directory.own(&agent).cloned() else { continue };
             self.persist(Record::Forget(agent));
             self.announce_agent(AgentState { presence: Presence::Gone, ..state });

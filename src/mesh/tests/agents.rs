@@ -262,3 +262,37 @@ fn an_agent_of_an_unreachable_node_is_shown_as_away() {
     assert_eq!((lists[1].0, bob(&lists[1].1)), (8, Some(Presence::Away)));
     assert!(cluster.mesh("agni").agents_seen(Some(&other)).is_empty(), "a namespace shows its own agents");
 }
+
+#[test]
+fn an_agent_is_forgotten_thirty_days_after_it_was_there_not_after_it_registered() {
+    // covers T05
+    let mut cluster = Cluster::of(&["dc"]);
+    let bob = cluster.register("dc", "bob");
+    cluster.wall_jump_ms += LONG_MS;
+    cluster.run(seconds(2));
+    cluster.detach(&bob, false);
+    cluster.run(seconds(2));
+    assert_eq!(cluster.home("dc", "bob"), Some(("dc".into(), false)), "it left a moment ago");
+    cluster.wall_jump_ms += LONG_MS;
+    cluster.run(seconds(2));
+    assert_eq!(cluster.home("dc", "bob"), None);
+}
+
+#[test]
+fn agents_known_from_before_a_restart_are_not_forgotten_before_they_can_return() {
+    // covers T05
+    let mut cluster = Cluster::of(&[]);
+    let bob = AgentState {
+        agent: agent("bob"),
+        presence: Presence::Online,
+        registered_ms: cluster.wall_ms() - LONG_MS,
+        shared: false,
+        capabilities: Vec::new(),
+    };
+    cluster.start(Config::new(node("dc"), Incarnation(2)), vec![bob]);
+    cluster.run(seconds(5));
+    assert_eq!(cluster.home("dc", "bob"), Some(("dc".into(), false)));
+    cluster.wall_jump_ms += LONG_MS;
+    cluster.run(Duration::from_secs(2));
+    assert_eq!(cluster.home("dc", "bob"), None);
+}

@@ -166,7 +166,11 @@ impl Mesh {
     /// each entrance, however many sessions it has.
     fn deliver_broadcast(&mut self, head: &Head, payload: &Bytes) {
         let namespace = head.to.namespace();
-        let wanted = |agent: &&AgentAddr| agent.namespace == *namespace && **agent != head.from;
+        // An agent that several nodes share gets its copy at its home.
+        let at_home =
+            |agent: &AgentAddr| self.directory.home(agent).is_some_and(|(node, _)| *node == self.config.node);
+        let wanted =
+            |agent: &&AgentAddr| agent.namespace == *namespace && **agent != head.from && at_home(agent);
         let agents: Vec<AgentAddr> = self.sessions.agents().filter(wanted).cloned().collect();
         let mut by_link: BTreeMap<LinkId, Vec<SessionNo>> = BTreeMap::new();
         for agent in agents {

@@ -185,6 +185,23 @@ fn a_broadcast_goes_as_one_frame_to_an_entrance_with_many_sessions() {
 }
 
 #[test]
+fn a_shared_agent_gets_one_copy_of_a_broadcast() {
+    // covers T06
+    let mut cluster = Cluster::meshed(&THREE);
+    let alice = cluster.register("agni", "alice");
+    let mut pool = vec![cluster.attach("dc", "pool", SHARED), cluster.attach("dc", "pool", SHARED)];
+    // The pool is spread over two nodes, each of which has another agent too.
+    pool.push(cluster.attach("rushabdev", "pool", SHARED));
+    cluster.register("dc", "bob");
+    cluster.register("rushabdev", "carol");
+    cluster.run(seconds(1));
+    assert!(pool.iter().all(|member| cluster.attached(member) && cluster.evicted(member).is_none()));
+    cluster.send(&alice, "broadcast", "m-1");
+    let copies: usize = pool.iter().map(|member| cluster.messages(member).len()).sum();
+    assert_eq!(copies, 1);
+}
+
+#[test]
 fn a_broadcast_tells_its_sender_of_nodes_that_it_cannot_reach() {
     // covers T06, Q02
     let mut cluster = tree();

@@ -116,7 +116,7 @@ fn of_two_connections_both_ends_keep_the_same() {
         let mut cluster = Cluster::of(&["agni", "dc"]);
         let by_agni = cluster.connect_at("agni", "dc", wait(a1), wait(b1));
         let _by_dc = cluster.connect_at("dc", "agni", wait(b2), wait(a2));
-        cluster.run(seconds(1));
+        cluster.run(seconds(5));
         let links = |name| cluster.mesh(name).snapshot().links;
         let (agni, dc) = (links("agni"), links("dc"));
         assert_eq!((agni.len(), dc.len()), (1, 1), "one link is left at each end");
@@ -127,6 +127,31 @@ fn of_two_connections_both_ends_keep_the_same() {
 }
 
 #[test]
+fn what_is_under_way_on_the_connection_that_is_not_kept_arrives() {
+    // covers T06, Q02
+    let wait = std::time::Duration::from_millis;
+    let mut cluster = Cluster::of(&["agni", "dc"]);
+    cluster.connect("dc", "agni");
+    let (alice, bob) = (cluster.register("agni", "alice"), cluster.register("dc", "bob"));
+    for n in 0..40 {
+        if n == 15 {
+            // Each sees it at another time.
+            cluster.connect_at("agni", "dc", wait(2), wait(7));
+        }
+        cluster.submit(&alice, head(&alice, "bob", &format!("a-{n}")));
+        cluster.submit(&bob, head(&bob, "alice", &format!("b-{n}")));
+        cluster.run(wait(1));
+    }
+    cluster.run(seconds(5));
+    let ids = |from: &str| (0..40).map(|n| format!("{from}-{n}")).collect::<Vec<_>>();
+    assert_eq!((cluster.messages(&bob), cluster.messages(&alice)), (ids("a"), ids("b")));
+    assert_eq!(
+        cluster.mesh("agni").snapshot().links.iter().filter(|link| link.peer == node("dc")).count(),
+        1
+    );
+}
+
+#[test]
 fn a_second_connection_of_the_same_dialler_replaces_the_first() {
     // covers T01, Q03
     let mut cluster = Cluster::of(&["agni", "dc"]);
@@ -134,7 +159,7 @@ fn a_second_connection_of_the_same_dialler_replaces_the_first() {
     cluster.run(seconds(1));
     // dc has a new address; agni has not noticed that the old link is dead.
     let new = cluster.connect("dc", "agni");
-    cluster.run(seconds(1));
+    cluster.run(seconds(5));
     let links = |name| cluster.mesh(name).snapshot().links;
     assert_eq!((links("dc")[0].link, links("agni")[0].link), new);
     assert_eq!((links("dc").len(), links("agni").len()), (1, 1));

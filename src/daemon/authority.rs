@@ -197,6 +197,8 @@ impl CaDesk {
         now: OffsetDateTime,
     ) -> Result<String, Error> {
         self.refuse_taken(&invitation.name, again, now)?;
+        // A node that has never run has no data folder yet.
+        self.invites_path.parent().map_or(Ok(()), files::make_folder)?;
         let invites = match &mut self.invites {
             Some(invites) => invites,
             none => none.insert(Invites::open(&self.invites_path)?),

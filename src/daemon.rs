@@ -24,8 +24,8 @@ use crate::identity::bundle::{Bundle, REVOKED};
 use crate::identity::revocation::Revocations;
 use crate::identity::{self, RoleKind, tls};
 use crate::link::memory::{self, End};
-use crate::link::quic::{self, Local};
-use crate::link::{self, Peer};
+use crate::link::quic;
+use crate::link::{self, Local, Peer, unix};
 use crate::mesh;
 use crate::node::{self, Disk, Started};
 use crate::rt::{clock, queue, sdnotify, signals, tasks};
@@ -126,6 +126,7 @@ struct Ready {
     endpoint: quinn::Endpoint,
     http: std::net::TcpListener,
     socket: UnixListener,
+    edge_socket: UnixListener,
 }
 
 impl Ready {
@@ -150,7 +151,8 @@ impl Ready {
         let endpoint = bind_quic(&identity, config.mesh.listen)?;
         let http = bind_tcp("[admin] http", config.admin.http)?;
         let socket = admin::socket::bind(&config.admin.socket)?;
-        Ok(Ready { config, bundle, identity, store, desk, endpoint, http, socket })
+        let edge_socket = admin::socket::bind(&config.gateway.edge_socket)?;
+        Ok(Ready { config, bundle, identity, store, desk, endpoint, http, socket, edge_socket })
     }
 
     async fn start(self) -> Result<Running, Error> {
@@ -181,6 +183,7 @@ impl Ready {
             node: handle.clone(),
         };
         running.tasks.push(accept.start());
+        running.tasks.push(unix::serve(self.edge_socket, local.clone()));
         let peers = peers::Peers {
             configured: configured_peers(&self.config),
             heard: addresses,

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use trishula::link::dial;
+use trishula::rt::platform;
 use trishula::wire::client::DEFAULT_MAX_FRAME;
 use trishula::wire::ids::{Namespace, NodeName};
 
@@ -101,7 +103,7 @@ impl Default for IdentitySection {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UplinkSection {
-    /// Addresses of the node, tried in this order.
+    /// Addresses of the node, tried in this order: `host:port`, or `unix:PATH` on the same machine.
     pub nodes: Vec<String>,
     /// The node's name; without one, any node of the mesh will do.
     pub node: Option<NodeName>,
@@ -109,7 +111,8 @@ pub struct UplinkSection {
 
 impl Default for UplinkSection {
     fn default() -> Self {
-        Self { nodes: vec!["127.0.0.1:8766".into()], node: None }
+        let socket = format!("{}{}", dial::UNIX, platform::default_edge_socket().display());
+        Self { nodes: vec![socket, "127.0.0.1:8766".into()], node: None }
     }
 }
 
@@ -248,6 +251,12 @@ impl EdgeConfig {
         for path in paths.flatten().chain([&mut self.identity.dir]) {
             if path.is_relative() {
                 *path = folder.join(&*path);
+            }
+        }
+        for address in &mut self.uplink.nodes {
+            if let Some(path) = address.strip_prefix(dial::UNIX).filter(|path| Path::new(path).is_relative())
+            {
+                *address = format!("{}{}", dial::UNIX, folder.join(path).display());
             }
         }
     }

@@ -12,7 +12,7 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure};
 
@@ -173,14 +173,19 @@ impl Machine {
         }
         let http = self.ports.http;
         let _ = write!(out, "\n[admin]\nsocket = {}\nhttp = \"{http}\"\n", quoted_path(&socket));
-        out.push_str("\n[gateway]\nnative = true\n\n[log]\nlevel = \"info\"\nformat = \"text\"\n");
+        let edge = quoted_path(&self.edge_socket());
+        let _ = write!(out, "\n[gateway]\nnative = true\nedge_socket = {edge}\n");
+        out.push_str("\n[log]\nlevel = \"info\"\nformat = \"text\"\n");
         out
     }
 
     /// The text of `edge.toml`.
     pub fn edge_toml(&self) -> String {
         let name = &self.name;
-        let node: Vec<HostPort> = HostPort::new("127.0.0.1", self.ports.mesh.port()).into_iter().collect();
+        let node = [
+            format!("unix:{}", self.edge_socket().display()),
+            format!("127.0.0.1:{}", self.ports.mesh.port()),
+        ];
         format!(
             "# The edge of node {name}. Every key is explained in deploy/edge.toml. Relative paths count from this file's folder.\n\
              # To check: trishula-edge check --config {EDGE_TOML}\n\n\
@@ -197,6 +202,10 @@ impl Machine {
             quoted(&self.ports.edge),
             self.ports.edge_metrics,
         )
+    }
+
+    fn edge_socket(&self) -> PathBuf {
+        if self.self_contained { "edge.sock".into() } else { platform::default_edge_socket() }
     }
 
     /// Writes the machine's folder. What is secret is 0600 from its first moment.

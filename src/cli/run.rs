@@ -34,7 +34,8 @@ impl Args {
 }
 
 fn start(config: NodeConfig) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    // One thread: handing messages between threads costs more than a second core brings (docs/benchmarks.md).
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("the system gives no runtime")?;
     Ok(runtime.block_on(daemon::run(config))?)
 }

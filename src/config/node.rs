@@ -108,6 +108,8 @@ pub struct AdminSection {
 pub struct GatewaySection {
     /// Whether agents with a certificate of their own may come in over QUIC.
     pub native: bool,
+    /// The Unix socket on which this machine's edge comes in.
+    pub edge_socket: PathBuf,
 }
 
 /// `[log]`
@@ -156,7 +158,7 @@ impl Default for AdminSection {
 
 impl Default for GatewaySection {
     fn default() -> Self {
-        Self { native: true }
+        Self { native: true, edge_socket: platform::default_edge_socket() }
     }
 }
 
@@ -185,8 +187,9 @@ impl NodeConfig {
     ) -> Result<NodeConfig, Error> {
         let mut config: NodeConfig = load(path, environment, overrides)?;
         config.check().map_err(|(key, why)| Error::Together { path: path.into(), key, why })?;
-        let paths = [&mut config.node.data_dir, &mut config.identity.dir, &mut config.admin.socket];
-        let optional = config.identity.ca_dir.iter_mut().chain(&mut config.identity.edge_dir);
+        let NodeConfig { node, identity, admin, gateway, .. } = &mut config;
+        let paths = [&mut node.data_dir, &mut identity.dir, &mut admin.socket, &mut gateway.edge_socket];
+        let optional = identity.ca_dir.iter_mut().chain(&mut identity.edge_dir);
         paths.into_iter().chain(optional).for_each(|each| resolve(path, each));
         Ok(config)
     }

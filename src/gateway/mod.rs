@@ -17,3 +17,6 @@ pub mod hub;
 pub mod native;
 pub mod secret;
 pub mod session;
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -220,7 +220,7 @@ impl<C: Carrier> Session<C> {
     }
 
     async fn run(&mut self) -> Ended {
-        self.rearm();
+        self.watch_identity();
         loop {
             let wake = poll_fn(|cx| self.poll_wake(cx)).await;
             let step = match wake {
@@ -314,7 +314,9 @@ impl<C: Carrier> Session<C> {
     }
 
     async fn incoming(&mut self, incoming: Incoming) -> Result<(), End> {
-        self.watch.alive(clock::micros());
+        if self.watch.alive(clock::micros()) {
+            self.rearm();
+        }
         match incoming {
             Incoming::Frame(text) => self.frame(text).await,
             Incoming::NoFrame(why) => self.refused(None, None, Refusal::new(Code::BadFrame, why)),
@@ -398,3 +400,8 @@ fn refused_end(refusal: Refusal) -> End {
 fn stopping() -> End {
     silent_end(CloseCode::Restart, "retry_after_ms=1000".into())
 }
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod vectors;

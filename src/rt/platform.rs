@@ -19,6 +19,11 @@ pub fn default_socket() -> PathBuf {
     base("/run/trishula/node.sock", "node.sock")
 }
 
+/// Where a node listens for the edge of its machine.
+pub fn default_edge_socket() -> PathBuf {
+    base("/run/trishula/edge.sock", "edge.sock")
+}
+
 #[cfg(not(target_os = "macos"))]
 fn base(system: &str, _in_library: &str) -> PathBuf {
     PathBuf::from(system)

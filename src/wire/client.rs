@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::de::{self, DeserializeOwned};
+use serde::de::{self, DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
@@ -24,6 +24,12 @@ pub const MAX_DEPTH: usize = 64;
 pub const MAX_CAPABILITIES: usize = 64;
 /// See [`MAX_CAPABILITIES`].
 pub const MAX_CAPABILITY: usize = 64;
+/// Longest time to live and longest delay, in milliseconds: 30 days.
+const MAX_DURATION_MS: u64 = 30 * 24 * 3600 * 1000;
+/// Latest timestamp, in milliseconds: what a float holds exactly.
+const MAX_TIMESTAMP: f64 = 9_007_199_254_740_991.0;
+/// Longest reason of a NACK, in characters.
+const MAX_REASON: usize = 256;
 /// What `from` is when the mesh itself speaks.
 pub const MESH: &str = "mesh";
 
@@ -113,8 +119,7 @@ impl ClientFrame {
 }
 
 /// Payload of REGISTER.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Register {
     /// As whom; the token's own name when absent.
     pub agent: Option<AgentName>,
@@ -156,7 +161,28 @@ pub enum AckMode {
     Manual,
 }
 
-impl Register {
+/// REGISTER as it is written; its names and bounds are not checked yet.
+#[derive(Deserialize)]
+#[serde(default)]
+struct RawRegister {
+    agent: Option<String>,
+    capabilities: Vec<String>,
+    #[serde(deserialize_with = "present")]
+    ack: Option<AckMode>,
+    window: u16,
+    shared: bool,
+    receipts: String,
+    heartbeat_ms: u32,
+}
+
+impl Default for RawRegister {
+    fn default() -> Self {
+        let Register { capabilities, ack, window, shared, receipts, heartbeat_ms, .. } = Register::default();
+        Self { agent: None, capabilities, ack, window, shared, receipts, heartbeat_ms }
+    }
+}
+
+impl RawRegister {
     fn check(self) -> Result<Register, Refusal> {
         let bad = |message: String| Refusal::new(Code::BadFrame, message);
         if self.capabilities.len() > MAX_CAPABILITIES {
@@ -177,9 +203,20 @@ impl Register {
         }
         State::parse_wish(&self.receipts)
             .map_err(|why| bad(format!("receipts: {:?} {why}", self.receipts)))?;
-        Ok(self)
+        let agent = self.agent.as_deref().map(AgentName::new).transpose();
+        Ok(Register {
+            agent: agent.map_err(|e| Refusal::new(Code::BadName, format!("agent: {e}")))?,
+            capabilities: self.capabilities,
+            ack: self.ack,
+            window: self.window,
+            shared: self.shared,
+            receipts: self.receipts,
+            heartbeat_ms: self.heartbeat_ms,
+        })
     }
+}
 
+impl Register {
     /// The last state to be told of when a message does not say.
     pub fn receipt_wish(&self) -> Option<State> {
         State::parse_wish(&self.receipts).ok().flatten()
@@ -243,6 +280,12 @@ struct Raw<'a> {
     create: Option<bool>,
     #[serde(default, borrow)]
     receipt: Option<Str<'a>>,
+    #[serde(default, deserialize_with = "present")]
+    redelivered: Option<IgnoredAny>,
+    #[serde(default, deserialize_with = "present")]
+    cursor: Option<IgnoredAny>,
+    #[serde(default, deserialize_with = "present")]
+    retry_of: Option<IgnoredAny>,
 }
 
 /// Frames of the protocol that a later release serves.
@@ -259,7 +302,7 @@ impl Raw<'_> {
     ) -> Result<ClientFrame, Refusal> {
         let kind = self.kind.0.as_ref();
         if let Some(kind) = Kind::parse(kind) {
-            if kind == Kind::Heartbeat && self.to.is_none() {
+            if kind == Kind::Heartbeat && self.to.as_ref().is_none_or(|to| to.0 == MESH) {
                 return Ok(ClientFrame::Heartbeat);
             }
             return self.message(kind, bytes, id, speaker, stamp);
@@ -269,7 +312,7 @@ impl Raw<'_> {
                 let token = self.control::<Token>(text)?.token;
                 Ok(ClientFrame::Auth { token })
             }
-            "REGISTER" => self.control::<Register>(text)?.check().map(ClientFrame::Register),
+            "REGISTER" => self.control::<RawRegister>(text)?.check().map(ClientFrame::Register),
             "UNREGISTER" => Ok(ClientFrame::Unregister),
             "AGENTS" => Ok(ClientFrame::Agents),
             "NACK" => self.nack(text, speaker),
@@ -288,9 +331,13 @@ impl Raw<'_> {
 
     /// What is particular to a control frame lies in its payload, or beside it when there is none.
     fn control<T: DeserializeOwned>(&self, text: &str) -> Result<T, Refusal> {
-        let source = self.payload.map_or(text, |payload| payload.get());
-        serde_json::from_str(source)
-            .map_err(|e| Refusal::new(Code::BadFrame, format!("payload of {}: {e}", self.kind.0)))
+        let bad = |why: &str| Refusal::new(Code::BadFrame, format!("payload of {}: {why}", self.kind.0));
+        let source = self.payload.map(|payload| payload.get()).filter(|payload| *payload != "null");
+        let source = source.unwrap_or(text);
+        if !source.trim_start().starts_with('{') {
+            return Err(bad("is not an object"));
+        }
+        serde_json::from_str(source).map_err(|e| bad(&without_values(&e)))
     }
 
     fn nack(&self, text: &str, speaker: Speaker<'_>) -> Result<ClientFrame, Refusal> {
@@ -298,6 +345,10 @@ impl Raw<'_> {
             Refusal::new(Code::BadFrame, "reply_to: NACK must name the message that it refuses")
         })?;
         let reason = self.control::<Reason>(text)?.reason;
+        if reason.chars().count() > MAX_REASON {
+            let message = format!("reason: has more than {MAX_REASON} characters");
+            return Err(Refusal::new(Code::BadFrame, message));
+        }
         Ok(ClientFrame::Nack { to: self.target(speaker)?, message, reason })
     }
 
@@ -315,6 +366,7 @@ impl Raw<'_> {
                 format!("{kind} needs a registered agent to come from"),
             ));
         };
+        self.check_fields()?;
         self.check_from(agent, speaker.namespace)?;
         let (stamped_id, now_ms) = if id.is_none() || self.timestamp.is_none() {
             let (new, now) = stamp();
@@ -344,6 +396,24 @@ impl Raw<'_> {
         };
         let payload = missing.insert_into(bytes);
         Ok(ClientFrame::Message(Box::new(head), payload))
+    }
+
+    fn check_fields(&self) -> Result<(), Refusal> {
+        let bad = |message: String| Err(Refusal::new(Code::BadFrame, message));
+        let ours = [("redelivered", self.redelivered), ("cursor", self.cursor), ("retry_of", self.retry_of)];
+        if let Some((name, _)) = ours.into_iter().find(|(_, given)| given.is_some()) {
+            return bad(format!("{name}: only the server adds it"));
+        }
+        if let Some(at) = self.timestamp.filter(|at| !(0.0..=MAX_TIMESTAMP).contains(at)) {
+            return bad(format!("timestamp: {at} is not from 0 to {MAX_TIMESTAMP}"));
+        }
+        if let Some(ms) = self.ttl_ms.filter(|ms| !(1..=MAX_DURATION_MS).contains(ms)) {
+            return bad(format!("ttl_ms: {ms} is not from 1 to {MAX_DURATION_MS}"));
+        }
+        if let Some(ms) = self.not_before_ms.filter(|ms| *ms > MAX_DURATION_MS) {
+            return bad(format!("not_before_ms: {ms} is over {MAX_DURATION_MS}"));
+        }
+        Ok(())
     }
 
     fn check_from(&self, agent: &AgentAddr, home: &Namespace) -> Result<(), Refusal> {
@@ -429,6 +499,20 @@ struct Token {
 struct Reason {
     #[serde(default)]
     reason: String,
+    #[serde(default, rename = "requeue")]
+    _requeue: bool,
+}
+
+/// What serde found, without the values in it: one of them may be a token.
+fn without_values(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.split_once("invalid type: ") {
+        Some((_, rest)) => match rest.split_once(", expected ") {
+            Some((_, expected)) => format!("wrong type, expected {expected}"),
+            None => "wrong type".into(),
+        },
+        None => text,
+    }
 }
 
 /// What the client left out and a recipient may rely on.

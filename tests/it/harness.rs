@@ -213,8 +213,9 @@ impl Machine {
 
 /// Machines of one mesh, in one temporary folder.
 pub struct Mesh {
-    pub folder: tempfile::TempDir,
+    // Before the folder: their logs lie in it, and are shown when a test fails.
     pub machines: Vec<Machine>,
+    pub folder: tempfile::TempDir,
     pub base: u16,
 }
 

@@ -161,7 +161,7 @@ impl<C: Carrier> Session<C> {
             self.phase = Phase::Authenticated;
             self.authenticated_at = clock::micros();
         }
-        self.rearm();
+        self.watch_identity();
     }
 
     fn say_authenticated(&mut self, id: Option<&MessageId>) {

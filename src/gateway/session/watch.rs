@@ -30,10 +30,11 @@ impl Watch {
         Watch { opened: now, heard: now, pinged: None, expires: None, timer }
     }
 
-    /// Something came from the client.
-    pub(super) fn alive(&mut self, now: u64) {
+    /// Something came from the client. `true`: it answers a ping, and the next one is due earlier than the
+    /// end that the timer was set to.
+    pub(super) fn alive(&mut self, now: u64) -> bool {
         self.heard = now;
-        self.pinged = None;
+        self.pinged.take().is_some()
     }
 
     pub(super) fn age_ms(&self, now: u64) -> u64 {
@@ -55,12 +56,6 @@ impl<C: Carrier> Session<C> {
     /// Sets the timer anew: after anything that may have brought a deadline nearer.
     pub(super) fn rearm(&mut self) {
         let now = clock::micros();
-        let wall_ms = clock::wall_ms();
-        self.watch.expires = self
-            .identity
-            .as_ref()
-            .and_then(|identity| identity.expires_at)
-            .map(|at_ms| now + at_ms.saturating_sub(wall_ms).saturating_mul(1000));
         let phase_end = match self.phase {
             Phase::Unauthenticated => Some(self.watch.opened + micros(self.settings.auth_within)),
             Phase::Authenticated => Some(self.register_by()),
@@ -70,6 +65,16 @@ impl<C: Carrier> Session<C> {
         let next = [phase_end, attach, self.watch.expires, self.next_ping()];
         let next = next.into_iter().flatten().min().unwrap_or(now + LONGEST);
         self.watch.sleep_until(next, now);
+    }
+
+    /// Notes when the identity ends: by the monotonic clock, which does not jump. The wall clock is looked at
+    /// besides, as a laptop's monotonic one may stand while it sleeps.
+    pub(super) fn watch_identity(&mut self) {
+        let ends = self.identity.as_ref().and_then(|identity| identity.expires_at);
+        let (now, wall_ms) = (clock::micros(), clock::wall_ms());
+        self.watch.expires =
+            ends.map(|at_ms| now.saturating_add(at_ms.saturating_sub(wall_ms).saturating_mul(1000)));
+        self.rearm();
     }
 
     /// Does what is due.

@@ -43,6 +43,11 @@ fn is_label(given: &str) -> bool {
     given.len() <= MAX_LABEL && starts_with(given, lower) && given.bytes().all(|b| lower(&b) || b == b'-')
 }
 
+/// Words that stand for everybody and for the server, in any case.
+fn is_reserved(given: &str) -> bool {
+    ["broadcast", "mesh"].iter().any(|word| given.eq_ignore_ascii_case(word))
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:expr, $why:literal) => {
         $(#[$doc])*
@@ -104,8 +109,9 @@ name!(
 );
 name!(
     /// A wall between groups of agents: own secrets, limits, agents and rooms.
-    Namespace, "namespace", is_label,
-    "is not a namespace: lower-case letters, digits and '-', at most 63, starting with a letter or digit"
+    Namespace, "namespace",
+    |s| is_label(s) && !is_reserved(s),
+    "is not a namespace: lower-case letters, digits and '-', at most 63, starting with a letter or digit; 'broadcast' and 'mesh' are taken"
 );
 name!(
     /// An agent's name inside its namespace.
@@ -113,7 +119,7 @@ name!(
     |s| s.len() <= MAX_AGENT_NAME
         && starts_with(s, u8::is_ascii_alphanumeric)
         && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-        && !matches!(s, "broadcast" | "mesh"),
+        && !is_reserved(s),
     "is not an agent name: letters, digits, '.', '_' and '-', at most 64, starting with a letter or digit; 'broadcast' and 'mesh' are taken"
 );
 name!(

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::identity::enrol::PublicNames;
 use crate::wire::frame::Method;
 use crate::wire::ids::{AgentName, Namespace, NodeName};
 
@@ -61,6 +62,9 @@ pub enum Request {
         addresses: Vec<String>,
         /// Also if the name has certificates already.
         again: bool,
+        /// Under which names clients may reach its edge; `None`: whichever it chooses.
+        #[serde(default)]
+        public: Option<PublicNames>,
     },
     /// Takes certificates back: [`Revoked`]. Only on the holder of the CA.
     Revoke {

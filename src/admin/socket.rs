@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 
 use super::protocol::{self, Answer, Called, Invited, MAX_REQUEST, Pong, Renewed, Request, Revoked, within};
+use crate::identity::enrol::PublicNames;
 use crate::node::Handle;
 use crate::rt::queue;
 use crate::rt::tasks::Group;
@@ -68,6 +69,8 @@ pub enum Ask {
         addresses: Vec<String>,
         /// Also if the name has certificates already.
         again: bool,
+        /// Under which names clients may reach its edge; `None`: whichever it chooses.
+        public: Option<PublicNames>,
         /// The ticket.
         answer: oneshot::Sender<Result<Invited, String>>,
     },
@@ -193,9 +196,9 @@ async fn answer(request: Request, node: &Handle, asks: &queue::Sender<Ask>) -> R
             let body = STANDARD.encode(&called.body);
             json(&Called { route: called.route, took_ms: called.took_ms, body })
         }
-        Request::Invite { name, expires_ms, addresses, again } => {
+        Request::Invite { name, expires_ms, addresses, again, public } => {
             let expires = Duration::from_millis(expires_ms);
-            json(&ask(asks, |answer| Ask::Invite { name, expires, addresses, again, answer }).await?)
+            json(&ask(asks, |answer| Ask::Invite { name, expires, addresses, again, public, answer }).await?)
         }
         Request::Revoke { whom, reason } => {
             json(&ask(asks, |answer| Ask::Revoke { whom, reason, answer }).await?)

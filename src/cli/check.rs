@@ -92,18 +92,22 @@ fn authority(config: &NodeConfig, findings: &mut Findings) {
     }
 }
 
+/// Tries it with a file in the folder, or, as it may be made later, in the nearest one above it that is there.
 fn data_folder(folder: &Path, findings: &mut Findings) {
-    let probe = folder.join(format!(".check-{}", std::process::id()));
-    let tried = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&probe, b"check"));
+    let Some(there) = folder.ancestors().find(|path| path.exists() || path.is_symlink()) else { return };
+    let probe = there.join(format!(".trishula-check-{}", std::process::id()));
+    let tried = std::fs::write(&probe, b"check");
     // Nothing is left behind; if it can't be removed, it was not written either.
     let _ = std::fs::remove_file(&probe);
     match tried {
-        Ok(()) => findings.ok("data folder", format!("{} is writable", folder.display())),
+        Ok(()) if there == folder => findings.ok("data folder", format!("{} is writable", folder.display())),
+        Ok(()) => findings.ok("data folder", format!("{} will be made", folder.display())),
         Err(error) => {
             let shown = shell(folder);
             let mend = match error.kind() {
-                ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
-                    format!("mv {shown} {shown}.old, or set [node] data_dir to a folder")
+                ErrorKind::NotADirectory => {
+                    let file = shell(there);
+                    format!("mv {file} {file}.old, or set [node] data_dir to a folder")
                 }
                 _ => format!(
                     "sudo mkdir -p {shown} && sudo chown trishula: {shown}, or set [node] data_dir to a folder that this user may write to"

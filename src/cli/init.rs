@@ -1,6 +1,5 @@
 //! `trishula init`: a whole mesh from nothing.
 
-use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -14,16 +13,13 @@ use crate::config::address::HostPort;
 use crate::config::node::DEFAULT_PORT;
 use crate::daemon::authority::{CaDesk, fresh_secret};
 use crate::identity::Role;
+use crate::identity::ca::Issued;
 use crate::identity::profile::Request;
 use crate::wire::ids::NodeName;
 
 /// The machines of a mesh when none are named.
 const DEFAULT_MACHINES: [&str; 3] =
     ["dc=-", "agni=agni.example.com:8766", "rushabdev=rushabdev.example.com:8766"];
-/// Ports that one machine takes on loopback, and where the search for free ones begins.
-const STRIDE: u16 = 10;
-const FIRST_BASE: u16 = 18_700;
-
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -68,6 +64,13 @@ struct Given {
     name: NodeName,
     addresses: Vec<HostPort>,
     dials_out_only: bool,
+}
+
+impl Given {
+    /// UDP port of its node.
+    fn port(&self) -> u16 {
+        self.addresses.first().map_or(DEFAULT_PORT, HostPort::port)
+    }
 }
 
 impl FromStr for Given {
@@ -183,14 +186,10 @@ impl Args {
 
     fn plan(&self, given: &[Given]) -> anyhow::Result<Vec<Machine>> {
         let holder = self.holder.as_ref().or(given.first().map(|first| &first.name));
-        let base = if self.loopback { self.base(given.len())? } else { 0 };
-        let ports: Vec<Ports> = (0u16..)
-            .zip(given)
-            .map(|(n, one)| match self.loopback {
-                true => Ports::loopback(base + n * STRIDE),
-                false => Ports::system(one.addresses.first().map_or(DEFAULT_PORT, HostPort::port)),
-            })
-            .collect();
+        let ports: Vec<Ports> = match self.loopback {
+            true => Ports::many(given.len(), self.base_port)?,
+            false => given.iter().map(|one| Ports::system(one.port())).collect(),
+        };
         let addresses: Vec<Vec<HostPort>> = given
             .iter()
             .zip(&ports)
@@ -215,44 +214,14 @@ impl Args {
         Ok(machines.collect())
     }
 
-    /// The first of the ports on loopback.
-    fn base(&self, machines: usize) -> anyhow::Result<u16> {
-        let needed = u16::try_from(machines * usize::from(STRIDE)).unwrap_or(u16::MAX);
-        if let Some(base) = self.base_port {
-            ensure!(
-                base > 0 && base.checked_add(needed).is_some(),
-                "--base-port {base}: {needed} ports from there on are needed"
-            );
-            return Ok(base);
-        }
-        let mut bases = (FIRST_BASE..u16::MAX.saturating_sub(needed)).step_by(100);
-        match bases.find(|base| {
-            (*base..base + needed).step_by(STRIDE.into()).all(|port| is_free(&Ports::loopback(port)))
-        }) {
-            Some(base) => Ok(base),
-            None => bail!(
-                "no {needed} free ports were found on 127.0.0.1; say where to look with --base-port PORT"
-            ),
-        }
-    }
-
     fn make(&self, desk: &mut CaDesk, machine: &Machine, secret: &[u8]) -> anyhow::Result<()> {
-        let further: Vec<String> = self
-            .edge_name
-            .iter()
-            .filter(|edge| edge.machine == machine.name)
-            .map(|edge| edge.host.clone())
-            .collect();
-        let (dns, ips) = machine.public_names(&further);
-        let edge = Role::Edge(machine.name.clone());
-        let node = desk.issue(&Request::link(Role::Node(machine.name.clone())), now())?;
-        let link = desk.issue(&Request::link(edge.clone()), now())?;
-        let public = desk.issue(&Request::public(edge, dns, ips), now())?;
+        let further = self.edge_name.iter().filter(|edge| edge.machine == machine.name);
+        let issued = issue(desk, machine, further.map(|edge| edge.host.as_str()))?;
         let keys = Keys {
             ca_pem: desk.authority().certificate_pem(),
-            node: node.pair(),
-            edge: link.pair(),
-            public: public.pair(),
+            node: issued.node.pair(),
+            edge: issued.edge.pair(),
+            public: issued.public.pair(),
             revoked: None,
             secret,
         };
@@ -304,6 +273,31 @@ impl Args {
     }
 }
 
+/// The three certificates of a machine.
+pub(crate) struct MachineCertificates {
+    /// The node's, for its links.
+    pub node: Issued,
+    /// The edge's, for its link.
+    pub edge: Issued,
+    /// The edge's, for its clients.
+    pub public: Issued,
+}
+
+/// Makes them, with keys. `hosts` are further names of the edge.
+pub(crate) fn issue<'a>(
+    desk: &mut CaDesk,
+    machine: &'a Machine,
+    hosts: impl Iterator<Item = &'a str>,
+) -> anyhow::Result<MachineCertificates> {
+    let names = layout::public_names(machine.advertise.iter().map(HostPort::host).chain(hosts));
+    let edge = Role::Edge(machine.name.clone());
+    Ok(MachineCertificates {
+        node: desk.issue(&Request::link(Role::Node(machine.name.clone())), now())?,
+        edge: desk.issue(&Request::link(edge.clone()), now())?,
+        public: desk.issue(&Request::public(edge, names.dns, names.ips), now())?,
+    })
+}
+
 fn made(out: &Path, machine: &Machine) -> MadeMachine {
     let folder = out.join(machine.name.as_str());
     MadeMachine {
@@ -319,11 +313,6 @@ fn made(out: &Path, machine: &Machine) -> MadeMachine {
         edge_metrics: machine.ports.edge_metrics.to_string(),
         folder,
     }
-}
-
-fn is_free(ports: &Ports) -> bool {
-    let tcp = ports.edge.iter().chain([&ports.http, &ports.edge_metrics]);
-    UdpSocket::bind(ports.mesh).is_ok() && tcp.into_iter().all(|address| TcpListener::bind(address).is_ok())
 }
 
 fn plural(count: usize, noun: &str) -> String {

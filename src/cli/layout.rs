@@ -11,13 +11,14 @@
 //! Paths in the two files are relative to them, so the folder works wherever it is copied to.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 
 use crate::config::address::HostPort;
 use crate::identity::bundle::{Bundle, Parts};
+use crate::identity::enrol::PublicNames;
 use crate::identity::files::{self, Access};
 use crate::rt::platform;
 use crate::wire::ids::NodeName;
@@ -39,6 +40,10 @@ pub(crate) const CA: &str = "ca";
 
 /// Most that one `join` writes as a secret, in bytes.
 const MAX_SECRET: usize = 4096;
+
+/// Ports that one machine takes on loopback, and where the search for free ones begins.
+const STRIDE: u16 = 10;
+const FIRST_BASE: u16 = 18_700;
 
 /// Where everything of one machine listens.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,10 +105,39 @@ impl Ports {
         }
     }
 
-    /// On loopback, ten ports a machine from `base` on.
-    pub fn loopback(base: u16) -> Ports {
+    /// On loopback, [`STRIDE`] ports a machine from `base` on.
+    fn loopback(base: u16) -> Ports {
         let at = |offset| SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, base + offset));
         Ports { mesh: at(0), http: at(1), edge: vec![at(2), at(3)], edge_metrics: at(4) }
+    }
+}
+
+impl Ports {
+    fn are_free(&self) -> bool {
+        let tcp = self.edge.iter().chain([&self.http, &self.edge_metrics]);
+        UdpSocket::bind(self.mesh).is_ok()
+            && tcp.into_iter().all(|address| TcpListener::bind(address).is_ok())
+    }
+
+    /// For so many machines on loopback: from `base` on, or wherever all of them are free.
+    pub fn many(machines: usize, base: Option<u16>) -> anyhow::Result<Vec<Ports>> {
+        let needed = u16::try_from(machines).ok().and_then(|machines| machines.checked_mul(STRIDE));
+        let Some(needed) = needed else { bail!("{machines} machines do not fit on one") };
+        let all = |base: u16| (base..base + needed).step_by(STRIDE.into()).map(Ports::loopback);
+        if let Some(base) = base {
+            ensure!(
+                base > 0 && base.checked_add(needed).is_some(),
+                "--base-port {base}: {needed} ports from there on are needed, and ports end at 65535"
+            );
+            return Ok(all(base).collect());
+        }
+        let mut bases = (FIRST_BASE..u16::MAX.saturating_sub(needed)).step_by(100);
+        match bases.find(|base| all(*base).all(|ports| ports.are_free())) {
+            Some(base) => Ok(all(base).collect()),
+            None => bail!(
+                "no {needed} free ports were found on 127.0.0.1; say where they are with --base-port PORT"
+            ),
+        }
     }
 }
 
@@ -191,20 +225,36 @@ impl Machine {
         files::write(&folder.join(EDGE_TOML), self.edge_toml().as_bytes(), Access::Public)?;
         Ok(files::write(&folder.join(NODE_TOML), self.node_toml().as_bytes(), Access::Public)?)
     }
+}
 
-    /// Under which names clients may reach its edge: this machine's own, its addresses', and `further`.
-    pub fn public_names(&self, further: &[String]) -> (Vec<String>, Vec<IpAddr>) {
-        let mut dns = vec!["localhost".to_owned()];
-        let mut ips = vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from(std::net::Ipv6Addr::LOCALHOST)];
-        for host in self.advertise.iter().map(HostPort::host).chain(further.iter().map(String::as_str)) {
-            match host.parse() {
-                Ok(ip) if !ips.contains(&ip) => ips.push(ip),
-                Err(_) if !dns.iter().any(|known| known == host) => dns.push(host.to_owned()),
-                _ => {}
-            }
+/// Under which names clients may reach an edge: as this machine itself, and as `hosts`.
+pub(crate) fn public_names<'a>(hosts: impl IntoIterator<Item = &'a str>) -> PublicNames {
+    let mut names = PublicNames {
+        dns: vec!["localhost".to_owned()],
+        ips: vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from(std::net::Ipv6Addr::LOCALHOST)],
+    };
+    for host in hosts {
+        match host.parse() {
+            Ok(ip) if !names.ips.contains(&ip) => names.ips.push(ip),
+            Err(_) if !names.dns.iter().any(|known| known == host) => names.dns.push(host.to_owned()),
+            _ => {}
         }
-        (dns, ips)
     }
+    names
+}
+
+/// Addresses by machine, in the order in which they came.
+pub(crate) fn group(addresses: &[(NodeName, String)]) -> Vec<(NodeName, Vec<HostPort>)> {
+    let mut grouped: Vec<(NodeName, Vec<HostPort>)> = Vec::new();
+    for (name, address) in addresses {
+        // What another version may write and this one can't read is no address for it.
+        let Ok(address) = address.parse() else { continue };
+        match grouped.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => known.push(address),
+            None => grouped.push((name.clone(), vec![address])),
+        }
+    }
+    grouped
 }
 
 /// Writes the secret that signs clients' tokens.

@@ -62,7 +62,7 @@ pub fn error(error: &anyhow::Error) {
 }
 
 /// Waits for some work; after a second it says on stderr what for, and after that how long already.
-pub async fn progress<T>(what: &str, work: impl Future<Output = T>) -> T {
+pub async fn progress<T>(what: impl AsRef<str>, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     let mut waited = Duration::ZERO;
     let terminal = io::stderr().is_terminal();
@@ -77,7 +77,7 @@ pub async fn progress<T>(what: &str, work: impl Future<Output = T>) -> T {
             }
             Err(_) => waited += step,
         }
-        let shown = format!("{what} … {} s", waited.as_secs());
+        let shown = format!("{} … {} s", what.as_ref(), waited.as_secs());
         if terminal {
             let _ = write!(io::stderr(), "\r\x1b[K{shown}");
         } else {

@@ -176,3 +176,32 @@ fn values_must_go_together_and_paths_count_from_the_file() {
     assert_eq!(config.node.data_dir, folder.path().join("data"));
     assert_eq!(config.identity.dir, Path::new("/id"));
 }
+
+#[test]
+fn the_reference_configuration_is_read_and_names_every_key() {
+    // covers Q07
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/node.toml");
+    let config = NodeConfig::load(&path, std::iter::empty(), Vec::new()).unwrap();
+    assert_eq!(config.mesh.peers.len(), 2);
+    let text = std::fs::read_to_string(&path).unwrap();
+    for section in sections::of::<NodeConfig>() {
+        assert!(text.contains(&format!("[{section}]")), "[{section}] is missing");
+    }
+    let has =
+        |key: &str| text.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
+    let sections = [
+        sections::of::<node::NodeSection>(),
+        sections::of::<node::IdentitySection>(),
+        sections::of::<node::AdminSection>(),
+        sections::of::<node::GatewaySection>(),
+        sections::of::<node::LogSection>(),
+        sections::of::<node::PeerSection>(),
+    ];
+    for key in sections.into_iter().flatten() {
+        assert!(has(key), "{key} is missing");
+    }
+    // The values that it shows are the defaults, save where it says otherwise.
+    let small = read(SMALL, &[], &[]).unwrap();
+    assert_eq!((config.admin.http, config.log, config.gateway), (small.admin.http, small.log, small.gateway));
+    assert_eq!((config.mesh.listen, config.mesh.heartbeat_ms), (small.mesh.listen, small.mesh.heartbeat_ms));
+}

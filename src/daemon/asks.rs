@@ -1,8 +1,6 @@
 //! What the command line and other nodes ask that the node task alone can't answer: invitations,
 //! revocations, renewals, enrolments, and sessions over the admin socket.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 
 use super::authority::{CaDesk, Whom};
@@ -79,9 +77,12 @@ impl Asks {
         };
         // Whoever asked may have gone: an answer that nobody takes is dropped.
         match ask {
-            Ask::Invite { name, expires, addresses, again, answer } => {
+            Ask::Invite { name, expires, addresses, again, public, answer } => {
                 let invited = match desk {
-                    Some(desk) => invite(desk, name, expires, addresses, again),
+                    Some(desk) => {
+                        let expires = time::OffsetDateTime::from(clock::wall()) + expires;
+                        invite(desk, Invitation { name, expires, addresses, public }, again)
+                    }
                     None => Err(not_here()),
                 };
                 let _ = answer.send(invited);
@@ -149,14 +150,7 @@ impl Asks {
     }
 }
 
-fn invite(
-    desk: &mut CaDesk,
-    name: NodeName,
-    expires: Duration,
-    addresses: Vec<String>,
-    again: bool,
-) -> Result<Invited, String> {
-    let now = time::OffsetDateTime::from(clock::wall());
-    let invitation = Invitation { name, expires: now + expires, addresses, public: None };
-    desk.invite(invitation, again, now).map(|ticket| Invited { ticket }).map_err(|e| e.to_string())
+fn invite(desk: &mut CaDesk, invitation: Invitation, again: bool) -> Result<Invited, String> {
+    let ticket = desk.invite(invitation, again, clock::wall().into());
+    ticket.map(|ticket| Invited { ticket }).map_err(|e| e.to_string())
 }

@@ -169,8 +169,8 @@ impl CaDesk {
     }
 
     /// What was signed, has not ended, and was not taken back.
-    pub fn in_force(&self, now: OffsetDateTime) -> Vec<IssuedRow> {
-        self.register.good(now).cloned().collect()
+    pub fn in_force(&self, now: OffsetDateTime) -> Result<Vec<IssuedRow>, Error> {
+        self.register.good(now)
     }
 
     /// Makes a key and a certificate for it, and writes down that it did.
@@ -206,7 +206,7 @@ impl CaDesk {
 
     /// That no other machine has the name.
     pub fn refuse_taken(&self, name: &NodeName, again: bool, now: OffsetDateTime) -> Result<(), Error> {
-        let taken = self.register.good(now).any(|entry| entry.name() == name.as_str());
+        let taken = self.register.good(now)?.iter().any(|entry| entry.name() == name.as_str());
         if taken && !again { Err(Error::NameTaken(name.clone())) } else { Ok(()) }
     }
 
@@ -241,18 +241,19 @@ impl CaDesk {
     fn serials_of(&self, whom: &Whom, now: OffsetDateTime) -> Result<Vec<Serial>, Error> {
         let own = self.neighbours.own.as_ref();
         let is_own = |entry: &IssuedRow| own.filter(|own| entry.name() == own.as_str()).cloned();
-        let meant: Vec<&IssuedRow> = match whom {
-            Whom::Name(name) => self.register.good(now).filter(|entry| entry.name() == *name).collect(),
-            Whom::Serial(serial) => self.register.good(now).filter(|entry| entry.serial == *serial).collect(),
-        };
-        if let Some(own) = meant.iter().find_map(|entry| is_own(entry)) {
+        let mut meant = self.register.good(now)?;
+        meant.retain(|entry| match whom {
+            Whom::Name(name) => entry.name() == *name,
+            Whom::Serial(serial) => entry.serial == *serial,
+        });
+        if let Some(own) = meant.iter().find_map(is_own) {
             return Err(Error::Self_(own));
         }
         match whom {
             Whom::Name(name) if meant.is_empty() => Err(Error::NobodyOf(name.clone())),
             // One that the register does not know may still be of this CA: a lost register must not protect it.
             Whom::Serial(serial) => Ok(vec![serial.clone()]),
-            Whom::Name(_) => Ok(meant.into_iter().map(|entry| entry.serial.clone()).collect()),
+            Whom::Name(_) => Ok(meant.into_iter().map(|entry| entry.serial).collect()),
         }
     }
 

@@ -37,11 +37,10 @@ pub struct Taken {
     pub reason: String,
 }
 
-/// The file.
+/// The file. It is read anew each time: the running node and the command line may both write to it.
 #[derive(Debug)]
 pub(super) struct Register {
     path: PathBuf,
-    entries: Vec<Issued>,
 }
 
 impl Issued {
@@ -49,7 +48,7 @@ impl Issued {
         OffsetDateTime::parse(&self.not_after, &Rfc3339).is_ok_and(|end| end < now)
     }
 
-    /// The name after the last `/`-less prefix of its role: `agni`, or `namespace/name` of an agent.
+    /// Whose it is, as `cert revoke` takes it: `agni`, or `namespace/name` of an agent.
     pub fn name(&self) -> String {
         match &self.role {
             Role::Node(name) | Role::Edge(name) => name.to_string(),
@@ -59,42 +58,50 @@ impl Issued {
 }
 
 impl Register {
-    /// Reads the file; none is an empty one.
+    /// Of this folder; none is an empty one, and a damaged one an error.
     pub(super) fn open(ca_dir: &Path) -> Result<Register, Error> {
-        let path = ca_dir.join(FILE);
-        let entries = match files::read_if_there(&path, REMEDY)? {
-            None => Vec::new(),
-            Some(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|e| Error::Register(path.clone(), e.to_string()))?
-            }
-        };
-        Ok(Register { path, entries })
+        let register = Register { path: ca_dir.join(FILE) };
+        register.read()?;
+        Ok(register)
     }
 
-    /// Writes down a chain's leaf; one that ended long ago is forgotten.
-    pub(super) fn add(&mut self, chain_pem: &str, now: OffsetDateTime) -> Result<(), Error> {
+    /// Writes down a chain's leaf; one that ended is forgotten.
+    pub(super) fn add(&self, chain_pem: &str, now: OffsetDateTime) -> Result<(), Error> {
         let info = describe(chain_pem.as_bytes(), None, now)?;
         let Some(role) = info.role else { return Ok(()) };
-        self.entries.retain(|entry| !entry.ended(now) && entry.serial != info.serial);
-        self.entries.push(Issued { serial: info.serial, role, not_after: info.not_after, revoked: None });
-        self.write()
+        let mut entries = self.read()?;
+        entries.retain(|entry| !entry.ended(now) && entry.serial != info.serial);
+        entries.push(Issued { serial: info.serial, role, not_after: info.not_after, revoked: None });
+        self.write(&entries)
     }
 
     /// Everything that has not ended and was not taken back.
-    pub(super) fn good(&self, now: OffsetDateTime) -> impl Iterator<Item = &Issued> {
-        self.entries.iter().filter(move |entry| entry.revoked.is_none() && !entry.ended(now))
+    pub(super) fn good(&self, now: OffsetDateTime) -> Result<Vec<Issued>, Error> {
+        let mut entries = self.read()?;
+        entries.retain(|entry| entry.revoked.is_none() && !entry.ended(now));
+        Ok(entries)
     }
 
     /// Marks those as taken back.
-    pub(super) fn take_back(&mut self, serials: &[Serial], taken: &Taken) -> Result<(), Error> {
-        for entry in self.entries.iter_mut().filter(|entry| serials.contains(&entry.serial)) {
+    pub(super) fn take_back(&self, serials: &[Serial], taken: &Taken) -> Result<(), Error> {
+        let mut entries = self.read()?;
+        for entry in entries.iter_mut().filter(|entry| serials.contains(&entry.serial)) {
             entry.revoked = Some(taken.clone());
         }
-        self.write()
+        self.write(&entries)
     }
 
-    fn write(&self) -> Result<(), Error> {
-        let text = serde_json::to_vec_pretty(&self.entries)
+    fn read(&self) -> Result<Vec<Issued>, Error> {
+        match files::read_if_there(&self.path, REMEDY)? {
+            None => Ok(Vec::new()),
+            Some(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|e| Error::Register(self.path.clone(), e.to_string()))
+            }
+        }
+    }
+
+    fn write(&self, entries: &[Issued]) -> Result<(), Error> {
+        let text = serde_json::to_vec_pretty(entries)
             .map_err(|e| Error::Register(self.path.clone(), e.to_string()))?;
         Ok(files::write(&self.path, &text, Access::Private)?)
     }

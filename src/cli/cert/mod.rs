@@ -62,9 +62,10 @@ impl IdentityArg {
         if let Some(folder) = &self.identity {
             return Ok(vec![folder.clone()]);
         }
-        let node = self.config.load()?.identity.dir;
-        let edge = node.with_file_name(layout::EDGE_IDENTITY);
-        Ok(if edge.is_dir() && edge != node { vec![node, edge] } else { vec![node] })
+        let identity = self.config.load()?.identity;
+        let beside = identity.dir.with_file_name(layout::EDGE_IDENTITY);
+        let edge = identity.edge_dir.or_else(|| beside.is_dir().then_some(beside));
+        Ok(std::iter::once(identity.dir).chain(edge).collect())
     }
 
     /// The certificates in them.

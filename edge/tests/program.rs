@@ -42,13 +42,13 @@ fn a_good_configuration_passes() {
 fn faults_of_the_configuration_exit_with_64() {
     // covers T03, B19
     let machine = Machine::new();
-    fails(&machine, BAD_CONFIGURATION, &["edge.toml", "can't be read", "--config"]);
+    fails(&machine, BAD_CONFIGURATION, &["edge.toml", "cannot be read", "--config"]);
     machine.configure("");
     let good = std::fs::read_to_string(machine.path()).unwrap();
     for (more, says) in [
-        ("max_frmae = 5", vec!["edge.toml", "line 9", "max_frmae"]),
-        ("max_frame = 5", vec!["edge.toml", "max_frame: 5 is not from 1024"]),
-        ("max_frame = \"big\"", vec!["edge.toml", "line 9", "big"]),
+        ("max_frmae = 5", vec!["edge.toml:10:1:", "max_frmae", "did you mean"]),
+        ("max_frame = 5", vec!["edge.toml", "service trishula: max_frame: 5 is not from 1024"]),
+        ("max_frame = \"big\"", vec!["edge.toml:10:", "big"]),
     ] {
         std::fs::write(machine.path(), format!("{good}{more}\n")).unwrap();
         fails(&machine, BAD_CONFIGURATION, &says);

@@ -45,9 +45,11 @@ const EARLY_DATA: bool = false;
 pub type Clock = Arc<dyn TimeProvider>;
 
 /// The one cryptographic provider: aws-lc-rs. Its first key exchange is the post-quantum hybrid (X25519MLKEM768).
+/// None of our programs installs another for its process; a simulation does, to have signatures of one length.
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: std::sync::OnceLock<Arc<CryptoProvider>> = std::sync::OnceLock::new();
-    PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())).clone()
+    let ours = || Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    PROVIDER.get_or_init(|| CryptoProvider::get_default().cloned().unwrap_or_else(ours)).clone()
 }
 
 /// Who we are on links, and whom we believe: what the configurations of both directions share.

@@ -13,7 +13,7 @@ use super::{Error, Role, unix};
 use crate::identity;
 use crate::metrics;
 use crate::rt::backoff::Backoff;
-use crate::rt::tasks;
+use crate::rt::{clock, tasks};
 use crate::wire::ids::NodeName;
 
 /// The first wait after a failure, and the longest.
@@ -80,14 +80,14 @@ impl Dialler {
             match self.connect(&config).await {
                 Ok(connected) => {
                     metrics::DIALS.with_label_values(&["connected"]).inc();
-                    let since = tokio::time::Instant::now();
+                    let since = clock::now();
                     match connected {
                         Dialled::Quic(connection, peer) => {
                             quic::run(&self.local, connection, peer, true).await
                         }
                         Dialled::Unix(stream) => unix::run(&self.local, stream, Role::Node).await,
                     }
-                    if since.elapsed() >= GOOD_AFTER {
+                    if clock::since(since) >= GOOD_AFTER {
                         backoff.reset();
                     }
                     failures = 0;

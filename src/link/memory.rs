@@ -53,6 +53,7 @@ async fn carry(mut out_a: Outlets, b: &End, mut out_b: Outlets, a: &End) -> Clos
     debug_assert_eq!(carriers.len(), 2 * Lane::COUNT);
     let gone = || CloseOrder { code: LinkClose::Stopping, why: "the process is stopping".into() };
     tokio::select! {
+        biased;
         order = out_a.close.recv() => order.unwrap_or_else(gone),
         order = out_b.close.recv() => order.unwrap_or_else(gone),
     }

@@ -3,10 +3,11 @@
 //! A stream begins with one byte, the lane's index. The control lane begins with HELLO; nothing of the
 //! other lanes is read before it came and was found good. So a link is up when both ends know each other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::SetOnce;
 
 pub use super::Local;
 use super::{CloseOrder, Error, Event, Handle, Lane, Outlets, Peer, Role};
@@ -42,11 +43,8 @@ pub fn transport() -> quinn::TransportConfig {
 pub async fn run(local: &Local, connection: quinn::Connection, expected: Admitted, dialled: bool) {
     let (handle, outlets) = Handle::new(local.next_id(), "quic", connection.remote_address().to_string());
     let id = handle.id();
-    let (ready, is_ready) = watch::channel(false);
-    let (why, up) = {
-        let link = Link { local, connection: &connection, expected: &expected, dialled, is_ready };
-        link.run(handle, outlets, &ready).await
-    };
+    let link = Link { local, connection: &connection, expected: &expected, dialled, ready: Arc::default() };
+    let (why, up) = link.run(handle, outlets).await;
     connection.close((why.code as u32).into(), why.why.as_bytes());
     if up {
         // Nobody listens any more only when the process stops.
@@ -82,17 +80,13 @@ struct Link<'a> {
     connection: &'a quinn::Connection,
     expected: &'a Admitted,
     dialled: bool,
-    is_ready: watch::Receiver<bool>,
+    /// Readers of lanes wait for it in the order in which their streams came; a watch would wake them in any.
+    ready: Arc<SetOnce<()>>,
 }
 
 impl Link<'_> {
     /// Answers why it ended, and whether it was ever up.
-    async fn run(
-        self,
-        handle: Handle,
-        mut outlets: Outlets,
-        ready: &watch::Sender<bool>,
-    ) -> (CloseOrder, bool) {
+    async fn run(self, handle: Handle, mut outlets: Outlets) -> (CloseOrder, bool) {
         // Control writer first: HELLO must be the first thing on the control lane.
         let mut control = match self.say_hello().await {
             Ok(control) => control,
@@ -111,7 +105,8 @@ impl Link<'_> {
         if self.local.events.send(up).await.is_err() {
             return (CloseOrder::stopping(), false);
         }
-        let _ = ready.send(true);
+        // Set here only, and once.
+        let _ = self.ready.set(());
         let lanes = std::mem::take(&mut outlets.lanes);
         let mut writers = Writers::start(self.connection, &mut control, lanes);
         let order = loop {
@@ -221,15 +216,13 @@ impl Link<'_> {
         lane_byte: bool,
     ) {
         let (events, link, failed) = (self.local.events.clone(), handle.id(), failed.clone());
-        let mut is_ready = self.is_ready.clone();
+        let ready = self.ready.clone();
         readers.spawn("link.reader", async move {
             let work = async {
                 if lane_byte {
                     stream.read_exact(&mut [0u8; 1]).await.map_err(|e| Error::Stream(e.to_string()))?;
                 }
-                if is_ready.wait_for(|ready| *ready).await.is_err() {
-                    return Ok(());
-                }
+                ready.wait().await;
                 while let Some(frame) = next_frame(&mut stream, &mut reader).await? {
                     metrics::FRAMES_IN.with_label_values(&[frame.name()]).inc();
                     if events.send(Event::Frame { link, frame }).await.is_err() {

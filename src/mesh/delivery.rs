@@ -16,12 +16,12 @@ impl Mesh {
     /// checked here again, so that one faulty edge can't speak for the clients of another.
     pub(super) fn submit(&mut self, link: LinkId, session: SessionNo, head: Head, payload: Bytes) {
         let refusal = match self.sessions.get((link, session)) {
-            Some(known) if known.ready && known.agent == head.from => self.refusal_of(&head),
-            Some(known) => {
+            Some(known) if known.agent != head.from => {
                 let message = format!("this session is {}, not {}", known.agent, head.from);
                 Some(Refusal::new(Code::FromMismatch, message))
             }
-            None => Some(Refusal::new(Code::NotRegistered, "this session is not registered")),
+            Some(known) if known.ready => self.refusal_of(&head),
+            _ => Some(Refusal::new(Code::NotRegistered, "this session is not registered")),
         };
         if let Some(refusal) = refusal {
             let receipt = self.refused(&head, refusal);
@@ -29,8 +29,8 @@ impl Mesh {
         }
         self.event(Event::Taken(target_word(&head.to)));
         match head.to.clone() {
-            Target::Agent(agent) => self.to_agent(agent, head, payload),
-            Target::Broadcast(_) => self.to_everybody(head, payload),
+            Target::Agent(agent) => self.send_to_agent(agent, head, payload),
+            Target::Broadcast(_) => self.send_to_everybody(head, payload),
             Target::Room(..) => {}
         }
     }
@@ -58,7 +58,7 @@ impl Mesh {
         }
     }
 
-    fn to_agent(&mut self, agent: AgentAddr, head: Head, payload: Bytes) {
+    fn send_to_agent(&mut self, agent: AgentAddr, head: Head, payload: Bytes) {
         let Some((home, state)) = self.directory.home(&agent) else {
             let message = format!("no agent {agent} was ever registered");
             return self.refuse(head, Refusal::new(Code::UnknownRecipient, message));
@@ -86,7 +86,7 @@ impl Mesh {
         self.send(link, Frame::Forward(forward, payload));
     }
 
-    fn to_everybody(&mut self, head: Head, payload: Bytes) {
+    fn send_to_everybody(&mut self, head: Head, payload: Bytes) {
         let nodes = self.directory.nodes_with(head.to.namespace());
         let to = nodes.into_iter().filter(|node| **node != self.config.node).cloned().collect();
         let forward = Forward {
@@ -166,7 +166,11 @@ impl Mesh {
     /// each entrance, however many sessions it has.
     fn deliver_broadcast(&mut self, head: &Head, payload: &Bytes) {
         let namespace = head.to.namespace();
-        let wanted = |agent: &&AgentAddr| agent.namespace == *namespace && **agent != head.from;
+        // An agent that several nodes share gets its copy at its home.
+        let at_home =
+            |agent: &AgentAddr| self.directory.home(agent).is_some_and(|(node, _)| *node == self.config.node);
+        let wanted =
+            |agent: &&AgentAddr| agent.namespace == *namespace && **agent != head.from && at_home(agent);
         let agents: Vec<AgentAddr> = self.sessions.agents().filter(wanted).cloned().collect();
         let mut by_link: BTreeMap<LinkId, Vec<SessionNo>> = BTreeMap::new();
         for agent in agents {

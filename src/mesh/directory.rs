@@ -33,12 +33,19 @@ pub struct Directory {
     me: NodeName,
     lists: BTreeMap<NodeName, List>,
     homes: BTreeMap<AgentAddr, BTreeSet<NodeName>>,
+    /// Agents of this node that are away, with the wall clock in milliseconds since when.
+    away_since: BTreeMap<AgentAddr, u64>,
 }
 
 impl Directory {
     /// Starts with the agents that this node knew before it was restarted; nobody is connected.
     pub fn new(me: NodeName, incarnation: Incarnation, known: Vec<AgentState>) -> Directory {
-        let mut directory = Directory { me: me.clone(), lists: BTreeMap::new(), homes: BTreeMap::new() };
+        let mut directory = Directory {
+            me: me.clone(),
+            lists: BTreeMap::new(),
+            homes: BTreeMap::new(),
+            away_since: BTreeMap::new(),
+        };
         let list = List { incarnation, version: 1, agents: BTreeMap::new() };
         directory.lists.insert(me.clone(), list);
         for mut state in known.into_iter().take(MAX_AGENTS) {
@@ -115,11 +122,19 @@ impl Directory {
         self.lists.get(&self.me).map_or(0, |list| list.agents.len())
     }
 
-    /// Agents of this node that are away since before `registered_ms`.
-    pub fn own_away_before(&self, registered_ms: u64) -> Vec<AgentAddr> {
+    /// Agents of this node that have been away for so many milliseconds: since this was asked first after
+    /// they left, or after this node started. How long ago they registered does not matter.
+    pub fn own_away_for(&mut self, limit_ms: u64, wall_ms: u64) -> Vec<AgentAddr> {
         let Some(list) = self.lists.get(&self.me) else { return Vec::new() };
-        let old = |s: &&AgentState| s.presence == Presence::Away && s.registered_ms < registered_ms;
-        list.agents.values().filter(old).map(|state| state.agent.clone()).collect()
+        let is_away = |state: &AgentState| state.presence == Presence::Away;
+        self.away_since.retain(|agent, _| list.agents.get(agent).is_some_and(is_away));
+        for state in list.agents.values().filter(|state| is_away(state)) {
+            if !self.away_since.contains_key(&state.agent) {
+                self.away_since.insert(state.agent.clone(), wall_ms);
+            }
+        }
+        let over = self.away_since.iter().filter(|(_, since)| wall_ms.saturating_sub(**since) > limit_ms);
+        over.map(|(agent, _)| agent.clone()).collect()
     }
 
     /// An agent's home: where it is connected, or else was last; the newest registration wins.

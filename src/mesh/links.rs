@@ -15,6 +15,10 @@ const RTT_CHANGE_US: u32 = 2_000;
 /// What a link is taken to cost before it was measured, in microseconds.
 const RTT_UNKNOWN_US: u32 = 100_000;
 
+/// A second connection of the same two nodes is closed so long after the other was chosen: what is under way
+/// on it still arrives.
+const RETIRES_AFTER: Duration = Duration::from_secs(2);
+
 /// What the mesh knows of one link.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -33,6 +37,8 @@ pub(super) struct Link {
     next_ping: u64,
     /// The peer is stopping: no way leads over this link any more.
     pub(super) leaving: bool,
+    /// Nothing is sent over it any more, and it is closed then.
+    retires: Option<Time>,
     pub(super) sessions: BTreeSet<SessionNo>,
 }
 
@@ -57,6 +63,7 @@ impl Link {
             ping: None,
             next_ping: 0,
             leaving: false,
+            retires: None,
             sessions: BTreeSet::new(),
         }
     }
@@ -87,9 +94,8 @@ impl Mesh {
             let why = format!("this node is called {peer} itself; give one of the two another name");
             return self.outputs.push_back(Output::Close(id, LinkClose::NotAdmitted, why));
         }
-        if role == Role::Node && !self.settle(id, &link) {
-            return;
-        }
+        let kept = if role == Role::Node { self.settle(id, link) } else { Some(link) };
+        let Some(link) = kept else { return };
         self.links.insert(id, link);
         if let Some((number, der)) = self.revocations.clone() {
             self.send(id, Frame::Revocations(number, der));
@@ -104,26 +110,51 @@ impl Mesh {
 
     /// Two nodes that dial each other at once have two connections. Both ends keep the same one: that of the
     /// newer life; else, when each dialled one, that which the node with the smaller name dialled; else the
-    /// newer. Answers whether the new one stays.
-    fn settle(&mut self, id: LinkId, link: &Link) -> bool {
-        let Some(&other_id) = self.neighbours.get(&link.peer) else { return true };
-        let Some(other) = self.links.get(&other_id) else { return true };
+    /// newer. The other one retires, so that nothing is lost. Answers the new one if it is kept.
+    fn settle(&mut self, id: LinkId, link: Link) -> Option<Link> {
+        let Some(&other_id) = self.neighbours.get(&link.peer) else { return Some(link) };
+        let Some(other) = self.links.get(&other_id) else { return Some(link) };
         let me_dials = self.config.node < link.peer;
-        let (keep_new, code) = if link.incarnation != other.incarnation {
-            (link.incarnation > other.incarnation, LinkClose::Superseded)
+        let superseded = link.incarnation != other.incarnation;
+        let keep_new = if superseded {
+            link.incarnation > other.incarnation
         } else if link.dialled != other.dialled {
-            (link.dialled == me_dials, LinkClose::Duplicate)
+            link.dialled == me_dials
         } else {
-            (true, LinkClose::Duplicate)
+            true
         };
         let (kept, closed) = if keep_new { (id, other_id) } else { (other_id, id) };
         self.event(Event::Settled { peer: link.peer.clone(), kept, closed });
-        let why = format!("another connection of {} and {} is kept", self.config.node, link.peer);
-        self.outputs.push_back(Output::Close(closed, code, why));
-        if keep_new {
-            self.links.remove(&other_id);
+        let (link, retired) =
+            if keep_new { (Some(link), self.links.remove(&other_id)) } else { (None, Some(link)) };
+        if let Some(retired) = retired {
+            self.retire(closed, retired, superseded);
         }
-        keep_new
+        link
+    }
+
+    /// Goes on listening to a link that is not kept, for a while. One of an earlier life has nobody at its other
+    /// end; and of two that retire the earlier has had its time.
+    fn retire(&mut self, id: LinkId, mut link: Link, superseded: bool) {
+        for earlier in self.retiring(&link.peer) {
+            self.close_retired(earlier, LinkClose::Duplicate);
+        }
+        link.retires = Some(self.now.after(RETIRES_AFTER));
+        self.links.insert(id, link);
+        if superseded {
+            self.close_retired(id, LinkClose::Superseded);
+        }
+    }
+
+    fn retiring(&self, peer: &NodeName) -> Vec<LinkId> {
+        let retiring = self.links.iter().filter(|(_, link)| link.peer == *peer && link.retires.is_some());
+        retiring.map(|(id, _)| *id).collect()
+    }
+
+    fn close_retired(&mut self, id: LinkId, code: LinkClose) {
+        let Some(link) = self.links.remove(&id) else { return };
+        let why = format!("another connection of {} and {} is kept", self.config.node, link.peer);
+        self.outputs.push_back(Output::Close(id, code, why));
     }
 
     pub(super) fn link_down(&mut self, id: LinkId) {
@@ -167,7 +198,9 @@ impl Mesh {
         for id in ids {
             let Some(link) = self.links.get(&id) else { continue };
             let silent = self.now.since(link.heard);
-            if silent >= self.config.silence {
+            if link.retires.is_some_and(|when| when <= self.now) {
+                self.close_retired(id, LinkClose::Duplicate);
+            } else if silent >= self.config.silence {
                 let why = format!("nothing came from {} for {:.1} s", link.peer, silent.as_secs_f64());
                 self.outputs.push_back(Output::Close(id, LinkClose::Silent, why));
                 self.link_down(id);

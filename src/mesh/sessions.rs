@@ -67,7 +67,7 @@ impl Sessions {
 
 impl Mesh {
     /// Registers a session once that is on disk: an agent that was told it is registered stays known.
-    pub(super) fn attach(&mut self, link: LinkId, attach: Attach) {
+    pub(super) fn attach(&mut self, link: LinkId, mut attach: Attach) {
         let key = (link, attach.session);
         if self.directory.own_count() >= super::directory::MAX_AGENTS
             && self.directory.own(&attach.agent).is_none()
@@ -77,6 +77,9 @@ impl Mesh {
         }
         if let Some(newer) = self.newer_elsewhere(&attach) {
             return self.evict(key, taken_over(&attach.agent, &newer));
+        }
+        if !attach.resumed {
+            attach.registered_ms = attach.registered_ms.max(self.later_than_elsewhere(&attach.agent));
         }
         if self.sessions.by_key.get(&key).is_some_and(|session| session.agent != attach.agent) {
             self.session_over(link, attach.session, false);
@@ -94,7 +97,9 @@ impl Mesh {
 
     pub(super) fn persisted(&mut self, ticket: Ticket) {
         let Some((key, attach)) = self.sessions.pending.remove(&ticket) else { return };
-        if !attach.shared {
+        // A pool takes over from a session that did not share, and such a session from a pool.
+        let joins = attach.shared && self.directory.own(&attach.agent).is_some_and(|before| before.shared);
+        if !joins {
             let others = self.sessions.of(&attach.agent).into_iter().filter(|other| *other != key);
             for other in others.collect::<Vec<_>>() {
                 let here = self.config.node.clone();
@@ -120,7 +125,7 @@ impl Mesh {
         let Some((key, attach)) = self.sessions.pending.remove(&ticket) else { return };
         let message = format!("{} could not be registered: the node's disk refused: {why}", attach.agent);
         self.evict(key, Refusal::new(Code::Unavailable, message));
-        self.session_over(key.0, key.1, false);
+        self.detach(key.0, key.1, false);
     }
 
     pub(super) fn detach(&mut self, link: LinkId, session: SessionNo, forget: bool) {
@@ -169,7 +174,7 @@ impl Mesh {
     }
 
     pub(super) fn forget_old_agents(&mut self, wall_ms: u64) {
-        for agent in self.directory.own_away_before(wall_ms.saturating_sub(FORGET_AFTER_MS)) {
+        for agent in self.directory.own_away_for(FORGET_AFTER_MS, wall_ms) {
             let Some(state) = self.directory.own(&agent).cloned() else { continue };
             self.persist(Record::Forget(agent));
             self.announce_agent(AgentState { presence: Presence::Gone, ..state });
@@ -199,6 +204,12 @@ impl Mesh {
 
     fn evict(&mut self, key: Key, refusal: Refusal) {
         self.send(key.0, Frame::Evict(key.1, refusal));
+    }
+
+    /// A registration made after another was known is the newer one, whatever the clocks of the two say.
+    fn later_than_elsewhere(&self, agent: &AgentAddr) -> u64 {
+        let elsewhere = self.directory.everywhere(agent).filter(|(node, _)| **node != self.config.node);
+        elsewhere.map(|(_, state)| state.registered_ms.saturating_add(1)).max().unwrap_or(0)
     }
 
     /// Only an entrance that attaches again can be late: its client registered before.

@@ -1,1 +1,7 @@
+//! The core without a runtime: whole clusters of it in one thread, in virtual time.
 
+mod agents;
+mod calls;
+mod cluster;
+mod forming;
+mod messages;

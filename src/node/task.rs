@@ -130,7 +130,7 @@ impl Node {
         Node {
             mesh,
             settings,
-            began: Instant::now(),
+            began: clock::now(),
             links: BTreeMap::new(),
             connected,
             addresses,
@@ -156,7 +156,7 @@ impl Node {
                 n = incoming.recv_many(&mut events, TURN) => if n == 0 { Turn::Over } else { Turn::Links },
                 () = &mut timer => Turn::Time,
             };
-            let began = std::time::Instant::now();
+            let began = clock::Stopwatch::start();
             match turn {
                 Turn::Links => {
                     for event in events.drain(..) {
@@ -171,7 +171,7 @@ impl Node {
                 }
                 Turn::Over => return,
             }
-            metrics::NODE_TURN.observe(began.elapsed().as_secs_f64());
+            metrics::NODE_TURN.observe(began.seconds());
         }
     }
 
@@ -383,7 +383,7 @@ impl Node {
             node: self.settings.mesh.node.clone(),
             incarnation: self.settings.mesh.incarnation,
             software: self.settings.software.clone(),
-            uptime_seconds: self.began.elapsed().as_secs(),
+            uptime_seconds: clock::since(self.began).as_secs(),
             whole: view.nodes.iter().all(|node| node.reachable),
             nodes: view.nodes.into_iter().map(node_status).collect(),
             links: view.links.into_iter().filter_map(|link| self.link_status(link)).collect(),
@@ -460,7 +460,7 @@ fn report(event: &Event) {
 
 fn arm(timer: &mut Pin<Box<Sleep>>, due: Time) {
     let wait = due.since(Time(clock::micros()));
-    timer.as_mut().reset(Instant::now() + wait);
+    timer.as_mut().reset(clock::now() + wait);
 }
 
 /// The next group that is on disk; never, when there is no disk.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use rand::RngExt;
+use super::random;
 
 /// Counts failures and says how long to wait.
 #[derive(Debug, Clone)]
@@ -24,7 +24,7 @@ impl Backoff {
         let step = self.first.saturating_mul(1u32.checked_shl(self.failures.min(16)).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1);
         let step = step.min(self.cap);
-        step.mul_f64(rand::rng().random_range(0.5..=1.0))
+        step.mul_f64(random::between(0.5..=1.0))
     }
 
     /// It worked: start from the beginning next time.

@@ -6,12 +6,42 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-/// Microseconds since the first call in this process; never goes back.
+/// See [`micros`].
+const MARGIN: Duration = Duration::from_secs(24 * 3600);
+
+/// Now, by the monotonic clock: for intervals within this process.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// How long ago `earlier` was.
+pub fn since(earlier: Instant) -> Duration {
+    Instant::now().saturating_duration_since(earlier)
+}
+
+/// Measures work in real time, also where the clock is virtual: for metrics, never for a decision.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(std::time::Instant);
+
+impl Stopwatch {
+    /// Begins now.
+    pub fn start() -> Stopwatch {
+        Stopwatch(std::time::Instant::now())
+    }
+
+    /// Seconds since it began.
+    pub fn seconds(self) -> f64 {
+        self.0.elapsed().as_secs_f64()
+    }
+}
+
+/// Microseconds since a moment before this process began; never goes back.
 pub fn micros() -> u64 {
     static START: OnceLock<std::time::Instant> = OnceLock::new();
-    // A paused tokio clock is an offset to the system's, so one origin serves both.
+    // A paused tokio clock is an offset to the system's, so one origin serves all. Of several paused runtimes
+    // another may be ahead of this one: with a margin no time is before the origin.
     let start = *START.get_or_init(|| Instant::now().into_std());
-    Instant::now().into_std().saturating_duration_since(start).as_micros() as u64
+    (Instant::now().into_std() + MARGIN).saturating_duration_since(start).as_micros() as u64
 }
 
 /// Milliseconds since the epoch by the machine's own wall clock; may jump.

@@ -6,12 +6,11 @@
 //! USENIX ATC 2020): the file is opened again and what waited is refused.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use rusqlite::{Connection, params};
 
 use crate::metrics;
-use crate::rt::{platform, queue};
+use crate::rt::{clock, platform, queue};
 use crate::wire::frame::{AgentState, Presence};
 use crate::wire::ids::{AgentAddr, AgentName, Incarnation, Namespace};
 
@@ -212,9 +211,9 @@ impl Writer {
     fn run(mut self, mut waiting: queue::Receiver<Job>, report: &queue::Sender<Done>) {
         let mut group = Vec::with_capacity(GROUP);
         while waiting.blocking_recv_many(&mut group, GROUP) > 0 {
-            let began = Instant::now();
+            let began = clock::Stopwatch::start();
             let error = self.commit(&group).err().map(|why| why.to_string());
-            metrics::STORE_COMMIT.observe(began.elapsed().as_secs_f64());
+            metrics::STORE_COMMIT.observe(began.seconds());
             if let Some(why) = &error {
                 tracing::error!(file = %self.file.display(), why, "the store could not write; opening it again");
                 self.connection = None;

@@ -43,7 +43,7 @@ fn is_label(given: &str) -> bool {
     given.len() <= MAX_LABEL && starts_with(given, lower) && given.bytes().all(|b| lower(&b) || b == b'-')
 }
 
-/// Words that stand for everybody and for the server, in any case.
+/// What no agent and no namespace is called, in any case: `to` means something else by them.
 fn is_reserved(given: &str) -> bool {
     ["broadcast", "mesh"].iter().any(|word| given.eq_ignore_ascii_case(word))
 }
@@ -109,8 +109,7 @@ name!(
 );
 name!(
     /// A wall between groups of agents: own secrets, limits, agents and rooms.
-    Namespace, "namespace",
-    |s| is_label(s) && !is_reserved(s),
+    Namespace, "namespace", |s| is_label(s) && !is_reserved(s),
     "is not a namespace: lower-case letters, digits and '-', at most 63, starting with a letter or digit; 'broadcast' and 'mesh' are taken"
 );
 name!(
@@ -213,13 +212,14 @@ mod tests {
     #[test]
     fn names_are_checked_where_they_enter() {
         // covers B19
-        for bad in ["", "a b", "-a", "broadcast", "mesh", "ü", &"a".repeat(65), "a/b"] {
+        for bad in ["", "a b", "-a", "broadcast", "mesh", "Mesh", "ü", &"a".repeat(65), "a/b"] {
             assert!(AgentName::new(bad).is_err(), "{bad:?} must not be an agent name");
         }
         for good in ["dc", "agni.planner", "mac_2", "A-1", &"a".repeat(64)] {
             assert_eq!(AgentName::new(good).unwrap().as_str(), good);
         }
         assert!(NodeName::new("Agni").is_err());
+        assert!(Namespace::new("mesh").is_err() && Namespace::new("broadcast").is_err());
         let error = NodeName::new("Agni!").unwrap_err().to_string();
         assert!(error.contains("Agni!") && error.contains("lower-case"), "{error}");
     }

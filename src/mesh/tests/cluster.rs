@@ -1,0 +1,586 @@
+//! Several nodes joined by links in memory. Everything happens in the order of virtual time; nothing is random.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::super::*;
+use crate::wire::close::{Code, LinkClose, Refusal};
+use crate::wire::envelope::{Class, Form, Head, Kind, Priority, Target};
+use crate::wire::frame::{Attach, Call, Deliver, Method, Receipt};
+use crate::wire::ids::{AgentAddr, Incarnation, MessageId, Namespace, SessionNo};
+
+/// One way over a link between nodes.
+const DELAY: Duration = Duration::from_millis(10);
+/// A write with its fsync.
+const FSYNC: Duration = Duration::from_millis(1);
+
+pub fn node(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+pub fn agent(name: &str) -> AgentAddr {
+    AgentAddr::parse(name, &Namespace::new("trishula").unwrap()).unwrap()
+}
+
+pub fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// What a node's disk does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    /// Writes.
+    Works,
+    /// Takes records and says nothing.
+    Hangs,
+    /// Refuses them.
+    Fails,
+}
+
+/// A connected client: its session at an entrance of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    pub node: NodeName,
+    pub link: LinkId,
+    pub session: SessionNo,
+    pub agent: AgentAddr,
+}
+
+/// How a client registers.
+#[derive(Debug, Clone, Copy)]
+pub struct As {
+    pub shared: bool,
+    pub registered_ms: Option<u64>,
+    pub resumed: bool,
+}
+
+pub const PLAIN: As = As { shared: false, registered_ms: None, resumed: false };
+pub const SHARED: As = As { shared: true, registered_ms: None, resumed: false };
+
+struct Machine {
+    mesh: Mesh,
+    disk: Disk,
+    records: Vec<(Ticket, Record)>,
+    /// Answers calls.
+    answers: bool,
+}
+
+struct LinkEnd {
+    owner: NodeName,
+    /// The other end; `None`: an entrance.
+    peer: Option<(NodeName, LinkId)>,
+    /// What is sent is lost, and nobody notices.
+    blocked: bool,
+    /// Nothing fits into its queue.
+    full: bool,
+}
+
+/// A frame that left a node.
+pub struct Sent {
+    pub from: NodeName,
+    /// `None`: to an entrance.
+    pub to: Option<NodeName>,
+    pub frame: Frame,
+}
+
+pub type Answered = Result<(Vec<NodeName>, Bytes), AskFailed>;
+
+pub struct Cluster {
+    pub now: Time,
+    machines: BTreeMap<NodeName, Machine>,
+    links: BTreeMap<LinkId, LinkEnd>,
+    due: BTreeMap<(Time, u64), (NodeName, Input)>,
+    /// What entrances got, by their link.
+    inboxes: BTreeMap<LinkId, Vec<Frame>>,
+    /// Every frame that was sent since [`Cluster::forget`].
+    pub sent: Vec<Sent>,
+    pub events: Vec<(NodeName, Event)>,
+    pub closed: Vec<(NodeName, LinkId, LinkClose)>,
+    pub answered: BTreeMap<(NodeName, Sequence), Answered>,
+    /// Frames between nodes that are lost, and nobody notices.
+    pub lost: fn(&Frame) -> bool,
+    /// How far the wall clocks have jumped.
+    pub wall_jump_ms: u64,
+    last: u64,
+    last_wall: u64,
+}
+
+impl Cluster {
+    pub fn of(names: &[&str]) -> Cluster {
+        let mut cluster = Cluster {
+            now: Time(1_000_000),
+            machines: BTreeMap::new(),
+            links: BTreeMap::new(),
+            due: BTreeMap::new(),
+            inboxes: BTreeMap::new(),
+            sent: Vec::new(),
+            events: Vec::new(),
+            closed: Vec::new(),
+            answered: BTreeMap::new(),
+            lost: |_| false,
+            wall_jump_ms: 0,
+            last: 0,
+            last_wall: 1_000_000_000_000,
+        };
+        for name in names {
+            cluster.start(Config::new(node(name), Incarnation(1)), Vec::new());
+        }
+        cluster
+    }
+
+    /// Every node with a link to every other; the earlier in the list dials.
+    pub fn meshed(names: &[&str]) -> Cluster {
+        let mut cluster = Cluster::of(names);
+        for (i, a) in names.iter().enumerate() {
+            for b in &names[i + 1..] {
+                cluster.connect(a, b);
+            }
+        }
+        cluster.run(seconds(2));
+        cluster.forget();
+        cluster
+    }
+
+    /// Starts a node, or starts it again: the links of its earlier life are silent from now on.
+    pub fn start(&mut self, config: Config, known: Vec<AgentState>) {
+        let name = config.node.clone();
+        for end in self.links.values_mut() {
+            if end.owner == name || end.peer.as_ref().is_some_and(|(peer, _)| *peer == name) {
+                end.blocked = true;
+            }
+        }
+        self.links.retain(|_, end| end.owner != name);
+        self.due.retain(|_, (owner, _)| *owner != name);
+        let mesh = Mesh::new(config, self.now, known);
+        let machine = Machine { mesh, disk: Disk::Works, records: Vec::new(), answers: true };
+        self.machines.insert(name, machine);
+    }
+
+    pub fn mesh(&self, name: &str) -> &Mesh {
+        &self.machines[&node(name)].mesh
+    }
+
+    fn machine(&mut self, name: &str) -> &mut Machine {
+        self.machines.get_mut(&node(name)).unwrap()
+    }
+
+    pub fn disk(&mut self, name: &str, disk: Disk) {
+        self.machine(name).disk = disk;
+    }
+
+    pub fn mute(&mut self, name: &str) {
+        self.machine(name).answers = false;
+    }
+
+    /// What a disk that hangs took so far is written now.
+    pub fn release(&mut self, name: &str) {
+        for (ticket, _) in std::mem::take(&mut self.machine(name).records) {
+            self.input(name, Input::Persisted(ticket));
+        }
+    }
+
+    pub fn records(&self, name: &str) -> Vec<Record> {
+        self.machines[&node(name)].records.iter().map(|(_, record)| record.clone()).collect()
+    }
+
+    fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    fn at(&mut self, when: Time, name: &NodeName, input: Input) {
+        let order = self.number();
+        self.due.insert((when, order), (name.clone(), input));
+    }
+
+    /// `dialler` connects to `other`: both ends are up at once.
+    pub fn connect(&mut self, dialler: &str, other: &str) -> (LinkId, LinkId) {
+        self.connect_at(dialler, other, Duration::ZERO, Duration::ZERO)
+    }
+
+    /// The same, with the times after which the two ends notice that it is up.
+    pub fn connect_at(
+        &mut self,
+        dialler: &str,
+        other: &str,
+        first: Duration,
+        second: Duration,
+    ) -> (LinkId, LinkId) {
+        let (a, b) = (LinkId(self.number()), LinkId(self.number()));
+        let (from, to) = (node(dialler), node(other));
+        let end = |owner: &NodeName, peer: &NodeName, id| LinkEnd {
+            owner: owner.clone(),
+            peer: Some((peer.clone(), id)),
+            blocked: false,
+            full: false,
+        };
+        self.links.insert(a, end(&from, &to, b));
+        self.links.insert(b, end(&to, &from, a));
+        for (link, me, peer, dialled, wait) in [(a, &from, &to, true, first), (b, &to, &from, false, second)]
+        {
+            let incarnation = self.machines[peer].mesh.config.incarnation;
+            let up =
+                Input::LinkUp { link, peer: peer.clone(), role: Role::Node, incarnation, dialled, rtt_us: 0 };
+            self.at(self.now.after(wait), me, up);
+        }
+        (a, b)
+    }
+
+    fn between(&self, a: &str, b: &str) -> Vec<LinkId> {
+        let (a, b) = (node(a), node(b));
+        let joins = |end: &LinkEnd| {
+            let peer = end.peer.as_ref().map(|(peer, _)| peer);
+            (end.owner == a && peer == Some(&b)) || (end.owner == b && peer == Some(&a))
+        };
+        self.links.iter().filter(|(_, end)| joins(end)).map(|(id, _)| *id).collect()
+    }
+
+    /// The link breaks, and both ends notice.
+    pub fn cut(&mut self, a: &str, b: &str) {
+        for link in self.between(a, b) {
+            let end = self.links.remove(&link).unwrap();
+            self.at(self.now, &end.owner, Input::LinkDown(link));
+        }
+    }
+
+    /// What the two send each other is lost from now on (or no longer), and nobody notices.
+    pub fn block(&mut self, a: &str, b: &str, blocked: bool) {
+        for link in self.between(a, b) {
+            self.links.get_mut(&link).unwrap().blocked = blocked;
+        }
+    }
+
+    /// Nothing fits into the queue of this node's end of the link any more.
+    pub fn fill(&mut self, owner: &str, peer: &str) {
+        for link in self.between(owner, peer) {
+            let end = self.links.get_mut(&link).unwrap();
+            end.full = end.owner == node(owner);
+        }
+    }
+
+    /// The same for the link to a client's entrance.
+    pub fn fill_entrance(&mut self, client: &Client) {
+        self.links.get_mut(&client.link).unwrap().full = true;
+    }
+
+    /// Opens an entrance for clients of a node.
+    pub fn entrance(&mut self, name: &str) -> LinkId {
+        let link = LinkId(self.number());
+        let end = LinkEnd { owner: node(name), peer: None, blocked: false, full: false };
+        self.links.insert(link, end);
+        let up = Input::LinkUp {
+            link,
+            peer: node(name),
+            role: Role::Entrance,
+            incarnation: Incarnation(1),
+            dialled: false,
+            rtt_us: 0,
+        };
+        self.input(name, up);
+        link
+    }
+
+    pub fn entrance_gone(&mut self, client: &Client) {
+        self.links.remove(&client.link);
+        self.input(client.node.as_str(), Input::LinkDown(client.link));
+    }
+
+    /// A client registers at an entrance of its own; time goes on until that is done everywhere.
+    pub fn register(&mut self, name: &str, agent: &str) -> Client {
+        let client = self.attach(name, agent, PLAIN);
+        self.run(Duration::from_millis(200));
+        client
+    }
+
+    /// A client asks to be registered.
+    pub fn attach(&mut self, name: &str, agent_name: &str, how: As) -> Client {
+        let link = self.entrance(name);
+        let session = SessionNo(self.number());
+        let client = Client { node: node(name), link, session, agent: agent(agent_name) };
+        self.attach_again(&client, how);
+        client
+    }
+
+    /// The same session asks (again).
+    pub fn attach_again(&mut self, client: &Client, how: As) {
+        self.last_wall += 1;
+        let attach = Attach {
+            session: client.session,
+            agent: client.agent.clone(),
+            capabilities: vec!["test".into()],
+            shared: how.shared,
+            registered_ms: how.registered_ms.unwrap_or(self.last_wall),
+            resumed: how.resumed,
+        };
+        self.frame(client, Frame::Attach(attach));
+    }
+
+    pub fn detach(&mut self, client: &Client, forget: bool) {
+        self.frame(client, Frame::Detach(client.session, forget));
+    }
+
+    /// A frame from a client's entrance.
+    pub fn frame(&mut self, client: &Client, frame: Frame) {
+        self.input(client.node.as_str(), Input::Frame(client.link, frame));
+    }
+
+    /// A client sends a message; time goes on until it has arrived wherever it goes.
+    pub fn send(&mut self, from: &Client, to: &str, id: &str) {
+        let head = head(from, to, id);
+        self.submit(from, head);
+        self.run(Duration::from_millis(200));
+    }
+
+    pub fn submit(&mut self, from: &Client, head: Head) {
+        let payload = Bytes::from(format!("payload of {}", head.id));
+        self.frame(from, Frame::Submit(from.session, head, payload));
+    }
+
+    /// Tells a node what happened, and does what it says.
+    pub fn input(&mut self, name: &str, input: Input) {
+        let name = node(name);
+        let Some(machine) = self.machines.get_mut(&name) else { return };
+        machine.mesh.handle(self.now, input);
+        while let Some(output) = self.machines.get_mut(&name).and_then(|m| m.mesh.poll_output()) {
+            self.execute(&name, output);
+        }
+    }
+
+    fn execute(&mut self, name: &NodeName, output: Output) {
+        match output {
+            Output::Send(link, frame) => self.carry(name, link, frame),
+            Output::Close(link, code, _) => self.close(name, link, code),
+            Output::Persist(ticket, record) => {
+                let (now, machine) = (self.now, self.machines.get_mut(name).unwrap());
+                match machine.disk {
+                    Disk::Works => self.at(now.after(FSYNC), name, Input::Persisted(ticket)),
+                    Disk::Fails => {
+                        self.at(now.after(FSYNC), name, Input::PersistFailed(ticket, "disk full".into()));
+                    }
+                    Disk::Hangs => machine.records.push((ticket, record)),
+                }
+            }
+            Output::Asked(call, body) => {
+                if self.machines[name].answers {
+                    self.at(self.now, name, Input::Answer(call, Ok(body)));
+                }
+            }
+            Output::Answered(number, result) => {
+                let twice = self.answered.insert((name.clone(), number), result);
+                assert!(twice.is_none(), "a call was answered twice");
+            }
+            Output::Revocations(number, der) => {
+                self.at(self.now, name, Input::Revocations(number, der));
+            }
+            Output::Event(event) => self.events.push((name.clone(), event)),
+        }
+    }
+
+    fn carry(&mut self, name: &NodeName, link: LinkId, frame: Frame) {
+        let Some(end) = self.links.get(&link) else { return };
+        if end.full {
+            let when = self.now;
+            return self.at(when, name, Input::Unsent(link, frame));
+        }
+        let frame = through_the_wire(&frame);
+        let (to, blocked) = (end.peer.clone(), end.blocked);
+        let sent = Sent { from: name.clone(), to: to.clone().map(|(peer, _)| peer), frame: frame.clone() };
+        self.sent.push(sent);
+        match to {
+            None => {
+                if let Frame::Ping(number) = frame {
+                    self.at(self.now, name, Input::Frame(link, Frame::Pong(number)));
+                }
+                self.inboxes.entry(link).or_default().push(frame);
+            }
+            Some(_) if blocked || (self.lost)(&frame) => {}
+            Some((peer, id)) => self.at(self.now.after(DELAY), &peer, Input::Frame(id, frame)),
+        }
+    }
+
+    fn close(&mut self, name: &NodeName, link: LinkId, code: LinkClose) {
+        self.closed.push((name.clone(), link, code));
+        let Some(end) = self.links.remove(&link) else { return };
+        self.at(self.now, name, Input::LinkDown(link));
+        if let Some((peer, id)) = end.peer.filter(|_| !end.blocked)
+            && self.links.remove(&id).is_some()
+        {
+            self.at(self.now.after(DELAY), &peer, Input::LinkDown(id));
+        }
+    }
+
+    /// Lets virtual time pass.
+    pub fn run(&mut self, time: Duration) {
+        let end = self.now.after(time);
+        loop {
+            let tick = self.machines.iter().map(|(name, m)| (m.mesh.next_timeout(), name.clone())).min();
+            let next = self.due.first_key_value().map(|(key, _)| *key);
+            match (next, tick) {
+                (Some(key), tick) if key.0 <= end && tick.as_ref().is_none_or(|(at, _)| key.0 <= *at) => {
+                    self.now = self.now.max(key.0);
+                    let (name, input) = self.due.remove(&key).unwrap();
+                    self.input(name.as_str(), input);
+                }
+                (_, Some((at, name))) if at <= end => {
+                    self.now = self.now.max(at);
+                    let wall = self.wall_ms();
+                    self.input(name.as_str(), Input::Tick(wall));
+                }
+                _ => break,
+            }
+        }
+        self.now = end;
+    }
+
+    pub fn wall_ms(&self) -> u64 {
+        1_000_000_000_000 + self.wall_jump_ms + self.now.0 / 1000
+    }
+
+    /// Forgets what was sent and what happened so far.
+    pub fn forget(&mut self) {
+        self.sent.clear();
+        self.events.clear();
+        self.closed.clear();
+        self.inboxes.clear();
+    }
+
+    /// What a client's session got.
+    pub fn got(&self, client: &Client) -> Vec<&Frame> {
+        let frames = self.inboxes.get(&client.link).into_iter().flatten();
+        frames.filter(|frame| is_for(frame, client.session)).collect()
+    }
+
+    /// The ids of the messages that a client's session got.
+    pub fn messages(&self, client: &Client) -> Vec<String> {
+        let deliveries = self.got(client).into_iter().filter_map(|frame| match frame {
+            Frame::Deliver(Deliver { head, .. }, _) => Some(head.id.to_string()),
+            _ => None,
+        });
+        deliveries.collect()
+    }
+
+    /// What a client was told of its messages.
+    pub fn told(&self, client: &Client) -> Vec<&Receipt> {
+        let told = self.got(client).into_iter().filter_map(|frame| match frame {
+            Frame::Told(_, receipt) => Some(receipt),
+            _ => None,
+        });
+        told.collect()
+    }
+
+    /// The codes of the refusals that a client was told.
+    pub fn refusals(&self, client: &Client) -> Vec<Code> {
+        self.told(client).iter().filter_map(|receipt| Some(receipt.refusal.as_ref()?.code)).collect()
+    }
+
+    /// Why a client's session was ended by its node, if it was.
+    pub fn evicted(&self, client: &Client) -> Option<&Refusal> {
+        self.got(client).into_iter().find_map(|frame| match frame {
+            Frame::Evict(_, refusal) => Some(refusal),
+            _ => None,
+        })
+    }
+
+    pub fn attached(&self, client: &Client) -> bool {
+        self.got(client).iter().any(|frame| matches!(frame, Frame::Attached(_)))
+    }
+
+    /// Messages that went from a node to another, counted for each pair.
+    pub fn forwards(&self) -> BTreeMap<(String, String), usize> {
+        let mut count = BTreeMap::new();
+        for sent in self.sent.iter().filter(|sent| matches!(sent.frame, Frame::Forward(..))) {
+            let to = sent.to.as_ref().unwrap().to_string();
+            *count.entry((sent.from.to_string(), to)).or_default() += 1;
+        }
+        count
+    }
+
+    /// The nodes that a node can reach.
+    pub fn reachable(&self, name: &str) -> BTreeSet<String> {
+        let nodes = self.mesh(name).snapshot().nodes;
+        nodes.into_iter().filter(|view| view.reachable).map(|view| view.node.to_string()).collect()
+    }
+
+    /// The first neighbour on the way from one node to another.
+    pub fn next_hop(&self, from: &str, to: &str) -> Option<String> {
+        let nodes = self.mesh(from).snapshot().nodes;
+        nodes.into_iter().find(|view| view.node == node(to))?.next_hop.map(|node| node.to_string())
+    }
+
+    /// Where an agent is, as a node sees it, and whether it is there now.
+    pub fn home(&self, seen_from: &str, agent_name: &str) -> Option<(String, bool)> {
+        let agents = self.mesh(seen_from).agents_seen(None);
+        let (node, state) = agents.into_iter().find(|(_, state)| state.agent == agent(agent_name))?;
+        Some((node.to_string(), state.presence == crate::wire::frame::Presence::Online))
+    }
+
+    pub fn ask(&mut self, from: &str, to: Option<&str>, method: Method) -> (NodeName, Sequence) {
+        let number = Sequence(self.number());
+        let ask = Input::Ask {
+            number,
+            to: to.map(node),
+            method,
+            body: Bytes::from_static(b"body"),
+            within: seconds(5),
+        };
+        self.input(from, ask);
+        (node(from), number)
+    }
+
+    /// A frame as it would come over a node's link to another, whoever made it.
+    pub fn inject(&mut self, at: &str, from: &str, frame: Frame) {
+        let link = self.between(at, from).into_iter().find(|id| self.links[id].owner == node(at)).unwrap();
+        self.input(at, Input::Frame(link, frame));
+    }
+
+    /// What a node sends to another next time is a call with this route behind it.
+    pub fn call_of(from: &str, to: &str, route: Vec<NodeName>) -> Call {
+        Call {
+            from: node(from),
+            incarnation: Incarnation(1),
+            number: Sequence(1_000_000),
+            to: node(to),
+            method: Method::Ping,
+            route,
+        }
+    }
+}
+
+/// A message as an entrance would stamp it.
+pub fn head(from: &Client, to: &str, id: &str) -> Head {
+    Head {
+        from: from.agent.clone(),
+        to: Target::parse(to, &from.agent.namespace).unwrap(),
+        id: MessageId::new(id).unwrap(),
+        kind: Kind::Command,
+        priority: Priority::DEFAULT,
+        class: Class::Durable,
+        reply_to: None,
+        receipt: None,
+        ttl_ms: None,
+        not_before_ms: None,
+        copies: 1,
+        create: false,
+        form: Form::Json,
+    }
+}
+
+fn is_for(frame: &Frame, session: SessionNo) -> bool {
+    match frame {
+        Frame::Deliver(deliver, _) => deliver.sessions.contains(&session),
+        Frame::Attached(no) | Frame::Evict(no, _) | Frame::Told(no, _) | Frame::AgentList(no, ..) => {
+            *no == session
+        }
+        _ => false,
+    }
+}
+
+/// Encoded and decoded, as every frame is on its way.
+fn through_the_wire(frame: &Frame) -> Frame {
+    let encoded = frame.encode();
+    let mut bytes = bytes::BytesMut::from(&encoded.head[..]);
+    bytes.extend_from_slice(&encoded.payload);
+    Frame::decode(&mut bytes.freeze()).unwrap().unwrap()
+}

@@ -1,0 +1,332 @@
+//! Nodes find each other, lose each other, and go round what is broken.
+
+use std::collections::BTreeSet;
+
+use super::cluster::*;
+use crate::mesh::{Config, Event, Input};
+use crate::wire::close::LinkClose;
+use crate::wire::frame::Frame;
+use crate::wire::ids::Incarnation;
+
+const THREE: [&str; 3] = ["agni", "dc", "rushabdev"];
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn three_nodes_form_a_mesh() {
+    // covers T01
+    let cluster = Cluster::meshed(&THREE);
+    for name in THREE {
+        assert_eq!(cluster.reachable(name), names(&THREE), "from {name}");
+        let view = cluster.mesh(name).snapshot();
+        assert_eq!(view.nodes[0].node.as_str(), name, "this node comes first");
+        assert_eq!(view.links.len(), 2);
+        for link in view.links {
+            assert_eq!(link.rtt_us, 20_000, "a round trip is twice the delay");
+        }
+    }
+}
+
+#[test]
+fn a_node_that_only_dials_out_is_a_full_member() {
+    // covers T01
+    let mut cluster = Cluster::of(&THREE);
+    cluster.connect("dc", "agni");
+    cluster.connect("dc", "rushabdev");
+    cluster.run(seconds(2));
+    assert_eq!(cluster.reachable("agni"), names(&THREE), "through dc, which nobody can dial");
+    assert_eq!(cluster.next_hop("agni", "rushabdev").as_deref(), Some("dc"));
+    let links = cluster.mesh("dc").snapshot().links;
+    assert!(links.iter().all(|link| link.dialled));
+    let alice = cluster.register("agni", "alice");
+    let bob = cluster.register("rushabdev", "bob");
+    let carol = cluster.register("dc", "carol");
+    cluster.send(&alice, "bob", "m-1");
+    cluster.send(&alice, "carol", "m-2");
+    assert_eq!((cluster.messages(&bob), cluster.messages(&carol)), (vec!["m-1".into()], vec!["m-2".into()]));
+}
+
+#[test]
+fn ten_nodes_in_a_ring_all_reach_each_other_by_the_shorter_side() {
+    // covers T01
+    let ten: Vec<String> = (0..10).map(|i| format!("n{i}")).collect();
+    let ten: Vec<&str> = ten.iter().map(String::as_str).collect();
+    let mut cluster = Cluster::of(&ten);
+    for i in 0..10 {
+        cluster.connect(ten[i], ten[(i + 1) % 10]);
+    }
+    cluster.run(seconds(3));
+    for name in &ten {
+        assert_eq!(cluster.reachable(name), names(&ten), "from {name}");
+    }
+    assert_eq!(cluster.next_hop("n0", "n3").as_deref(), Some("n1"));
+    assert_eq!(cluster.next_hop("n0", "n7").as_deref(), Some("n9"));
+    cluster.cut("n0", "n1");
+    cluster.run(seconds(1));
+    assert_eq!(cluster.next_hop("n0", "n3").as_deref(), Some("n9"), "the long way round is the only one");
+}
+
+#[test]
+fn a_cut_link_is_gone_round_and_its_return_is_used() {
+    // covers T01, Q02
+    let mut cluster = Cluster::meshed(&THREE);
+    let (alice, bob) = (cluster.register("agni", "alice"), cluster.register("dc", "bob"));
+    cluster.cut("agni", "dc");
+    cluster.run(seconds(1));
+    assert_eq!(cluster.next_hop("agni", "dc").as_deref(), Some("rushabdev"));
+    cluster.forget();
+    cluster.send(&alice, "bob", "m-1");
+    assert_eq!(cluster.messages(&bob), ["m-1"]);
+    let ways: Vec<_> = cluster.forwards().into_keys().collect();
+    let way = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+    assert_eq!(ways, [way("agni", "rushabdev"), way("rushabdev", "dc")]);
+
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(2));
+    cluster.forget();
+    cluster.send(&alice, "bob", "m-2");
+    assert_eq!(cluster.messages(&bob), ["m-2"]);
+    assert_eq!(cluster.forwards().into_keys().collect::<Vec<_>>(), [way("agni", "dc")]);
+}
+
+#[test]
+fn a_node_that_loses_every_link_is_unreachable_and_comes_back() {
+    // covers T01, Q02
+    let mut cluster = Cluster::meshed(&THREE);
+    cluster.cut("dc", "agni");
+    cluster.cut("dc", "rushabdev");
+    cluster.run(seconds(1));
+    assert_eq!(cluster.reachable("agni"), names(&["agni", "rushabdev"]));
+    assert_eq!(cluster.reachable("dc"), names(&["dc"]));
+    assert!(cluster.events.contains(&(node("agni"), Event::Unreachable(node("dc")))));
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(2));
+    assert_eq!(cluster.reachable("rushabdev"), names(&THREE));
+    assert!(cluster.events.contains(&(node("rushabdev"), Event::Reachable(node("dc")))));
+}
+
+#[test]
+fn of_two_connections_both_ends_keep_the_same() {
+    // covers T01
+    let wait = std::time::Duration::from_millis;
+    // Whoever sees which of the two first.
+    for (a1, b1, a2, b2) in [(0, 0, 5, 5), (5, 5, 0, 0), (0, 9, 5, 5), (9, 0, 5, 5), (0, 0, 0, 0)] {
+        let mut cluster = Cluster::of(&["agni", "dc"]);
+        let by_agni = cluster.connect_at("agni", "dc", wait(a1), wait(b1));
+        let _by_dc = cluster.connect_at("dc", "agni", wait(b2), wait(a2));
+        cluster.run(seconds(5));
+        let links = |name| cluster.mesh(name).snapshot().links;
+        let (agni, dc) = (links("agni"), links("dc"));
+        assert_eq!((agni.len(), dc.len()), (1, 1), "one link is left at each end");
+        assert_eq!((agni[0].link, dc[0].link), by_agni, "that which the smaller name dialled");
+        assert!(cluster.closed.iter().all(|(_, _, code)| *code == LinkClose::Duplicate));
+        assert_eq!(cluster.reachable("agni"), names(&["agni", "dc"]));
+    }
+}
+
+#[test]
+fn what_is_under_way_on_the_connection_that_is_not_kept_arrives() {
+    // covers T06, Q02
+    let wait = std::time::Duration::from_millis;
+    let mut cluster = Cluster::of(&["agni", "dc"]);
+    cluster.connect("dc", "agni");
+    let (alice, bob) = (cluster.register("agni", "alice"), cluster.register("dc", "bob"));
+    for n in 0..40 {
+        if n == 15 {
+            // Each sees it at another time.
+            cluster.connect_at("agni", "dc", wait(2), wait(7));
+        }
+        cluster.submit(&alice, head(&alice, "bob", &format!("a-{n}")));
+        cluster.submit(&bob, head(&bob, "alice", &format!("b-{n}")));
+        cluster.run(wait(1));
+    }
+    cluster.run(seconds(5));
+    let ids = |from: &str| (0..40).map(|n| format!("{from}-{n}")).collect::<Vec<_>>();
+    assert_eq!((cluster.messages(&bob), cluster.messages(&alice)), (ids("a"), ids("b")));
+    assert_eq!(
+        cluster.mesh("agni").snapshot().links.iter().filter(|link| link.peer == node("dc")).count(),
+        1
+    );
+}
+
+#[test]
+fn a_second_connection_of_the_same_dialler_replaces_the_first() {
+    // covers T01, Q03
+    let mut cluster = Cluster::of(&["agni", "dc"]);
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(1));
+    // dc has a new address; agni has not noticed that the old link is dead.
+    let new = cluster.connect("dc", "agni");
+    cluster.run(seconds(5));
+    let links = |name| cluster.mesh(name).snapshot().links;
+    assert_eq!((links("dc")[0].link, links("agni")[0].link), new);
+    assert_eq!((links("dc").len(), links("agni").len()), (1, 1));
+}
+
+#[test]
+fn silence_closes_a_link_and_traffic_goes_round() {
+    // covers T05, Q02
+    let mut cluster = Cluster::meshed(&THREE);
+    cluster.block("agni", "dc", true);
+    cluster.run(seconds(4));
+    assert!(cluster.closed.is_empty(), "four seconds of silence are borne");
+    cluster.run(seconds(3));
+    let mut closed: Vec<_> = cluster.closed.iter().map(|(name, _, code)| (name.as_str(), *code)).collect();
+    closed.sort_by_key(|(name, _)| *name);
+    assert_eq!(closed, [("agni", LinkClose::Silent), ("dc", LinkClose::Silent)]);
+    assert_eq!(cluster.next_hop("agni", "dc").as_deref(), Some("rushabdev"));
+}
+
+#[test]
+fn a_link_that_speaks_is_never_silent() {
+    // covers T05
+    let mut cluster = Cluster::meshed(&THREE);
+    cluster.run(seconds(120));
+    assert!(cluster.closed.is_empty());
+    let states = cluster.sent.iter().filter(|sent| matches!(sent.frame, Frame::LinkState(_))).count();
+    assert_eq!(states, 0, "nothing changes, nothing is announced");
+}
+
+#[test]
+fn a_goodbye_moves_traffic_while_the_link_still_carries() {
+    // covers Q02
+    let mut cluster = Cluster::meshed(&THREE);
+    let (alice, bob) = (cluster.register("agni", "alice"), cluster.register("dc", "bob"));
+    cluster.cut("agni", "dc");
+    cluster.run(seconds(1));
+    assert_eq!(cluster.next_hop("agni", "dc").as_deref(), Some("rushabdev"));
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(2));
+    cluster.input("rushabdev", Input::Stop(1000));
+    // What rushabdev was given before still passes through it.
+    cluster.send(&alice, "bob", "m-1");
+    assert_eq!(cluster.messages(&bob), ["m-1"]);
+    assert_eq!(cluster.reachable("agni"), names(&["agni", "dc"]), "no way leads over a node that leaves");
+    assert_eq!(cluster.mesh("agni").snapshot().links.len(), 2 + 1, "the link is still there");
+}
+
+#[test]
+fn a_missed_announcement_is_caught_up_with() {
+    // covers T01
+    let mut cluster = Cluster::of(&["agni", "dc"]);
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(2));
+    cluster.lost = |frame| matches!(frame, Frame::Agents(_));
+    cluster.register("dc", "bob");
+    cluster.lost = |_| false;
+    assert_eq!(cluster.home("agni", "bob"), None, "the announcement was lost");
+    cluster.run(seconds(11));
+    assert_eq!(cluster.home("agni", "bob"), Some(("dc".into(), true)));
+
+    // The same with who links to whom: a third node comes, and agni is not told.
+    cluster.start(Config::new(node("rushabdev"), Incarnation(1)), Vec::new());
+    cluster.lost = |frame| matches!(frame, Frame::LinkState(_));
+    cluster.connect("rushabdev", "dc");
+    cluster.run(seconds(1));
+    cluster.lost = |_| false;
+    assert_eq!(cluster.reachable("agni"), names(&["agni", "dc"]));
+    cluster.run(seconds(11));
+    assert_eq!(cluster.reachable("agni"), names(&THREE));
+}
+
+#[test]
+fn a_change_after_a_missed_one_fetches_the_whole_list_at_once() {
+    // covers T01
+    let mut cluster = Cluster::of(&["agni", "dc"]);
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(2));
+    cluster.lost = |frame| matches!(frame, Frame::Agents(_));
+    cluster.register("dc", "bob");
+    cluster.lost = |_| false;
+    cluster.register("dc", "carol");
+    assert_eq!(cluster.home("agni", "bob"), Some(("dc".into(), true)));
+    assert_eq!(cluster.home("agni", "carol"), Some(("dc".into(), true)));
+}
+
+#[test]
+fn a_node_that_started_again_replaces_its_earlier_life() {
+    // covers T01, Q02
+    let mut cluster = Cluster::meshed(&THREE);
+    cluster.register("dc", "bob");
+    cluster.register("dc", "carol");
+    assert_eq!(cluster.home("agni", "bob"), Some(("dc".into(), true)));
+    let bob = crate::wire::frame::AgentState {
+        agent: agent("bob"),
+        presence: crate::wire::frame::Presence::Online,
+        registered_ms: 1_000_000_000_001,
+        shared: false,
+        capabilities: Vec::new(),
+    };
+    // Killed and started again at once: the others still hold its old links. It remembers bob only.
+    cluster.start(Config::new(node("dc"), Incarnation(2)), vec![bob]);
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(1));
+    let superseded = cluster
+        .closed
+        .iter()
+        .filter(|(name, _, code)| name.as_str() == "agni" && *code == LinkClose::Superseded);
+    assert_eq!(superseded.count(), 1);
+    for name in ["agni", "rushabdev"] {
+        let view = cluster.mesh(name).snapshot();
+        let dc = view.nodes.iter().find(|view| view.node == node("dc")).unwrap();
+        assert_eq!((dc.incarnation, dc.reachable), (Incarnation(2), true), "seen from {name}");
+        assert_eq!(cluster.home(name, "bob"), Some(("dc".into(), false)), "known, and away until it is back");
+        assert_eq!(cluster.home(name, "carol"), None, "what the new life does not know is gone");
+    }
+    let dave = cluster.register("dc", "dave");
+    let alice = cluster.register("rushabdev", "alice");
+    cluster.send(&alice, "dave", "m-1");
+    assert_eq!(cluster.messages(&dave), ["m-1"]);
+}
+
+#[test]
+fn a_late_connection_of_an_earlier_life_is_closed() {
+    // covers T01
+    let mut cluster = Cluster::of(&["agni", "dc"]);
+    let late = std::time::Duration::from_millis(500);
+    let old = cluster.connect_at("dc", "agni", late, late);
+    cluster.start(Config::new(node("dc"), Incarnation(2)), Vec::new());
+    let new = cluster.connect("dc", "agni");
+    cluster.run(seconds(1));
+    let links = cluster.mesh("agni").snapshot().links;
+    assert_eq!(links.iter().map(|link| link.link).collect::<Vec<_>>(), [new.1]);
+    assert!(cluster.closed.contains(&(node("agni"), old.1, LinkClose::Superseded)));
+}
+
+#[test]
+fn a_node_of_the_same_name_is_turned_away() {
+    // covers B19
+    let mut cluster = Cluster::of(&["dc"]);
+    cluster.connect("dc", "dc");
+    cluster.run(seconds(1));
+    assert!(cluster.mesh("dc").snapshot().links.is_empty());
+    assert!(cluster.events.iter().any(|(_, event)| matches!(event, Event::NameClash(_))));
+}
+
+#[test]
+fn a_revocation_list_reaches_every_node_and_entrance_once() {
+    // covers T24
+    let mut cluster = Cluster::meshed(&THREE);
+    let entrance = cluster.register("rushabdev", "alice");
+    cluster.forget();
+    cluster.input("agni", Input::Revocations(3, bytes::Bytes::from_static(b"list 3")));
+    cluster.run(seconds(1));
+    for name in THREE {
+        assert_eq!(cluster.mesh(name).snapshot().revocation_list, 3);
+    }
+    let to_entrances = cluster.sent.iter().filter(|sent| sent.to.is_none());
+    assert_eq!(to_entrances.filter(|sent| matches!(sent.frame, Frame::Revocations(3, _))).count(), 1);
+    cluster.forget();
+    cluster.inject("agni", "dc", Frame::Revocations(2, bytes::Bytes::from_static(b"list 2")));
+    cluster.run(seconds(1));
+    assert_eq!(cluster.mesh("agni").snapshot().revocation_list, 3, "never back to an older one");
+    // Who comes later gets it too.
+    let late = cluster.entrance(entrance.node.as_str());
+    let got = cluster.sent.last().unwrap();
+    assert!(matches!(got.frame, Frame::Ping(_)) && late.0 > 0);
+    assert!(
+        cluster.sent.iter().any(|sent| sent.to.is_none() && matches!(sent.frame, Frame::Revocations(3, _)))
+    );
+}

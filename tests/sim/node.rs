@@ -1,0 +1,153 @@
+//! A node as the daemon runs it, on the simulated network.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use trishula::identity::{self, tls};
+use trishula::link::{self, dial, memory, quic};
+use trishula::mesh::Config;
+use trishula::node::{self, Disk, Handle, Settings};
+use trishula::rt::{queue, tasks};
+use trishula::wire::frame::{Hello, OLDEST_VERSION, VERSION};
+use trishula::wire::ids::{Incarnation, LinkId, NodeName};
+
+use crate::net::SimNet;
+use crate::pki::pki;
+
+/// Which node, where, and whom it dials.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub name: NodeName,
+    pub address: SocketAddr,
+    pub incarnation: Incarnation,
+    pub dials: Vec<(NodeName, SocketAddr)>,
+    pub seed: u64,
+}
+
+/// A node that runs until this is dropped.
+pub struct SimNode {
+    pub name: NodeName,
+    pub handle: Handle,
+    local: Arc<quic::Local>,
+    endpoint: quinn::Endpoint,
+    tasks: Vec<tasks::Task>,
+}
+
+impl SimNode {
+    pub fn start(net: &SimNet, plan: &Plan) -> SimNode {
+        let identity = pki().identity(&plan.name);
+        let started = node::start(Settings {
+            mesh: Config::new(plan.name.clone(), plan.incarnation),
+            agents: Vec::new(),
+            disk: Disk::None,
+            trust: identity.trust().clone(),
+            revocations_file: None,
+            desk: None,
+            software: "simulated".into(),
+        });
+        let hello = Hello {
+            version: VERSION,
+            oldest: OLDEST_VERSION,
+            node: plan.name.clone(),
+            incarnation: plan.incarnation,
+            features: Vec::new(),
+            software: "simulated".into(),
+        };
+        let local = quic::Local::new(hello, identity, started.handle.links());
+        let endpoint = endpoint(net, plan, &local);
+        let mut tasks = vec![started.task, accept(local.clone(), endpoint.clone())];
+        tasks.extend(diallers(&local, &endpoint, plan, started.connected));
+        SimNode { name: plan.name.clone(), handle: started.handle, local, endpoint, tasks }
+    }
+
+    /// An entrance for clients within the node's process: what it hears, and the link itself.
+    pub fn entrance(&mut self) -> queue::Receiver<link::Event> {
+        let (events, heard) = queue::bounded("sim.entrance", 4096);
+        let peer = |role| link::Peer {
+            node: self.name.clone(),
+            role,
+            incarnation: self.local.hello.incarnation,
+            features: Vec::new(),
+            software: "simulated".into(),
+            serial: String::new(),
+        };
+        let node = memory::End {
+            peer: peer(link::Role::Node),
+            id: self.local.next_id(),
+            events: self.handle.links(),
+        };
+        let entrance = memory::End { peer: peer(link::Role::Entrance), id: LinkId(1), events };
+        self.tasks.push(memory::join(node, entrance));
+        heard
+    }
+}
+
+impl Drop for SimNode {
+    fn drop(&mut self) {
+        self.endpoint.close(0u32.into(), b"");
+    }
+}
+
+fn endpoint(net: &SimNet, plan: &Plan, local: &quic::Local) -> quinn::Endpoint {
+    let server = tls::quic_server(local.identity.server().unwrap().config).unwrap();
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
+    server.transport_config(Arc::new(quic::transport()));
+    let mut config = quinn::EndpointConfig::default();
+    let mut seed = [0u8; 32];
+    seed[..8].copy_from_slice(&plan.seed.to_le_bytes());
+    seed[8..10].copy_from_slice(&plan.address.port().to_le_bytes());
+    seed[10..18].copy_from_slice(&plan.incarnation.0.to_le_bytes());
+    config.rng_seed(Some(seed));
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let socket = net.bind(plan.address);
+    quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime).unwrap()
+}
+
+fn accept(local: Arc<quic::Local>, endpoint: quinn::Endpoint) -> tasks::Task {
+    tasks::spawn("sim.accept", async move {
+        let mut links = tasks::Group::default();
+        while let Some(incoming) = endpoint.accept().await {
+            let local = local.clone();
+            links.spawn("sim.link", async move {
+                let Ok(connection) = incoming.await else { return };
+                let data = connection
+                    .handshake_data()
+                    .and_then(|data| data.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?.protocol);
+                assert_eq!(data.as_deref(), Some(tls::ALPN_LINK));
+                let peer = quic::admit(&local, &connection).unwrap();
+                let identity::Role::Node(node) = peer.role else { panic!("only nodes dial here") };
+                let serial = peer.serial.to_string();
+                let admitted = quic::Admitted { node, role: link::Role::Node, serial };
+                quic::run(&local, connection, admitted, false).await;
+            });
+        }
+    })
+}
+
+/// A dialler for each peer. The node's own channel would wake several of them in any order: each gets one of
+/// its own, filled in turn.
+fn diallers(
+    local: &Arc<quic::Local>,
+    endpoint: &quinn::Endpoint,
+    plan: &Plan,
+    mut connected: watch::Receiver<BTreeSet<NodeName>>,
+) -> Vec<tasks::Task> {
+    let (mut tasks, mut channels) = (Vec::new(), Vec::new());
+    for (name, address) in &plan.dials {
+        let (sender, receiver) = watch::channel(BTreeSet::new());
+        let target = dial::Target { name: Some(name.clone()), addresses: vec![address.to_string()] };
+        tasks.push(dial::keep(local.clone(), endpoint.clone(), target, receiver));
+        channels.push(sender);
+    }
+    tasks.push(tasks::spawn("sim.connected", async move {
+        while connected.changed().await.is_ok() {
+            let now = connected.borrow_and_update().clone();
+            for channel in &channels {
+                channel.send_replace(now.clone());
+            }
+        }
+    }));
+    tasks
+}

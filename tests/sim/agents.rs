@@ -22,6 +22,8 @@ use crate::net::SimNet;
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub sent: Duration,
+    /// Between which nodes, by the agents' names.
+    pub nodes: [String; 2],
     pub kind: Kind,
     pub delivered: Vec<Duration>,
     pub refused: Vec<Code>,
@@ -173,7 +175,9 @@ impl Crowd {
     ) {
         let from = self.agents[session as usize].clone();
         self.net.note(format!("{from} sends {id} to {to}"));
-        let entry = Entry { sent: self.net.elapsed(), kind, delivered: Vec::new(), refused: Vec::new() };
+        let nodes = [&from, &to].map(|agent| agent.name.as_str()[2..].to_owned());
+        let entry =
+            Entry { sent: self.net.elapsed(), nodes, kind, delivered: Vec::new(), refused: Vec::new() };
         let twice = self.book.lock().unwrap().insert(id.to_owned(), entry);
         assert!(twice.is_none(), "{id} was answered before: delivered twice");
         let id = MessageId::new(id).unwrap();

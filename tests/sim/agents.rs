@@ -115,7 +115,10 @@ impl Crowd {
                 }
             }
             Event::Frame { frame, .. } => self.frame(frame),
-            Event::Down { why, .. } => self.net.note(format!("{} entrance down: {why}", self.errand.node)),
+            Event::Down { why, .. } => {
+                self.net.note(format!("{} entrance down: {why}", self.errand.node));
+                (self.link, self.ready) = (None, 0);
+            }
         }
     }
 
@@ -146,7 +149,7 @@ impl Crowd {
             let entry = book.get_mut(head.id.as_str()).expect("somebody sent it");
             entry.delivered.push(self.net.elapsed());
         }
-        if head.kind == Kind::Command {
+        if head.kind == Kind::Command && self.link.is_some() {
             let session = deliver.sessions[0].0;
             let id = format!("{}-result", head.id);
             self.submit(session, Kind::Result, head.from, &id, Some(head.id), head.priority);

@@ -26,8 +26,10 @@ const ASK: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(5
 pub enum Fate {
     /// Nothing.
     Spared,
-    /// One loses power and comes back.
+    /// One loses power, or is stopped in good order, and comes back.
     Restarts {
+        /// In good order.
+        gently: bool,
         /// Which.
         node: usize,
         /// When.
@@ -113,12 +115,15 @@ async fn minute(seed: u64, cut: Cut, fate: Fate) -> Outcome {
     let scene = Scene { net, book: Book::default(), seed };
     let mut machines: Vec<Machine> = (0..NODES).map(|n| scene.boot(n, 1)).collect();
     let end = Instant::now() + LENGTH;
-    if let Fate::Restarts { node, at, back } = fate {
+    if let Fate::Restarts { gently, node, at, back } = fate {
         tokio::time::sleep(at).await;
-        scene.net.note(format!("n{node} loses power"));
+        scene.net.note(format!("n{node} goes down"));
+        if gently {
+            machines[node].node.stop().await;
+        }
         scene.net.unplug(address(node));
         drop(machines.remove(node));
-        tokio::time::sleep(back - at).await;
+        tokio::time::sleep_until(end - LENGTH + back).await;
         machines.insert(node, scene.boot(node, 2));
     }
     tokio::time::sleep_until(end).await;

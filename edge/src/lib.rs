@@ -1,1 +1,21 @@
-//! placeholder
+//! The edge: a front process that serves standard WebSocket clients and carries their frames to its node.
+//! It holds no durable state; a crash of it loses connections, never an accepted message.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`cli`] | `trishula-edge run\|check` |
+//! | [`config`] | the file `edge.toml` |
+//! | [`prepare`] | what a configuration needs to run: secrets, certificates, identity, ports |
+//! | [`run`] | everything in the right order, once |
+//! | [`listener`] | sockets, TLS, and the limits on both |
+//! | [`http`] | requests: upgrades, `/health`, `/metrics` |
+//! | [`wss`] | a WebSocket as a session's carrier |
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod listener;
+pub mod prepare;
+pub mod run;
+pub mod wss;

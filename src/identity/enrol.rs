@@ -233,6 +233,9 @@ impl Authority {
         if let (Some(allowed), Some((_, names))) = (&public, &asked.public_csr) {
             allowed.cover(names)?;
         }
+        if asked.node_csr.is_none() && asked.edge_csr.is_none() && asked.public_csr.is_none() {
+            return Err(error::Error::NotIssued("the join request asks for none".into()).into());
+        }
         let digest = asked.digest()?;
         match state {
             Found::Used { request, reply, .. } if request == digest => decode(&reply, "kept join reply"),
@@ -279,6 +282,12 @@ impl Authority {
 }
 
 impl JoinReply {
+    /// The certificate chains in it, PEM; not checked: for the holder's own list of what it signed.
+    pub fn chains(&self) -> Result<Vec<String>, EnrolError> {
+        let answered: Answered = decode(&self.answered, "join reply")?;
+        Ok([answered.node, answered.edge, answered.public].into_iter().flatten().collect())
+    }
+
     /// Checks an answer against the ticket and what was asked, and opens it.
     pub fn open(
         &self,
@@ -522,6 +531,8 @@ mod tests {
         let request = JoinRequest::new(&ticket, &greedy).unwrap();
         assert!(ca.enrol(&request, &mut invites, &welcome(), NOW).is_err());
 
+        let nothing = JoinRequest::new(&ticket, &Wants::default()).unwrap();
+        assert!(ca.enrol(&nothing, &mut invites, &welcome(), NOW).is_err());
         let other_host = PublicNames { dns: vec!["example.org".into()], ips: vec![] };
         let greedy = Wants { public: Some((&key, other_host)), ..Wants::default() };
         let request = JoinRequest::new(&ticket, &greedy).unwrap();

@@ -14,8 +14,9 @@ use super::live::Reloaded;
 use super::profile::Request;
 use super::revocation::Revocations;
 use super::testing::{NOW, clock_at, edge, name, node};
-use super::tls::{self, Identity};
+use super::tls::{self, ClientCertificates, Identity};
 use super::{PeerName, Refusal, Role, RoleKind, Trust};
+use crate::wire::ids::AgentAddr;
 
 /// A machine with its folder and what it needs for TLS.
 struct Machine {
@@ -265,7 +266,8 @@ async fn a_reloaded_certificate_is_shown_without_a_restart() {
     // covers B11, covers T24
     let ca = Authority::create("trishula", NOW).unwrap();
     let (folder, certificate, key) = public_files(&ca, NOW);
-    let (server, live) = tls::https_server(&certificate, &key, clock_at(NOW)).unwrap();
+    let (server, live) =
+        tls::https_server(&certificate, &key, ClientCertificates::Unasked, clock_at(NOW)).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.certificate().clone()).unwrap();
     let mut client = rustls::ClientConfig::builder_with_details(tls::provider(), clock_at(NOW))
@@ -290,6 +292,47 @@ async fn a_reloaded_certificate_is_shown_without_a_restart() {
     assert_eq!(shown().await, before, "not before it is asked to");
     let Reloaded::Changed { was, now, .. } = live.reload().unwrap() else { panic!("it has changed") };
     assert_eq!((was, now), (Some(before), shown().await));
+}
+
+#[tokio::test]
+async fn an_edge_may_ask_its_clients_for_certificates() {
+    // covers B14
+    let ca = Authority::create("trishula", NOW).unwrap();
+    let (folder, certificate, key) = public_files(&ca, NOW);
+    let roots = folder.path().join("ca.pem");
+    let agent = AgentAddr::new("trishula".parse().unwrap(), "dc.service".parse().unwrap());
+    let agent = ca.issue(&Request::link(Role::Agent(agent)), NOW).unwrap();
+    let (chain, key_pem) = agent.pair();
+    let agent = super::bundle::Leaf::from_pem(chain.as_bytes(), key_pem.as_bytes(), "c", "k").unwrap();
+    let trust = Trust::new(ca.certificate().clone(), Arc::default()).unwrap();
+
+    // Whom the edge sees, when a client comes with or without its certificate; none if it does not let it in.
+    let meet = async |clients, shown: Option<&super::bundle::Leaf>| {
+        let (config, _) = tls::https_server(&certificate, &key, clients, clock_at(NOW)).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(ca.certificate().clone()).unwrap();
+        let client = rustls::ClientConfig::builder_with_details(tls::provider(), clock_at(NOW))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_cert_resolver(Arc::new(super::live::LiveCertificate::new(shown)));
+        let (a, b) = tokio::io::duplex(1 << 16);
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+        let dial = connector.connect(ServerName::try_from("localhost").unwrap(), a);
+        let acceptor = tokio_rustls::TlsAcceptor::from(config);
+        let (_dialled, accepted) = tokio::join!(dial, acceptor.accept(b));
+        accepted.ok().map(|tls| trust.admit(tls.get_ref().1.peer_certificates().unwrap_or_default(), NOW))
+    };
+    let named = |seen: Option<Result<PeerName, Refusal>>| seen.unwrap().unwrap().to_string();
+    let required = ClientCertificates::Required(&roots);
+    assert_eq!(named(meet(required, Some(&agent)).await), "agent trishula/dc.service");
+    assert_eq!(meet(required, None).await, None);
+    let optional = ClientCertificates::Optional(&roots);
+    assert_eq!(named(meet(optional, Some(&agent)).await), "agent trishula/dc.service");
+    assert_eq!(meet(optional, None).await, Some(Err(Refusal::NoCertificate)));
+    assert_eq!(meet(ClientCertificates::Unasked, Some(&agent)).await, Some(Err(Refusal::NoCertificate)));
+    let no_roots = ClientCertificates::Required(&key);
+    assert!(tls::https_server(&certificate, &key, no_roots, clock_at(NOW)).is_err(), "a key is no CA");
 }
 
 /// What Python 3.13 does by default, told explicitly so that an older Python is as strict.
@@ -328,7 +371,8 @@ async fn strict_python_verifies_our_public_leaf() {
     let now = OffsetDateTime::from(std::time::SystemTime::now());
     let ca = Authority::create("trishula", now).unwrap();
     let (folder, certificate, key) = public_files(&ca, now);
-    let (config, _) = tls::https_server(&certificate, &key, clock_at(now)).unwrap();
+    let (config, _) =
+        tls::https_server(&certificate, &key, ClientCertificates::Unasked, clock_at(now)).unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(config);
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();

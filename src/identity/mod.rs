@@ -39,6 +39,6 @@ mod handshake_tests;
 mod testing;
 
 pub use error::Error;
-pub use name::{PeerName, Role, RoleKind, node_dns_name};
+pub use name::{PeerName, Role, RoleKind};
 pub use serial::Serial;
 pub use trust::{Refusal, Trust};

@@ -59,7 +59,7 @@ impl Role {
     /// The name that a dialler puts into TLS (SNI). Agents are not dialled and have none.
     pub fn dns_name(&self) -> Option<String> {
         match self {
-            Self::Node(name) => Some(node_dns_name(name)),
+            Self::Node(name) => Some(format!("{name}.node.trishula")),
             Self::Edge(name) => Some(format!("{name}.edge.trishula")),
             Self::Agent(_) => None,
         }
@@ -100,11 +100,6 @@ impl fmt::Display for RoleKind {
             Self::Agent => "an agent",
         })
     }
-}
-
-/// The TLS server name of a node.
-pub fn node_dns_name(name: &NodeName) -> String {
-    format!("{name}.node.trishula")
 }
 
 /// Whom a certificate names, and which certificate it is.

@@ -8,12 +8,17 @@ use std::sync::Arc;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::bundle::{Bundle, Leaf};
 use super::ca::Fingerprint;
 use super::error::Error;
+use super::files;
 use super::live::{ByAlpn, LiveCertificate, ReloadableCert};
 use super::revocation::Revocations;
 use super::trust::Trust;
@@ -125,17 +130,30 @@ pub fn join_client(ca: Fingerprint, clock: Clock) -> Result<Arc<ClientConfig>, E
     Ok(Arc::new(config))
 }
 
+/// Whether an edge wants certificates from its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCertificates<'a> {
+    /// It does not ask, and browsers show no dialogue.
+    Unasked,
+    /// Who shows one must have it from a CA in this file (PEM); who shows none comes in all the same.
+    Optional(&'a Path),
+    /// Only who has one from a CA in this file comes in.
+    Required(&'a Path),
+}
+
 /// For the public side of an edge: TLS 1.2 and 1.3, HTTP/1.1, with a certificate from files that may be renewed.
+/// Who a client with a certificate is, [`Trust::admit`] says if its CA is the mesh's; for others it is configured.
 pub fn https_server(
     certificate: &Path,
     key: &Path,
+    clients: ClientCertificates<'_>,
     clock: Clock,
 ) -> Result<(Arc<ServerConfig>, Arc<ReloadableCert>), Error> {
     let certificate = Arc::new(ReloadableCert::open(certificate, key)?);
     let mut config = ServerConfig::builder_with_details(provider(), clock)
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(client_verifier(clients)?)
         .with_cert_resolver(certificate.clone());
     config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
     Ok((Arc::new(config), certificate))
@@ -172,6 +190,25 @@ pub fn explain(error: &quinn::ConnectionError) -> String {
         _ => return error.to_string(),
     };
     format!("{error} ({advice})")
+}
+
+fn client_verifier(clients: ClientCertificates<'_>) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    let (path, required) = match clients {
+        ClientCertificates::Unasked => return Ok(WebPkiClientVerifier::no_client_auth()),
+        ClientCertificates::Optional(path) => (path, false),
+        ClientCertificates::Required(path) => (path, true),
+    };
+    let wrong = |why: String| Error::malformed(path.display().to_string(), why);
+    let pem = files::read(path, "check the configured file of CAs for client certificates")?;
+    let mut roots = RootCertStore::empty();
+    for ca in CertificateDer::pem_slice_iter(&pem) {
+        let ca = ca.map_err(|e| wrong(e.to_string()))?;
+        roots.add(ca).map_err(|e| wrong(e.to_string()))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    let builder = if required { builder } else { builder.allow_unauthenticated() };
+    // It refuses an empty list of CAs.
+    builder.build().map_err(|e| wrong(e.to_string()))
 }
 
 fn unusable(error: impl std::fmt::Display) -> Error {

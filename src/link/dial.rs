@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use super::quic::{self, Admitted, Local};
-use super::{Error, Role};
+use super::{Error, Role, unix};
 use crate::identity;
 use crate::metrics;
 use crate::rt::backoff::Backoff;
@@ -21,15 +22,22 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How long one address may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// Further tries of a Unix socket before the next address, and the wait between them.
+const UNIX_TRIES: u32 = 5;
+/// See [`UNIX_TRIES`].
+const UNIX_WAIT: Duration = Duration::from_millis(100);
 /// A link that lasted so long was a good one: the next wait is short again.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
+
+/// Begins an address that is the path of a Unix socket on this machine.
+pub const UNIX: &str = "unix:";
 
 /// Whom to keep a link to.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// The node that must answer; `None`: any of this mesh.
     pub name: Option<NodeName>,
-    /// `host:port`, tried in this order.
+    /// `host:port`, or [`UNIX`] and a path; tried in this order.
     pub addresses: Vec<String>,
 }
 
@@ -44,6 +52,11 @@ pub fn keep(
     connected: Connected,
 ) -> tasks::Task {
     tasks::spawn("link.dialler", async move { Dialler { local, endpoint, target, connected }.run().await })
+}
+
+enum Dialled {
+    Quic(quinn::Connection, Admitted),
+    Unix(UnixStream),
 }
 
 struct Dialler {
@@ -65,15 +78,21 @@ impl Dialler {
         loop {
             self.until_needed().await;
             match self.connect(&config).await {
-                Ok((connection, peer)) => {
+                Ok(connected) => {
                     metrics::DIALS.with_label_values(&["connected"]).inc();
                     let since = clock::now();
-                    quic::run(&self.local, connection, peer, true).await;
+                    match connected {
+                        Dialled::Quic(connection, peer) => {
+                            quic::run(&self.local, connection, peer, true).await
+                        }
+                        Dialled::Unix(stream) => unix::run(&self.local, stream, Role::Node).await,
+                    }
                     if clock::since(since) >= GOOD_AFTER {
                         backoff.reset();
                     }
                     failures = 0;
                 }
+                Err(Error::Stopping) => return,
                 Err(e) => {
                     metrics::DIALS.with_label_values(&["failed"]).inc();
                     failures += 1;
@@ -91,11 +110,18 @@ impl Dialler {
         let _ = self.connected.wait_for(|peers| !peers.contains(name)).await;
     }
 
-    async fn connect(&self, config: &quinn::ClientConfig) -> Result<(quinn::Connection, Admitted), Error> {
+    async fn connect(&self, config: &quinn::ClientConfig) -> Result<Dialled, Error> {
         let mut last = Error::NoAddress;
         for address in &self.target.addresses {
+            if let Some(path) = address.strip_prefix(UNIX) {
+                match connect_unix(path).await {
+                    Ok(stream) => return Ok(Dialled::Unix(stream)),
+                    Err(e) => last = e,
+                }
+                continue;
+            }
             match tokio::time::timeout(CONNECT_WITHIN, self.connect_to(address, config)).await {
-                Ok(Ok(connected)) => return Ok(connected),
+                Ok(Ok((connection, peer))) => return Ok(Dialled::Quic(connection, peer)),
                 Ok(Err(e)) => last = e,
                 Err(_) => last = Error::Dial { address: address.clone(), why: "no answer within 5 s".into() },
             }
@@ -109,16 +135,19 @@ impl Dialler {
         config: &quinn::ClientConfig,
     ) -> Result<(quinn::Connection, Admitted), Error> {
         let failed = |why: String| Error::Dial { address: address.to_owned(), why };
-        let server_name = match &self.target.name {
-            Some(name) => identity::node_dns_name(name),
-            None => "node.trishula".to_owned(),
-        };
+        let named = self.target.name.clone().and_then(|name| identity::Role::Node(name).dns_name());
+        let server_name = named.unwrap_or_else(|| "node.trishula".to_owned());
         let mut last = failed("the name has no address".into());
         for remote in
             resolve(address, self.endpoint.local_addr().ok()).await.map_err(|e| failed(e.to_string()))?
         {
             let connecting = self.endpoint.connect_with(config.clone(), remote, &server_name);
-            match connecting.map_err(|e| failed(e.to_string()))?.await {
+            let connecting = match connecting {
+                Err(quinn::ConnectError::EndpointStopping) => return Err(Error::Stopping),
+                other => other.map_err(|e| failed(e.to_string()))?,
+            };
+            match connecting.await {
+                Err(quinn::ConnectionError::LocallyClosed) => return Err(Error::Stopping),
                 Ok(connection) => {
                     let peer = quic::admit(&self.local, &connection)?;
                     return Ok((connection, admitted_node(peer)?));
@@ -144,6 +173,20 @@ impl Dialler {
         } else {
             tracing::debug!(peer, failures, why = %error, "dialling failed; trying again");
         }
+    }
+}
+
+/// A node that starts together with its edge has its socket in a moment: worth a few tries before the next
+/// address, which would do as well but costs more.
+async fn connect_unix(path: &str) -> Result<UnixStream, Error> {
+    let mut tries = 0;
+    loop {
+        match UnixStream::connect(path).await {
+            Ok(stream) => return Ok(stream),
+            Err(why) if tries >= UNIX_TRIES => return Err(Error::Unix { path: path.to_owned(), why }),
+            Err(_) => tries += 1,
+        }
+        tokio::time::sleep(UNIX_WAIT).await;
     }
 }
 

@@ -5,21 +5,24 @@
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | [`quic`] | the carrier between machines, and between an edge and its node |
+//! | [`quic`] | the carrier between machines |
+//! | [`unix`] | the carrier between a node and the edge on the same machine |
 //! | [`memory`] | the carrier between a node and its own gateways |
 //! | [`dial`] | keeping a link up, for ever |
 
 pub mod dial;
 pub mod memory;
 pub mod quic;
+pub mod unix;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::identity::tls::Identity;
 use crate::rt::queue;
 use crate::wire::close::LinkClose;
 use crate::wire::envelope::{Head, Priority, Target};
-use crate::wire::frame::{Encoded, Frame};
+use crate::wire::frame::{Encoded, Frame, Hello, OLDEST_VERSION, VERSION};
 use crate::wire::ids::{Incarnation, LinkId, NodeName};
 
 /// Ordered lanes for messages below priority 1.
@@ -145,6 +148,56 @@ pub struct CloseOrder {
     pub why: String,
 }
 
+/// What all links of a process share.
+#[derive(Debug)]
+pub struct Local {
+    /// What we say first.
+    pub hello: Hello,
+    /// Who we are, and whom we believe.
+    pub identity: Identity,
+    /// Where links report.
+    pub events: queue::Sender<Event>,
+    next: AtomicU64,
+}
+
+impl Local {
+    /// For a process that is to have links.
+    pub fn new(hello: Hello, identity: Identity, events: queue::Sender<Event>) -> Arc<Local> {
+        Arc::new(Local { hello, identity, events, next: AtomicU64::new(1) })
+    }
+
+    /// A number that no other link of this process has.
+    pub fn next_id(&self) -> LinkId {
+        LinkId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl CloseOrder {
+    fn broken(why: &str) -> CloseOrder {
+        CloseOrder { code: LinkClose::Silent, why: why.to_owned() }
+    }
+
+    fn protocol(why: &str) -> CloseOrder {
+        CloseOrder { code: LinkClose::Protocol, why: why.to_owned() }
+    }
+
+    fn stopping() -> CloseOrder {
+        CloseOrder { code: LinkClose::Stopping, why: "this process is stopping".to_owned() }
+    }
+}
+
+/// Whether the peer and we have a version in common.
+fn check_version(hello: &Hello) -> Result<(), CloseOrder> {
+    if hello.version >= OLDEST_VERSION && hello.oldest <= VERSION {
+        return Ok(());
+    }
+    let why = format!(
+        "{} ({}) speaks versions {} to {}, we speak {OLDEST_VERSION} to {VERSION}: update the older of the two",
+        hello.node, hello.software, hello.oldest, hello.version
+    );
+    Err(CloseOrder { code: LinkClose::Version, why })
+}
+
 /// The writing end of a link; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -197,7 +250,7 @@ impl Handle {
         self.inner.id
     }
 
-    /// `quic` or `memory`.
+    /// `quic`, `unix` or `memory`.
     pub fn carrier(&self) -> &'static str {
         self.inner.carrier
     }
@@ -253,6 +306,9 @@ pub enum Error {
     /// The peer is of this mesh, but not what was dialled.
     #[error("{0} answered where a node was expected; check the address")]
     WrongRole(String),
+    /// This process stops: its endpoint is closed.
+    #[error("this process is stopping")]
+    Stopping,
     /// There is nothing to dial.
     #[error("no address is configured")]
     NoAddress,
@@ -263,6 +319,14 @@ pub enum Error {
         address: String,
         /// What happened.
         why: String,
+    },
+    /// Another way to reach the node is down.
+    #[error("{path}: {why}; is the node running, and may this user write to its socket?")]
+    Unix {
+        /// The socket.
+        path: String,
+        /// What the system said.
+        why: std::io::Error,
     },
     /// A stream broke; the connection says why.
     #[error("a stream broke: {0}")]

@@ -4,20 +4,19 @@
 //! other lanes is read before it came and was found good. So a link is up when both ends know each other.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::SetOnce;
 
+pub use super::Local;
 use super::{CloseOrder, Error, Event, Handle, Lane, Outlets, Peer, Role};
 use crate::identity;
-use crate::identity::tls::Identity;
 use crate::metrics;
 use crate::rt::{clock, queue, tasks};
 use crate::wire::close::LinkClose;
-use crate::wire::frame::{Encoded, Frame, Hello, OLDEST_VERSION, Reader, VERSION};
-use crate::wire::ids::{LinkId, NodeName};
+use crate::wire::frame::{Encoded, Frame, Hello, Reader};
+use crate::wire::ids::NodeName;
 
 /// How long a peer may take to say HELLO.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
@@ -27,30 +26,6 @@ const DRAIN_WITHIN: Duration = Duration::from_millis(500);
 const BATCH: usize = 64;
 /// Bytes taken from a stream at once.
 const CHUNK: usize = 64 * 1024;
-
-/// What all links of a process share.
-#[derive(Debug)]
-pub struct Local {
-    /// What we say first.
-    pub hello: Hello,
-    /// Who we are, and whom we believe.
-    pub identity: Identity,
-    /// Where links report.
-    pub events: queue::Sender<Event>,
-    next: AtomicU64,
-}
-
-impl Local {
-    /// For a process that is to have links.
-    pub fn new(hello: Hello, identity: Identity, events: queue::Sender<Event>) -> Arc<Local> {
-        Arc::new(Local { hello, identity, events, next: AtomicU64::new(1) })
-    }
-
-    /// A number that no other link of this process has.
-    pub fn next_id(&self) -> LinkId {
-        LinkId(self.next.fetch_add(1, Ordering::Relaxed))
-    }
-}
 
 /// Settings of every connection. Time-outs are a little longer than the mesh's own patience, which decides.
 pub fn transport() -> quinn::TransportConfig {
@@ -115,7 +90,7 @@ impl Link<'_> {
         // Control writer first: HELLO must be the first thing on the control lane.
         let mut control = match self.say_hello().await {
             Ok(control) => control,
-            Err(e) => return (broken(&e.to_string()), false),
+            Err(e) => return (CloseOrder::broken(&e.to_string()), false),
         };
         let (failed, mut failures) = queue::bounded::<CloseOrder>("link.failures", Lane::COUNT);
         let mut readers = tasks::Group::default();
@@ -124,11 +99,11 @@ impl Link<'_> {
         {
             Ok(Ok(peer)) => peer,
             Ok(Err(order)) => return (order, false),
-            Err(_) => return (broken("the peer said no HELLO within 5 s"), false),
+            Err(_) => return (CloseOrder::broken("the peer said no HELLO within 5 s"), false),
         };
         let up = Event::Up { link: handle.id(), peer, dialled: self.dialled, handle: handle.clone() };
         if self.local.events.send(up).await.is_err() {
-            return (stopping(), false);
+            return (CloseOrder::stopping(), false);
         }
         // Set here only, and once.
         let _ = self.ready.set(());
@@ -139,10 +114,10 @@ impl Link<'_> {
                 biased;
                 Some(order) = outlets.close.recv() => break order,
                 Some(order) = failures.recv() => break order,
-                why = self.connection.closed() => break broken(&identity::tls::explain(&why)),
+                why = self.connection.closed() => break CloseOrder::broken(&identity::tls::explain(&why)),
                 stream = self.connection.accept_uni() => match stream {
                     Ok(stream) => self.read(stream, &handle, &failed, &mut readers),
-                    Err(why) => break broken(&identity::tls::explain(&why)),
+                    Err(why) => break CloseOrder::broken(&identity::tls::explain(&why)),
                 },
                 () = tokio::time::sleep(Duration::from_secs(1)) => {
                     handle.set_rtt_us(u32::try_from(self.connection.rtt().as_micros()).unwrap_or(u32::MAX));
@@ -173,17 +148,18 @@ impl Link<'_> {
     ) -> Result<Peer, CloseOrder> {
         loop {
             let stream = self.connection.accept_uni().await;
-            let mut stream = stream.map_err(|why| broken(&identity::tls::explain(&why)))?;
+            let mut stream = stream.map_err(|why| CloseOrder::broken(&identity::tls::explain(&why)))?;
             let mut lane = [0u8; 1];
-            stream.read_exact(&mut lane).await.map_err(|e| broken(&e.to_string()))?;
+            stream.read_exact(&mut lane).await.map_err(|e| CloseOrder::broken(&e.to_string()))?;
             if usize::from(lane[0]) != Lane::Control.index() {
                 self.spawn_reader(stream, handle, failed, readers, Reader::default());
                 continue;
             }
             let mut reader = Reader::default();
-            let first = next_frame(&mut stream, &mut reader).await.map_err(|e| broken(&e.to_string()))?;
+            let first =
+                next_frame(&mut stream, &mut reader).await.map_err(|e| CloseOrder::broken(&e.to_string()))?;
             let Some(Frame::Hello(hello)) = first else {
-                return Err(protocol("the first frame of the control lane is not HELLO"));
+                return Err(CloseOrder::protocol("the first frame of the control lane is not HELLO"));
             };
             let peer = self.check_hello(hello)?;
             self.spawn_reader(stream, handle, failed, readers, reader);
@@ -192,13 +168,7 @@ impl Link<'_> {
     }
 
     fn check_hello(&self, hello: Hello) -> Result<Peer, CloseOrder> {
-        if hello.version < OLDEST_VERSION || hello.oldest > VERSION {
-            let why = format!(
-                "{} ({}) speaks versions {} to {}, we speak {OLDEST_VERSION} to {VERSION}: update the older of the two",
-                hello.node, hello.software, hello.oldest, hello.version
-            );
-            return Err(CloseOrder { code: LinkClose::Version, why });
-        }
+        super::check_version(&hello)?;
         if hello.node != self.expected.node {
             let why = format!("HELLO says {}, the certificate says {}", hello.node, self.expected.node);
             return Err(CloseOrder { code: LinkClose::NotAdmitted, why });
@@ -266,7 +236,7 @@ impl Link<'_> {
                 // The connection itself says better why it ended.
                 Err(Error::Stream(_)) => {}
                 Err(e) => {
-                    let _ = failed.try_send(protocol(&e.to_string()));
+                    let _ = failed.try_send(CloseOrder::protocol(&e.to_string()));
                 }
             }
         });
@@ -366,16 +336,4 @@ async fn next_frame(stream: &mut quinn::RecvStream, reader: &mut Reader) -> Resu
             None => return Ok(None),
         }
     }
-}
-
-fn broken(why: &str) -> CloseOrder {
-    CloseOrder { code: LinkClose::Silent, why: why.to_owned() }
-}
-
-fn protocol(why: &str) -> CloseOrder {
-    CloseOrder { code: LinkClose::Protocol, why: why.to_owned() }
-}
-
-fn stopping() -> CloseOrder {
-    CloseOrder { code: LinkClose::Stopping, why: "this process is stopping".to_owned() }
 }

@@ -177,6 +177,10 @@ impl Mesh {
     }
 
     pub(super) fn announce_links(&mut self) {
+        // A node that stops has said goodbye: its neighbours withdraw its links themselves.
+        if self.stopping {
+            return;
+        }
         let mut links = Vec::with_capacity(self.neighbours.len());
         for (peer, id) in &self.neighbours {
             let Some(link) = self.links.get_mut(id).filter(|link| !link.leaving) else { continue };

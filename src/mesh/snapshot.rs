@@ -1,5 +1,7 @@
 //! What the mesh looks like from this node, for `status` and `agents`: a copy, taken when asked for.
 
+use std::collections::BTreeMap;
+
 use super::{Mesh, Role, Time};
 use crate::wire::frame::{AgentState, Presence};
 use crate::wire::ids::{Incarnation, LinkId, Namespace, NodeName};
@@ -78,6 +80,13 @@ impl Mesh {
     pub fn agents_seen(&self, namespace: Option<&Namespace>) -> Vec<(NodeName, AgentState)> {
         let agents = self.directory.agents(namespace);
         agents.map(|(node, state)| (node.clone(), self.seen_from_here(node, state))).collect()
+    }
+
+    /// Where every other node says that it can be dialled.
+    pub fn addresses(&self) -> BTreeMap<NodeName, Vec<String>> {
+        let others = self.topology.all().filter(|state| state.origin != self.config.node);
+        let dialable = others.filter(|state| !state.addresses.is_empty());
+        dialable.map(|state| (state.origin.clone(), state.addresses.clone())).collect()
     }
 
     /// Agents connected in the whole mesh, as far as this node can reach them.

@@ -13,4 +13,4 @@ pub mod status;
 pub mod task;
 
 pub use handle::{CallError, Handle};
-pub use task::{Disk, Question, Settings, start};
+pub use task::{Addresses, Disk, Question, Settings, Started, start};

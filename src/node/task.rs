@@ -67,12 +67,17 @@ pub struct Settings {
     pub software: String,
 }
 
+/// Where each node says that it can be dialled.
+pub type Addresses = BTreeMap<NodeName, Vec<String>>;
+
 /// A node that runs.
 pub struct Started {
     /// To ask it, and where links report.
     pub handle: Handle,
     /// The nodes that there is a link to.
     pub connected: watch::Receiver<BTreeSet<NodeName>>,
+    /// Where every node says that it can be dialled, as far as this node has heard.
+    pub addresses: watch::Receiver<Addresses>,
     /// The task; the node ends with it.
     pub task: tasks::Task,
 }
@@ -82,9 +87,10 @@ pub fn start(settings: Settings) -> Started {
     let (events, incoming) = queue::bounded("node.links", LINK_EVENTS);
     let (requests, asked) = queue::bounded("node.requests", REQUESTS);
     let (connected, is_connected) = watch::channel(BTreeSet::new());
+    let (addresses, heard) = watch::channel(BTreeMap::new());
     let handle = Handle::new(requests, events);
-    let task = tasks::spawn("node", Node::new(settings, connected).run(incoming, asked));
-    Started { handle, connected: is_connected, task }
+    let task = tasks::spawn("node", Node::new(settings, connected, addresses).run(incoming, asked));
+    Started { handle, connected: is_connected, addresses: heard, task }
 }
 
 struct LinkInfo {
@@ -98,6 +104,7 @@ struct Node {
     began: Instant,
     links: BTreeMap<LinkId, LinkInfo>,
     connected: watch::Sender<BTreeSet<NodeName>>,
+    addresses: watch::Sender<Addresses>,
     calls: Calls,
     certificate_days: Option<i64>,
     stopping: bool,
@@ -113,7 +120,11 @@ enum Turn {
 }
 
 impl Node {
-    fn new(mut settings: Settings, connected: watch::Sender<BTreeSet<NodeName>>) -> Node {
+    fn new(
+        mut settings: Settings,
+        connected: watch::Sender<BTreeSet<NodeName>>,
+        addresses: watch::Sender<Addresses>,
+    ) -> Node {
         let agents = std::mem::take(&mut settings.agents);
         let mesh = Mesh::new(settings.mesh.clone(), Time(clock::micros()), agents);
         Node {
@@ -122,6 +133,7 @@ impl Node {
             began: clock::now(),
             links: BTreeMap::new(),
             connected,
+            addresses,
             calls: Calls::default(),
             certificate_days: None,
             stopping: false,
@@ -221,6 +233,15 @@ impl Node {
         });
     }
 
+    fn publish_addresses(&self) {
+        let now = self.mesh.addresses();
+        self.addresses.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+    }
+
     fn execute(&mut self, output: Output) {
         match output {
             Output::Send(link, frame) => self.send(link, frame),
@@ -233,7 +254,12 @@ impl Node {
             Output::Asked(call, body) => self.asked(call, body),
             Output::Answered(number, result) => self.calls.end(number, Time(clock::micros()), result),
             Output::Revocations(_, der) => self.verify_revocations(&der),
-            Output::Event(event) => report(&event),
+            Output::Event(event) => {
+                if let Event::Reachable(_) = event {
+                    self.publish_addresses();
+                }
+                report(&event);
+            }
         }
     }
 

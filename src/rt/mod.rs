@@ -3,8 +3,10 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod logging;
 pub mod platform;
 pub mod queue;
 pub mod random;
+pub mod sdnotify;
 pub mod signals;
 pub mod tasks;

@@ -1,5 +1,7 @@
 //! What differs between Linux and macOS: the only file that asks which of them it is.
 
+use std::io;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
 /// Where configurations and identities lie unless told otherwise.
@@ -17,6 +19,11 @@ pub fn default_socket() -> PathBuf {
     base("/run/trishula/node.sock", "node.sock")
 }
 
+/// Where a node listens for the edge of its machine.
+pub fn default_edge_socket() -> PathBuf {
+    base("/run/trishula/edge.sock", "edge.sock")
+}
+
 #[cfg(not(target_os = "macos"))]
 fn base(system: &str, _in_library: &str) -> PathBuf {
     PathBuf::from(system)
@@ -31,3 +38,16 @@ fn base(_system: &str, in_library: &str) -> PathBuf {
 
 /// Whether a plain fsync stops at the disk's own cache: on a Mac only F_FULLFSYNC reaches the medium.
 pub const FSYNC_NEEDS_FULLFSYNC: bool = cfg!(target_os = "macos");
+
+/// Sends to a socket in Linux's abstract namespace (unix(7)), which systemd may use for notifications.
+#[cfg(target_os = "linux")]
+pub fn send_to_abstract(socket: &UnixDatagram, bytes: &[u8], name: &str) -> io::Result<usize> {
+    use std::os::linux::net::SocketAddrExt;
+    socket.send_to_addr(bytes, &std::os::unix::net::SocketAddr::from_abstract_name(name)?)
+}
+
+/// Other systems have no such namespace, and no systemd.
+#[cfg(not(target_os = "linux"))]
+pub fn send_to_abstract(_: &UnixDatagram, _: &[u8], _: &str) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
+}

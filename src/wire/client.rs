@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::de::{self, DeserializeOwned};
+use serde::de::{self, DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
@@ -24,6 +24,12 @@ pub const MAX_DEPTH: usize = 64;
 pub const MAX_CAPABILITIES: usize = 64;
 /// See [`MAX_CAPABILITIES`].
 pub const MAX_CAPABILITY: usize = 64;
+/// Longest time to live and longest delay, in milliseconds: 30 days.
+const MAX_DURATION_MS: u64 = 30 * 24 * 3600 * 1000;
+/// Latest timestamp, in milliseconds: what a float holds exactly.
+const MAX_TIMESTAMP: f64 = 9_007_199_254_740_991.0;
+/// Longest reason of a NACK, in characters.
+const MAX_REASON: usize = 256;
 /// What `from` is when the mesh itself speaks.
 pub const MESH: &str = "mesh";
 
@@ -36,6 +42,8 @@ pub struct Speaker<'a> {
     pub namespace: &'a Namespace,
     /// Largest frame in bytes.
     pub max_frame: usize,
+    /// The last state to be told of when a message to an agent does not say.
+    pub receipts: Option<State>,
 }
 
 /// What a client may say.
@@ -83,20 +91,42 @@ pub struct Parsed {
 pub struct Refused {
     /// As the client gave it.
     pub id: Option<MessageId>,
+    /// Its type in upper case, if that much could be read.
+    pub kind: Option<String>,
     /// Why.
     pub refusal: Refusal,
 }
 
+impl ClientFrame {
+    /// The frame's type.
+    pub fn word(&self) -> String {
+        match self {
+            ClientFrame::Auth { .. } => "AUTH".into(),
+            ClientFrame::Register(_) => "REGISTER".into(),
+            ClientFrame::Unregister => "UNREGISTER".into(),
+            ClientFrame::Heartbeat => "HEARTBEAT".into(),
+            ClientFrame::Agents => "AGENTS".into(),
+            ClientFrame::Nack { .. } => "NACK".into(),
+            ClientFrame::Message(head, _) => head.kind.as_str().into(),
+            ClientFrame::Reserved(word) => (*word).into(),
+        }
+    }
+
+    /// Whether it can only be served by the session's node.
+    pub fn needs_node(&self) -> bool {
+        matches!(self, ClientFrame::Message(..) | ClientFrame::Agents)
+    }
+}
+
 /// Payload of REGISTER.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Register {
     /// As whom; the token's own name when absent.
     pub agent: Option<AgentName>,
     /// What the agent can.
     pub capabilities: Vec<String>,
-    /// Who acknowledges.
-    pub ack: AckMode,
+    /// Who acknowledges; `None`: as the carrier can.
+    pub ack: Option<AckMode>,
     /// Messages under way to this session at most.
     pub window: u16,
     /// Joins the agent's other sessions instead of taking over.
@@ -112,7 +142,7 @@ impl Default for Register {
         Self {
             agent: None,
             capabilities: Vec::new(),
-            ack: AckMode::Auto,
+            ack: None,
             window: 64,
             shared: false,
             receipts: "none".into(),
@@ -131,7 +161,28 @@ pub enum AckMode {
     Manual,
 }
 
-impl Register {
+/// REGISTER as it is written; its names and bounds are not checked yet.
+#[derive(Deserialize)]
+#[serde(default)]
+struct RawRegister {
+    agent: Option<String>,
+    capabilities: Vec<String>,
+    #[serde(deserialize_with = "present")]
+    ack: Option<AckMode>,
+    window: u16,
+    shared: bool,
+    receipts: String,
+    heartbeat_ms: u32,
+}
+
+impl Default for RawRegister {
+    fn default() -> Self {
+        let Register { capabilities, ack, window, shared, receipts, heartbeat_ms, .. } = Register::default();
+        Self { agent: None, capabilities, ack, window, shared, receipts, heartbeat_ms }
+    }
+}
+
+impl RawRegister {
     fn check(self) -> Result<Register, Refusal> {
         let bad = |message: String| Refusal::new(Code::BadFrame, message);
         if self.capabilities.len() > MAX_CAPABILITIES {
@@ -152,9 +203,20 @@ impl Register {
         }
         State::parse_wish(&self.receipts)
             .map_err(|why| bad(format!("receipts: {:?} {why}", self.receipts)))?;
-        Ok(self)
+        let agent = self.agent.as_deref().map(AgentName::new).transpose();
+        Ok(Register {
+            agent: agent.map_err(|e| Refusal::new(Code::BadName, format!("agent: {e}")))?,
+            capabilities: self.capabilities,
+            ack: self.ack,
+            window: self.window,
+            shared: self.shared,
+            receipts: self.receipts,
+            heartbeat_ms: self.heartbeat_ms,
+        })
     }
+}
 
+impl Register {
     /// The last state to be told of when a message does not say.
     pub fn receipt_wish(&self) -> Option<State> {
         State::parse_wish(&self.receipts).ok().flatten()
@@ -167,7 +229,7 @@ pub fn parse(
     speaker: Speaker<'_>,
     stamp: impl Fn() -> (MessageId, u64),
 ) -> Result<Parsed, Refused> {
-    let nameless = |refusal| Refused { id: None, refusal };
+    let nameless = |refusal| Refused { id: None, kind: None, refusal };
     if bytes.len() > speaker.max_frame {
         let message = format!("the frame has {} bytes; at most {} are taken", bytes.len(), speaker.max_frame);
         return Err(nameless(Refusal::new(Code::TooLarge, message)));
@@ -183,7 +245,7 @@ pub fn parse(
     };
     match raw.read(bytes, text, id.as_ref(), speaker, stamp) {
         Ok(frame) => Ok(Parsed { id, frame }),
-        Err(refusal) => Err(Refused { id, refusal }),
+        Err(refusal) => Err(Refused { id, kind: known_word(&raw.kind.0), refusal }),
     }
 }
 
@@ -218,6 +280,12 @@ struct Raw<'a> {
     create: Option<bool>,
     #[serde(default, borrow)]
     receipt: Option<Str<'a>>,
+    #[serde(default, deserialize_with = "present")]
+    redelivered: Option<IgnoredAny>,
+    #[serde(default, deserialize_with = "present")]
+    cursor: Option<IgnoredAny>,
+    #[serde(default, deserialize_with = "present")]
+    retry_of: Option<IgnoredAny>,
 }
 
 /// Frames of the protocol that a later release serves.
@@ -234,7 +302,7 @@ impl Raw<'_> {
     ) -> Result<ClientFrame, Refusal> {
         let kind = self.kind.0.as_ref();
         if let Some(kind) = Kind::parse(kind) {
-            if kind == Kind::Heartbeat && self.to.is_none() {
+            if kind == Kind::Heartbeat && self.to.as_ref().is_none_or(|to| to.0 == MESH) {
                 return Ok(ClientFrame::Heartbeat);
             }
             return self.message(kind, bytes, id, speaker, stamp);
@@ -244,7 +312,7 @@ impl Raw<'_> {
                 let token = self.control::<Token>(text)?.token;
                 Ok(ClientFrame::Auth { token })
             }
-            "REGISTER" => self.control::<Register>(text)?.check().map(ClientFrame::Register),
+            "REGISTER" => self.control::<RawRegister>(text)?.check().map(ClientFrame::Register),
             "UNREGISTER" => Ok(ClientFrame::Unregister),
             "AGENTS" => Ok(ClientFrame::Agents),
             "NACK" => self.nack(text, speaker),
@@ -263,9 +331,13 @@ impl Raw<'_> {
 
     /// What is particular to a control frame lies in its payload, or beside it when there is none.
     fn control<T: DeserializeOwned>(&self, text: &str) -> Result<T, Refusal> {
-        let source = self.payload.map_or(text, |payload| payload.get());
-        serde_json::from_str(source)
-            .map_err(|e| Refusal::new(Code::BadFrame, format!("payload of {}: {e}", self.kind.0)))
+        let bad = |why: &str| Refusal::new(Code::BadFrame, format!("payload of {}: {why}", self.kind.0));
+        let source = self.payload.map(|payload| payload.get()).filter(|payload| *payload != "null");
+        let source = source.unwrap_or(text);
+        if !source.trim_start().starts_with('{') {
+            return Err(bad("is not an object"));
+        }
+        serde_json::from_str(source).map_err(|e| bad(&without_values(&e)))
     }
 
     fn nack(&self, text: &str, speaker: Speaker<'_>) -> Result<ClientFrame, Refusal> {
@@ -273,6 +345,10 @@ impl Raw<'_> {
             Refusal::new(Code::BadFrame, "reply_to: NACK must name the message that it refuses")
         })?;
         let reason = self.control::<Reason>(text)?.reason;
+        if reason.chars().count() > MAX_REASON {
+            let message = format!("reason: has more than {MAX_REASON} characters");
+            return Err(Refusal::new(Code::BadFrame, message));
+        }
         Ok(ClientFrame::Nack { to: self.target(speaker)?, message, reason })
     }
 
@@ -290,6 +366,7 @@ impl Raw<'_> {
                 format!("{kind} needs a registered agent to come from"),
             ));
         };
+        self.check_fields()?;
         self.check_from(agent, speaker.namespace)?;
         let (stamped_id, now_ms) = if id.is_none() || self.timestamp.is_none() {
             let (new, now) = stamp();
@@ -304,7 +381,7 @@ impl Raw<'_> {
             priority: self.priority()?,
             class: self.class(kind)?,
             reply_to: self.reply_to()?,
-            receipt: self.receipt()?,
+            receipt: self.receipt(speaker)?,
             ttl_ms: self.ttl_ms,
             not_before_ms: self.not_before_ms,
             copies: self.copies()?,
@@ -319,6 +396,24 @@ impl Raw<'_> {
         };
         let payload = missing.insert_into(bytes);
         Ok(ClientFrame::Message(Box::new(head), payload))
+    }
+
+    fn check_fields(&self) -> Result<(), Refusal> {
+        let bad = |message: String| Err(Refusal::new(Code::BadFrame, message));
+        let ours = [("redelivered", self.redelivered), ("cursor", self.cursor), ("retry_of", self.retry_of)];
+        if let Some((name, _)) = ours.into_iter().find(|(_, given)| given.is_some()) {
+            return bad(format!("{name}: only the server adds it"));
+        }
+        if let Some(at) = self.timestamp.filter(|at| !(0.0..=MAX_TIMESTAMP).contains(at)) {
+            return bad(format!("timestamp: {at} is not from 0 to {MAX_TIMESTAMP}"));
+        }
+        if let Some(ms) = self.ttl_ms.filter(|ms| !(1..=MAX_DURATION_MS).contains(ms)) {
+            return bad(format!("ttl_ms: {ms} is not from 1 to {MAX_DURATION_MS}"));
+        }
+        if let Some(ms) = self.not_before_ms.filter(|ms| *ms > MAX_DURATION_MS) {
+            return bad(format!("not_before_ms: {ms} is over {MAX_DURATION_MS}"));
+        }
+        Ok(())
     }
 
     fn check_from(&self, agent: &AgentAddr, home: &Namespace) -> Result<(), Refusal> {
@@ -363,8 +458,11 @@ impl Raw<'_> {
         }
     }
 
-    fn receipt(&self) -> Result<Option<State>, Refusal> {
-        let Some(word) = &self.receipt else { return Ok(None) };
+    fn receipt(&self, speaker: Speaker<'_>) -> Result<Option<State>, Refusal> {
+        let Some(word) = &self.receipt else {
+            let to_one = self.to.as_ref().is_some_and(|to| !is_broadcast(&to.0));
+            return Ok(speaker.receipts.filter(|_| to_one));
+        };
         State::parse_wish(&word.0)
             .map_err(|why| Refusal::new(Code::BadFrame, format!("receipt: {:?} {why}", word.0)))
     }
@@ -380,6 +478,18 @@ impl Raw<'_> {
     }
 }
 
+fn is_broadcast(to: &str) -> bool {
+    to.rsplit('/').next() == Some("broadcast")
+}
+
+/// A type of the protocol, in upper case. Others are not repeated: they may be of any length.
+fn known_word(kind: &str) -> Option<String> {
+    const CONTROL: [&str; 5] = ["AUTH", "REGISTER", "UNREGISTER", "AGENTS", "NACK"];
+    let word = kind.to_ascii_uppercase();
+    let control = CONTROL.iter().chain(&RESERVED).any(|known| *known == word);
+    (control || Kind::parse(&word).is_some()).then_some(word)
+}
+
 #[derive(Deserialize)]
 struct Token {
     token: String,
@@ -389,6 +499,20 @@ struct Token {
 struct Reason {
     #[serde(default)]
     reason: String,
+    #[serde(default, rename = "requeue")]
+    _requeue: bool,
+}
+
+/// What serde found, without the values in it: one of them may be a token.
+fn without_values(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.split_once("invalid type: ") {
+        Some((_, rest)) => match rest.split_once(", expected ") {
+            Some((_, expected)) => format!("wrong type, expected {expected}"),
+            None => "wrong type".into(),
+        },
+        None => text,
+    }
 }
 
 /// What the client left out and a recipient may rely on.
@@ -486,7 +610,7 @@ pub struct ServerFrame<'a, P: Serialize> {
     pub kind: &'a str,
     /// Always [`MESH`].
     pub from: &'a str,
-    /// The session's agent; `anonymous` before it has one.
+    /// The session's agent; empty before it has one.
     pub to: &'a str,
     /// Of this frame.
     pub id: &'a str,
@@ -496,7 +620,7 @@ pub struct ServerFrame<'a, P: Serialize> {
     pub reply_to: Option<&'a str>,
     /// What is particular to this kind.
     pub payload: P,
-    /// 1 for errors, 3 otherwise.
+    /// Always 3.
     pub priority: u8,
 }
 
@@ -511,6 +635,12 @@ pub struct ErrorPayload {
     pub hint: String,
     /// Whether the same frame may succeed later.
     pub retry: bool,
+    /// The type of the refused frame, where it could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frame: Option<String>,
+    /// Not before so many milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
 }
 
 impl From<&Refusal> for ErrorPayload {
@@ -520,6 +650,8 @@ impl From<&Refusal> for ErrorPayload {
             message: refusal.message.clone(),
             hint: refusal.code.hint().into(),
             retry: refusal.code.retry(),
+            frame: None,
+            retry_after_ms: None,
         }
     }
 }

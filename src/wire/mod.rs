@@ -7,9 +7,11 @@
 //! | [`frame`] | the frames between nodes, and between an edge and its node |
 //! | [`client`] | the JSON frames that clients send and get (docs/protocol.md) |
 //! | [`close`] | why something is refused or closed |
+//! | [`stream`] | client frames on a stream of bytes |
 
 pub mod client;
 pub mod close;
 pub mod envelope;
 pub mod frame;
 pub mod ids;
+pub mod stream;

@@ -1,0 +1,137 @@
+//! `trishula-edge run|check`. Exit codes: 0 done, 1 failed, 2 wrong usage, 64 bad configuration.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use trishula::rt::{logging, signals};
+
+use crate::config::{DEFAULT_PATH, EdgeConfig, LogFormat};
+use crate::{config, prepare, run};
+
+const FAILED: u8 = 1;
+const BAD_CONFIGURATION: u8 = 64;
+
+const EXAMPLES: &str = "\
+Examples:
+  trishula-edge check --config /etc/trishula/edge.toml
+  trishula-edge run   --config /etc/trishula/edge.toml
+  trishula-edge run   --log-level debug
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 64 bad configuration.";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "trishula-edge",
+    version,
+    about = "The WebSocket front of a Trishula node",
+    after_help = EXAMPLES,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve clients until told to stop (SIGTERM, Ctrl-C)
+    Run(RunArgs),
+    /// Say whether `run` would start: configuration, secrets, certificates, ports
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The configuration
+    #[arg(long, value_name = "PATH", env = "TRISHULA_EDGE_CONFIG", default_value = DEFAULT_PATH)]
+    config: PathBuf,
+    /// Overrides `log.level`
+    #[arg(long, value_name = "LEVEL", env = "TRISHULA_LOG_LEVEL")]
+    log_level: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// The configuration
+    #[arg(long, value_name = "PATH", env = "TRISHULA_EDGE_CONFIG", default_value = DEFAULT_PATH)]
+    config: PathBuf,
+    /// Do not try the ports: an edge with this configuration is running
+    #[arg(long)]
+    running: bool,
+}
+
+/// Why the program failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Config(#[from] config::Error),
+    #[error("{0}")]
+    Start(#[from] prepare::Error),
+    #[error("the runtime could not be started: {0}")]
+    Runtime(std::io::Error),
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Config(_) => BAD_CONFIGURATION,
+            Failure::Start(e) if e.is_configuration() => BAD_CONFIGURATION,
+            Failure::Start(_) | Failure::Runtime(_) => FAILED,
+        }
+    }
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run_command(&args),
+        Command::Check(args) => check_command(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nothing can be done where even the error has nowhere to go.
+            let _ = writeln!(std::io::stderr(), "trishula-edge: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run_command(args: &RunArgs) -> Result<(), Failure> {
+    let config = EdgeConfig::load(&args.config)?;
+    let level = args.log_level.as_ref().unwrap_or(&config.log.level);
+    logging::init(level, config.log.format == LogFormat::Json);
+    runtime(config.edge.threads)?.block_on(async { Ok(run::run(&config, signals::stop_requested()).await?) })
+}
+
+fn check_command(args: &CheckArgs) -> Result<(), Failure> {
+    let config = EdgeConfig::load(&args.config)?;
+    let services = prepare::services(&config)?;
+    let bundle = prepare::bundle(&config)?;
+    if !args.running {
+        // Sockets of tokio's need its runtime.
+        runtime(1)?.block_on(async { run::Listeners::bind(&config).map(drop) })?;
+    }
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "{}: good; identity {}", args.config.display(), bundle.name);
+    for service in services {
+        let section = &service.section;
+        let listen: Vec<String> = section.listen.iter().map(ToString::to_string).collect();
+        let _ = writeln!(out, "  service {} on {}", section.name, listen.join(", "));
+    }
+    Ok(())
+}
+
+/// One thread is measured best on small machines: fewer hand-overs beat more parallelism.
+fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if threads > 1 {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().build().map_err(Failure::Runtime)
+}

@@ -1,0 +1,370 @@
+//! The file `edge.toml`. `deploy/edge.toml` is the same with a comment on every key.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use trishula::link::dial;
+use trishula::rt::platform;
+use trishula::wire::client::DEFAULT_MAX_FRAME;
+use trishula::wire::ids::{Namespace, NodeName};
+
+/// Where the file lies by default.
+pub const DEFAULT_PATH: &str = "/etc/trishula/edge.toml";
+
+/// Why a configuration is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such file, or not readable.
+    #[error("the configuration {path} can't be read: {why}; give another with --config PATH")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        why: std::io::Error,
+    },
+    /// Not TOML, an unknown key, or a value of the wrong type; the text names the line.
+    #[error("{path}: {why}")]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// Line, column, what is wrong and what is allowed.
+        why: String,
+    },
+    /// A value that is out of bounds or does not fit the others.
+    #[error("{path}: {what}")]
+    Wrong {
+        /// Which file.
+        path: PathBuf,
+        /// Which key, what is wrong and what would be right.
+        what: String,
+    },
+}
+
+/// Everything an edge is told.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EdgeConfig {
+    /// The process.
+    #[serde(default)]
+    pub edge: EdgeSection,
+    /// Who it is for its node.
+    #[serde(default)]
+    pub identity: IdentitySection,
+    /// Where its node is.
+    #[serde(default)]
+    pub uplink: UplinkSection,
+    /// What it serves.
+    #[serde(default, rename = "service")]
+    pub services: Vec<ServiceSection>,
+    /// Health and metrics.
+    #[serde(default)]
+    pub metrics: MetricsSection,
+    /// Its log.
+    #[serde(default)]
+    pub log: LogSection,
+}
+
+/// `[edge]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EdgeSection {
+    /// As `/health` shows it.
+    pub name: String,
+    /// How long a stop may wait for sessions to end.
+    pub drain_ms: u64,
+    /// Threads that serve; one is cheapest where the machine has few cores.
+    pub threads: usize,
+}
+
+impl Default for EdgeSection {
+    fn default() -> Self {
+        Self { name: "trishula".into(), drain_ms: 5_000, threads: 1 }
+    }
+}
+
+/// `[identity]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IdentitySection {
+    /// The folder with `ca.pem`, `link.pem`, `link.key`, and `public.pem`, `public.key` for the services that
+    /// name no certificate of their own.
+    pub dir: PathBuf,
+}
+
+impl Default for IdentitySection {
+    fn default() -> Self {
+        Self { dir: "edge-identity".into() }
+    }
+}
+
+/// `[uplink]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UplinkSection {
+    /// Addresses of the node, tried in this order: `host:port`, or `unix:PATH` on the same machine.
+    pub nodes: Vec<String>,
+    /// The node's name; without one, any node of the mesh will do.
+    pub node: Option<NodeName>,
+}
+
+impl Default for UplinkSection {
+    fn default() -> Self {
+        let socket = format!("{}{}", dial::UNIX, platform::default_edge_socket().display());
+        Self { nodes: vec![socket, "127.0.0.1:8766".into()], node: None }
+    }
+}
+
+/// `[[service]]`: one namespace's entrance.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSection {
+    /// The namespace.
+    pub name: Namespace,
+    /// Where it listens.
+    #[serde(default = "listen_default")]
+    pub listen: Vec<SocketAddr>,
+    /// Certificate chain, PEM; `public.pem` of the identity when absent.
+    pub cert: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key: Option<PathBuf>,
+    /// The file with the secret that signs tokens.
+    pub secret_file: Option<PathBuf>,
+    /// Or the environment variable with it.
+    pub secret_env: Option<String>,
+    /// Whether clients need a token at all. Only for a network in which everybody is trusted.
+    #[serde(default = "yes")]
+    pub auth: bool,
+    /// Whether a token must end.
+    #[serde(default = "yes")]
+    pub require_exp: bool,
+    /// Paths on which a WebSocket is served.
+    #[serde(default = "paths_default")]
+    pub paths: Vec<String>,
+    /// Largest frame in bytes.
+    #[serde(default = "max_frame_default")]
+    pub max_frame: usize,
+    /// Longest silence before a ping.
+    #[serde(default = "ping_interval_default")]
+    pub ping_interval_s: u64,
+    /// How long a ping may stay unanswered; three heartbeats when absent.
+    pub ping_timeout_s: Option<u64>,
+    /// Connections at once; more wait in the system's queue.
+    #[serde(default = "max_connections_default")]
+    pub max_connections: usize,
+    /// How long TLS and the request for the upgrade may take.
+    #[serde(default = "handshake_default")]
+    pub handshake_timeout_ms: u64,
+}
+
+fn listen_default() -> Vec<SocketAddr> {
+    vec![SocketAddr::from(([0, 0, 0, 0], 443)), SocketAddr::from(([0, 0, 0, 0], 8765))]
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn paths_default() -> Vec<String> {
+    vec!["/".into(), "/ws".into()]
+}
+
+fn max_frame_default() -> usize {
+    DEFAULT_MAX_FRAME
+}
+
+fn ping_interval_default() -> u64 {
+    20
+}
+
+fn max_connections_default() -> usize {
+    10_000
+}
+
+fn handshake_default() -> u64 {
+    10_000
+}
+
+impl ServiceSection {
+    /// How long TLS and the request for the upgrade may take.
+    pub fn handshake_timeout(&self) -> Duration {
+        Duration::from_millis(self.handshake_timeout_ms)
+    }
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsSection {
+    /// Where `/metrics` and `/health` are served without TLS: a loopback address.
+    pub listen: SocketAddr,
+}
+
+impl Default for MetricsSection {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9090)) }
+    }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSection {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or `target=level` with commas between.
+    pub level: String,
+    /// `text` or `json`.
+    pub format: LogFormat,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl EdgeConfig {
+    /// Reads a file and checks what can be checked without the machine. Relative paths in it count from its
+    /// folder, so that a bundle can be moved as a whole.
+    pub fn load(path: &Path) -> Result<EdgeConfig, Error> {
+        let text =
+            std::fs::read_to_string(path).map_err(|why| Error::Unreadable { path: path.into(), why })?;
+        let mut config: EdgeConfig = toml::from_str(&text)
+            .map_err(|e| Error::Malformed { path: path.into(), why: e.to_string().trim_end().into() })?;
+        config.check().map_err(|what| Error::Wrong { path: path.into(), what })?;
+        config.resolve(path.parent().unwrap_or(Path::new("")));
+        Ok(config)
+    }
+
+    fn resolve(&mut self, folder: &Path) {
+        let paths = self.services.iter_mut().flat_map(|s| [&mut s.cert, &mut s.key, &mut s.secret_file]);
+        for path in paths.flatten().chain([&mut self.identity.dir]) {
+            if path.is_relative() {
+                *path = folder.join(&*path);
+            }
+        }
+        for address in &mut self.uplink.nodes {
+            if let Some(path) = address.strip_prefix(dial::UNIX).filter(|path| Path::new(path).is_relative())
+            {
+                *address = format!("{}{}", dial::UNIX, folder.join(path).display());
+            }
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.services.is_empty() {
+            return Err("there is no [[service]]; an edge without one serves nobody".into());
+        }
+        if self.uplink.nodes.is_empty() {
+            return Err("uplink.nodes: is empty; give the node's address, usually \"127.0.0.1:8766\"".into());
+        }
+        if !(1..=64).contains(&self.edge.threads) {
+            return Err(format!("edge.threads: {} is not from 1 to 64", self.edge.threads));
+        }
+        let mut seen = vec![self.metrics.listen];
+        for service in &self.services {
+            service.check().map_err(|why| format!("service {}: {why}", service.name))?;
+            for listen in &service.listen {
+                if listen.port() != 0 && seen.contains(listen) {
+                    return Err(format!("service {}: listen: {listen} is used twice", service.name));
+                }
+                seen.push(*listen);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ServiceSection {
+    fn check(&self) -> Result<(), String> {
+        match (&self.secret_file, &self.secret_env, self.auth) {
+            (Some(_), Some(_), _) => return Err("secret_file and secret_env: give one of the two".into()),
+            (None, None, true) => {
+                return Err("secret_file: is missing, and tokens can't be checked without; \
+                            make one with: head -c 48 /dev/urandom | base64 > FILE"
+                    .into());
+            }
+            _ => {}
+        }
+        if self.cert.is_some() != self.key.is_some() {
+            return Err("cert and key: give both or none".into());
+        }
+        if self.listen.is_empty() {
+            return Err("listen: is empty".into());
+        }
+        let bounds = [
+            ("max_frame", self.max_frame as u64, 1024, 16 << 20),
+            ("ping_interval_s", self.ping_interval_s, 1, 600),
+            ("ping_timeout_s", self.ping_timeout_s.unwrap_or(1), 1, 600),
+            ("max_connections", self.max_connections as u64, 1, 1_000_000),
+            ("handshake_timeout_ms", self.handshake_timeout_ms, 100, 600_000),
+        ];
+        for (key, value, low, high) in bounds {
+            if !(low..=high).contains(&value) {
+                return Err(format!("{key}: {value} is not from {low} to {high}"));
+            }
+        }
+        match self.paths.iter().find(|path| !path.starts_with('/')) {
+            Some(path) => Err(format!("paths: {path:?} must begin with a '/'")),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<EdgeConfig, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edge.toml");
+        std::fs::write(&path, text).unwrap();
+        EdgeConfig::load(&path)
+    }
+
+    #[test]
+    fn the_reference_configuration_is_read() {
+        // covers T03
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/edge.toml");
+        let config = EdgeConfig::load(&path).unwrap();
+        assert_eq!(config.services[0].name.as_str(), "trishula");
+        assert_eq!(config.services[0].listen, listen_default());
+        assert_eq!(config.services[0].max_frame, DEFAULT_MAX_FRAME);
+        assert_eq!(config.metrics.listen, MetricsSection::default().listen);
+        assert_eq!(config.uplink.nodes, UplinkSection::default().nodes);
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_say_where_and_what() {
+        // covers T03
+        let service = "[[service]]\nname = \"trishula\"\nsecret_file = \"s\"\n";
+        for (text, says) in [
+            ("[edge]\nnmae = \"x\"\n".to_owned(), "nmae"),
+            (format!("{service}max_frmae = 5\n"), "line 4"),
+            (format!("{service}max_frame = \"big\"\n"), "line 4"),
+            (format!("{service}max_frame = 5\n"), "service trishula: max_frame: 5 is not from 1024"),
+            (format!("{service}secret_env = \"S\"\n"), "give one of the two"),
+            (format!("{service}listen = [\"localhost\"]\n"), "line 4"),
+            ("[[service]]\nname = \"Trishula\"\n".to_owned(), "is not a namespace"),
+            ("[[service]]\nname = \"trishula\"\n".to_owned(), "secret_file: is missing"),
+            (String::new(), "no [[service]]"),
+            ("[edge\n".to_owned(), "line 1"),
+        ] {
+            let error = load(&text).unwrap_err().to_string();
+            assert!(error.contains(says) && error.contains("edge.toml"), "{text}: {error}");
+        }
+        assert!(
+            EdgeConfig::load(Path::new("/nowhere/edge.toml")).unwrap_err().to_string().contains("--config")
+        );
+    }
+}

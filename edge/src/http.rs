@@ -1,0 +1,351 @@
+//! Requests on a connection: the upgrade to WebSocket, `/health` and `/metrics`.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use trishula::gateway::auth::Identity;
+use trishula::gateway::hub::{HubHandle, Snapshot};
+use trishula::gateway::session::Opening;
+use trishula::metrics;
+use trishula::rt::clock;
+use trishula::wire::close::{Code, Refusal};
+use trishula::wire::ids::Namespace;
+
+use crate::listener::Counts;
+
+/// The subprotocol of JSON frames.
+pub const SUBPROTOCOL_JSON: &str = "trishula.v2+json";
+/// Agents that `/health` names.
+const MAX_NAMED: usize = 1000;
+
+/// What the pages of one listener are made of.
+#[derive(Clone)]
+pub struct Page {
+    /// The listener's name.
+    pub server: String,
+    /// Whose agents are shown; `None`: all.
+    pub namespace: Option<Namespace>,
+    /// Paths on which a WebSocket is served.
+    pub paths: Vec<String>,
+    /// Its connections.
+    pub counts: Arc<Counts>,
+    /// When it started, in [`clock::micros`].
+    pub started: u64,
+    /// For who is connected.
+    pub hub: HubHandle,
+    /// Whether the process is stopping.
+    pub stop: watch::Receiver<bool>,
+}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Page").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+/// A connection that became a WebSocket.
+pub struct Upgraded<S> {
+    /// The connection.
+    pub io: S,
+    /// What came behind the request.
+    pub read: Bytes,
+    /// Who it is, when the request had a token.
+    pub identity: Option<Identity>,
+    /// Whether a subprotocol that is served was offered, or none.
+    pub served: bool,
+}
+
+/// What a granted request leaves for after its answer.
+struct Grant {
+    identity: Option<Identity>,
+    served: bool,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Answers requests until the connection ends or becomes a WebSocket. Without an `opening` there is none.
+pub async fn serve<S>(io: S, page: &Page, opening: Option<&Opening>, within: Duration) -> Option<Upgraded<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let granted: Mutex<Option<Grant>> = Mutex::new(None);
+    let service = service_fn(|request: Request<Incoming>| {
+        let granted = &granted;
+        async move { Ok::<_, Infallible>(answer(&request, page, opening, granted).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(within)
+        .max_headers(64)
+        .serve_connection(TokioIo::new(io), Pinned(service));
+    // Taken back by hand, the connection stays what it was; hyper's own upgrade would box it.
+    let parts = match connection.without_shutdown().await {
+        Ok(parts) => parts,
+        Err(e) => {
+            tracing::debug!(error = %e, "a connection ended amid a request");
+            return None;
+        }
+    };
+    let (io, read) = (parts.io.into_inner(), parts.read_buf);
+    let grant = granted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    Some(Upgraded { io, read, identity: grant.identity, served: grant.served })
+}
+
+/// A service whose futures are boxed, as taking a connection back by hand needs them to be movable.
+struct Pinned<T>(T);
+
+impl<T, R, F> hyper::service::Service<R> for Pinned<T>
+where
+    T: hyper::service::Service<R, Future = F>,
+    F: Future<Output = Result<T::Response, T::Error>>,
+{
+    type Response = T::Response;
+    type Error = T::Error;
+    type Future = std::pin::Pin<Box<F>>;
+    fn call(&self, request: R) -> Self::Future {
+        Box::pin(self.0.call(request))
+    }
+}
+
+async fn answer(
+    request: &Request<Incoming>,
+    page: &Page,
+    opening: Option<&Opening>,
+    granted: &Mutex<Option<Grant>>,
+) -> Answer {
+    let path = request.uri().path();
+    let known = match (path, opening) {
+        ("/health", _) => true,
+        ("/metrics", None) => true,
+        (path, Some(_)) => page.paths.iter().any(|served| served == path),
+        _ => false,
+    };
+    if !known {
+        return refuse(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "there is nothing here",
+            "see docs/protocol.md, HTTP",
+        );
+    }
+    if request.method() != Method::GET {
+        let mut answer = refuse(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "only GET is served here",
+            "use GET",
+        );
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+        return answer;
+    }
+    match (path, opening) {
+        ("/health", _) => health(page).await,
+        ("/metrics", None) => {
+            with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics::render().into())
+        }
+        (_, Some(opening)) => match upgrade(request, opening, *page.stop.borrow()) {
+            Ok((answer, grant)) => {
+                *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant);
+                answer
+            }
+            Err(answer) => *answer,
+        },
+        _ => refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing here", ""),
+    }
+}
+
+/// RFC 6455 section 4.2.
+fn upgrade(
+    request: &Request<Incoming>,
+    opening: &Opening,
+    stopping: bool,
+) -> Result<(Answer, Grant), Box<Answer>> {
+    let headers = request.headers();
+    let says = |name, word: &str| {
+        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(word))
+    };
+    let version = headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
+    if !says(header::CONNECTION, "upgrade") || !says(header::UPGRADE, "websocket") || !version {
+        let mut answer = refuse(
+            StatusCode::UPGRADE_REQUIRED,
+            "bad_frame",
+            "this is a WebSocket endpoint (RFC 6455, version 13)",
+            "connect with a WebSocket client: wss://HOST/ws",
+        );
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        return Err(Box::new(answer));
+    }
+    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24) else {
+        let why = "Sec-WebSocket-Key is missing or not 16 bytes in base64";
+        return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "bad_frame", why, "use a WebSocket library")));
+    };
+    if stopping {
+        let refusal = Refusal::new(Code::Unavailable, "the server is stopping");
+        let mut answer = refuse_by(StatusCode::SERVICE_UNAVAILABLE, &refusal);
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        return Err(Box::new(answer));
+    }
+    let identity = identify(request, opening).map_err(|refusal| {
+        let mut answer = refuse_by(StatusCode::UNAUTHORIZED, &refusal);
+        let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+        answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        Box::new(answer)
+    })?;
+    let subprotocol = subprotocol(headers);
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let out = answer.headers_mut();
+    out.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    out.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
+        out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    if let Subprotocol::Json = subprotocol {
+        out.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL_JSON));
+    }
+    Ok((answer, Grant { identity, served: subprotocol != Subprotocol::Other }))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Subprotocol {
+    None,
+    Json,
+    Other,
+}
+
+fn subprotocol(headers: &HeaderMap) -> Subprotocol {
+    let mut found = Subprotocol::None;
+    for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
+        for offer in value.to_str().unwrap_or_default().split(',') {
+            if offer.trim() == SUBPROTOCOL_JSON {
+                return Subprotocol::Json;
+            }
+            found = Subprotocol::Other;
+        }
+    }
+    found
+}
+
+/// Who a request says it is: by header, then by query. A token that is there must be good.
+fn identify(request: &Request<Incoming>, opening: &Opening) -> Result<Option<Identity>, Refusal> {
+    let Some(verifier) = &opening.verifier else { return Ok(opening.identity.clone()) };
+    let now = clock::wall_ms();
+    if let Some(value) = request.headers().get(header::AUTHORIZATION) {
+        let token = value.to_str().ok().and_then(|value| {
+            let (scheme, token) = value.trim().split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
+        let token = token.ok_or_else(|| {
+            Refusal::new(Code::TokenInvalid, "the Authorization header is not `Bearer TOKEN`")
+        })?;
+        return verifier.verify(token, now).map(Some);
+    }
+    let query = request.uri().query().unwrap_or_default();
+    match query.split('&').find_map(|pair| pair.strip_prefix("token=")) {
+        Some(token) => verifier.verify(token, now).map(Some),
+        None => Ok(opening.identity.clone()),
+    }
+}
+
+/// `/health`, field by field as docs/protocol.md has it.
+#[derive(Serialize)]
+struct Health<'a> {
+    status: &'static str,
+    server: &'a str,
+    timestamp: String,
+    uptime: f64,
+    connected_agents: Vec<&'a str>,
+    checks: Checks,
+    metrics: Numbers,
+}
+
+#[derive(Serialize)]
+struct Checks {
+    websocket: &'static str,
+    node: &'static str,
+}
+
+#[derive(Serialize)]
+struct Numbers {
+    active_connections: u64,
+    total_connections: u64,
+    uptime_seconds: u64,
+}
+
+async fn health(page: &Page) -> Answer {
+    let snapshot = page.hub.snapshot().await;
+    let stopping = snapshot.is_err() || *page.stop.borrow();
+    let snapshot: Snapshot = snapshot.unwrap_or_default();
+    let passing = |ok: bool| if ok { "passing" } else { "failing" };
+    let well = snapshot.node.is_some() && !stopping;
+    let uptime = clock::micros().saturating_sub(page.started);
+    let timestamp = OffsetDateTime::from(clock::wall());
+    let timestamp = timestamp.replace_nanosecond(0).unwrap_or(timestamp).format(&Rfc3339).unwrap_or_default();
+    let ours = |namespace: &Namespace| page.namespace.as_ref().is_none_or(|own| own == namespace);
+    let body = Health {
+        status: if well { "healthy" } else { "unhealthy" },
+        server: &page.server,
+        timestamp,
+        uptime: uptime as f64 / 1e6,
+        connected_agents: snapshot
+            .agents
+            .iter()
+            .filter(|agent| ours(&agent.namespace))
+            .map(|agent| agent.name.as_str())
+            .take(MAX_NAMED)
+            .collect(),
+        checks: Checks { websocket: passing(!stopping), node: passing(snapshot.node.is_some()) },
+        metrics: Numbers {
+            active_connections: page.counts.active.load(Ordering::Relaxed),
+            total_connections: page.counts.total.load(Ordering::Relaxed),
+            uptime_seconds: uptime / 1_000_000,
+        },
+    };
+    json(if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+}
+
+#[derive(Serialize)]
+struct Refused<'a> {
+    code: &'a str,
+    message: &'a str,
+    hint: &'a str,
+}
+
+fn refuse_by(status: StatusCode, refusal: &Refusal) -> Answer {
+    refuse(status, refusal.code.as_str(), &refusal.message, refusal.code.hint())
+}
+
+fn refuse(status: StatusCode, code: &str, message: &str, hint: &str) -> Answer {
+    json(status, &Refused { code, message, hint })
+}
+
+fn json<T: Serialize>(status: StatusCode, body: &T) -> Answer {
+    with_type(status, "application/json", serde_json::to_vec(body).unwrap_or_default())
+}
+
+fn with_type(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

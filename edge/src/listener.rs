@@ -1,0 +1,146 @@
+//! Sockets and TLS, and the limits on both.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use trishula::gateway::hub::HubHandle;
+use trishula::gateway::session::{self, Opening};
+use trishula::rt::{clock, tasks};
+
+use crate::http::{self, Page};
+use crate::prepare::Prepared;
+use crate::wss::Wss;
+
+/// Waits after an accept that failed: too many open files do not mend themselves in less.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// One service while it runs.
+pub struct Service {
+    /// What its pages need.
+    pub page: Page,
+    /// How its sessions begin.
+    pub opening: Opening,
+    tls: TlsAcceptor,
+    handshake_within: Duration,
+    permits: Arc<Semaphore>,
+    hub: HubHandle,
+    stop: watch::Receiver<bool>,
+}
+
+/// Connections of a service.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Open WebSockets.
+    pub active: AtomicU64,
+    /// WebSockets since the start.
+    pub total: AtomicU64,
+}
+
+impl Service {
+    /// Makes a service of what was prepared; `stop` becomes true when the process ends.
+    pub fn new(prepared: Prepared, name: &str, hub: HubHandle, stop: watch::Receiver<bool>) -> Service {
+        let section = &prepared.section;
+        let page = Page {
+            server: name.to_owned(),
+            namespace: Some(section.name.clone()),
+            paths: section.paths.clone(),
+            counts: Arc::new(Counts::default()),
+            started: clock::micros(),
+            hub: hub.clone(),
+            stop: stop.clone(),
+        };
+        Service {
+            page,
+            tls: TlsAcceptor::from(prepared.tls.clone()),
+            handshake_within: section.handshake_timeout(),
+            permits: Arc::new(Semaphore::new(section.max_connections)),
+            opening: prepared.opening,
+            hub,
+            stop,
+        }
+    }
+}
+
+/// Takes connections until the process is to stop; ends when the last of them has.
+pub async fn serve(listener: TcpListener, service: Arc<Service>) {
+    let mut connections = tasks::Group::default();
+    let mut stop = service.stop.clone();
+    loop {
+        // A permit before the accept: what there is no room for waits in the system's queue, not in ours.
+        let accepted = async {
+            let permit = service.permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let (socket, from) = listener.accept().await?;
+            Ok::<_, io::Error>((permit, socket, from))
+        };
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            accepted = accepted => accepted,
+        };
+        match accepted {
+            Ok((permit, socket, from)) => {
+                let service = service.clone();
+                connections.spawn("edge.connection", async move {
+                    connection(socket, from, &service).await;
+                    drop(permit);
+                });
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "a connection could not be taken");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.join_all().await;
+}
+
+/// One connection: TLS, requests, and then perhaps a session.
+async fn connection(socket: TcpStream, from: SocketAddr, service: &Service) {
+    // Without it a small frame may wait for the acknowledgement of the one before.
+    if let Err(e) = socket.set_nodelay(true) {
+        tracing::debug!(%from, error = %e, "TCP_NODELAY was refused");
+    }
+    let secured = tokio::time::timeout(service.handshake_within, service.tls.accept(socket)).await;
+    let tls = match secured {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(e)) => return tracing::debug!(%from, error = %e, "the TLS handshake failed"),
+        Err(_) => return tracing::debug!(%from, "the TLS handshake took too long"),
+    };
+    let mut stop = service.stop.clone();
+    let requests = http::serve(tls, &service.page, Some(&service.opening), service.handshake_within);
+    let upgraded = tokio::select! {
+        biased;
+        upgraded = requests => upgraded,
+        _ = stop.wait_for(|stop| *stop) => return,
+    };
+    let Some(upgraded) = upgraded else { return };
+    let counts = &service.page.counts;
+    counts.active.fetch_add(1, Ordering::Relaxed);
+    counts.total.fetch_add(1, Ordering::Relaxed);
+    let _open = OnDrop(|| {
+        counts.active.fetch_sub(1, Ordering::Relaxed);
+    });
+    let carrier = Wss::new(upgraded.io, upgraded.read, service.opening.settings.max_frame).await;
+    if upgraded.served {
+        let opening = Opening { identity: upgraded.identity, ..service.opening.clone() };
+        session::serve(carrier, opening, &service.hub).await;
+    } else {
+        session::turn_away(carrier, trishula::wire::close::CloseCode::UnsupportedSubprotocol).await;
+    }
+}
+
+/// Also when the connection's task is dropped.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}

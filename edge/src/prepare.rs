@@ -1,0 +1,162 @@
+//! What a configuration needs to run: secrets, certificates, identity, ports. `check` finds here what `run`
+//! would fall over.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
+use tokio::net::{TcpListener, TcpSocket};
+use trishula::gateway::auth::{Identity, Rules, Verifier};
+use trishula::gateway::secret::{Secret, SecretError};
+use trishula::gateway::session::{Opening, Settings};
+use trishula::identity::bundle::{Bundle, PUBLIC_CERTIFICATE, PUBLIC_KEY};
+use trishula::identity::live::ReloadableCert;
+use trishula::identity::{self, RoleKind, tls};
+use trishula::rt::clock;
+
+use crate::config::{EdgeConfig, ServiceSection};
+
+/// Connections that the system may hold for us before we take them.
+const BACKLOG: u32 = 1024;
+
+/// Why an edge can't start. Each says what, where and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The secret of a service.
+    #[error("service {service}: {why}")]
+    Secret {
+        /// Which.
+        service: String,
+        /// What is wrong with it.
+        why: SecretError,
+    },
+    /// The certificate or key of a service.
+    #[error("service {service}: {why}")]
+    Certificate {
+        /// Which.
+        service: String,
+        /// What is wrong with it.
+        why: identity::Error,
+    },
+    /// The identity for the link to the node.
+    #[error("the edge's identity: {0}")]
+    Identity(#[from] identity::Error),
+    /// A port that somebody else has.
+    #[error("{address} is in use by another program; see which with: ss -ltnp 'sport = :{}', or listen elsewhere", .address.port())]
+    InUse {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// A port below 1024 without the right to it.
+    #[error(
+        "{address} may not be listened on: ports below 1024 need a right that this user lacks; use the systemd unit, \
+             or: sudo setcap cap_net_bind_service=+ep $(command -v trishula-edge)"
+    )]
+    Privileged {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Any other trouble with a listener.
+    #[error("{address} can't be listened on: {why}; see this machine's addresses with: ip addr")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        why: io::Error,
+    },
+    /// The socket for the link to the node.
+    #[error("no UDP socket for the link to the node: {0}")]
+    Endpoint(io::Error),
+}
+
+impl Error {
+    /// Whether the configuration is to blame, rather than the moment.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Error::Secret { .. } | Error::Certificate { .. } | Error::Identity(_))
+    }
+}
+
+/// One service, ready to be listened for.
+#[derive(Debug)]
+pub struct Prepared {
+    /// As configured.
+    pub section: ServiceSection,
+    /// For its handshakes.
+    pub tls: Arc<ServerConfig>,
+    /// Its certificate, which may be renewed while it is in use.
+    pub certificate: Arc<ReloadableCert>,
+    /// How its sessions begin.
+    pub opening: Opening,
+}
+
+/// Reads what the services need.
+pub fn services(config: &EdgeConfig) -> Result<Vec<Prepared>, Error> {
+    config.services.iter().map(|section| service(config, section)).collect()
+}
+
+fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared, Error> {
+    let name = section.name.to_string();
+    let fallback =
+        |path: &Option<PathBuf>, file: &str| path.clone().unwrap_or_else(|| config.identity.dir.join(file));
+    let (certificate, key) =
+        (fallback(&section.cert, PUBLIC_CERTIFICATE), fallback(&section.key, PUBLIC_KEY));
+    let (tls, certificate) =
+        tls::https_server(&certificate, &key, tls::ClientCertificates::Unasked, Arc::new(WallClock))
+            .map_err(|why| Error::Certificate { service: name.clone(), why })?;
+    let verifier = verifier(section).map_err(|why| Error::Secret { service: name, why })?;
+    let identity = (!section.auth).then(|| Identity::anybody(section.name.clone()));
+    let settings = Settings {
+        max_frame: section.max_frame,
+        ping_interval: Duration::from_secs(section.ping_interval_s),
+        ping_timeout: section.ping_timeout_s.map(Duration::from_secs),
+        ..Settings::default()
+    };
+    let opening =
+        Opening { namespace: section.name.clone(), identity, verifier, settings: Arc::new(settings) };
+    Ok(Prepared { section: section.clone(), tls, certificate, opening })
+}
+
+fn verifier(section: &ServiceSection) -> Result<Option<Arc<Verifier>>, SecretError> {
+    let secret = match (&section.secret_file, &section.secret_env) {
+        (Some(path), _) => Secret::from_file(path)?,
+        (None, Some(name)) => Secret::from_env(name)?,
+        (None, None) => return Ok(None),
+    };
+    let rules = Rules { require_exp: section.require_exp };
+    Ok(Some(Arc::new(Verifier::new([&secret], section.name.clone(), rules))))
+}
+
+/// Reads who the edge is.
+pub fn bundle(config: &EdgeConfig) -> Result<Bundle, Error> {
+    Ok(Bundle::load(&config.identity.dir, RoleKind::Edge, clock::wall().into())?)
+}
+
+/// Listens. A port that was in use a moment ago by an edge that has ended can be taken at once.
+pub fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bound().map_err(|why| match why.kind() {
+        io::ErrorKind::AddrInUse => Error::InUse { address },
+        io::ErrorKind::PermissionDenied => Error::Privileged { address },
+        _ => Error::Listen { address, why },
+    })
+}
+
+/// Gives TLS the one clock.
+#[derive(Debug)]
+pub struct WallClock;
+
+impl TimeProvider for WallClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(clock::wall_ms())))
+    }
+}

@@ -1,0 +1,230 @@
+//! The edge as a process: everything in the right order, once.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use trishula::gateway::hub::{self, End, HubHandle};
+use trishula::identity::revocation::Revocations;
+use trishula::identity::tls::Identity;
+use trishula::identity::{self};
+use trishula::link::{self, dial, quic};
+use trishula::rt::{clock, queue, tasks};
+use trishula::wire::close::CloseCode;
+use trishula::wire::frame::{Hello, OLDEST_VERSION, VERSION};
+use trishula::wire::ids::Incarnation;
+
+use crate::config::EdgeConfig;
+use crate::http::{self, Page};
+use crate::listener::{self, Counts, Service};
+use crate::prepare::{self, Error, Prepared, WallClock};
+
+/// Events of links that may wait for the hub.
+const EVENTS: usize = 4096;
+/// How long a request on the metrics' listener may take.
+const METRICS_WITHIN: Duration = Duration::from_secs(5);
+/// Clients of an edge that stops come back within so many milliseconds, not all at once.
+const COME_BACK_MS: std::ops::RangeInclusive<u64> = 500..=3_000;
+/// How often certificates are read again.
+const RELOAD_EVERY: Duration = Duration::from_secs(60);
+
+/// Runs an edge until `stop` is done, with the link to the node that its configuration names.
+pub async fn run(config: &EdgeConfig, stop: impl Future<Output = &'static str>) -> Result<(), Error> {
+    let services = prepare::services(config)?;
+    let listeners = Listeners::bind(config)?;
+    let (events, inbox) = queue::bounded("edge.link_events", EVENTS);
+    let _uplink = Uplink::start(config, events)?;
+    let edge = Edge::start(config, services, listeners, inbox);
+    let why = stop.await;
+    tracing::info!(why, "stopping");
+    edge.stop(Duration::from_millis(config.edge.drain_ms)).await;
+    Ok(())
+}
+
+/// Every port of a configuration, taken before anything starts.
+#[derive(Debug)]
+pub struct Listeners {
+    services: Vec<Vec<TcpListener>>,
+    metrics: TcpListener,
+}
+
+impl Listeners {
+    /// Takes them, or says which can't be taken.
+    pub fn bind(config: &EdgeConfig) -> Result<Listeners, Error> {
+        let services = config.services.iter();
+        let services = services.map(|service| service.listen.iter().map(|at| prepare::listen(*at)).collect());
+        Ok(Listeners {
+            services: services.collect::<Result<_, Error>>()?,
+            metrics: prepare::listen(config.metrics.listen)?,
+        })
+    }
+}
+
+/// Keeps the link to the node.
+struct Uplink {
+    _dialler: tasks::Task,
+    /// Diallers stand back while somebody else has a link; an edge has one dialler only.
+    _connected: watch::Sender<BTreeSet<trishula::wire::ids::NodeName>>,
+}
+
+impl Uplink {
+    fn start(config: &EdgeConfig, events: queue::Sender<link::Event>) -> Result<Uplink, Error> {
+        let bundle = prepare::bundle(config)?;
+        let revocations = Arc::new(Revocations::new(bundle.revoked.clone()));
+        let identity = Identity::new(&bundle, revocations, Arc::new(WallClock))?;
+        let identity::Role::Edge(node) = bundle.name.role.clone() else {
+            return Err(Error::Identity(identity::Error::WrongRole {
+                place: config.identity.dir.display().to_string(),
+                found: bundle.name.to_string(),
+                expected: "an edge".into(),
+                remedy: "node and edge have a folder each; check the configured one",
+            }));
+        };
+        let hello = Hello {
+            version: VERSION,
+            oldest: OLDEST_VERSION,
+            node,
+            // An edge numbers nothing that outlives it; a start later than the last is enough.
+            incarnation: Incarnation(clock::wall_ms()),
+            features: Vec::new(),
+            software: concat!("trishula-edge ", env!("CARGO_PKG_VERSION")).into(),
+        };
+        let local = quic::Local::new(hello, identity, events);
+        let any = SocketAddr::from(([0, 0, 0, 0], 0));
+        let endpoint = quinn::Endpoint::client(any).map_err(Error::Endpoint)?;
+        let target =
+            dial::Target { name: config.uplink.node.clone(), addresses: config.uplink.nodes.clone() };
+        let (connected, nobody) = watch::channel(BTreeSet::new());
+        Ok(Uplink { _dialler: dial::keep(local, endpoint, target, nobody), _connected: connected })
+    }
+}
+
+/// An edge that runs.
+#[derive(Debug)]
+pub struct Edge {
+    hub: HubHandle,
+    stop: watch::Sender<bool>,
+    listeners: Vec<tasks::Task>,
+    addresses: Vec<SocketAddr>,
+    metrics_address: Option<SocketAddr>,
+    _hub: tasks::Task,
+    _metrics: tasks::Task,
+    _reloader: tasks::Task,
+}
+
+impl Edge {
+    /// Starts on ports that were taken; `events` is where links report.
+    pub fn start(
+        config: &EdgeConfig,
+        services: Vec<Prepared>,
+        listeners: Listeners,
+        events: queue::Receiver<link::Event>,
+    ) -> Edge {
+        let (hub, hub_task) = hub::start(events);
+        let (stop, stopped) = watch::channel(false);
+        let (mut tasks, mut addresses) = (Vec::new(), Vec::new());
+        let certificates: Vec<_> = services.iter().map(|service| service.certificate.clone()).collect();
+        for (prepared, sockets) in services.into_iter().zip(listeners.services) {
+            let namespace = prepared.section.name.clone();
+            let service = Service::new(prepared, &config.edge.name, hub.clone(), stopped.clone());
+            let service = Arc::new(service);
+            for socket in sockets {
+                if let Ok(address) = socket.local_addr() {
+                    tracing::info!(%namespace, %address, "listening");
+                    addresses.push(address);
+                }
+                tasks.push(tasks::spawn("edge.listener", listener::serve(socket, service.clone())));
+            }
+        }
+        let page = Page {
+            server: config.edge.name.clone(),
+            namespace: None,
+            paths: Vec::new(),
+            counts: Arc::new(Counts::default()),
+            started: clock::micros(),
+            hub: hub.clone(),
+            stop: stopped,
+        };
+        Edge {
+            hub,
+            stop,
+            listeners: tasks,
+            addresses,
+            metrics_address: listeners.metrics.local_addr().ok(),
+            _hub: hub_task,
+            _metrics: tasks::spawn("edge.metrics", metrics(listeners.metrics, page)),
+            _reloader: tasks::spawn("edge.certificates", reload(certificates)),
+        }
+    }
+
+    /// Where it listens, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where health and metrics are.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
+    }
+
+    /// Takes no more connections, tells every client when to come back, and waits for them to go.
+    pub async fn stop(self, drain: Duration) {
+        // Nobody listens only when every listener has ended already.
+        let _ = self.stop.send(true);
+        let order = || End {
+            code: Some(CloseCode::Restart),
+            refusal: None,
+            reason: format!("retry_after_ms={}", rand::rng().random_range(COME_BACK_MS)),
+        };
+        let _ = self.hub.end_all(order).await;
+        let gone = async {
+            for listener in self.listeners {
+                listener.join().await;
+            }
+        };
+        if tokio::time::timeout(drain, gone).await.is_err() {
+            tracing::warn!(drain_ms = drain.as_millis() as u64, "some connections did not end in time");
+        }
+    }
+}
+
+/// Serves health and metrics on their own port.
+async fn metrics(listener: TcpListener, page: Page) {
+    let mut connections = tasks::Group::default();
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                let page = page.clone();
+                connections.spawn("edge.metrics_connection", async move {
+                    http::serve(socket, &page, None, METRICS_WITHIN).await;
+                });
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "a connection for metrics could not be taken");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Reads certificates again from time to time: another program renews them.
+async fn reload(certificates: Vec<Arc<identity::live::ReloadableCert>>) {
+    loop {
+        tokio::time::sleep(RELOAD_EVERY).await;
+        for certificate in &certificates {
+            let path = certificate.paths().0.display().to_string();
+            match certificate.reload() {
+                Ok(identity::live::Reloaded::Unchanged) => {}
+                Ok(identity::live::Reloaded::Changed { now, not_after, .. }) => {
+                    tracing::info!(path, fingerprint = %now, %not_after, "a renewed certificate is in use");
+                }
+                Err(e) => tracing::warn!(path, error = %e, "the certificate could not be read again"),
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! `GET /health` and `GET /metrics` of a node, for the machine itself: plain HTTP on loopback.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::net::TcpListener;
+
+use crate::metrics;
+use crate::node::Handle;
+use crate::node::status::Status;
+use crate::rt::clock;
+use crate::rt::tasks::Group;
+
+/// Connections at the same time.
+const MAX_CONNECTIONS: usize = 64;
+/// How long a client may take to say what it wants.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A node task that takes longer than this is not healthy.
+const HEALTH_WITHIN: Duration = Duration::from_secs(2);
+/// Fewer days than this on the certificate are a warning.
+const CERTIFICATE_WARNING_DAYS: i64 = 30;
+
+/// Answers until the node stops.
+pub async fn serve(listener: TcpListener, node: Handle) {
+    let mut connections = Group::default();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "health and metrics cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if connections.len() >= MAX_CONNECTIONS {
+            continue;
+        }
+        let node = node.clone();
+        connections.spawn("admin.http", async move {
+            let service = service_fn(move |request| {
+                let node = node.clone();
+                async move { Ok::<_, Infallible>(answer(&request, &node).await) }
+            });
+            let served = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(%error, "a connection for health or metrics ended");
+            }
+        });
+    }
+}
+
+async fn answer(request: &Request<Incoming>, node: &Handle) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    let known = matches!(path, "/health" | "/metrics");
+    if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
+        refused.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    match path {
+        "/health" => {
+            let (status, body) = health(node).await;
+            respond(status, "application/json", format!("{body}\n"))
+        }
+        "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics::render()),
+        _ => text(StatusCode::NOT_FOUND, "there are /health and /metrics\n"),
+    }
+}
+
+/// 200 while the node task answers, 503 otherwise. A mesh that is not whole is a warning: this node still serves.
+async fn health(node: &Handle) -> (StatusCode, Value) {
+    let timestamp = OffsetDateTime::from(clock::wall()).format(&Rfc3339).unwrap_or_default();
+    match tokio::time::timeout(HEALTH_WITHIN, node.status()).await {
+        Ok(Ok(status)) => (StatusCode::OK, healthy(&status, &timestamp)),
+        _ => {
+            let body = json!({
+                "status": "unhealthy",
+                "server": "trishula",
+                "timestamp": timestamp,
+                "checks": { "node": "failing" },
+            });
+            (StatusCode::SERVICE_UNAVAILABLE, body)
+        }
+    }
+}
+
+fn healthy(status: &Status, timestamp: &str) -> Value {
+    let mesh = if status.whole { "passing" } else { "warning" };
+    let certificate = match status.certificate_days_left {
+        Some(days) if days < CERTIFICATE_WARNING_DAYS => "warning",
+        _ => "passing",
+    };
+    let all_pass = mesh == "passing" && certificate == "passing";
+    json!({
+        "status": if all_pass { "healthy" } else { "degraded" },
+        "server": status.node,
+        "timestamp": timestamp,
+        "uptime": status.uptime_seconds,
+        "connected_agents": status.agents_online,
+        "checks": { "node": "passing", "mesh": mesh, "certificate": certificate },
+        "metrics": {
+            "links": status.links.len(),
+            "nodes": status.nodes.len(),
+            "nodes_reachable": status.nodes.iter().filter(|node| node.reachable).count(),
+            "agents_known": status.agents_known,
+            "certificate_days_left": status.certificate_days_left,
+            "uptime_seconds": status.uptime_seconds,
+        },
+    })
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    respond(status, "text/plain; charset=utf-8", body.to_owned())
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,223 @@
+//! The node's side of the Unix socket. Whoever may write to the socket's file (0660: its owner and group) is the
+//! operator; there is no other check.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
+
+use super::protocol::{self, Answer, Called, Invited, MAX_REQUEST, Pong, Renewed, Request, Revoked, within};
+use crate::identity::enrol::PublicNames;
+use crate::node::Handle;
+use crate::rt::queue;
+use crate::rt::tasks::Group;
+use crate::wire::frame::Method;
+use crate::wire::ids::{AgentName, NodeName};
+
+/// Connections at the same time.
+const MAX_CONNECTIONS: usize = 64;
+/// How long another node may take to tell its status.
+const STATUS_WITHIN: Duration = Duration::from_secs(5);
+/// Longest path of a socket that Linux and macOS both take, in bytes (`sun_path`, 104 with its final zero on macOS).
+const MAX_PATH: usize = 103;
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Somebody answers there.
+    #[error("{0}: a node is running here already; stop it, or give this one another [admin] socket")]
+    InUse(PathBuf),
+    /// Something else lies there.
+    #[error("{0} is not a socket; remove it, or set [admin] socket to another path")]
+    NotASocket(PathBuf),
+    /// The system's limit.
+    #[error(
+        "{0}: the path of a socket may have at most {MAX_PATH} bytes; set [admin] socket to a shorter one"
+    )]
+    TooLong(PathBuf),
+    /// Anything else.
+    #[error(
+        "{path}: {source}; the folder must exist and be writable for this user, or set [admin] socket to another path"
+    )]
+    Io {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What only the whole program can do; whoever runs the node answers.
+#[derive(Debug)]
+pub enum Ask {
+    /// See [`Request::Invite`].
+    Invite {
+        /// For the machine of this name.
+        name: NodeName,
+        /// For how long.
+        expires: Duration,
+        /// Where it finds the mesh.
+        addresses: Vec<String>,
+        /// Also if the name has certificates already.
+        again: bool,
+        /// Under which names clients may reach its edge; `None`: whichever it chooses.
+        public: Option<PublicNames>,
+        /// The ticket.
+        answer: oneshot::Sender<Result<Invited, String>>,
+    },
+    /// See [`Request::Revoke`].
+    Revoke {
+        /// A name, or a serial number.
+        whom: String,
+        /// Why.
+        reason: String,
+        /// The list that is now in force.
+        answer: oneshot::Sender<Result<Revoked, String>>,
+    },
+    /// See [`Request::Renew`].
+    Renew {
+        /// The new certificate.
+        answer: oneshot::Sender<Result<Renewed, String>>,
+    },
+    /// See [`Request::Attach`]: [`protocol::Attached`] is still to be answered, then the stream is a session's.
+    Attach {
+        /// Which agent; `<node>.cli` when absent.
+        agent: Option<AgentName>,
+        /// The connection.
+        stream: UnixStream,
+    },
+}
+
+/// Listens. A socket that nobody answers on is left over from a crash, and replaced.
+pub fn bind(path: &Path) -> Result<UnixListener, Error> {
+    if path.as_os_str().len() > MAX_PATH {
+        return Err(Error::TooLong(path.into()));
+    }
+    let failed = |source| Error::Io { path: path.into(), source };
+    if let Ok(metadata) = fs::symlink_metadata(path) {
+        if !metadata.file_type().is_socket() {
+            return Err(Error::NotASocket(path.into()));
+        }
+        match std::os::unix::net::UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                fs::remove_file(path).map_err(failed)?;
+            }
+            // A full backlog, or no permission: somebody is there.
+            _ => return Err(Error::InUse(path.into())),
+        }
+    } else if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    // Before this the usual umask lets nobody but the owner write, that is, connect.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Answers the command line until the node stops. What `node` cannot do goes to `asks`.
+pub async fn serve(listener: UnixListener, node: Handle, asks: queue::Sender<Ask>) {
+    let mut connections = Group::default();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, most likely: others will be closed.
+                tracing::warn!(%error, "the admin socket cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if connections.len() >= MAX_CONNECTIONS {
+            tracing::warn!(MAX_CONNECTIONS, "too many connections to the admin socket; one more was closed");
+            continue;
+        }
+        let (node, asks) = (node.clone(), asks.clone());
+        connections.spawn("admin.connection", async move {
+            if let Err(error) = connection(stream, &node, &asks).await {
+                tracing::debug!(%error, "a connection to the admin socket ended");
+            }
+        });
+    }
+}
+
+async fn connection(mut stream: UnixStream, node: &Handle, asks: &queue::Sender<Ask>) -> io::Result<()> {
+    loop {
+        let request = match protocol::read::<Request>(&mut stream, MAX_REQUEST).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(request)) => request,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let why = format!(
+                    "this node does not understand the request ({error}); use its own version of trishula"
+                );
+                return protocol::write(&mut stream, &Answer::Error(why)).await;
+            }
+            Err(error) => return Err(error),
+        };
+        if let Request::Attach { agent } = request {
+            // Nobody takes it: the node stops, and the client sees the connection end.
+            let _ = asks.send(Ask::Attach { agent, stream }).await;
+            return Ok(());
+        }
+        let answer = match answer(request, node, asks).await {
+            Ok(value) => Answer::Ok(value),
+            Err(why) => Answer::Error(why),
+        };
+        protocol::write(&mut stream, &answer).await?;
+    }
+}
+
+async fn answer(request: Request, node: &Handle, asks: &queue::Sender<Ask>) -> Result<Value, String> {
+    let why = |error: crate::node::CallError| error.to_string();
+    match request {
+        Request::Status { node: None } => json(&node.status().await.map_err(why)?),
+        Request::Status { node: Some(other) } => {
+            let called =
+                node.call(Some(other), Method::Status, Bytes::new(), STATUS_WITHIN).await.map_err(why)?;
+            serde_json::from_slice(&called.body).map_err(|e| format!("its answer can't be read: {e}"))
+        }
+        Request::Agents { namespace } => json(&node.agents(namespace).await.map_err(why)?),
+        Request::Ping { node: other, within_ms } => {
+            let called =
+                node.call(Some(other), Method::Ping, Bytes::new(), within(within_ms)).await.map_err(why)?;
+            json(&Pong { route: called.route, took_ms: called.took_ms })
+        }
+        Request::Call { to, method, body, within_ms } => {
+            let body = STANDARD.decode(body).map_err(|e| format!("body is not base64: {e}"))?;
+            let called = node.call(to, method, body.into(), within(within_ms)).await.map_err(why)?;
+            let body = STANDARD.encode(&called.body);
+            json(&Called { route: called.route, took_ms: called.took_ms, body })
+        }
+        Request::Invite { name, expires_ms, addresses, again, public } => {
+            let expires = Duration::from_millis(expires_ms);
+            json(&ask(asks, |answer| Ask::Invite { name, expires, addresses, again, public, answer }).await?)
+        }
+        Request::Revoke { whom, reason } => {
+            json(&ask(asks, |answer| Ask::Revoke { whom, reason, answer }).await?)
+        }
+        Request::Renew => json(&ask(asks, |answer| Ask::Renew { answer }).await?),
+        Request::Attach { .. } => Err("attach is answered by the session".into()),
+    }
+}
+
+async fn ask<T>(
+    asks: &queue::Sender<Ask>,
+    make: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Ask,
+) -> Result<T, String> {
+    let stopping = || "this node is stopping".to_owned();
+    let (answer, wait) = oneshot::channel();
+    asks.send(make(answer)).await.map_err(|_| stopping())?;
+    wait.await.map_err(|_| stopping())?
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Value, String> {
+    serde_json::to_value(value).map_err(|e| e.to_string())
+}

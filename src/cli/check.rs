@@ -1,0 +1,184 @@
+//! `trishula check`: everything that `run` needs, without running.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::cert::days;
+use super::common::{ConfigArg, now};
+use super::findings::{Findings, Level, shell};
+use super::layout;
+use crate::config::node::NodeConfig;
+use crate::identity::bundle::Bundle;
+use crate::identity::ca::Authority;
+use crate::identity::{Role, RoleKind};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  trishula check
+  trishula check --config ./trishula-mesh/agni/node.toml
+  trishula check --json | jq '.findings[] | select(.level != \"ok\")'
+
+Exit codes: 0 all is well, 1 something would keep the node from running, 64 the configuration itself is bad.")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let path = self.config.path();
+        let config = self.config.load()?;
+        let mut findings = Findings::default();
+        findings.ok("configuration", path.display().to_string());
+        identity(&config, &mut findings);
+        authority(&config, &mut findings);
+        data_folder(&config.node.data_dir, &mut findings);
+        // What the node itself has taken is not taken by somebody else.
+        if std::os::unix::net::UnixStream::connect(&config.admin.socket).is_ok() {
+            findings.ok("ports", "in use by this node, which is running");
+        } else {
+            ports(&config, &mut findings);
+        }
+        secrets(&path, &mut findings);
+        findings.tell(self.json, false)
+    }
+}
+
+fn identity(config: &NodeConfig, findings: &mut Findings) {
+    let dir = &config.identity.dir;
+    let bundle = match Bundle::load(dir, RoleKind::Node, now()) {
+        Ok(bundle) => bundle,
+        // The message itself says what to do.
+        Err(error) => return findings.bad(Level::Fault, "identity", error, ""),
+    };
+    if bundle.name.role != Role::Node(config.node.name.clone()) {
+        let found = format!(
+            "the certificate in {} is of {}, but [node] name is {}",
+            dir.display(),
+            bundle.name,
+            config.node.name
+        );
+        return findings.bad(
+            Level::Fault,
+            "identity",
+            found,
+            "set [identity] dir and [node] name to the same machine's",
+        );
+    }
+    let left = days(bundle.name.not_after);
+    match left {
+        30.. => findings.ok("identity", format!("{}, certificate good for {left} days", bundle.name)),
+        _ => findings.bad(
+            Level::Warning,
+            "identity",
+            format!("{}, certificate good for only {left} days", bundle.name),
+            "trishula cert renew",
+        ),
+    }
+}
+
+fn authority(config: &NodeConfig, findings: &mut Findings) {
+    let Some(ca_dir) = &config.identity.ca_dir else { return };
+    match Authority::load(ca_dir) {
+        Ok(authority) => findings
+            .ok("CA", format!("the key of mesh {:?} is here; keep a copy elsewhere", authority.mesh_name())),
+        Err(error) => findings.bad(Level::Fault, "CA", error, ""),
+    }
+}
+
+/// Tries it with a file in the folder, or, as it may be made later, in the nearest one above it that is there.
+fn data_folder(folder: &Path, findings: &mut Findings) {
+    let Some(there) = folder.ancestors().find(|path| path.exists() || path.is_symlink()) else { return };
+    let probe = there.join(format!(".trishula-check-{}", std::process::id()));
+    let tried = std::fs::write(&probe, b"check");
+    // Nothing is left behind; if it can't be removed, it was not written either.
+    let _ = std::fs::remove_file(&probe);
+    match tried {
+        Ok(()) if there == folder => findings.ok("data folder", format!("{} is writable", folder.display())),
+        Ok(()) => findings.ok("data folder", format!("{} will be made", folder.display())),
+        Err(error) => {
+            let shown = shell(folder);
+            let mend = match error.kind() {
+                ErrorKind::NotADirectory => {
+                    let file = shell(there);
+                    format!("mv {file} {file}.old, or set [node] data_dir to a folder")
+                }
+                _ => format!(
+                    "sudo mkdir -p {shown} && sudo chown trishula: {shown}, or set [node] data_dir to a folder that this user may write to"
+                ),
+            };
+            findings.bad(
+                Level::Fault,
+                "data folder",
+                format!("{} is not writable: {error}", folder.display()),
+                mend,
+            );
+        }
+    }
+}
+
+fn ports(config: &NodeConfig, findings: &mut Findings) {
+    let (mesh, http) = (config.mesh.listen, config.admin.http);
+    port("mesh", "UDP", mesh, UdpSocket::bind(mesh).err(), findings);
+    port("admin", "TCP", http, TcpListener::bind(http).err(), findings);
+}
+
+fn port(
+    section: &str,
+    protocol: &str,
+    address: SocketAddr,
+    error: Option<std::io::Error>,
+    findings: &mut Findings,
+) {
+    let what = format!("{protocol} {address}");
+    let key = if section == "mesh" { "[mesh] listen" } else { "[admin] http" };
+    let Some(error) = error else { return findings.ok(what, "free") };
+    let flag = if protocol == "UDP" { "-ulpn" } else { "-tlpn" };
+    let mend = match error.kind() {
+        ErrorKind::AddrInUse => format!(
+            "see who has it with: sudo ss {flag} 'sport = :{}', or set {key} to another port",
+            address.port()
+        ),
+        ErrorKind::PermissionDenied => format!(
+            "ports below 1024 need a right: sudo setcap cap_net_bind_service+ep $(which trishula), or set {key} to a higher port"
+        ),
+        ErrorKind::AddrNotAvailable => format!(
+            "this machine has no such address; see them with: ip address, and set {key} to one of them"
+        ),
+        _ => format!("set {key} to another address"),
+    };
+    let found = if error.kind() == ErrorKind::AddrInUse {
+        "in use by another program".to_owned()
+    } else {
+        error.to_string()
+    };
+    findings.bad(Level::Fault, what, found, mend);
+}
+
+/// Every file beside the configuration that holds a secret must be its owner's alone.
+fn secrets(config: &Path, findings: &mut Findings) {
+    let folder = config.parent().unwrap_or(Path::new("")).join(layout::SECRETS);
+    let Ok(entries) = std::fs::read_dir(&folder) else { return };
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let Ok(metadata) = std::fs::metadata(&path) else { continue };
+        let mode = metadata.permissions().mode() & 0o7777;
+        let what = format!("secret {}", path.display());
+        match mode & 0o077 {
+            0 => findings.ok(what, "for its owner only"),
+            _ => findings.bad(
+                Level::Fault,
+                what,
+                format!("mode {mode:04o} lets others open it"),
+                format!("chmod 600 {}", shell(&path)),
+            ),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What several commands share.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use time::OffsetDateTime;
+
+use crate::admin::client::Client;
+use crate::config::node::{NodeConfig, PeerSection, default_path};
+use crate::daemon::authority::{CaDesk, Neighbours};
+use crate::rt::{clock, platform};
+use crate::wire::ids::NodeName;
+
+/// Which configuration.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConfigArg {
+    /// The node's configuration [default: /etc/trishula/node.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl ConfigArg {
+    /// As given, or where it is by default.
+    pub fn path(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(default_path)
+    }
+
+    /// Reads it, with the environment over it.
+    pub fn load(&self) -> anyhow::Result<NodeConfig> {
+        self.load_with(Vec::new())
+    }
+
+    /// Reads it, with the environment and these flags over it.
+    pub fn load_with(&self, flags: Vec<(String, toml::Value)>) -> anyhow::Result<NodeConfig> {
+        Ok(NodeConfig::load(&self.path(), std::env::vars(), flags)?)
+    }
+}
+
+/// Which running node.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SocketArg {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// The running node's admin socket [default: the configuration's]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+impl SocketArg {
+    /// As given, or the configuration's; without a configuration, where it is by default.
+    pub fn path(&self) -> anyhow::Result<PathBuf> {
+        match &self.socket {
+            Some(socket) => Ok(socket.clone()),
+            None if self.config.config.is_none() && !self.config.path().exists() => {
+                Ok(platform::default_socket())
+            }
+            None => Ok(self.config.load()?.admin.socket),
+        }
+    }
+
+    /// Connects to the node.
+    pub async fn connect(&self) -> anyhow::Result<Client> {
+        Ok(Client::connect(&self.path()?).await?)
+    }
+}
+
+/// The CA's desk, on the machine that holds it; for commands that work while the node does not run.
+pub(crate) fn desk_of(config: &NodeConfig) -> anyhow::Result<Option<CaDesk>> {
+    let Some(ca_dir) = &config.identity.ca_dir else { return Ok(None) };
+    let neighbours = Neighbours { own: Some(config.node.name.clone()), peers: addresses_of(config) };
+    Ok(Some(CaDesk::open(ca_dir, &config.node.data_dir, Arc::default(), neighbours)?))
+}
+
+/// Where the mesh can be dialled, as far as a configuration knows: this node first.
+pub(crate) fn addresses_of(config: &NodeConfig) -> Vec<(NodeName, String)> {
+    let own = config.mesh.advertise.iter().map(|address| (config.node.name.clone(), address.to_string()));
+    let of_peer = |peer: &PeerSection| {
+        let name = peer.name.clone();
+        peer.addresses.iter().map(move |address| (name.clone(), address.to_string())).collect::<Vec<_>>()
+    };
+    own.chain(config.mesh.peers.iter().flat_map(of_peer)).collect()
+}
+
+/// The wall clock, as certificates want it.
+pub(crate) fn now() -> OffsetDateTime {
+    clock::wall().into()
+}
+
+/// Runs a command that waits for something.
+pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("the system gives no runtime")?.block_on(work)
+}
+
+/// Reads `90s`, `15m`, `1h`, `7d`, `250ms`.
+pub(crate) fn duration(given: &str) -> Result<Duration, String> {
+    let split = given.find(|c: char| !c.is_ascii_digit()).unwrap_or(given.len());
+    let (number, unit) = given.split_at(split);
+    let wrong =
+        || format!("{given:?} is not a duration; write a number with ms, s, m, h or d, such as 30s or 1h");
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let milliseconds = match unit {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        "d" => number.checked_mul(86_400_000),
+        _ => None,
+    };
+    match milliseconds {
+        Some(milliseconds) if milliseconds > 0 => Ok(Duration::from_millis(milliseconds)),
+        _ => Err(wrong()),
+    }
+}
+
+/// `3d 4h`, `12 s`: two units at most.
+pub(crate) fn human_seconds(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m {}s", seconds % 60),
+        (0, hours, minutes) => format!("{hours}h {minutes}m"),
+        (days, hours, _) => format!("{days}d {hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit() {
+        // covers B19
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        for bad in ["", "5", "s", "0s", "1w", "-1s", "99999999999999999999d", "99999999999999999d"] {
+            assert!(duration(bad).is_err_and(|why| why.contains("30s")), "{bad}");
+        }
+        assert_eq!(human_seconds(59), "59s");
+        assert_eq!(human_seconds(3 * 86_400 + 4 * 3600 + 5), "3d 4h");
+    }
+}

@@ -1,0 +1,135 @@
+//! The command line: one file a command; [`print`] alone writes to the terminal.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 64 bad configuration.
+
+mod agents;
+mod cert;
+mod check;
+mod common;
+mod findings;
+mod init;
+mod invite;
+mod join;
+mod layout;
+mod listen;
+mod ping;
+pub mod print;
+mod request;
+mod run;
+mod send;
+mod status;
+mod talk;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The program's exit codes; 0 is success, and 2 (wrong usage) is clap's.
+const FAILED: u8 = 1;
+const BAD_CONFIGURATION: u8 = 64;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "trishula",
+    version,
+    about = "A message mesh for a handful of machines and the agents that live on them",
+    after_help = EXAMPLES,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  trishula init                             make a mesh of three machines, one folder each
+  trishula run --config /etc/trishula/node.toml
+  trishula status                           is the mesh whole?
+  trishula request agni.planner '{\"job\":\"report\"}'
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 64 bad configuration.
+Configuration: flags win over TRISHULA_<SECTION>_<KEY> in the environment, and that over the file.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run this machine's node until it is told to stop
+    Run(run::Args),
+    /// Make a new mesh: its CA, and a folder with all that each machine needs
+    Init(init::Args),
+    /// Make a ticket with which one more machine may join
+    Invite(invite::Args),
+    /// Join a mesh with a ticket
+    Join(join::Args),
+    /// Show, check, renew, revoke and issue certificates
+    #[command(subcommand)]
+    Cert(cert::Command),
+    /// Check everything that `run` needs, without running
+    Check(check::Args),
+    /// Tokens with which clients come in at an edge
+    Token(token::Args),
+    /// Send one message
+    Send(send::Args),
+    /// Show messages as they come in
+    Listen(listen::Args),
+    /// Send a COMMAND, wait for its RESULT and print it
+    Request(request::Args),
+    /// Measure the way to an agent or a node
+    Ping(ping::Args),
+    /// Show how this node and the mesh stand
+    Status(status::Args),
+    /// Show the agents that the mesh knows
+    Agents(agents::Args),
+}
+
+/// It did not work, and why was said already.
+#[derive(Debug, thiserror::Error)]
+#[error("see above")]
+pub(crate) struct Said;
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to stdout and an error to stderr; a reader that has gone needs neither.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FAILED));
+        }
+    };
+    match cli.command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<print::ReaderGone>() => ExitCode::SUCCESS,
+        Err(error) if error.is::<Said>() => ExitCode::from(FAILED),
+        Err(error) => {
+            print::error(&error);
+            ExitCode::from(code_of(&error))
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<()> {
+        match self {
+            Command::Run(args) => args.run(),
+            Command::Init(args) => args.run(),
+            Command::Invite(args) => args.run(),
+            Command::Join(args) => args.run(),
+            Command::Cert(command) => command.run(),
+            Command::Check(args) => args.run(),
+            Command::Token(args) => args.run(),
+            Command::Send(args) => args.run(),
+            Command::Listen(args) => args.run(),
+            Command::Request(args) => args.run(),
+            Command::Ping(args) => args.run(),
+            Command::Status(args) => args.run(),
+            Command::Agents(args) => args.run(),
+        }
+    }
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    let bad = error.chain().any(|cause| cause.is::<crate::config::Error>());
+    if bad { BAD_CONFIGURATION } else { FAILED }
+}

@@ -1,0 +1,96 @@
+//! `trishula status`: how this node and the mesh stand.
+
+use super::common::{SocketArg, block_on, human_seconds};
+use super::print;
+use crate::admin::protocol::Request;
+use crate::node::status::{LinkStatus, NodeStatus, Status};
+use crate::wire::ids::NodeName;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  trishula status
+  trishula status --node agni           as agni sees it, asked through the mesh
+  trishula status --json | jq .whole    for scripts: is every node in reach?")]
+pub(crate) struct Args {
+    /// Ask this node instead, through the mesh
+    #[arg(long, value_name = "NAME")]
+    node: Option<NodeName>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    socket: SocketArg,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let status: Status = block_on(async {
+            let mut node = self.socket.connect().await?;
+            let what = format!("waiting for {}", self.node.as_ref().map_or("the node", NodeName::as_str));
+            Ok(print::progress(&what, node.ask(&Request::Status { node: self.node.clone() })).await?)
+        })?;
+        if self.json { print::json(&status) } else { show(&status) }
+    }
+}
+
+fn show(status: &Status) -> anyhow::Result<()> {
+    let whole = if status.whole { "the mesh is whole" } else { "THE MESH IS NOT WHOLE" };
+    print::line(&format!(
+        "{} ({}, up {}): {whole}; {} agents connected, {} known",
+        status.node,
+        status.software,
+        human_seconds(status.uptime_seconds),
+        status.agents_online,
+        status.agents_known
+    ))?;
+    if let Some(days) = status.certificate_days_left.filter(|days| *days < 30) {
+        print::line(&format!("The certificate ends in {days} days; renew it with: trishula cert renew"))?;
+    }
+    print::line("")?;
+    let rows: Vec<_> = status.nodes.iter().map(|node| node_row(node, &status.node)).collect();
+    print::table(&["node", "reach", "way", "round trip", "agents", ""], &rows)?;
+    if !status.links.is_empty() {
+        print::line("")?;
+        let rows: Vec<_> = status.links.iter().map(link_row).collect();
+        print::table(&["link", "role", "by", "address", "dialled", "round trip", "up", "sessions"], &rows)?;
+    }
+    Ok(())
+}
+
+fn node_row(node: &NodeStatus, own: &NodeName) -> Vec<String> {
+    let way = match &node.next_hop {
+        _ if node.node == *own => "this node".into(),
+        Some(hop) if *hop == node.node => "direct".into(),
+        Some(hop) => format!("by {hop}"),
+        None => "none: is it running? is its address right?".into(),
+    };
+    let reach = if node.reachable { "yes" } else { "NO" };
+    let ca = if node.holds_ca { "holds the CA" } else { "" };
+    vec![
+        node.node.to_string(),
+        reach.into(),
+        way,
+        milliseconds(node.rtt_ms),
+        node.agents_online.to_string(),
+        ca.into(),
+    ]
+}
+
+fn link_row(link: &LinkStatus) -> Vec<String> {
+    let dialled = if link.dialled { "by us" } else { "by them" };
+    vec![
+        link.peer.to_string(),
+        link.role.clone(),
+        link.carrier.clone(),
+        link.remote.clone(),
+        dialled.into(),
+        milliseconds(link.rtt_ms),
+        human_seconds(link.up_seconds),
+        link.sessions.to_string(),
+    ]
+}
+
+fn milliseconds(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".into(), |ms| format!("{ms:.2} ms"))
+}

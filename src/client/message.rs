@@ -1,0 +1,164 @@
+//! What a client sends and gets.
+
+use bytes::Bytes;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::Error;
+use crate::wire::client::MESH;
+use crate::wire::envelope::Kind;
+
+/// A message as it arrived, from an agent or from `mesh`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Message {
+    /// COMMAND, RESULT … or a control type of the mesh's.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Who sent it.
+    pub from: String,
+    /// To whom.
+    #[serde(default)]
+    pub to: String,
+    /// What the sender calls it.
+    #[serde(default)]
+    pub id: String,
+    /// Milliseconds since the epoch, by the sender's clock.
+    #[serde(default)]
+    pub timestamp: f64,
+    /// 1 to 5.
+    #[serde(default = "default_priority")]
+    pub priority: u8,
+    /// The message that it answers.
+    #[serde(default)]
+    pub reply_to: Option<String>,
+    /// JSON, as it was written.
+    #[serde(default = "null")]
+    pub payload: Box<RawValue>,
+}
+
+fn default_priority() -> u8 {
+    3
+}
+
+fn null() -> Box<RawValue> {
+    RawValue::NULL.to_owned()
+}
+
+impl Message {
+    pub(super) fn parse(frame: &[u8]) -> Result<Message, Error> {
+        serde_json::from_slice(frame).map_err(|e| Error::Malformed(e.to_string()))
+    }
+
+    /// Whether the mesh itself speaks.
+    pub fn is_from_mesh(&self) -> bool {
+        self.from == MESH
+    }
+
+    /// Whether it is of this type.
+    pub fn is(&self, kind: Kind) -> bool {
+        Kind::parse(&self.kind) == Some(kind)
+    }
+
+    /// The payload as a type of the caller's.
+    pub fn read<T: for<'de> Deserialize<'de>>(&self) -> Result<T, Error> {
+        serde_json::from_str(self.payload.get())
+            .map_err(|e| Error::Malformed(format!("payload of {}: {e}", self.kind)))
+    }
+}
+
+/// A message to send.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outgoing {
+    /// COMMAND, RESULT …
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// An agent, `namespace/agent` or `broadcast`.
+    pub to: String,
+    /// Unique for the sender; a resend carries the same.
+    pub id: String,
+    /// Any JSON.
+    pub payload: Value,
+    /// 1 (most urgent) to 5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u8>,
+    /// The message that this one answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<String>,
+    /// The last state to be told of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<String>,
+    /// Milliseconds that it may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+}
+
+impl Outgoing {
+    /// A message of any kind, with a new id.
+    pub fn new(kind: Kind, to: &str, payload: Value) -> Outgoing {
+        Outgoing {
+            kind: kind.as_str(),
+            to: to.to_owned(),
+            id: new_id(),
+            payload,
+            priority: None,
+            reply_to: None,
+            receipt: None,
+            ttl_ms: None,
+        }
+    }
+
+    /// A COMMAND.
+    pub fn command(to: &str, payload: Value) -> Outgoing {
+        Outgoing::new(Kind::Command, to, payload)
+    }
+
+    /// The RESULT that answers a message.
+    pub fn result(of: &Message, payload: Value) -> Outgoing {
+        Outgoing { reply_to: Some(of.id.clone()), ..Outgoing::new(Kind::Result, &of.from, payload) }
+    }
+
+    pub(super) fn to_frame(&self) -> Result<Bytes, Error> {
+        serde_json::to_vec(self).map(Bytes::from).map_err(|e| Error::Malformed(e.to_string()))
+    }
+}
+
+/// 128 random bits: no two clients choose the same.
+pub(super) fn new_id() -> String {
+    format!("{:032x}", rand::rng().random::<u128>())
+}
+
+/// Payload of REGISTERED.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Registered {
+    /// Who the session is.
+    pub agent: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The node that serves it.
+    pub node: String,
+    /// The session's name in logs.
+    pub session: String,
+}
+
+/// One agent of the namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Agent {
+    /// Its name.
+    pub agent: String,
+    /// Whether it is connected.
+    pub online: bool,
+    /// Where it registered last.
+    pub node: String,
+    /// What it can.
+    pub capabilities: Vec<String>,
+}
+
+pub(super) fn agents(answer: &Message) -> Result<Vec<Agent>, Error> {
+    #[derive(Deserialize)]
+    struct List {
+        agents: Vec<Agent>,
+    }
+    Ok(answer.read::<List>()?.agents)
+}

@@ -1,0 +1,260 @@
+//! The client of native agents, of the command line and of tests: it registers, sends, asks and listens, and
+//! comes back by itself.
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # use trishula::client::{Client, Options};
+//! # async fn example(io: tokio::net::UnixStream) -> Result<(), trishula::client::Error> {
+//! let client = Client::over(io, Options::default()).await?;
+//! let result = client.request("agni", serde_json::json!({"run": "uptime"}), Duration::from_secs(5)).await?;
+//! println!("{}", result.payload);
+//! # Ok(()) }
+//! ```
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | this one | what a program may do with a client |
+//! | [`connect`] | how it reaches its node, and reaches it again |
+//! | [`message`] | what it sends and gets |
+//! | [`task`] | the task that owns the connection |
+
+mod connect;
+mod message;
+mod task;
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+
+pub use connect::{Connect, Connection, Quic};
+pub use message::{Agent, Message, Outgoing, Registered};
+use task::{Command, Task, Wanted};
+
+use crate::rt::{queue, tasks};
+use crate::wire::client::ErrorPayload;
+use crate::wire::close::CloseCode;
+use crate::wire::ids::AgentName;
+
+/// Messages that may wait for a listener; more are dropped, and counted.
+const INBOX: usize = 1024;
+/// Frames that may wait to be sent.
+const COMMANDS: usize = 256;
+
+/// Why a client could not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// No connection came about.
+    #[error("the node can't be reached: {0}")]
+    Unreachable(String),
+    /// The mesh refused, with its code and what to do.
+    #[error("{message} ({code}); {hint}")]
+    Refused {
+        /// As in the protocol's table.
+        code: String,
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        hint: String,
+        /// Whether the same may succeed later.
+        retry: bool,
+    },
+    /// The connection broke before the answer came; whether the message arrived is not known.
+    #[error("the connection broke before the answer came; whether the message arrived is not known")]
+    Disconnected,
+    /// No answer in time.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    /// The session was ended for good.
+    #[error("the session was ended: {reason}")]
+    Ended {
+        /// The close code, where the carrier transmits it.
+        code: Option<u16>,
+        /// In the node's words.
+        reason: String,
+    },
+    /// What came is not of the protocol.
+    #[error("the node's answer can't be read: {0}")]
+    Malformed(String),
+}
+
+impl From<ErrorPayload> for Error {
+    fn from(error: ErrorPayload) -> Error {
+        let ErrorPayload { code, message, hint, retry, .. } = error;
+        Error::Refused { code, message, hint, retry }
+    }
+}
+
+/// How a client registers.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// As whom; the identity's own name when absent.
+    pub agent: Option<AgentName>,
+    /// What the agent can.
+    pub capabilities: Vec<String>,
+    /// Shares the agent's messages with its other sessions.
+    pub shared: bool,
+}
+
+/// A registered session that comes back by itself. Dropping it cuts the connection; [`Client::close`] ends it
+/// in good order.
+#[derive(Debug)]
+pub struct Client {
+    commands: queue::Sender<Command>,
+    inbox: queue::Receiver<Message>,
+    registered: Registered,
+    task: tasks::Task,
+}
+
+/// A client's sending half; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    commands: queue::Sender<Command>,
+}
+
+impl Client {
+    /// Connects and registers, and does both again whenever the connection breaks.
+    pub async fn connect(mut how: impl Connect, options: Options) -> Result<Client, Error> {
+        let connection = how.connect().await?;
+        Client::start(connection, Box::new(how), options).await
+    }
+
+    /// Takes a connection that was made already; when it breaks, the client ends.
+    pub async fn over<S>(io: S, options: Options) -> Result<Client, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        Client::start(Connection::over(io), Box::new(connect::Never), options).await
+    }
+
+    async fn start(
+        connection: Connection,
+        how: Box<dyn connect::Reconnect>,
+        options: Options,
+    ) -> Result<Client, Error> {
+        let (commands, waiting) = queue::bounded("client.commands", COMMANDS);
+        let (arrived, inbox) = queue::bounded("client.inbox", INBOX);
+        let mut task = Task::new(how, options, waiting, arrived);
+        let registered = task.register(connection).await?;
+        let task = tasks::spawn("client", task.run());
+        Ok(Client { commands, inbox, registered, task })
+    }
+
+    /// As whom and where the client registered first.
+    pub fn registered(&self) -> &Registered {
+        &self.registered
+    }
+
+    /// The next message that is no answer to a request; `None`: the client has ended for good.
+    pub async fn next(&mut self) -> Option<Message> {
+        self.inbox.recv().await
+    }
+
+    /// Ends the session once all that was sent is out.
+    pub async fn close(self) {
+        let Client { commands, inbox, task, .. } = self;
+        // Nobody listens any more; a full inbox must not be in the way.
+        drop(inbox);
+        // A task that has ended already has nothing to close.
+        let _ = commands.send(Command::Close).await;
+        task.join().await;
+    }
+
+    /// A half to send from other tasks with.
+    pub fn sender(&self) -> Sender {
+        Sender { commands: self.commands.clone() }
+    }
+
+    /// See [`Sender::send`].
+    pub async fn send(&self, message: Outgoing) -> Result<(), Error> {
+        self.sender().send(message).await
+    }
+
+    /// See [`Sender::confirmed`].
+    pub async fn confirmed(&self, message: Outgoing, within: Duration) -> Result<Message, Error> {
+        self.sender().confirmed(message, within).await
+    }
+
+    /// See [`Sender::request`].
+    pub async fn request(&self, to: &str, payload: Value, within: Duration) -> Result<Message, Error> {
+        self.sender().request(to, payload, within).await
+    }
+
+    /// See [`Sender::agents`].
+    pub async fn agents(&self, within: Duration) -> Result<Vec<Agent>, Error> {
+        self.sender().agents(within).await
+    }
+}
+
+impl Sender {
+    /// Sends; returns when the message is on its way to the node. A refusal arrives as a message from `mesh`.
+    pub async fn send(&self, message: Outgoing) -> Result<(), Error> {
+        let (sent, wait) = oneshot::channel();
+        self.command(Command::Send(message.to_frame()?, sent)).await?;
+        wait.await.map_err(|_| ended())?
+    }
+
+    /// Sends, and waits until the message was written to a socket of the recipient. Answers the receipt.
+    pub async fn confirmed(&self, message: Outgoing, within: Duration) -> Result<Message, Error> {
+        let message = Outgoing { receipt: Some("delivered".into()), ..message };
+        self.ask(message.to_frame()?, message.id.to_string(), Wanted::Receipt, within).await
+    }
+
+    /// Sends a COMMAND, and waits for the RESULT that answers it. An ERROR of the recipient is answered like
+    /// a RESULT: its type tells.
+    pub async fn request(&self, to: &str, payload: Value, within: Duration) -> Result<Message, Error> {
+        self.request_with(Outgoing::command(to, payload), within).await
+    }
+
+    /// The same, with a message of the caller's making.
+    pub async fn request_with(&self, message: Outgoing, within: Duration) -> Result<Message, Error> {
+        self.ask(message.to_frame()?, message.id.to_string(), Wanted::Answer, within).await
+    }
+
+    /// The agents of the client's namespace.
+    pub async fn agents(&self, within: Duration) -> Result<Vec<Agent>, Error> {
+        let id = message::new_id();
+        let frame = serde_json::json!({"type": "AGENTS", "id": id}).to_string();
+        let answer = self.ask(frame.into(), id, Wanted::Agents, within).await?;
+        message::agents(&answer)
+    }
+
+    async fn ask(
+        &self,
+        frame: bytes::Bytes,
+        id: String,
+        wanted: Wanted,
+        within: Duration,
+    ) -> Result<Message, Error> {
+        let (answer, wait) = oneshot::channel();
+        let asked = async {
+            self.command(Command::Ask { frame, id: id.clone(), wanted, answer }).await?;
+            wait.await.map_err(|_| ended())?
+        };
+        match tokio::time::timeout(within, asked).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                // The task forgets what nobody waits for; should its queue be full, it does so later.
+                let _ = self.commands.try_send(Command::Forget(id));
+                Err(Error::TimedOut(within))
+            }
+        }
+    }
+
+    async fn command(&self, command: Command) -> Result<(), Error> {
+        self.commands.send(command).await.map_err(|_| ended())
+    }
+}
+
+fn ended() -> Error {
+    Error::Ended { code: None, reason: "the client has ended".into() }
+}
+
+/// Whether a client that was closed with this code should come back unchanged (docs/protocol.md).
+fn comes_back(code: u16) -> bool {
+    code < 4400 && code != CloseCode::Protocol.number()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+//! The whole of `node.toml`. `deploy/node.toml` is the same with a comment on every key; a test reads it.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::address::{HostPort, listen};
+use super::{Error, load, resolve};
+use crate::rt::platform;
+use crate::wire::ids::NodeName;
+
+/// The file's name within a configuration folder.
+pub const FILE: &str = "node.toml";
+/// UDP port of a node.
+pub const DEFAULT_PORT: u16 = 8766;
+/// TCP port of a node's health and metrics, on loopback.
+pub const DEFAULT_HTTP_PORT: u16 = 9089;
+
+/// Everything a node is told.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Who it is.
+    pub node: NodeSection,
+    /// Its certificates.
+    #[serde(default)]
+    pub identity: IdentitySection,
+    /// Its links to other nodes.
+    #[serde(default)]
+    pub mesh: MeshSection,
+    /// The command line's way in, health and metrics.
+    #[serde(default)]
+    pub admin: AdminSection,
+    /// Entrances for clients.
+    #[serde(default)]
+    pub gateway: GatewaySection,
+    /// Its log.
+    #[serde(default)]
+    pub log: LogSection,
+}
+
+/// `[node]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeSection {
+    /// As in its certificate.
+    pub name: NodeName,
+    /// What it must not forget; writable, on a local disk.
+    #[serde(default = "platform::default_data_dir")]
+    pub data_dir: PathBuf,
+}
+
+/// `[identity]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IdentitySection {
+    /// The folder with `ca.pem`, `link.pem` and `link.key`.
+    pub dir: PathBuf,
+    /// The folder with the CA's key; only on the machine that holds it.
+    pub ca_dir: Option<PathBuf>,
+    /// The folder of this machine's edge, whose link certificate the node renews along with its own.
+    pub edge_dir: Option<PathBuf>,
+}
+
+/// `[mesh]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MeshSection {
+    /// UDP address to listen on.
+    #[serde(deserialize_with = "listen")]
+    pub listen: SocketAddr,
+    /// Where others can dial this node; empty: it dials out only.
+    pub advertise: Vec<HostPort>,
+    /// Milliseconds between signs of life on a link.
+    #[serde(deserialize_with = "heartbeat")]
+    pub heartbeat_ms: u64,
+    /// Nodes to dial from the start; others are learnt from them.
+    pub peers: Vec<PeerSection>,
+}
+
+/// `[[mesh.peers]]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerSection {
+    /// As in its certificate.
+    pub name: NodeName,
+    /// Where it can be dialled; tried in this order. Empty: it dials us.
+    #[serde(default)]
+    pub addresses: Vec<HostPort>,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminSection {
+    /// The Unix socket that the command line asks.
+    pub socket: PathBuf,
+    /// TCP address of `/health` and `/metrics`.
+    #[serde(deserialize_with = "listen")]
+    pub http: SocketAddr,
+}
+
+/// `[gateway]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewaySection {
+    /// Whether agents with a certificate of their own may come in over QUIC.
+    pub native: bool,
+    /// The Unix socket on which this machine's edge comes in.
+    pub edge_socket: PathBuf,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSection {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,trishula::mesh=debug`.
+    #[serde(deserialize_with = "level")]
+    pub level: String,
+    /// How a line is written.
+    pub format: LogFormat,
+}
+
+/// How a line of the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for IdentitySection {
+    fn default() -> Self {
+        Self { dir: platform::default_config_dir().join("identity"), ca_dir: None, edge_dir: None }
+    }
+}
+
+impl Default for MeshSection {
+    fn default() -> Self {
+        Self {
+            listen: (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into(),
+            advertise: Vec::new(),
+            heartbeat_ms: 1000,
+            peers: Vec::new(),
+        }
+    }
+}
+
+impl Default for AdminSection {
+    fn default() -> Self {
+        Self { socket: platform::default_socket(), http: (Ipv4Addr::LOCALHOST, DEFAULT_HTTP_PORT).into() }
+    }
+}
+
+impl Default for GatewaySection {
+    fn default() -> Self {
+        Self { native: true, edge_socket: platform::default_edge_socket() }
+    }
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
+
+/// Where `node.toml` is unless told otherwise.
+pub fn default_path() -> PathBuf {
+    platform::default_config_dir().join(FILE)
+}
+
+impl NodeConfig {
+    /// Reads a node's configuration and checks that its values go together. Relative paths in it count from the
+    /// file's own folder.
+    ///
+    /// # Errors
+    ///
+    /// See [`load`].
+    pub fn load(
+        path: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+        overrides: Vec<(String, toml::Value)>,
+    ) -> Result<NodeConfig, Error> {
+        let mut config: NodeConfig = load(path, environment, overrides)?;
+        config.check().map_err(|(key, why)| Error::Together { path: path.into(), key, why })?;
+        let NodeConfig { node, identity, admin, gateway, .. } = &mut config;
+        let paths = [&mut node.data_dir, &mut identity.dir, &mut admin.socket, &mut gateway.edge_socket];
+        let optional = identity.ca_dir.iter_mut().chain(&mut identity.edge_dir);
+        paths.into_iter().chain(optional).for_each(|each| resolve(path, each));
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), (String, String)> {
+        let mut seen = BTreeSet::new();
+        for (n, peer) in self.mesh.peers.iter().enumerate() {
+            let key = format!("mesh.peers[{n}].name");
+            if peer.name == self.node.name {
+                return Err((key, format!("{} is this node itself; remove that peer", peer.name)));
+            }
+            if !seen.insert(&peer.name) {
+                return Err((key, format!("{} is there twice; put its addresses into one list", peer.name)));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn heartbeat<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let given = u64::deserialize(from)?;
+    if (100..=60_000).contains(&given) {
+        return Ok(given);
+    }
+    Err(de::Error::custom(format!("{given} is not from 100 to 60000 milliseconds")))
+}
+
+/// For serde: checks that a text can be a log filter.
+pub fn level<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    // A bare word that is no level would be taken for the name of a module, and silence everything else.
+    let is_level = |word: &str| {
+        let word = word.trim().to_ascii_lowercase();
+        ["off", "error", "warn", "info", "debug", "trace"].contains(&word.as_str())
+    };
+    let given = String::deserialize(from)?;
+    let is_directive = |part: &str| part.split_once('=').map_or_else(|| is_level(part), |(_, l)| is_level(l));
+    if given.split(',').all(is_directive) && given.parse::<tracing_subscriber::filter::Targets>().is_ok() {
+        return Ok(given);
+    }
+    Err(de::Error::custom(format!(
+        "{given:?} is not a log level; allowed are off, error, warn, info, debug, trace, or a list such as \"info,trishula::mesh=debug\""
+    )))
+}

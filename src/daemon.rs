@@ -1,0 +1,329 @@
+//! The node as a process: everything in the right order, once.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `accept` | who comes in on the UDP port |
+//! | `peers` | a dialler for every node that there is an address of |
+//! | `asks` | what the command line asks that the node task alone can't do |
+//! | `renew` | this machine's certificates, renewed in time |
+//! | [`authority`] | the desk of the CA, on the machine that holds it |
+//!
+//! The order: read and check all that lies on disk, bind every port, then start. Whatever is wrong is said
+//! before the first frame leaves.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::admin;
+use crate::config::node::NodeConfig;
+use crate::gateway::hub::{self, HubHandle};
+use crate::identity::bundle::{Bundle, REVOKED};
+use crate::identity::revocation::Revocations;
+use crate::identity::{self, RoleKind, tls};
+use crate::link::memory::{self, End};
+use crate::link::quic;
+use crate::link::{self, Local, Peer, unix};
+use crate::mesh;
+use crate::node::{self, Disk, Started};
+use crate::rt::{clock, queue, sdnotify, signals, tasks};
+use crate::store;
+use crate::wire::frame::{Hello, OLDEST_VERSION, VERSION};
+use crate::wire::ids::{Incarnation, LinkId, NodeName};
+
+mod accept;
+mod asks;
+pub mod authority;
+mod peers;
+mod register;
+mod renew;
+
+use authority::{CaDesk, Neighbours};
+
+/// Questions for the holder of the CA that may wait.
+const DESK_QUEUE: usize = 64;
+/// How long peers and clients may take to notice that the node stops.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why the node does not run. Nothing was sent.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Certificates, keys, the CA.
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
+    /// The certificate names another machine than the configuration.
+    #[error(
+        "{folder}: the certificate names {found}, the configuration says [node] name = \"{configured}\"; give this node its own identity folder"
+    )]
+    OtherName {
+        /// The identity's folder.
+        folder: String,
+        /// As in the certificate.
+        found: String,
+        /// As in the configuration.
+        configured: NodeName,
+    },
+    /// The data folder.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A port is taken, or not allowed.
+    #[error("{what} {address}: {why}{hint}", hint = port_hint(.why))]
+    Bind {
+        /// `[mesh] listen`, `[admin] http`.
+        what: &'static str,
+        /// Which address.
+        address: SocketAddr,
+        /// What the system said.
+        why: std::io::Error,
+    },
+    /// The admin socket.
+    #[error(transparent)]
+    Socket(#[from] admin::socket::Error),
+    /// The holder's desk.
+    #[error(transparent)]
+    Desk(#[from] authority::Error),
+}
+
+fn port_hint(why: &std::io::Error) -> &'static str {
+    match why.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "; another process has this port: stop it (ss -lunp shows which), or set another one"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE, as the systemd unit gives it"
+        }
+        std::io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+        _ => "",
+    }
+}
+
+/// What runs under this name, for people.
+pub fn software() -> String {
+    format!("trishula/{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Runs the node until it is told to stop by SIGTERM or SIGINT.
+pub async fn run(config: NodeConfig) -> Result<(), Error> {
+    let ready = Ready::load(config)?;
+    let running = ready.start().await?;
+    sdnotify::ready();
+    let why = signals::stop_requested().await;
+    tracing::info!(why, "stopping");
+    sdnotify::stopping();
+    running.stop().await;
+    Ok(())
+}
+
+/// Everything that was read and bound; nothing runs yet.
+struct Ready {
+    config: NodeConfig,
+    bundle: Bundle,
+    identity: tls::Identity,
+    store: store::Opened,
+    desk: Option<CaDesk>,
+    endpoint: quinn::Endpoint,
+    http: std::net::TcpListener,
+    socket: UnixListener,
+    edge_socket: UnixListener,
+}
+
+impl Ready {
+    fn load(config: NodeConfig) -> Result<Ready, Error> {
+        let now = clock::wall().into();
+        let folder = &config.identity.dir;
+        let bundle = Bundle::load(folder, RoleKind::Node, now)?;
+        if bundle.name.role != identity::Role::Node(config.node.name.clone()) {
+            return Err(Error::OtherName {
+                folder: folder.display().to_string(),
+                found: bundle.name.role.uri(),
+                configured: config.node.name.clone(),
+            });
+        }
+        let revocations = Arc::new(Revocations::new(bundle.revoked.clone()));
+        let identity = tls::Identity::new(&bundle, revocations.clone(), tls_clock())?;
+        let store = store::open(&config.node.data_dir, clock::wall_ms())?;
+        let desk = config.identity.ca_dir.as_ref().map(|ca_dir| {
+            CaDesk::open(ca_dir, &config.node.data_dir, revocations.clone(), neighbours(&config))
+        });
+        let desk = desk.transpose()?;
+        let endpoint = bind_quic(&identity, config.mesh.listen)?;
+        let http = bind_tcp("[admin] http", config.admin.http)?;
+        let socket = admin::socket::bind(&config.admin.socket)?;
+        let edge_socket = admin::socket::bind(&config.gateway.edge_socket)?;
+        Ok(Ready { config, bundle, identity, store, desk, endpoint, http, socket, edge_socket })
+    }
+
+    async fn start(self) -> Result<Running, Error> {
+        let me = self.config.node.name.clone();
+        let incarnation = self.store.incarnation;
+        let (desk_in, desk_questions) = queue::bounded("daemon.desk", DESK_QUEUE);
+        let started = node::start(node::Settings {
+            mesh: mesh_config(&self.config, incarnation),
+            agents: self.store.agents,
+            disk: Disk::Store(self.store.jobs, self.store.done),
+            trust: self.identity.trust().clone(),
+            revocations_file: Some(self.bundle.folder.join(REVOKED)),
+            desk: self.desk.is_some().then_some(desk_in),
+            software: software(),
+        });
+        let Started { handle, connected, addresses, task } = started;
+        let mut running =
+            Running { node: handle.clone(), endpoint: self.endpoint.clone(), tasks: vec![task] };
+
+        let (hub, hub_task, joined) = gateway_in_memory(&me, incarnation, &handle);
+        running.tasks.extend([hub_task, joined]);
+        let local = Local::new(hello(&me, incarnation), self.identity.clone(), handle.links());
+        let native = self.config.gateway.native.then(|| hub.clone());
+        let accept = accept::Accept {
+            endpoint: self.endpoint.clone(),
+            local: local.clone(),
+            hub: native,
+            node: handle.clone(),
+        };
+        running.tasks.push(accept.start());
+        running.tasks.push(unix::serve(self.edge_socket, local.clone()));
+        let peers = peers::Peers {
+            configured: configured_peers(&self.config),
+            heard: addresses,
+            connected,
+            local,
+            endpoint: self.endpoint,
+            me: me.clone(),
+        };
+        running.tasks.push(peers.start());
+
+        let renewer = renew::Renewer::new(&self.config, self.identity, handle.clone());
+        let (asks_in, asked) = queue::bounded("daemon.asks", DESK_QUEUE);
+        let asks = asks::Asks { node: handle.clone(), hub, renewer: renewer.handle(), me };
+        running.tasks.push(renewer.start());
+        running.tasks.push(asks.start(self.desk, desk_questions, asked));
+        let socket = self.socket;
+        let http = listener(self.http, self.config.admin.http)?;
+        let (for_socket, for_http) = (handle.clone(), handle);
+        running.tasks.push(tasks::spawn("admin.socket", async move {
+            admin::socket::serve(socket, for_socket, asks_in).await;
+        }));
+        running
+            .tasks
+            .push(tasks::spawn("admin.http", async move { admin::http::serve(http, for_http).await }));
+        running.tasks.push(tasks::spawn("daemon.watchdog", sdnotify::watchdog()));
+        Ok(running)
+    }
+}
+
+/// A node that runs.
+struct Running {
+    node: node::Handle,
+    endpoint: quinn::Endpoint,
+    tasks: Vec<tasks::Task>,
+}
+
+impl Running {
+    /// Peers are told first, so that they use other ways before this node is gone.
+    async fn stop(self) {
+        let all = async {
+            self.node.stop().await;
+            // Links drain what is queued; the endpoint is idle once every peer has acknowledged the close.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            self.endpoint.close(0u32.into(), b"this node is stopping");
+            self.endpoint.wait_idle().await;
+        };
+        if tokio::time::timeout(STOP_WITHIN, all).await.is_err() {
+            tracing::warn!("some peers did not take notice of the stop in time");
+        }
+        drop(self.tasks);
+    }
+}
+
+fn tls_clock() -> tls::Clock {
+    Arc::new(rustls::time_provider::DefaultTimeProvider)
+}
+
+fn mesh_config(config: &NodeConfig, incarnation: Incarnation) -> mesh::Config {
+    let heartbeat = Duration::from_millis(config.mesh.heartbeat_ms);
+    mesh::Config {
+        holds_ca: config.identity.ca_dir.is_some(),
+        addresses: config.mesh.advertise.iter().map(ToString::to_string).collect(),
+        heartbeat,
+        silence: heartbeat * 5,
+        ..mesh::Config::new(config.node.name.clone(), incarnation)
+    }
+}
+
+fn configured_peers(config: &NodeConfig) -> node::Addresses {
+    let dialled = config.mesh.peers.iter().filter(|peer| !peer.addresses.is_empty());
+    let address =
+        |peer: &crate::config::node::PeerSection| peer.addresses.iter().map(ToString::to_string).collect();
+    dialled.map(|peer| (peer.name.clone(), address(peer))).collect()
+}
+
+/// What a machine that joins is told: where this node and those of its configuration can be dialled.
+fn neighbours(config: &NodeConfig) -> Neighbours {
+    let mut peers: Vec<(NodeName, String)> = Vec::new();
+    for address in &config.mesh.advertise {
+        peers.push((config.node.name.clone(), address.to_string()));
+    }
+    for peer in &config.mesh.peers {
+        peers.extend(peer.addresses.iter().map(|address| (peer.name.clone(), address.to_string())));
+    }
+    Neighbours { own: Some(config.node.name.clone()), peers }
+}
+
+fn hello(me: &NodeName, incarnation: Incarnation) -> Hello {
+    Hello {
+        version: VERSION,
+        oldest: OLDEST_VERSION,
+        node: me.clone(),
+        incarnation,
+        features: Vec::new(),
+        software: software(),
+    }
+}
+
+/// The hub for native agents and tools, joined with the node task by a link in memory.
+fn gateway_in_memory(
+    me: &NodeName,
+    incarnation: Incarnation,
+    node: &node::Handle,
+) -> (HubHandle, tasks::Task, tasks::Task) {
+    let (events, incoming) = queue::bounded("hub.links", 1024);
+    let (hub, task) = hub::start(incoming);
+    let peer = |role| Peer {
+        node: me.clone(),
+        role,
+        incarnation,
+        features: Vec::new(),
+        software: software(),
+        serial: String::new(),
+    };
+    // Links over QUIC count from one.
+    let node_end = End { peer: peer(link::Role::Node), id: LinkId(0), events: node.links() };
+    let hub_end = End { peer: peer(link::Role::Entrance), id: LinkId(0), events };
+    (hub, task, memory::join(node_end, hub_end))
+}
+
+fn bind_quic(identity: &tls::Identity, address: SocketAddr) -> Result<quinn::Endpoint, Error> {
+    let tls = tls::quic_server(identity.server()?.config)?;
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
+    server.transport_config(Arc::new(quic::transport()));
+    quinn::Endpoint::server(server, address).map_err(|why| Error::Bind {
+        what: "[mesh] listen",
+        address,
+        why,
+    })
+}
+
+fn bind_tcp(what: &'static str, address: SocketAddr) -> Result<std::net::TcpListener, Error> {
+    let bind = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    bind().map_err(|why| Error::Bind { what, address, why })
+}
+
+fn listener(bound: std::net::TcpListener, address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::from_std(bound).map_err(|why| Error::Bind { what: "[admin] http", address, why })
+}

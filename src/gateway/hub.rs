@@ -1,0 +1,455 @@
+//! The one task of a process that joins its sessions with the link to their node.
+//!
+//! Messages towards the node do not pass it: a session writes to the link by itself, with the handle that
+//! it is given when the node has registered it. What comes from the node passes it once, on its way to the
+//! session's queues. Registrations live here, so that they are made again when the link is renewed.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::link::{self, Event, Peer};
+use crate::rt::{queue, tasks};
+use crate::wire::close::{CloseCode, Code, Refusal};
+use crate::wire::frame::{AgentState, Attach, Deliver, Frame, Receipt};
+use crate::wire::ids::{AgentAddr, LinkId, NodeName, Sequence, SessionNo};
+
+/// Messages that may wait for one session. A client that is further behind is closed as slow.
+pub const SESSION_QUEUE: usize = 1024;
+/// Requests of sessions that may wait for the hub.
+const REQUESTS: usize = 4096;
+/// Events taken in one turn.
+const BATCH: usize = 64;
+
+/// A message on its way to a session; shared by all sessions that get it.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The message's head and who wants to know.
+    pub deliver: Arc<Deliver>,
+    /// The frame as its sender wrote it.
+    pub payload: Bytes,
+}
+
+/// What a session learns besides ordinary messages; it goes ahead of those.
+#[derive(Debug)]
+pub enum Notice {
+    /// The node has registered the session: messages may be written to this link.
+    Attached {
+        /// The link to the node.
+        link: link::Handle,
+        /// The node.
+        node: NodeName,
+    },
+    /// There is no node now.
+    Down,
+    /// What became of a message of this session.
+    Told(Receipt),
+    /// The answer to AGENTS.
+    Agents(Sequence, Vec<(AgentState, NodeName)>),
+    /// A message of priority 1.
+    Urgent(Delivery),
+}
+
+/// An order to end a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// With which close code; `None`: the connection is gone already.
+    pub code: Option<CloseCode>,
+    /// What the client is told in an ERROR, where there is something to tell.
+    pub refusal: Option<Refusal>,
+    /// The close frame's reason.
+    pub reason: String,
+}
+
+impl End {
+    fn refused(refusal: Refusal) -> End {
+        let reason = refusal.message.clone();
+        End { code: Some(CloseCode::for_refusal(refusal.code)), refusal: Some(refusal), reason }
+    }
+}
+
+/// How the hub stands, for `/health`.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// The node it is attached to.
+    pub node: Option<NodeName>,
+    /// Agents with a session here, sorted, each once.
+    pub agents: Vec<AgentAddr>,
+    /// Open sessions, registered or not.
+    pub sessions: usize,
+}
+
+/// The hub's task has ended: the process is stopping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the process is stopping")]
+pub struct Stopped;
+
+enum Request {
+    Open(SessionNo, Wires),
+    Attach(Attach),
+    Detach(SessionNo, bool),
+    Close(SessionNo),
+    Snapshot(oneshot::Sender<Snapshot>),
+    EndAll(Box<dyn Fn() -> End + Send>),
+}
+
+/// The writing ends of a session's queues.
+struct Wires {
+    notices: queue::Sender<Notice>,
+    messages: queue::Sender<Delivery>,
+    end: queue::Sender<End>,
+}
+
+/// To reach the hub; cheap to clone.
+#[derive(Clone)]
+pub struct HubHandle {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for HubHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HubHandle")
+    }
+}
+
+struct Shared {
+    requests: queue::Sender<Request>,
+    next: AtomicU64,
+}
+
+/// Starts the hub. Whoever makes links reports to `events`' other end; several may come one after another.
+pub fn start(events: queue::Receiver<Event>) -> (HubHandle, tasks::Task) {
+    let (requests, inbox) = queue::bounded("hub.requests", REQUESTS);
+    let shared = Shared { requests, next: AtomicU64::new(1) };
+    let task = tasks::spawn("hub", Hub::default().run(events, inbox));
+    (HubHandle { shared: Arc::new(shared) }, task)
+}
+
+impl HubHandle {
+    /// Takes a seat for a new session.
+    pub async fn open(&self) -> Result<Seat, Stopped> {
+        let no = SessionNo(self.shared.next.fetch_add(1, Ordering::Relaxed));
+        let (notices_in, notices) = queue::bounded("session.notices", SESSION_QUEUE);
+        let (messages_in, messages) = queue::bounded("session.messages", SESSION_QUEUE);
+        let (end_in, end) = queue::bounded("session.end", 1);
+        let wires = Wires { notices: notices_in, messages: messages_in, end: end_in };
+        self.request(Request::Open(no, wires)).await?;
+        Ok(Seat { no, notices, messages, end, hub: self.clone() })
+    }
+
+    /// How the hub stands.
+    pub async fn snapshot(&self) -> Result<Snapshot, Stopped> {
+        let (answer, wait) = oneshot::channel();
+        self.request(Request::Snapshot(answer)).await?;
+        wait.await.map_err(|_| Stopped)
+    }
+
+    /// Ends every session; `order` is asked once for each, so that its words can differ.
+    pub async fn end_all(&self, order: impl Fn() -> End + Send + 'static) -> Result<(), Stopped> {
+        self.request(Request::EndAll(Box::new(order))).await
+    }
+
+    async fn request(&self, request: Request) -> Result<(), Stopped> {
+        self.shared.requests.send(request).await.map_err(|_| Stopped)
+    }
+}
+
+/// A session's place at the hub; given back when it is dropped.
+#[derive(Debug)]
+pub struct Seat {
+    /// The session's number on links.
+    pub no: SessionNo,
+    /// What goes ahead of ordinary messages.
+    pub notices: queue::Receiver<Notice>,
+    /// Ordinary messages.
+    pub messages: queue::Receiver<Delivery>,
+    /// At most one order comes.
+    pub end: queue::Receiver<End>,
+    hub: HubHandle,
+}
+
+impl Seat {
+    /// Registers the session, now and whenever the link is renewed. Answered by [`Notice::Attached`], or
+    /// by [`Notice::Down`] when there is no node now: then it is registered as soon as there is one.
+    pub async fn attach(&self, attach: Attach) -> Result<(), Stopped> {
+        self.hub.request(Request::Attach(attach)).await
+    }
+
+    /// Takes the registration back; `forget`: and the agent is to be forgotten.
+    pub async fn detach(&self, forget: bool) -> Result<(), Stopped> {
+        self.hub.request(Request::Detach(self.no, forget)).await
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // Should the hub's queue be full, it notices the closed queues when it next writes to the session.
+        let _ = self.hub.shared.requests.try_send(Request::Close(self.no));
+    }
+}
+
+/// One session as the hub knows it.
+struct Entry {
+    wires: Wires,
+    attach: Option<Attach>,
+    /// Whether a node ever knew of the registration: then a repetition says so.
+    known: bool,
+    /// Attach frames without an answer: the session hears of the last answer only.
+    unanswered: u32,
+}
+
+struct Up {
+    handle: link::Handle,
+    peer: Peer,
+}
+
+#[derive(Default)]
+struct Hub {
+    sessions: HashMap<SessionNo, Entry>,
+    links: HashMap<LinkId, Up>,
+    /// The link in use; others that are up wait in reserve.
+    current: Option<LinkId>,
+    /// Control frames that wait for room in the link.
+    outbox: VecDeque<Frame>,
+}
+
+impl Hub {
+    async fn run(mut self, mut events: queue::Receiver<Event>, mut requests: queue::Receiver<Request>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let blocked = self.current_handle().filter(|_| !self.outbox.is_empty()).cloned();
+            tokio::select! {
+                biased;
+                request = requests.recv() => match request {
+                    Some(request) => self.request(request),
+                    None => return,
+                },
+                sent = send_front(blocked.as_ref(), self.outbox.front()), if blocked.is_some() => {
+                    if sent {
+                        self.outbox.pop_front();
+                    } else {
+                        // The link is over; its Down event settles the rest.
+                        self.outbox.clear();
+                    }
+                }
+                count = events.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for event in batch.drain(..) {
+                        self.event(event);
+                    }
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Open(no, wires) => {
+                self.sessions.insert(no, Entry { wires, attach: None, known: false, unanswered: 0 });
+            }
+            Request::Attach(attach) => self.attach(attach),
+            Request::Detach(no, forget) => self.detach(no, forget),
+            Request::Close(no) => {
+                self.detach(no, false);
+                self.sessions.remove(&no);
+            }
+            Request::Snapshot(answer) => {
+                // Whoever asked may have gone.
+                let _ = answer.send(self.snapshot());
+            }
+            Request::EndAll(order) => {
+                for entry in self.sessions.values() {
+                    // An order that is there already ends the session just as well.
+                    let _ = entry.wires.end.try_send(order());
+                }
+            }
+        }
+    }
+
+    fn attach(&mut self, attach: Attach) {
+        let up = self.current.is_some();
+        let no = attach.session;
+        let Some(entry) = self.sessions.get_mut(&no) else { return };
+        if entry.attach.as_ref().is_some_and(|earlier| earlier.agent != attach.agent) {
+            self.detach(no, false);
+        }
+        let Some(entry) = self.sessions.get_mut(&no) else { return };
+        entry.attach = Some(attach.clone());
+        if up {
+            entry.unanswered += 1;
+            entry.known = true;
+            self.control(Frame::Attach(attach));
+        } else {
+            self.notice(no, Notice::Down);
+        }
+    }
+
+    fn detach(&mut self, no: SessionNo, forget: bool) {
+        let Some(entry) = self.sessions.get_mut(&no) else { return };
+        if entry.attach.take().is_some() && self.current.is_some() {
+            self.control(Frame::Detach(no, forget));
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Up { link, peer, handle, .. } => self.up(link, Up { handle, peer }),
+            Event::Down { link, why } => self.down(link, &why),
+            Event::Frame { link, frame } => self.frame(link, frame),
+        }
+    }
+
+    fn up(&mut self, link: LinkId, up: Up) {
+        tracing::info!(node = %up.peer.node, carrier = up.handle.carrier(), "attached to the node");
+        // A second link to the same node means that the first is dead and does not know it yet. One to
+        // another node waits in reserve.
+        let replaces =
+            self.current.and_then(|id| self.links.get(&id)).is_none_or(|c| c.peer.node == up.peer.node);
+        self.links.insert(link, up);
+        if replaces {
+            self.make_current(link);
+        }
+    }
+
+    fn down(&mut self, link: LinkId, why: &str) {
+        let Some(up) = self.links.remove(&link) else { return };
+        tracing::warn!(node = %up.peer.node, why, "the link to the node is down");
+        if self.current != Some(link) {
+            return;
+        }
+        self.current = None;
+        self.outbox.clear();
+        match self.links.keys().max().copied() {
+            Some(reserve) => self.make_current(reserve),
+            None => {
+                for no in self.sessions.keys().copied().collect::<Vec<_>>() {
+                    self.notice(no, Notice::Down);
+                }
+            }
+        }
+    }
+
+    fn make_current(&mut self, link: LinkId) {
+        self.current = Some(link);
+        self.outbox.clear();
+        for entry in self.sessions.values_mut() {
+            entry.unanswered = 0;
+            let Some(attach) = &entry.attach else { continue };
+            entry.unanswered = 1;
+            let attach = Attach { resumed: entry.known, ..attach.clone() };
+            entry.known = true;
+            self.outbox.push_back(Frame::Attach(attach));
+        }
+    }
+
+    fn frame(&mut self, link: LinkId, frame: Frame) {
+        match frame {
+            Frame::Deliver(deliver, payload) => self.deliver(deliver, payload),
+            Frame::Told(no, receipt) => self.notice(no, Notice::Told(receipt)),
+            Frame::Attached(no) => self.attached(link, no),
+            Frame::Evict(no, refusal) => self.evict(link, no, refusal),
+            Frame::AgentList(no, number, list) => self.notice(no, Notice::Agents(number, list)),
+            Frame::Ping(sent) => {
+                if let Some(up) = self.links.get(&link) {
+                    // A pong that finds no room comes too late to measure anything.
+                    let _ = up.handle.try_send(&Frame::Pong(sent));
+                }
+            }
+            Frame::Goodbye(back_in_ms) => tracing::info!(back_in_ms, "the node is stopping"),
+            other => tracing::debug!(frame = other.name(), "a frame that an entrance has no use for"),
+        }
+    }
+
+    fn attached(&mut self, link: LinkId, no: SessionNo) {
+        if self.current != Some(link) {
+            return;
+        }
+        let Some(up) = self.links.get(&link) else { return };
+        let Some(entry) = self.sessions.get_mut(&no) else { return };
+        entry.unanswered = entry.unanswered.saturating_sub(1);
+        if entry.unanswered == 0 {
+            let notice = Notice::Attached { link: up.handle.clone(), node: up.peer.node.clone() };
+            self.notice(no, notice);
+        }
+    }
+
+    fn evict(&mut self, link: LinkId, no: SessionNo, refusal: Refusal) {
+        // A node that the sessions have left has no say.
+        if self.current == Some(link)
+            && let Some(entry) = self.sessions.remove(&no)
+        {
+            let _ = entry.wires.end.try_send(End::refused(refusal));
+        }
+    }
+
+    fn deliver(&mut self, deliver: Deliver, payload: Bytes) {
+        let urgent = link::Lane::of(&deliver.head) == link::Lane::Urgent;
+        let delivery = Delivery { deliver: Arc::new(deliver), payload };
+        let deliver = delivery.deliver.clone();
+        for no in &deliver.sessions {
+            if urgent {
+                self.notice(*no, Notice::Urgent(delivery.clone()));
+            } else if let Some(entry) = self.sessions.get(no)
+                && let Err(refused) = entry.wires.messages.try_send(delivery.clone())
+            {
+                self.unreachable(*no, matches!(refused, queue::Refused::Full(_)));
+            }
+        }
+    }
+
+    fn notice(&mut self, no: SessionNo, notice: Notice) {
+        if let Some(entry) = self.sessions.get(&no)
+            && let Err(refused) = entry.wires.notices.try_send(notice)
+        {
+            self.unreachable(no, matches!(refused, queue::Refused::Full(_)));
+        }
+    }
+
+    /// A session that takes nothing more: it alone goes.
+    fn unreachable(&mut self, no: SessionNo, slow: bool) {
+        self.detach(no, false);
+        if let Some(entry) = self.sessions.remove(&no)
+            && slow
+        {
+            let message = format!("{SESSION_QUEUE} messages wait that the client does not read");
+            let _ = entry.wires.end.try_send(End::refused(Refusal::new(Code::Slow, message)));
+        }
+    }
+
+    /// Sends a control frame, behind those that wait.
+    fn control(&mut self, frame: Frame) {
+        if self.outbox.is_empty()
+            && let Some(handle) = self.current_handle()
+            && handle.try_send(&frame).is_ok()
+        {
+            return;
+        }
+        self.outbox.push_back(frame);
+    }
+
+    fn current_handle(&self) -> Option<&link::Handle> {
+        self.current.and_then(|id| self.links.get(&id)).map(|up| &up.handle)
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let attached = self.sessions.values().filter_map(|entry| entry.attach.as_ref());
+        let mut agents: Vec<AgentAddr> = attached.map(|attach| attach.agent.clone()).collect();
+        agents.sort();
+        agents.dedup();
+        let node = self.current.and_then(|id| self.links.get(&id)).map(|up| up.peer.node.clone());
+        Snapshot { node, agents, sessions: self.sessions.len() }
+    }
+}
+
+/// Waits until the first frame has found room; `false`: the link is over.
+async fn send_front(link: Option<&link::Handle>, frame: Option<&Frame>) -> bool {
+    match (link, frame) {
+        (Some(link), Some(frame)) => link.send(frame).await.is_ok(),
+        _ => false,
+    }
+}

@@ -1,0 +1,407 @@
+//! One client's life, over any carrier: who it is, as whom it is registered, what it sends and gets, and
+//! how it ends (docs/protocol.md).
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | this one | the loop: what happens next, and the end |
+//! | [`frames`] | what each frame of the client does |
+//! | [`notices`] | what comes from the node |
+//! | [`watch`] | deadlines: token, registration, signs of life |
+//! | [`reply`] | frames in which the server itself speaks |
+
+mod frames;
+mod notices;
+mod reply;
+mod watch;
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::auth::{Identity, Verifier};
+use super::carrier::{Carrier, Fault, Incoming};
+use super::hub::{Delivery, End, HubHandle, Notice, Seat};
+use crate::link;
+use crate::metrics;
+use crate::rt::clock;
+use crate::wire::client::{DEFAULT_MAX_FRAME, Parsed, Register};
+use crate::wire::close::{CloseCode, Code, Refusal};
+use crate::wire::frame::Receipt;
+use crate::wire::ids::{AgentAddr, MessageId, Namespace, NodeName, Sequence};
+
+/// Refused frames in a row that end a session.
+const MAX_BAD_IN_A_ROW: u32 = 32;
+/// Deliveries written before the client is read again.
+const WRITE_TURNS: u32 = 64;
+/// How long a close may take before the connection is dropped.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// What an operator decides about sessions.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Largest frame in bytes.
+    pub max_frame: usize,
+    /// How long a client may take to send its AUTH.
+    pub auth_within: Duration,
+    /// How long it may take to send REGISTER before it is registered as its token's agent.
+    pub register_within: Duration,
+    /// How long the node may take to register a session before the client is told `unavailable`.
+    pub attach_within: Duration,
+    /// Longest silence before a ping; the session's own heartbeat may be shorter.
+    pub ping_interval: Duration,
+    /// How long a ping may stay unanswered; `None`: until three heartbeats are over.
+    pub ping_timeout: Option<Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_frame: DEFAULT_MAX_FRAME,
+            auth_within: Duration::from_secs(10),
+            register_within: Duration::from_millis(250),
+            attach_within: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(20),
+            ping_timeout: None,
+        }
+    }
+}
+
+/// How a session begins.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// The namespace of the listener.
+    pub namespace: Namespace,
+    /// Who it is, when a header, a certificate or the operating system has said so already.
+    pub identity: Option<Identity>,
+    /// Checks its tokens; `None` where none is read.
+    pub verifier: Option<Arc<Verifier>>,
+    /// The operator's decisions.
+    pub settings: Arc<Settings>,
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The code it was closed with; `None`: the connection broke.
+    pub code: Option<CloseCode>,
+    /// In words.
+    pub reason: String,
+}
+
+impl Ended {
+    /// The code's number, or `lost`.
+    fn code_text(&self) -> String {
+        self.code.map_or_else(|| "lost".into(), |code| code.number().to_string())
+    }
+}
+
+/// Serves one client until its end.
+pub async fn serve<C: Carrier>(carrier: C, opening: Opening, hub: &HubHandle) -> Ended {
+    let Ok(seat) = hub.open().await else {
+        return Ended { code: Some(CloseCode::Restart), reason: "the process is stopping".into() };
+    };
+    let gateway = carrier.name();
+    metrics::SESSIONS.with_label_values(&[gateway]).inc();
+    let mut session = Session::new(carrier, opening, seat);
+    let ended = session.run().await;
+    metrics::SESSIONS.with_label_values(&[gateway]).dec();
+    metrics::SESSIONS_CLOSED.with_label_values(&[gateway, &ended.code_text()]).inc();
+    session.log_end(gateway, &ended);
+    ended
+}
+
+/// Closes a connection that gets no session.
+pub async fn turn_away<C: Carrier>(mut carrier: C, code: CloseCode) {
+    carrier.start_close(code, "");
+    let closed = poll_fn(|cx| carrier.poll_closed(cx));
+    // A client that does not take part in closing is left.
+    let _ = tokio::time::timeout(CLOSE_WITHIN, closed).await;
+}
+
+/// Where a session stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// No token yet.
+    Unauthenticated,
+    /// Known, and not yet registered: REGISTER may still come.
+    Authenticated,
+    /// Registered, or under way to it.
+    Registered,
+    /// Said UNREGISTER.
+    Unregistered,
+}
+
+/// A registration that the node has not answered yet. Nothing is read from the client meanwhile.
+struct Attaching {
+    /// In [`clock::micros`].
+    deadline: u64,
+    /// The REGISTER to answer: its id. `None`: nobody asked.
+    answer: Option<Option<MessageId>>,
+    /// The frame that came before the session was registered.
+    held: Option<Parsed>,
+}
+
+struct Session<C> {
+    carrier: C,
+    seat: Seat,
+    verifier: Option<Arc<Verifier>>,
+    settings: Arc<Settings>,
+    namespace: Namespace,
+    identity: Option<Identity>,
+    phase: Phase,
+    /// When the identity was known, in [`clock::micros`].
+    authenticated_at: u64,
+    agent: Option<AgentAddr>,
+    register: Register,
+    /// The link to write messages to, while the node knows of the session.
+    link: Option<(link::Handle, NodeName)>,
+    attaching: Option<Attaching>,
+    /// A message that waits for room in its lane. Nothing is read from the client meanwhile.
+    stalled: Option<Pin<Box<dyn Future<Output = Result<(), link::Closed>> + Send>>>,
+    /// Our own frames that wait for room in the carrier.
+    out: VecDeque<Bytes>,
+    /// AGENTS that the node has not answered yet.
+    asked: VecDeque<(Sequence, Option<MessageId>)>,
+    asked_last: u64,
+    /// Deliveries that were handed to the carrier and not yet flushed, and whom to tell.
+    confirms: VecDeque<Receipt>,
+    unflushed: bool,
+    bad_in_a_row: u32,
+    turns: u32,
+    watch: watch::Watch,
+    received: u64,
+    sent: u64,
+}
+
+/// What happened next.
+enum Wake {
+    End(End),
+    Notice(Notice),
+    Message(Delivery),
+    Client(Incoming),
+    LinkClosed,
+    Due,
+    Lost(String),
+}
+
+impl<C: Carrier> Session<C> {
+    fn new(carrier: C, opening: Opening, seat: Seat) -> Session<C> {
+        let phase = if opening.identity.is_some() { Phase::Authenticated } else { Phase::Unauthenticated };
+        Session {
+            watch: watch::Watch::new(clock::micros()),
+            carrier,
+            seat,
+            verifier: opening.verifier,
+            settings: opening.settings,
+            namespace: opening.namespace,
+            identity: opening.identity,
+            phase,
+            authenticated_at: clock::micros(),
+            agent: None,
+            register: Register::default(),
+            link: None,
+            attaching: None,
+            stalled: None,
+            out: VecDeque::new(),
+            asked: VecDeque::new(),
+            asked_last: 0,
+            confirms: VecDeque::new(),
+            unflushed: false,
+            bad_in_a_row: 0,
+            turns: 0,
+            received: 0,
+            sent: 0,
+        }
+    }
+
+    async fn run(&mut self) -> Ended {
+        self.watch_identity();
+        loop {
+            let wake = poll_fn(|cx| self.poll_wake(cx)).await;
+            let step = match wake {
+                Wake::Message(delivery) => self.deliver(delivery),
+                Wake::Client(incoming) => self.incoming(incoming).await,
+                Wake::Notice(notice) => self.notice(notice).await,
+                Wake::Due => self.due().await,
+                Wake::LinkClosed => self.stalled_in_vain(),
+                Wake::Lost(why) => Err(lost_end(why)),
+                Wake::End(end) => Err(end),
+            };
+            if let Err(end) = step {
+                return self.close(end).await;
+            }
+        }
+    }
+
+    /// Finds what is to be done next. Orders to end come first; then writing, so that what is queued goes
+    /// out in as few system calls as possible; then reading, unless something that was read must wait.
+    fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        if let Poll::Ready(end) = self.seat.end.poll_recv(cx) {
+            return Poll::Ready(Wake::End(end.unwrap_or_else(stopping)));
+        }
+        if self.turns >= WRITE_TURNS {
+            self.turns = 0;
+            if let Poll::Ready(wake) = self.poll_read(cx) {
+                return Poll::Ready(wake);
+            }
+        }
+        if let Poll::Ready(wake) = self.poll_write(cx) {
+            self.turns += 1;
+            return Poll::Ready(wake);
+        }
+        self.turns = 0;
+        if let Poll::Ready(wake) = self.poll_read(cx) {
+            return Poll::Ready(wake);
+        }
+        self.watch.poll_due(cx).map(|()| Wake::Due)
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        loop {
+            match self.carrier.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(lost)) => return Poll::Ready(Wake::Lost(lost.0)),
+                Poll::Pending => return Poll::Pending,
+            }
+            let Some(frame) = self.out.pop_front() else { break };
+            self.unflushed = true;
+            if let Err(lost) = self.carrier.send(frame) {
+                return Poll::Ready(Wake::Lost(lost.0));
+            }
+        }
+        // A queue whose writer is gone is followed by an order to end, or by the end of the hub.
+        if let Poll::Ready(Some(notice)) = self.seat.notices.poll_recv(cx) {
+            return Poll::Ready(Wake::Notice(notice));
+        }
+        if let Poll::Ready(Some(delivery)) = self.seat.messages.poll_recv(cx) {
+            return Poll::Ready(Wake::Message(delivery));
+        }
+        if self.unflushed {
+            match self.carrier.poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    self.unflushed = false;
+                    self.confirm();
+                }
+                Poll::Ready(Err(lost)) => return Poll::Ready(Wake::Lost(lost.0)),
+                Poll::Pending => {}
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        if let Some(stalled) = &mut self.stalled {
+            match stalled.as_mut().poll(cx) {
+                Poll::Ready(sent) => {
+                    self.stalled = None;
+                    if sent.is_err() {
+                        return Poll::Ready(Wake::LinkClosed);
+                    }
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        // Whoever does not read our answers is not read either.
+        if self.attaching.is_some() || !self.out.is_empty() {
+            return Poll::Pending;
+        }
+        self.carrier.poll_recv(cx).map(Wake::Client)
+    }
+
+    async fn incoming(&mut self, incoming: Incoming) -> Result<(), End> {
+        if self.watch.alive(clock::micros()) {
+            self.rearm();
+        }
+        match incoming {
+            Incoming::Frame(text) => self.frame(text).await,
+            Incoming::NoFrame(why) => self.refused(None, None, Refusal::new(Code::BadFrame, why)),
+            Incoming::Alive => Ok(()),
+            Incoming::Closed(reason) => Err(silent_end(CloseCode::Normal, reason)),
+            Incoming::Failed(Fault::TooLarge(message)) => {
+                Err(refused_end(Refusal::new(Code::TooLarge, message)))
+            }
+            Incoming::Failed(Fault::NotUtf8) => {
+                Err(silent_end(CloseCode::InvalidData, "text that is not UTF-8".into()))
+            }
+            Incoming::Failed(Fault::Protocol(why)) => Err(silent_end(CloseCode::Protocol, why)),
+            Incoming::Failed(Fault::Lost(why)) => Err(lost_end(why)),
+        }
+    }
+
+    /// Says why, where there is something to say, closes and waits a little for the client to see it.
+    async fn close(&mut self, end: End) -> Ended {
+        let Some(code) = end.code else { return Ended { code: None, reason: end.reason } };
+        if let Some(refusal) = &end.refusal
+            && (!self.carrier.tells_close() || told_by_error(refusal.code))
+        {
+            self.error(None, None, refusal);
+        }
+        let out = std::mem::take(&mut self.out);
+        let farewell = async {
+            for frame in out {
+                poll_fn(|cx| self.carrier.poll_ready(cx)).await?;
+                self.carrier.send(frame)?;
+            }
+            self.carrier.start_close(code, &end.reason);
+            poll_fn(|cx| self.carrier.poll_closed(cx)).await;
+            Ok::<(), super::carrier::Lost>(())
+        };
+        // A client that does not take part in closing is left.
+        let _ = tokio::time::timeout(CLOSE_WITHIN, farewell).await;
+        Ended { code: end.code, reason: end.reason }
+    }
+
+    fn log_end(&self, gateway: &'static str, ended: &Ended) {
+        let agent = self.agent.as_ref().map(AgentAddr::to_string).unwrap_or_default();
+        tracing::info!(
+            gateway,
+            session = self.label(),
+            agent,
+            namespace = %self.namespace,
+            duration_ms = self.watch.age_ms(clock::micros()),
+            received = self.received,
+            sent = self.sent,
+            code = ended.code_text(),
+            reason = ended.reason,
+            "session ended"
+        );
+    }
+
+    /// The session's name in logs and in REGISTERED.
+    fn label(&self) -> String {
+        format!("s-{:x}", self.seat.no.0)
+    }
+}
+
+/// Whether a client that is closed for this is told by ERROR too. One that was taken over or is slow has
+/// sent nothing wrong, and an envelope-only client is told of nothing else.
+fn told_by_error(code: Code) -> bool {
+    !matches!(code, Code::TakenOver | Code::Slow | Code::Unavailable)
+}
+
+fn silent_end(code: CloseCode, reason: String) -> End {
+    End { code: Some(code), refusal: None, reason }
+}
+
+fn lost_end(reason: String) -> End {
+    End { code: None, refusal: None, reason }
+}
+
+fn refused_end(refusal: Refusal) -> End {
+    let (code, reason) = (CloseCode::for_refusal(refusal.code), refusal.message.clone());
+    End { code: Some(code), refusal: Some(refusal), reason }
+}
+
+fn stopping() -> End {
+    silent_end(CloseCode::Restart, "retry_after_ms=1000".into())
+}
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod vectors;

@@ -1,0 +1,330 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::*;
+use crate::gateway::auth::{NewToken, Rules, issue};
+use crate::gateway::secret::Secret;
+use crate::gateway::testing::{MemoryClient, Node, Rig, agent, connection, namespace, soon};
+use crate::rt::tasks;
+use crate::wire::envelope::{Class, Form, Head, Kind, Priority, State, Target};
+use crate::wire::frame::{Deliver, Frame};
+use crate::wire::ids::{AgentName, SessionNo};
+
+fn secret() -> Secret {
+    Secret::new(&[b's'; 40], "test").unwrap()
+}
+
+fn token(name: &str, lives_ms: u64) -> String {
+    let token = NewToken {
+        sub: AgentName::new(name).unwrap(),
+        aud: namespace(),
+        permissions: Vec::new(),
+        agents: Vec::new(),
+        iat: 0,
+        exp: Some((clock::wall_ms() + lives_ms) / 1000),
+    };
+    issue(&secret(), &token).unwrap()
+}
+
+pub(super) fn opening(identity: Option<Identity>) -> Opening {
+    let verifier = Verifier::new([&secret()], namespace(), Rules::default());
+    Opening {
+        namespace: namespace(),
+        identity,
+        verifier: Some(Arc::new(verifier)),
+        settings: Arc::new(Settings::default()),
+    }
+}
+
+pub(super) fn known(name: &str) -> Option<Identity> {
+    Some(Identity::certified(AgentName::new(name).unwrap(), namespace()))
+}
+
+/// A session that runs; its end comes out of the task.
+pub(super) fn start(rig: &Rig, opening: Opening) -> (MemoryClient, tasks::Task) {
+    let (carrier, client) = connection();
+    let hub = rig.hub.clone();
+    let task = tasks::spawn("test.session", async move {
+        serve(carrier, opening, &hub).await;
+    });
+    (client, task)
+}
+
+fn head(from: &str, to: &str, id: &str, priority: u8) -> Head {
+    Head {
+        from: agent(from),
+        to: Target::Agent(agent(to)),
+        id: MessageId::new(id).unwrap(),
+        kind: Kind::Status,
+        priority: Priority::new(priority).unwrap(),
+        class: Class::Durable,
+        reply_to: None,
+        receipt: None,
+        ttl_ms: None,
+        not_before_ms: None,
+        copies: 1,
+        create: false,
+        form: Form::Json,
+    }
+}
+
+async fn deliver(node: &Node, session: SessionNo, id: &str, priority: u8) {
+    let head = head("agni", "dc", id, priority);
+    let payload = Bytes::from(format!("{{\"type\":\"STATUS\",\"id\":\"{id}\"}}"));
+    node.tell(Frame::Deliver(Deliver { sessions: vec![session], head, confirm: None }, payload)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_says_nothing_is_registered_as_its_token_says() {
+    // covers T05
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    let (client, _task) = start(&rig, opening(known("dc")));
+    let attach = node.grant().await;
+    assert_eq!((attach.agent, attach.resumed), (agent("dc"), false));
+    // And is told nothing of it: what comes first is what is for it.
+    deliver(&node, attach.session, "m-1", 3).await;
+    assert_eq!(client.hear().await["id"], "m-1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_before_register_waits_for_the_registration() {
+    // covers T05
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    let (client, _task) = start(&rig, opening(known("dc")));
+    client.say(r#"{"type":"STATUS","to":"agni","id":"m-1"}"#);
+    client.say(r#"{"type":"STATUS","to":"agni","id":"m-2","payload":{"a":1}}"#);
+    let Frame::Attach(attach) = node.next().await else { panic!("no Attach") };
+    node.tell(Frame::Attached(attach.session)).await;
+    for id in ["m-1", "m-2"] {
+        let Frame::Submit(session, head, payload) = node.next().await else { panic!("no Submit") };
+        assert_eq!((session, head.id.as_str()), (attach.session, id));
+        assert!(payload.starts_with(b"{\"from\":\"dc\",\"timestamp\":"), "{payload:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_answer_is_unavailable() {
+    // covers T05, T09
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    let (client, _task) = start(&rig, opening(known("dc")));
+    client.say(r#"{"type":"REGISTER","id":"r-1"}"#);
+    let _ = node.next().await;
+    let error = client.hear().await;
+    assert_eq!((&error["reply_to"], &error["payload"]["code"]), (&json!("r-1"), &json!("unavailable")));
+    assert_eq!(error["payload"]["frame"], "REGISTER");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_token_in_time_and_no_sign_of_life_have_their_own_codes() {
+    // covers T05
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    let (late, _one) = start(&rig, opening(None));
+    assert_eq!(late.closed().await.0, 4408);
+    let (silent, _two) = start(&rig, opening(known("dc")));
+    silent.say(r#"{"type":"REGISTER","heartbeat_ms":5000}"#);
+    node.grant().await;
+    assert_eq!(silent.hear().await["payload"]["heartbeat_ms"], 5000);
+    silent.pinged(1).await;
+    silent.put(Incoming::Alive);
+    silent.pinged(2).await;
+    let before = tokio::time::Instant::now();
+    assert_eq!(silent.closed().await.0, 4014);
+    // Three heartbeats after the last sign of life, one of which had passed before the ping.
+    assert_eq!(before.elapsed().as_secs(), 10);
+    assert!(matches!(node.next().await, Frame::Detach(_, false)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_runs_out_ends_the_session_and_a_fresh_one_saves_it() {
+    // covers T05
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    let (client, _task) = start(&rig, opening(None));
+    client.say(&json!({"type": "auth", "token": token("dc", 60_000)}).to_string());
+    assert_eq!(client.hear().await["type"], "AUTHENTICATED");
+    node.grant().await;
+    client.say(&json!({"type": "AUTH", "id": "a-2", "token": token("agni", 60_000)}).to_string());
+    assert_eq!(client.hear().await["payload"]["code"], "forbidden");
+    client.say(&json!({"type": "AUTH", "id": "a-3", "token": "x"}).to_string());
+    assert_eq!(client.hear().await["payload"]["code"], "token_invalid");
+    client.say(&json!({"type": "AUTH", "token": token("dc", 600_000)}).to_string());
+    assert_eq!(client.hear().await["type"], "AUTHENTICATED");
+    let keep_alive = client.clone();
+    let _alive = tasks::spawn("test.alive", async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            keep_alive.put(Incoming::Alive);
+        }
+    });
+    let before = tokio::time::Instant::now();
+    assert_eq!(client.hear().await["payload"]["code"], "token_expired");
+    assert!((595..=601).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
+    assert_eq!(client.closed().await.0, 4401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_is_made_again_when_the_link_is_renewed() {
+    // covers T09
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    let (client, _task) = start(&rig, opening(known("dc")));
+    client.say(r#"{"type":"REGISTER","capabilities":["git"]}"#);
+    let first = node.grant().await;
+    assert_eq!(client.hear().await["type"], "REGISTERED");
+    node.down().await;
+    let mut node = rig.link(2, "agni").await;
+    let again = node.grant().await;
+    assert!(again.resumed);
+    assert_eq!((again.registered_ms, again.capabilities), (first.registered_ms, vec!["git".to_owned()]));
+    client.say(r#"{"type":"STATUS","to":"agni","id":"m-1"}"#);
+    // Whether the client's frame or the node's answer was first decides between an error and a message.
+    let answered = tokio::select! {
+        frame = node.next() => matches!(frame, Frame::Submit(..)),
+        error = client.hear() => error["payload"]["code"] == "unavailable",
+    };
+    assert!(answered);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_link_to_the_same_node_replaces_the_first_and_one_to_another_waits() {
+    // covers T09
+    let rig = Rig::new();
+    let mut first = rig.link(1, "agni").await;
+    let (_client, _task) = start(&rig, opening(known("dc")));
+    first.grant().await;
+    let mut spare = rig.link(2, "rushabdev").await;
+    let mut renewed = rig.link(3, "agni").await;
+    assert!(renewed.grant().await.resumed);
+    assert_eq!(rig.hub.snapshot().await.unwrap().node.unwrap().as_str(), "agni");
+    renewed.down().await;
+    // The newest of those that are up.
+    let attach = spare.grant().await;
+    assert!(attach.resumed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_client_is_closed_and_only_it() {
+    // covers T05, Q04
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    let (slow, _one) = start(&rig, opening(known("dc")));
+    let slow_session = node.grant().await.session;
+    let (well, _two) = start(&rig, opening(known("agni")));
+    let well_session = node.grant().await.session;
+    slow.block(true);
+    for n in 0..crate::gateway::hub::SESSION_QUEUE + 2 {
+        let head = head("x", "dc", &format!("m-{n}"), 3);
+        let sessions = vec![slow_session, well_session];
+        let payload = Bytes::from(format!("{{\"id\":{n}}}"));
+        node.tell(Frame::Deliver(Deliver { sessions, head, confirm: None }, payload)).await;
+        // In step, so that only the blocked one falls behind.
+        assert_eq!(well.hear().await["id"], n);
+    }
+    assert!(matches!(node.next().await, Frame::Detach(no, false) if no == slow_session));
+    slow.block(false);
+    assert_eq!(slow.closed().await.0, 4008);
+    deliver(&node, well_session, "last", 3).await;
+    assert_eq!(well.hear().await["id"], "last");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_queued_goes_out_urgent_first_and_with_one_flush() {
+    // covers Q03
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    let (client, _task) = start(&rig, opening(known("dc")));
+    client.say(r#"{"type":"REGISTER"}"#);
+    let session = node.grant().await.session;
+    client.hear().await;
+    client.block(true);
+    for n in 0..20 {
+        deliver(&node, session, &format!("m-{n}"), 3).await;
+    }
+    deliver(&node, session, "urgent", 1).await;
+    // The hub answers in order: what was told before has passed it.
+    rig.hub.snapshot().await.unwrap();
+    while rig.events.depth() > 0 {
+        tokio::task::yield_now().await;
+    }
+    rig.hub.snapshot().await.unwrap();
+    let before = client.0.lock().unwrap().flushes;
+    client.block(false);
+    assert_eq!(client.hear().await["id"], "urgent");
+    for n in 0..20 {
+        assert_eq!(client.hear().await["id"], format!("m-{n}"));
+    }
+    assert_eq!(client.0.lock().unwrap().flushes, before + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_lane_stops_reading_that_client_and_nothing_is_lost() {
+    // covers Q04
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    let (client, _task) = start(&rig, opening(known("dc")));
+    client.say(r#"{"type":"REGISTER"}"#);
+    let session = node.grant().await.session;
+    client.hear().await;
+    const COUNT: usize = 5000;
+    for n in 0..COUNT {
+        client.say(&format!("{{\"type\":\"STATUS\",\"to\":\"agni\",\"id\":\"m-{n}\"}}"));
+    }
+    // While its messages wait, the session still gets its own.
+    deliver(&node, session, "for-me", 3).await;
+    assert_eq!(client.hear().await["id"], "for-me");
+    for n in 0..COUNT {
+        let Frame::Submit(_, head, _) = node.next().await else { panic!("no Submit") };
+        assert_eq!(head.id.as_str(), format!("m-{n}"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_is_confirmed_after_it_was_written() {
+    // covers T07
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    let (client, _task) = start(&rig, opening(known("dc")));
+    let session = node.grant().await.session;
+    let confirm = Some(NodeName::new("rushabdev").unwrap());
+    let head = head("agni", "dc", "m-1", 3);
+    client.block(true);
+    let frame = Frame::Deliver(Deliver { sessions: vec![session], head, confirm }, Bytes::from_static(b"{}"));
+    node.tell(frame).await;
+    rig.hub.snapshot().await.unwrap();
+    assert!(node.outlets.lanes.iter_mut().all(|lane| lane.try_recv().is_err()));
+    client.block(false);
+    client.hear().await;
+    let Frame::Receipt(receipt) = node.next().await else { panic!("no Receipt") };
+    assert_eq!((receipt.to.as_str(), receipt.node.as_str()), ("rushabdev", "agni"));
+    assert_eq!((receipt.state, receipt.recipient), (State::Delivered, agent("dc")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_evicted_session_says_no_more_to_its_node() {
+    // covers T05
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    let (client, task) = start(&rig, opening(known("dc")));
+    let session = node.grant().await.session;
+    node.tell(Frame::Evict(session, Refusal::new(Code::TakenOver, "a newer session"))).await;
+    assert_eq!(client.closed().await, (4409, "a newer session".to_owned()));
+    assert_eq!(client.waiting(), 0, "an envelope-only client is told by the close alone");
+    soon(task.join()).await;
+    rig.hub.snapshot().await.unwrap();
+    assert!(node.outlets.lanes[0].try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_of_the_node_are_answered() {
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    node.tell(Frame::Ping(7)).await;
+    assert_eq!(node.next().await, Frame::Pong(7));
+}

@@ -1,0 +1,347 @@
+//! Machines made by `trishula init --loopback`, started as processes, stopped by their pids.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Ten times what anything here should take, and more.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The node's program.
+pub const TRISHULA: &str = env!("CARGO_BIN_EXE_trishula");
+
+/// The edge's program: built now, so that it is never stale; a build that fails is a test that fails.
+pub fn edge_program() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let folder = Path::new(TRISHULA).parent().unwrap();
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--locked", "--package", "trishula-edge", "--bin", "trishula-edge"]);
+        if folder.ends_with("release") {
+            build.arg("--release");
+        }
+        let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
+        assert!(status.success(), "trishula-edge does not build");
+        folder.join("trishula-edge")
+    })
+}
+
+/// A Python with the package `websockets`, as `tests/run.sh` makes it.
+pub fn python() -> PathBuf {
+    let found = std::env::var_os("TRISHULA_TEST_PYTHON").map(PathBuf::from);
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-python/bin/python");
+    let python = found.unwrap_or(made);
+    assert!(
+        python.exists(),
+        "{} is missing: run tests/run.sh once, it installs what the tests need",
+        python.display()
+    );
+    python
+}
+
+/// Ports in a row that nobody uses now; each call looks further on.
+pub fn free_ports(count: u16) -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes run side by side: each begins elsewhere.
+    let offset = (std::process::id() % 200) as u16 * 100;
+    for _ in 0..200 {
+        let base = 20_000 + (offset + NEXT.fetch_add(count, Ordering::Relaxed)) % 40_000;
+        let free = |port| {
+            TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok()
+        };
+        if (base..base + count).all(free) {
+            return base;
+        }
+    }
+    panic!("no {count} free ports in a row");
+}
+
+/// Asks again and again, without a pause of its own, until it is so or patience ends.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "after {PATIENCE:?} still not: {what}");
+        std::thread::yield_now();
+    }
+    began.elapsed()
+}
+
+/// A process that ends with its handle.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    pub fn start(program: &Path, arguments: &[&str], log: PathBuf) -> Process {
+        let file = fs::File::create(&log).unwrap();
+        let child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Process { child, log }
+    }
+
+    /// SIGKILL: no word to anybody.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and its exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        until("the process ends", || self.child.try_wait().unwrap().is_some());
+        self.child.wait().unwrap().code()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(15).collect();
+            eprintln!("--- {}", self.log.display());
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+/// One machine: a folder, a node and an edge.
+pub struct Machine {
+    pub name: String,
+    pub folder: PathBuf,
+    pub edge_port: u16,
+    pub node: Option<Process>,
+    pub edge: Option<Process>,
+}
+
+impl Machine {
+    pub fn at(folder: PathBuf, edge_port: u16) -> Machine {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        Machine { name, folder, edge_port, node: None, edge: None }
+    }
+
+    pub fn config(&self) -> String {
+        self.folder.join("node.toml").display().to_string()
+    }
+
+    pub fn start_node(&mut self) {
+        let config = self.config();
+        let log = self.folder.join("node.log");
+        self.node = Some(Process::start(Path::new(TRISHULA), &["run", "--config", &config], log));
+    }
+
+    pub fn start_edge(&mut self) {
+        let config = self.folder.join("edge.toml").display().to_string();
+        let log = self.folder.join("edge.log");
+        self.edge = Some(Process::start(edge_program(), &["run", "--config", &config], log));
+    }
+
+    pub fn node_log(&self) -> String {
+        fs::read_to_string(self.folder.join("node.log")).unwrap_or_default()
+    }
+
+    /// `trishula COMMAND --config <this machine's> …`
+    pub fn run(&self, command: &[&str]) -> Output {
+        let mut arguments: Vec<String> = command.iter().map(|s| (*s).to_owned()).collect();
+        arguments.extend(["--config".into(), self.config()]);
+        Command::new(TRISHULA).args(arguments).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// `status --json`, when the node answers.
+    pub fn status(&self) -> Option<Value> {
+        let output = self.run(&["status", "--json"]);
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+    }
+
+    /// Whether this node sees exactly so many nodes, all in reach, and has an edge if it should.
+    pub fn sees_whole(&self, nodes: usize) -> bool {
+        let Some(status) = self.status() else { return false };
+        let edge = self.edge.is_none()
+            || status["links"].as_array().unwrap().iter().any(|link| link["role"] == "edge");
+        status["whole"] == true && status["nodes"].as_array().unwrap().len() == nodes && edge
+    }
+
+    pub fn reaches(&self, node: &str) -> bool {
+        let Some(status) = self.status() else { return false };
+        status["nodes"].as_array().unwrap().iter().any(|n| n["node"] == node && n["reachable"] == true)
+    }
+
+    /// The neighbour that leads to a node now.
+    pub fn next_hop(&self, node: &str) -> Option<String> {
+        let status = self.status()?;
+        let nodes = status["nodes"].as_array().unwrap();
+        let row = nodes.iter().find(|n| n["node"] == node)?;
+        row["next_hop"].as_str().map(str::to_owned)
+    }
+
+    pub fn token(&self, agent: &str) -> String {
+        let secret = self.folder.join("secrets/trishula.secret").display().to_string();
+        let output = Command::new(TRISHULA)
+            .args(["token", "issue", agent, "--secret-file", &secret])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    pub fn url(&self) -> String {
+        format!("wss://localhost:{}/", self.edge_port)
+    }
+
+    pub fn ca(&self) -> String {
+        self.folder.join("edge-identity/ca.pem").display().to_string()
+    }
+}
+
+/// Machines of one mesh, in one temporary folder.
+pub struct Mesh {
+    // Before the folder: their logs lie in it, and are shown when a test fails.
+    pub machines: Vec<Machine>,
+    pub folder: tempfile::TempDir,
+    pub base: u16,
+}
+
+impl Mesh {
+    /// Makes the folders; nothing runs yet. The first machine holds the CA and dials out only.
+    pub fn init(names: &[&str]) -> Mesh {
+        let folder = tempfile::Builder::new().prefix("trishula").tempdir().unwrap();
+        let base = free_ports(10 * names.len() as u16);
+        let output = Command::new(TRISHULA)
+            .args(["init", "--loopback", "--base-port", &base.to_string(), "--out"])
+            .arg(folder.path())
+            .args(names)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let machine =
+            |(i, name): (usize, &&str)| Machine::at(folder.path().join(name), base + 10 * i as u16 + 2);
+        let machines = names.iter().enumerate().map(machine).collect();
+        Mesh { folder, machines, base }
+    }
+
+    /// Starts every node and edge, and waits until each sees all.
+    pub fn start(names: &[&str]) -> Mesh {
+        let mut mesh = Mesh::init(names);
+        for machine in &mut mesh.machines {
+            machine.start_node();
+        }
+        for machine in &mut mesh.machines {
+            machine.start_edge();
+        }
+        mesh.wait_whole();
+        mesh
+    }
+
+    pub fn wait_whole(&self) {
+        let all = self.machines.len();
+        for machine in &self.machines {
+            until(&format!("{} sees the whole mesh", machine.name), || machine.sees_whole(all));
+        }
+    }
+
+    pub fn machine(&mut self, name: &str) -> &mut Machine {
+        self.machines.iter_mut().find(|machine| machine.name == name).unwrap()
+    }
+}
+
+/// A Python client at an edge, driven line by line: what it prints is what it saw.
+pub struct PythonClient {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl PythonClient {
+    /// Runs a script of `tests/it/python` with url, CA and token.
+    pub fn start(python: &Path, script: &str, machine: &Machine, agent: &str, more: &[&str]) -> PythonClient {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/python").join(script);
+        let mut child = Command::new(python)
+            .arg(script)
+            .args([machine.url(), machine.ca(), machine.token(agent)])
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        PythonClient { child, lines }
+    }
+
+    /// The next line it prints; an empty one when it has ended.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for PythonClient {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A UDP path that can be cut: what comes to `address` goes on to `to`, and back, until it is cut.
+pub struct UdpPath {
+    pub address: SocketAddr,
+    open: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl UdpPath {
+    pub fn to(to: SocketAddr) -> UdpPath {
+        use std::sync::Arc;
+        use std::sync::atomic::AtomicBool;
+        let front = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = front.local_addr().unwrap();
+        let open = Arc::new(AtomicBool::new(true));
+        let is_open = open.clone();
+        // Ends with the test process; a socket for each client, as a NAT would have.
+        std::thread::spawn(move || {
+            let mut backs: std::collections::HashMap<SocketAddr, UdpSocket> = Default::default();
+            let mut buffer = [0u8; 65_536];
+            while let Ok((length, client)) = front.recv_from(&mut buffer) {
+                let back = backs.entry(client).or_insert_with(|| {
+                    let back = UdpSocket::bind("127.0.0.1:0").unwrap();
+                    back.connect(to).unwrap();
+                    let (answers, front, is_open) =
+                        (back.try_clone().unwrap(), front.try_clone().unwrap(), is_open.clone());
+                    std::thread::spawn(move || {
+                        let mut buffer = [0u8; 65_536];
+                        while let Ok(length) = answers.recv(&mut buffer) {
+                            if is_open.load(Ordering::Relaxed) {
+                                let _ = front.send_to(&buffer[..length], client);
+                            }
+                        }
+                    });
+                    back
+                });
+                if is_open.load(Ordering::Relaxed) {
+                    let _ = back.send(&buffer[..length]);
+                }
+            }
+        });
+        UdpPath { address, open }
+    }
+
+    pub fn set_open(&self, open: bool) {
+        self.open.store(open, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,8 @@
+//! The real programs, as real processes on loopback: nodes, edges, and clients that know nothing but WebSocket.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod bad_peers;
+mod harness;
+mod membership;
+mod python;
+mod survival;

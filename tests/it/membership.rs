@@ -1,0 +1,1 @@
+//! Machines that join later, and that are thrown out.

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Runs every test. `--long` adds the slow ones: long simulations, soak, benches in full.
+# Installs what it needs below target/, or stops with one line that says what to install.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+long=false
+for argument in "$@"; do
+    case "$argument" in
+        --long) long=true ;;
+        *) echo "usage: tests/run.sh [--long]" >&2; exit 2 ;;
+    esac
+done
+
+need() { command -v "$1" >/dev/null || { echo "tests/run.sh: $1 is missing: $2" >&2; exit 1; }; }
+need cargo "install Rust 1.89 or newer from rustup.rs"
+need cc "install a C compiler (Debian: apt-get install build-essential; macOS: xcode-select --install)"
+need python3 "install Python 3.11 or newer (Debian: apt-get install python3 python3-venv)"
+
+# The Python clients that the tests run: the real package, in an environment of its own.
+venv=target/test-python
+if [ ! -x "$venv/bin/python" ]; then
+    python3 -m venv "$venv" || { echo "tests/run.sh: python3 -m venv failed: apt-get install python3-venv" >&2; exit 1; }
+fi
+"$venv/bin/python" -c 'import websockets' 2>/dev/null ||
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'websockets>=13' ||
+    { echo "tests/run.sh: pip could not install websockets: give it access to PyPI" >&2; exit 1; }
+TRISHULA_TEST_PYTHON=$(cd "$venv/bin" && pwd)/python
+export TRISHULA_TEST_PYTHON
+
+# Python 3.13 verifies certificates more strictly: used as well where it is there.
+for strict in python3.13 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.13*/bin/python3; do
+    "$strict" -c 'import ssl, sys; assert sys.version_info >= (3, 13)' 2>/dev/null || continue
+    venv313=target/test-python3.13
+    [ -x "$venv313/bin/python" ] || "$strict" -m venv "$venv313"
+    "$venv313/bin/python" -c 'import websockets' 2>/dev/null ||
+        "$venv313/bin/python" -m pip install --quiet --disable-pip-version-check 'websockets>=13'
+    TRISHULA_TEST_PYTHON_STRICT=$(cd "$venv313/bin" && pwd)/python
+    export TRISHULA_TEST_PYTHON_STRICT
+    break
+done
+
+# Both programs first: the tests start them as real processes.
+cargo build --locked --workspace --bins
+cargo test --locked --workspace --no-fail-fast
+
+if $long; then
+    cargo bench --locked
+fi

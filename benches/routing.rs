@@ -51,6 +51,7 @@ fn link_state(n: usize, nodes: usize, version: u64) -> LinkState {
         links: links.collect(),
         holds_ca: n == 0,
         addresses: Vec::new(),
+        serial: String::new(),
     }
 }
 

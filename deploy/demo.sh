@@ -31,13 +31,14 @@ trishula="$target/release/trishula" edge="$target/release/trishula-edge"
 echo "built in $((SECONDS - began)) s"
 
 # --- start -----------------------------------------------------------------------------------------------
-folder=$(mktemp -d "${TMPDIR:-/tmp}/trishula-demo.XXXXXX")
+top=$(mktemp -d "${TMPDIR:-/tmp}/trishula-demo.XXXXXX")
+folder="$top/mesh"
 pids=()
 clean_up() {
     trap - EXIT
     for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
     for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
-    rm -rf "$folder"
+    rm -rf "$top"
 }
 trap clean_up EXIT
 trap 'exit 130' INT
@@ -57,7 +58,7 @@ free_base() {
 base=$(free_base) || fail "no thirty free ports in a row between 21000 and 30000"
 
 say "Making identities below $folder (ports from $base on)"
-"$trishula" init --loopback --base-port "$base" --out "$folder" "${machines[@]}" >"$folder/init.log"
+"$trishula" init --loopback --base-port "$base" --out "$folder" >"$top/init.log"
 
 start() { # name, program, arguments: in the background, with a log of its own
     local name=$1; shift

@@ -160,7 +160,7 @@ impl Ready {
         let incarnation = self.store.incarnation;
         let (desk_in, desk_questions) = queue::bounded("daemon.desk", DESK_QUEUE);
         let started = node::start(node::Settings {
-            mesh: mesh_config(&self.config, incarnation),
+            mesh: mesh_config(&self.config, incarnation, self.bundle.name.serial.to_string()),
             agents: self.store.agents,
             disk: Disk::Store(self.store.jobs, self.store.done),
             trust: self.identity.trust().clone(),
@@ -241,11 +241,12 @@ fn tls_clock() -> tls::Clock {
     Arc::new(rustls::time_provider::DefaultTimeProvider)
 }
 
-fn mesh_config(config: &NodeConfig, incarnation: Incarnation) -> mesh::Config {
+fn mesh_config(config: &NodeConfig, incarnation: Incarnation, serial: String) -> mesh::Config {
     let heartbeat = Duration::from_millis(config.mesh.heartbeat_ms);
     mesh::Config {
         holds_ca: config.identity.ca_dir.is_some(),
         addresses: config.mesh.advertise.iter().map(ToString::to_string).collect(),
+        serial,
         heartbeat,
         silence: heartbeat * 5,
         ..mesh::Config::new(config.node.name.clone(), incarnation)

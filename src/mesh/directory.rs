@@ -108,6 +108,12 @@ impl Directory {
         Learned::News(changed)
     }
 
+    /// Forgets a node and all its agents.
+    pub fn forget(&mut self, node: &NodeName) {
+        self.clear(node, &[]);
+        self.lists.remove(node);
+    }
+
     /// The whole list of a node, to hand to a peer that lacks it.
     pub fn whole(&self, node: &NodeName) -> Option<Agents> {
         let list = self.lists.get(node)?;

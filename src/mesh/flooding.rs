@@ -1,6 +1,8 @@
 //! Announcements: passed on to every other neighbour when they are news, and caught up with by comparing
 //! what both ends of a link have, when it comes up and every ten seconds.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use super::directory::Learned;
@@ -24,6 +26,10 @@ impl Mesh {
     }
 
     pub(super) fn agents(&mut self, from: LinkId, news: Agents) {
+        // A list can come before its node's links, but not of a node that was thrown out.
+        if self.topology.is_expelled(&news.origin, news.incarnation) {
+            return;
+        }
         match self.directory.learn(news.clone()) {
             Learned::Old => {}
             Learned::Gap => self.send_digest(from),
@@ -86,11 +92,14 @@ impl Mesh {
     }
 
     /// A verified list: it goes to every link, entrances too.
-    pub(super) fn set_revocations(&mut self, number: u64, der: Bytes) {
+    pub(super) fn set_revocations(&mut self, number: u64, der: Bytes, serials: BTreeSet<String>) {
         if self.revocations.as_ref().is_some_and(|(have, _)| *have >= number) {
             return;
         }
         self.revocations = Some((number, der.clone()));
+        for node in self.topology.expel(serials) {
+            self.directory.forget(&node);
+        }
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         for link in links {
             self.send(link, Frame::Revocations(number, der.clone()));

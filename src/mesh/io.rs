@@ -1,5 +1,6 @@
 //! What goes into the mesh and what comes out of it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Config {
     pub holds_ca: bool,
     /// Where others may dial it.
     pub addresses: Vec<String>,
+    /// Serial number of its certificate, in hex.
+    pub serial: String,
     /// Between signs of life on a link.
     pub heartbeat: Duration,
     /// A link that is silent for so long is closed.
@@ -50,6 +53,7 @@ impl Config {
             incarnation,
             holds_ca: false,
             addresses: Vec::new(),
+            serial: String::new(),
             heartbeat: Duration::from_secs(1),
             silence: Duration::from_secs(5),
         }
@@ -121,8 +125,8 @@ pub enum Input {
     },
     /// The driver's answer to [`Output::Asked`].
     Answer(Call, Result<Bytes, String>),
-    /// A revocation list that was verified.
-    Revocations(u64, Bytes),
+    /// A revocation list that was verified: its number, its bytes, the serial numbers on it in hex.
+    Revocations(u64, Bytes, BTreeSet<String>),
     /// This node is stopping: tell the peers to come back after so many milliseconds.
     Stop(u64),
     /// Time has passed; with the wall clock in milliseconds.

@@ -88,6 +88,7 @@ impl Mesh {
             links: Vec::new(),
             holds_ca: config.holds_ca,
             addresses: config.addresses.clone(),
+            serial: config.serial.clone(),
         };
         Mesh {
             now,
@@ -127,7 +128,7 @@ impl Mesh {
             Input::PersistFailed(ticket, why) => self.persist_failed(ticket, &why),
             Input::Ask { number, to, method, body, within } => self.ask(number, to, method, body, within),
             Input::Answer(call, result) => self.answer(call, result),
-            Input::Revocations(number, der) => self.set_revocations(number, der),
+            Input::Revocations(number, der, serials) => self.set_revocations(number, der, serials),
             Input::Stop(come_back_ms) => self.stop(come_back_ms),
             Input::Tick(wall_ms) => self.tick(wall_ms),
         }

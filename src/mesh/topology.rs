@@ -27,6 +27,10 @@ pub struct Topology {
     me: NodeName,
     announced: BTreeMap<NodeName, LinkState>,
     routes: BTreeMap<NodeName, Route>,
+    /// Serial numbers of revoked certificates; who has one is not believed any more.
+    revoked: BTreeSet<String>,
+    /// Nodes that were thrown out, in their last life that is known.
+    expelled: BTreeMap<NodeName, Incarnation>,
     dirty: bool,
 }
 
@@ -35,7 +39,14 @@ impl Topology {
     pub fn new(own: LinkState) -> Topology {
         let me = own.origin.clone();
         let announced = BTreeMap::from([(me.clone(), own)]);
-        Topology { me, announced, routes: BTreeMap::new(), dirty: true }
+        Topology {
+            me,
+            announced,
+            routes: BTreeMap::new(),
+            revoked: BTreeSet::new(),
+            expelled: BTreeMap::new(),
+            dirty: true,
+        }
     }
 
     /// What this node announces.
@@ -54,7 +65,7 @@ impl Topology {
 
     /// Takes another node's announcement if it is newer; `false`: it was not, or there is no room.
     pub fn learn(&mut self, news: LinkState) -> bool {
-        if news.origin == self.me {
+        if news.origin == self.me || self.revoked.contains(&news.serial) {
             return false;
         }
         match self.announced.get(&news.origin) {
@@ -65,6 +76,29 @@ impl Topology {
         self.announced.insert(news.origin.clone(), news);
         self.dirty = true;
         true
+    }
+
+    /// Forgets the nodes whose certificates are on the list, this one excepted: it will hear it from others.
+    pub fn expel(&mut self, serials: BTreeSet<String>) -> Vec<NodeName> {
+        self.revoked = serials;
+        let revoked = |state: &&LinkState| state.origin != self.me && self.revoked.contains(&state.serial);
+        let gone: Vec<(NodeName, Incarnation)> = self
+            .announced
+            .values()
+            .filter(revoked)
+            .map(|state| (state.origin.clone(), state.incarnation))
+            .collect();
+        for (node, incarnation) in &gone {
+            self.announced.remove(node);
+            self.expelled.insert(node.clone(), *incarnation);
+            self.dirty = true;
+        }
+        gone.into_iter().map(|(node, _)| node).collect()
+    }
+
+    /// Whether a node was thrown out in this life or a later one: with a new certificate comes a new life.
+    pub fn is_expelled(&self, node: &NodeName, incarnation: Incarnation) -> bool {
+        self.expelled.get(node).is_some_and(|last| incarnation <= *last)
     }
 
     /// The announcement of a node.
@@ -168,6 +202,7 @@ mod tests {
                 .collect(),
             holds_ca: name == "dc",
             addresses: Vec::new(),
+            serial: format!("serial of {name}"),
         }
     }
 
@@ -220,5 +255,21 @@ mod tests {
         topology.learn(state("dc", 1, &[("agni", 1_000)]));
         topology.refresh();
         assert_eq!(topology.ca_holder(), Some(&node("dc")));
+    }
+
+    #[test]
+    fn a_node_whose_certificate_is_revoked_is_forgotten_and_stays_so() {
+        // covers T24
+        let mut topology = Topology::new(state("dc", 1, &[("agni", 1_000)]));
+        topology.learn(state("agni", 1, &[("dc", 1_000)]));
+        topology.refresh();
+        let revoked = BTreeSet::from(["serial of agni".to_owned(), "serial of dc".to_owned()]);
+        assert_eq!(topology.expel(revoked), vec![node("agni")]);
+        assert_eq!(topology.refresh().1, vec![node("agni")]);
+        assert!(!topology.learn(state("agni", 9, &[("dc", 1_000)])), "others may still pass on what it said");
+        assert!(topology.is_expelled(&node("agni"), Incarnation(1)));
+        let mut again = state("agni", 1, &[("dc", 1_000)]);
+        (again.incarnation, again.serial) = (Incarnation(2), "another".into());
+        assert!(topology.learn(again), "it may join again with a new certificate");
     }
 }

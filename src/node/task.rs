@@ -142,8 +142,7 @@ impl Node {
 
     async fn run(mut self, mut incoming: queue::Receiver<link::Event>, mut asked: queue::Receiver<Request>) {
         if let Some(list) = self.settings.trust.revocations().current() {
-            let (number, der) = (list.number(), Bytes::copy_from_slice(list.der()));
-            self.input(Input::Revocations(number, der));
+            self.input(revocations_in_force(&list));
         }
         let mut events = Vec::with_capacity(TURN);
         let mut timer = Box::pin(tokio::time::sleep(Duration::ZERO));
@@ -326,6 +325,7 @@ impl Node {
 
     fn new_revocations(&mut self, list: RevocationList) {
         let (number, der) = (list.number(), Bytes::copy_from_slice(list.der()));
+        let input = revocations_in_force(&list);
         if !self.settings.trust.revocations().offer(list) {
             return;
         }
@@ -335,7 +335,7 @@ impl Node {
         {
             tracing::error!(%why, "the revocation list could not be written; it is in force until this node stops");
         }
-        self.mesh.handle(Time(clock::micros()), Input::Revocations(number, der));
+        self.mesh.handle(Time(clock::micros()), input);
         self.close_revoked();
     }
 
@@ -419,6 +419,11 @@ impl Node {
         };
         self.mesh.agents_seen(namespace).into_iter().map(row).collect()
     }
+}
+
+fn revocations_in_force(list: &RevocationList) -> Input {
+    let serials = list.entries().iter().map(|entry| entry.serial.to_string()).collect();
+    Input::Revocations(list.number(), Bytes::copy_from_slice(list.der()), serials)
 }
 
 fn node_status(view: NodeView) -> NodeStatus {

@@ -101,6 +101,8 @@ pub struct LinkState {
     pub holds_ca: bool,
     /// Where it can be dialled; empty for a node behind NAT.
     pub addresses: Vec<String>,
+    /// Serial number of its certificate at its start, in hex: whose is on the revocation list is forgotten.
+    pub serial: String,
 }
 
 /// One agent as its node knows it.

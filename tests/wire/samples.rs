@@ -94,6 +94,7 @@ pub fn golden() -> Vec<Frame> {
             links: vec![Adjacency { peer: node("dc"), rtt_us: 20_000 }],
             holds_ca: true,
             addresses: vec!["agni.example:8766".into()],
+            serial: "0a1b2c".into(),
         }),
         Frame::Agents(Agents {
             origin: node("agni"),
@@ -294,9 +295,17 @@ fn any_announcement() -> impl Strategy<Value = Frame> {
         },
     );
     let links = vec((any_node(), any::<u32>()).prop_map(|(peer, rtt_us)| Adjacency { peer, rtt_us }), 0..5);
-    let link_state = (any_node(), any_life(), any::<u64>(), links, any::<bool>(), vec("\\PC{0,30}", 0..3))
-        .prop_map(|(origin, incarnation, version, links, holds_ca, addresses)| {
-            Frame::LinkState(LinkState { origin, incarnation, version, links, holds_ca, addresses })
+    let link_state = (
+        any_node(),
+        any_life(),
+        any::<u64>(),
+        links,
+        any::<bool>(),
+        vec("\\PC{0,30}", 0..3),
+        "[0-9a-f]{0,32}",
+    )
+        .prop_map(|(origin, incarnation, version, links, holds_ca, addresses, serial)| {
+            Frame::LinkState(LinkState { origin, incarnation, version, links, holds_ca, addresses, serial })
         });
     let agents = (any_node(), any_life(), any::<Option<u64>>(), any::<u64>(), vec(any_agent_state(), 0..4))
         .prop_map(|(origin, incarnation, base, version, agents)| {

@@ -377,7 +377,7 @@ impl Cluster {
                 assert!(twice.is_none(), "a call was answered twice");
             }
             Output::Revocations(number, der) => {
-                self.at(self.now, name, Input::Revocations(number, der));
+                self.at(self.now, name, Input::Revocations(number, der, Default::default()));
             }
             Output::Event(event) => self.events.push((name.clone(), event)),
         }

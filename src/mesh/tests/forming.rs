@@ -343,7 +343,7 @@ fn a_revocation_list_reaches_every_node_and_entrance_once() {
     let mut cluster = Cluster::meshed(&THREE);
     let entrance = cluster.register("rushabdev", "alice");
     cluster.forget();
-    cluster.input("agni", Input::Revocations(3, bytes::Bytes::from_static(b"list 3")));
+    cluster.input("agni", Input::Revocations(3, bytes::Bytes::from_static(b"list 3"), Default::default()));
     cluster.run(seconds(1));
     for name in THREE {
         assert_eq!(cluster.mesh(name).snapshot().revocation_list, 3);

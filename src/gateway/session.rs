@@ -367,7 +367,7 @@ impl<C: Carrier> Session<C> {
     }
 
     /// A client may send its last message and be gone in the same moment.
-    async fn let_messages_pass(&self) {
+    async fn let_messages_pass(&mut self) {
         let since = Duration::from_micros(clock::micros().saturating_sub(self.submitted_at));
         if self.submitted_at > 0 && since < MESSAGES_PASS_WITHIN {
             tokio::time::sleep(MESSAGES_PASS_WITHIN - since).await;

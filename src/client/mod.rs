@@ -7,7 +7,7 @@
 //! # async fn example(io: tokio::net::UnixStream) -> Result<(), trishula::client::Error> {
 //! let client = Client::over(io, Options::default()).await?;
 //! let result = client.request("agni", serde_json::json!({"run": "uptime"}), Duration::from_secs(5)).await?;
-//! println!("{}", result.payload);
+//! let answer: String = result.read()?;
 //! # Ok(()) }
 //! ```
 //!

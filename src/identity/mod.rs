@@ -36,7 +36,7 @@ pub mod trust;
 #[cfg(test)]
 mod handshake_tests;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use error::Error;
 pub use name::{PeerName, Role, RoleKind};

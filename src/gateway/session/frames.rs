@@ -281,6 +281,7 @@ impl<C: Carrier> Session<C> {
         let Some((link, _)) = &self.link else { return Err(no_node()) };
         metrics::MESSAGES_SENT.with_label_values(&[target_word(&head.to)]).inc();
         let frame = Frame::Submit(self.seat.no, head, payload);
+        self.submitted_at = self.watch.heard();
         match link.try_send(&frame) {
             Ok(()) => Ok(()),
             Err(Refused::Closed(())) => Err(no_node()),

@@ -37,6 +37,11 @@ impl Watch {
         self.pinged.take().is_some()
     }
 
+    /// When something came last, in [`clock::micros`].
+    pub(super) fn heard(&self) -> u64 {
+        self.heard
+    }
+
     pub(super) fn age_ms(&self, now: u64) -> u64 {
         now.saturating_sub(self.opened) / 1000
     }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use trishula::rt::{logging, signals};
 
-use crate::config::{DEFAULT_PATH, EdgeConfig, LogFormat};
+use crate::config::{EdgeConfig, LogFormat};
 use crate::{config, prepare, run};
 
 const FAILED: u8 = 1;
@@ -19,7 +19,8 @@ Examples:
   trishula-edge run   --config /etc/trishula/edge.toml
   trishula-edge run   --log-level debug
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 64 bad configuration.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 64 bad configuration.
+Configuration: flags win over TRISHULA_<SECTION>_<KEY> in the environment, and that over the file.";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -45,17 +46,17 @@ enum Command {
 #[derive(Debug, Args)]
 struct RunArgs {
     /// The configuration
-    #[arg(long, value_name = "PATH", env = "TRISHULA_EDGE_CONFIG", default_value = DEFAULT_PATH)]
+    #[arg(long, value_name = "PATH", default_value_os_t = config::default_path())]
     config: PathBuf,
     /// Overrides `log.level`
-    #[arg(long, value_name = "LEVEL", env = "TRISHULA_LOG_LEVEL")]
+    #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 }
 
 #[derive(Debug, Args)]
 struct CheckArgs {
     /// The configuration
-    #[arg(long, value_name = "PATH", env = "TRISHULA_EDGE_CONFIG", default_value = DEFAULT_PATH)]
+    #[arg(long, value_name = "PATH", default_value_os_t = config::default_path())]
     config: PathBuf,
     /// Do not try the ports: an edge with this configuration is running
     #[arg(long)]
@@ -66,7 +67,7 @@ struct CheckArgs {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("{0}")]
-    Config(#[from] config::Error),
+    Config(#[from] trishula::config::Error),
     #[error("{0}")]
     Start(#[from] prepare::Error),
     #[error("the runtime could not be started: {0}")]
@@ -100,14 +101,15 @@ pub fn main() -> ExitCode {
 }
 
 fn run_command(args: &RunArgs) -> Result<(), Failure> {
-    let config = EdgeConfig::load(&args.config)?;
-    let level = args.log_level.as_ref().unwrap_or(&config.log.level);
-    logging::init(level, config.log.format == LogFormat::Json);
+    let level =
+        args.log_level.iter().map(|level| ("log.level".to_owned(), toml::Value::from(level.as_str())));
+    let config = EdgeConfig::load(&args.config, std::env::vars(), level.collect())?;
+    logging::init(&config.log.level, config.log.format == LogFormat::Json);
     runtime(config.edge.threads)?.block_on(async { Ok(run::run(&config, signals::stop_requested()).await?) })
 }
 
 fn check_command(args: &CheckArgs) -> Result<(), Failure> {
-    let config = EdgeConfig::load(&args.config)?;
+    let config = EdgeConfig::load(&args.config, std::env::vars(), Vec::new())?;
     let services = prepare::services(&config)?;
     let bundle = prepare::bundle(&config)?;
     if !args.running {

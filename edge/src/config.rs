@@ -5,41 +5,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use trishula::config::{Error, load, node, resolve};
 use trishula::link::dial;
 use trishula::rt::platform;
 use trishula::wire::client::DEFAULT_MAX_FRAME;
 use trishula::wire::ids::{Namespace, NodeName};
 
-/// Where the file lies by default.
-pub const DEFAULT_PATH: &str = "/etc/trishula/edge.toml";
+/// The file's name within a configuration folder.
+pub const FILE: &str = "edge.toml";
 
-/// Why a configuration is not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No such file, or not readable.
-    #[error("the configuration {path} can't be read: {why}; give another with --config PATH")]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        why: std::io::Error,
-    },
-    /// Not TOML, an unknown key, or a value of the wrong type; the text names the line.
-    #[error("{path}: {why}")]
-    Malformed {
-        /// Which file.
-        path: PathBuf,
-        /// Line, column, what is wrong and what is allowed.
-        why: String,
-    },
-    /// A value that is out of bounds or does not fit the others.
-    #[error("{path}: {what}")]
-    Wrong {
-        /// Which file.
-        path: PathBuf,
-        /// Which key, what is wrong and what would be right.
-        what: String,
-    },
+/// Where the file lies by default.
+pub fn default_path() -> PathBuf {
+    platform::default_config_dir().join(FILE)
 }
 
 /// Everything an edge is told.
@@ -212,6 +189,7 @@ impl Default for MetricsSection {
 #[serde(deny_unknown_fields, default)]
 pub struct LogSection {
     /// `error`, `warn`, `info`, `debug`, `trace`, or `target=level` with commas between.
+    #[serde(deserialize_with = "node::level")]
     pub level: String,
     /// `text` or `json`.
     pub format: LogFormat,
@@ -234,49 +212,54 @@ pub enum LogFormat {
 }
 
 impl EdgeConfig {
-    /// Reads a file and checks what can be checked without the machine. Relative paths in it count from its
-    /// folder, so that a bundle can be moved as a whole.
-    pub fn load(path: &Path) -> Result<EdgeConfig, Error> {
-        let text =
-            std::fs::read_to_string(path).map_err(|why| Error::Unreadable { path: path.into(), why })?;
-        let mut config: EdgeConfig = toml::from_str(&text)
-            .map_err(|e| Error::Malformed { path: path.into(), why: e.to_string().trim_end().into() })?;
-        config.check().map_err(|what| Error::Wrong { path: path.into(), what })?;
-        config.resolve(path.parent().unwrap_or(Path::new("")));
+    /// Reads a configuration and checks that its values go together. Relative paths in it count from the file's
+    /// own folder, so that a bundle can be moved as a whole.
+    ///
+    /// # Errors
+    ///
+    /// See [`load`].
+    pub fn load(
+        path: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+        overrides: Vec<(String, toml::Value)>,
+    ) -> Result<EdgeConfig, Error> {
+        let mut config: EdgeConfig = load(path, environment, overrides)?;
+        config.check().map_err(|(key, why)| Error::Together { path: path.into(), key, why })?;
+        let services = config.services.iter_mut();
+        let files = services.flat_map(|s| [&mut s.cert, &mut s.key, &mut s.secret_file]).flatten();
+        files.chain([&mut config.identity.dir]).for_each(|file| resolve(path, file));
+        for address in &mut config.uplink.nodes {
+            if let Some(socket) = address.strip_prefix(dial::UNIX) {
+                let mut socket = PathBuf::from(socket);
+                resolve(path, &mut socket);
+                *address = format!("{}{}", dial::UNIX, socket.display());
+            }
+        }
         Ok(config)
     }
 
-    fn resolve(&mut self, folder: &Path) {
-        let paths = self.services.iter_mut().flat_map(|s| [&mut s.cert, &mut s.key, &mut s.secret_file]);
-        for path in paths.flatten().chain([&mut self.identity.dir]) {
-            if path.is_relative() {
-                *path = folder.join(&*path);
-            }
-        }
-        for address in &mut self.uplink.nodes {
-            if let Some(path) = address.strip_prefix(dial::UNIX).filter(|path| Path::new(path).is_relative())
-            {
-                *address = format!("{}{}", dial::UNIX, folder.join(path).display());
-            }
-        }
-    }
-
-    fn check(&self) -> Result<(), String> {
+    /// The key at fault, and why.
+    fn check(&self) -> Result<(), (String, String)> {
+        let wrong = |key: &str, why: String| Err((key.to_owned(), why));
         if self.services.is_empty() {
-            return Err("there is no [[service]]; an edge without one serves nobody".into());
+            return wrong("service", "there is none; an edge without a [[service]] serves nobody".into());
         }
         if self.uplink.nodes.is_empty() {
-            return Err("uplink.nodes: is empty; give the node's address, usually \"127.0.0.1:8766\"".into());
+            return wrong(
+                "uplink.nodes",
+                "is empty; give the node's address, usually \"127.0.0.1:8766\"".into(),
+            );
         }
         if !(1..=64).contains(&self.edge.threads) {
-            return Err(format!("edge.threads: {} is not from 1 to 64", self.edge.threads));
+            return wrong("edge.threads", format!("{} is not from 1 to 64", self.edge.threads));
         }
         let mut seen = vec![self.metrics.listen];
         for service in &self.services {
-            service.check().map_err(|why| format!("service {}: {why}", service.name))?;
+            service.check().map_err(|(key, why)| (format!("service {}: {key}", service.name), why))?;
             for listen in &service.listen {
                 if listen.port() != 0 && seen.contains(listen) {
-                    return Err(format!("service {}: listen: {listen} is used twice", service.name));
+                    let key = format!("service {}: listen", service.name);
+                    return wrong(&key, format!("{listen} is used twice"));
                 }
                 seen.push(*listen);
             }
@@ -286,21 +269,23 @@ impl EdgeConfig {
 }
 
 impl ServiceSection {
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), (&'static str, String)> {
         match (&self.secret_file, &self.secret_env, self.auth) {
-            (Some(_), Some(_), _) => return Err("secret_file and secret_env: give one of the two".into()),
+            (Some(_), Some(_), _) => {
+                return Err(("secret_file", "secret_env is there too; give one of the two".into()));
+            }
             (None, None, true) => {
-                return Err("secret_file: is missing, and tokens can't be checked without; \
-                            make one with: head -c 48 /dev/urandom | base64 > FILE"
-                    .into());
+                let why = "is missing, and tokens can't be checked without; \
+                           make one with: head -c 48 /dev/urandom | base64 > FILE";
+                return Err(("secret_file", why.into()));
             }
             _ => {}
         }
         if self.cert.is_some() != self.key.is_some() {
-            return Err("cert and key: give both or none".into());
+            return Err(("cert", "goes with key; give both or none".into()));
         }
         if self.listen.is_empty() {
-            return Err("listen: is empty".into());
+            return Err(("listen", "is empty".into()));
         }
         let bounds = [
             ("max_frame", self.max_frame as u64, 1024, 16 << 20),
@@ -311,11 +296,11 @@ impl ServiceSection {
         ];
         for (key, value, low, high) in bounds {
             if !(low..=high).contains(&value) {
-                return Err(format!("{key}: {value} is not from {low} to {high}"));
+                return Err((key, format!("{value} is not from {low} to {high}")));
             }
         }
         match self.paths.iter().find(|path| !path.starts_with('/')) {
-            Some(path) => Err(format!("paths: {path:?} must begin with a '/'")),
+            Some(path) => Err(("paths", format!("{path:?} must begin with a '/'"))),
             None => Ok(()),
         }
     }
@@ -329,14 +314,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edge.toml");
         std::fs::write(&path, text).unwrap();
-        EdgeConfig::load(&path)
+        EdgeConfig::load(&path, std::iter::empty(), Vec::new())
     }
 
     #[test]
     fn the_reference_configuration_is_read() {
         // covers T03
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/edge.toml");
-        let config = EdgeConfig::load(&path).unwrap();
+        let config = EdgeConfig::load(&path, std::iter::empty(), Vec::new()).unwrap();
         assert_eq!(config.services[0].name.as_str(), "trishula");
         assert_eq!(config.services[0].listen, listen_default());
         assert_eq!(config.services[0].max_frame, DEFAULT_MAX_FRAME);
@@ -350,21 +335,36 @@ mod tests {
         let service = "[[service]]\nname = \"trishula\"\nsecret_file = \"s\"\n";
         for (text, says) in [
             ("[edge]\nnmae = \"x\"\n".to_owned(), "nmae"),
-            (format!("{service}max_frmae = 5\n"), "line 4"),
-            (format!("{service}max_frame = \"big\"\n"), "line 4"),
+            (format!("{service}max_frmae = 5\n"), "edge.toml:4:"),
+            (format!("{service}max_frame = \"big\"\n"), "edge.toml:4:"),
             (format!("{service}max_frame = 5\n"), "service trishula: max_frame: 5 is not from 1024"),
             (format!("{service}secret_env = \"S\"\n"), "give one of the two"),
-            (format!("{service}listen = [\"localhost\"]\n"), "line 4"),
+            (format!("{service}listen = [\"localhost\"]\n"), "edge.toml:4:"),
             ("[[service]]\nname = \"Trishula\"\n".to_owned(), "is not a namespace"),
             ("[[service]]\nname = \"trishula\"\n".to_owned(), "secret_file: is missing"),
-            (String::new(), "no [[service]]"),
-            ("[edge\n".to_owned(), "line 1"),
+            (String::new(), "without a [[service]]"),
+            ("[edge\n".to_owned(), "edge.toml:1:"),
         ] {
             let error = load(&text).unwrap_err().to_string();
             assert!(error.contains(says) && error.contains("edge.toml"), "{text}: {error}");
         }
-        assert!(
-            EdgeConfig::load(Path::new("/nowhere/edge.toml")).unwrap_err().to_string().contains("--config")
-        );
+        let nowhere = EdgeConfig::load(Path::new("/nowhere/edge.toml"), std::iter::empty(), Vec::new());
+        assert!(nowhere.unwrap_err().to_string().contains("--config"));
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_flags_over_both() {
+        // covers T21
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edge.toml");
+        let text = "[log]\nlevel = \"warn\"\n[[service]]\nname = \"trishula\"\nsecret_file = \"s\"\n";
+        std::fs::write(&path, text).unwrap();
+        let environment = || [("TRISHULA_LOG_LEVEL".to_owned(), "debug".to_owned())].into_iter();
+        assert_eq!(EdgeConfig::load(&path, environment(), Vec::new()).unwrap().log.level, "debug");
+        let flags = vec![("log.level".to_owned(), toml::Value::from("trace"))];
+        assert_eq!(EdgeConfig::load(&path, environment(), flags).unwrap().log.level, "trace");
+        let bad = [("TRISHULA_EDGE_DRAIN_MS".to_owned(), "soon".to_owned())].into_iter();
+        let error = EdgeConfig::load(&path, bad, Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("TRISHULA_EDGE_DRAIN_MS"), "{error}");
     }
 }

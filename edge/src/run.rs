@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use rand::RngExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -35,6 +36,11 @@ const RELOAD_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs an edge until `stop` is done, with the link to the node that its configuration names.
 pub async fn run(config: &EdgeConfig, stop: impl Future<Output = &'static str>) -> Result<(), Error> {
+    let mut stop = std::pin::pin!(stop);
+    // Looked at once before anything starts: from then on signals are ours.
+    if stop.as_mut().now_or_never().is_some() {
+        return Ok(());
+    }
     let services = prepare::services(config)?;
     let listeners = Listeners::bind(config)?;
     let (events, inbox) = queue::bounded("edge.link_events", EVENTS);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde::Serialize;
 
-use super::common::{SocketArg, addresses_of, block_on, desk_of, duration, now};
+use super::common::{SocketArg, addresses_of, block_on, desk_of, duration, human_seconds, now};
 use super::layout::{self, Keys, Machine, Ports};
 use super::{init, print};
 use crate::admin::client::{self, Client};
@@ -87,7 +87,8 @@ impl Args {
             let expires_seconds = self.expires.as_secs();
             return print::json(&Shown { name: self.name.clone(), ticket, expires_seconds, addresses });
         }
-        print::note(&format!("On {}, within {:?}: trishula join TICKET", self.name, self.expires));
+        let within = human_seconds(self.expires.as_secs());
+        print::note(&format!("On {}, within {within}: trishula join TICKET", self.name));
         print::line(&ticket)
     }
 

@@ -171,7 +171,7 @@ async fn ask_any(ticket: &Ticket, request: &JoinRequest) -> anyhow::Result<JoinR
             Ok(connection) => {
                 return print::progress("waiting for the holder of the CA", ask(&connection, request)).await;
             }
-            Err(error) => faults.push(format!("{address}: {error:#}")),
+            Err(error) => faults.push(format!("{address}: {}", print::explain(&error))),
         }
     }
     let listed = faults.join("\n  ");

@@ -83,7 +83,7 @@ impl Args {
             if !may_return || (first && !ended.is::<Closed>()) || ended.is::<print::ReaderGone>() {
                 return Err(ended);
             }
-            print::note(&format!("{ended:#}; connecting again"));
+            print::note(&format!("{}; connecting again", print::explain(&ended)));
             tokio::time::sleep(backoff.next_wait()).await;
         }
     }

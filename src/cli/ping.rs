@@ -100,7 +100,7 @@ impl Args {
                     self.say(&format!("{} ({n}): {:.2} ms by {}", self.name, one.took_ms, way(&one.route)))?;
                     pings.push(one);
                 }
-                Err(error) => self.say(&format!("{} ({n}): {error:#}", self.name))?,
+                Err(error) => self.say(&format!("{} ({n}): {}", self.name, print::explain(&error)))?,
             }
             if n < self.count {
                 tokio::time::sleep(PAUSE).await;

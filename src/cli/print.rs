@@ -58,7 +58,16 @@ pub fn note(text: &str) {
 
 /// Why it did not work.
 pub fn error(error: &anyhow::Error) {
-    note(&format!("trishula: {error:#}"));
+    note(&format!("trishula: {}", explain(error)));
+}
+
+/// An error with its causes, each said once: many of our errors repeat their cause, as they also go to the log.
+pub fn explain(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| match cause.to_string() {
+        cause if said.contains(&cause) => said,
+        cause if said.is_empty() => cause,
+        cause => format!("{said}: {cause}"),
+    })
 }
 
 /// Waits for some work; after a second it says on stderr what for, and after that how long already.

@@ -338,7 +338,7 @@ mod tests {
     #[tokio::test]
     async fn frames_come_whole_whatever_pieces_they_travel_in() {
         // covers T05
-        let (ours, mut theirs) = tokio::io::duplex(64);
+        let (ours, mut theirs) = tokio::io::duplex(1024);
         let mut talk = over(ours);
         let frames = [
             json!({ "type": "COMMAND", "from": "dc", "id": "1" }),

@@ -113,6 +113,8 @@ pub struct CaDesk {
     invites: Option<Invites>,
     register: Register,
     revocations: Arc<Revocations>,
+    /// The newest list that was signed here; it is in force once the node has taken it.
+    signed: Option<RevocationList>,
     neighbours: Neighbours,
 }
 
@@ -155,7 +157,16 @@ impl CaDesk {
             revocations.offer(RevocationList::parse(&der, authority.certificate())?);
         }
         let (ca_dir, invites_path) = (ca_dir.to_owned(), data_dir.join(INVITES));
-        Ok(CaDesk { authority, ca_dir, invites_path, invites: None, register, revocations, neighbours })
+        Ok(CaDesk {
+            authority,
+            ca_dir,
+            invites_path,
+            invites: None,
+            register,
+            revocations,
+            signed: None,
+            neighbours,
+        })
     }
 
     /// The CA itself.
@@ -197,6 +208,8 @@ impl CaDesk {
         now: OffsetDateTime,
     ) -> Result<String, Error> {
         self.refuse_taken(&invitation.name, again, now)?;
+        // A node that has never run has no data folder yet.
+        self.invites_path.parent().map_or(Ok(()), files::make_folder)?;
         let invites = match &mut self.invites {
             Some(invites) => invites,
             none => none.insert(Invites::open(&self.invites_path)?),
@@ -221,7 +234,9 @@ impl CaDesk {
         self.renew(body, now).map_err(|e| e.to_string())
     }
 
-    /// Takes certificates back: the new list is on disk when this returns, and is to be spread.
+    /// Takes certificates back: the new list is on disk when this returns. It is in force, here too, once it has been
+    /// given to the node ([`crate::node::Handle::set_revocations`]), which closes links and spreads it; or when the
+    /// desk is next opened.
     pub fn revoke(
         &mut self,
         whom: &Whom,
@@ -229,12 +244,13 @@ impl CaDesk {
         now: OffsetDateTime,
     ) -> Result<RevocationList, Error> {
         let serials = self.serials_of(whom, now)?;
-        let previous = self.revocations.current();
-        let list = self.authority.revoke(&serials, previous.as_deref(), now)?;
+        let in_force = self.revocations.current();
+        let previous = self.signed.iter().chain(in_force.as_deref()).max_by_key(|list| list.number());
+        let list = self.authority.revoke(&serials, previous, now)?;
         files::write(&self.ca_dir.join(REVOKED), list.der(), Access::Public)?;
         let since = now.format(&Rfc3339).unwrap_or_default();
         self.register.take_back(&serials, &Taken { since, reason: reason.to_owned() })?;
-        self.revocations.offer(list.clone());
+        self.signed = Some(list.clone());
         Ok(list)
     }
 
@@ -284,5 +300,4 @@ impl CaDesk {
 }
 
 #[cfg(test)]
-#[path = "authority_tests.rs"]
 mod tests;

@@ -146,6 +146,9 @@ struct Attaching {
     held: Option<Parsed>,
 }
 
+/// A message on its way into a full lane.
+type Stalled = Pin<Box<dyn Future<Output = Result<(), link::Closed>> + Send>>;
+
 struct Session<C> {
     carrier: C,
     seat: Seat,
@@ -162,7 +165,7 @@ struct Session<C> {
     link: Option<(link::Handle, NodeName)>,
     attaching: Option<Attaching>,
     /// A message that waits for room in its lane. Nothing is read from the client meanwhile.
-    stalled: Option<Pin<Box<dyn Future<Output = Result<(), link::Closed>> + Send>>>,
+    stalled: Option<Stalled>,
     /// Our own frames that wait for room in the carrier.
     out: VecDeque<Bytes>,
     /// AGENTS that the node has not answered yet.

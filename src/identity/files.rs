@@ -104,10 +104,25 @@ fn write_whole(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
     let mut file = options.open(path)?;
     #[cfg(unix)]
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(access.mode()))?;
+    #[cfg(unix)]
+    leave_to_owner_of_folder(path, &file)?;
     #[cfg(not(unix))]
     let _ = access;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// What root writes into somebody's folder is that somebody's: `sudo trishula cert renew` must not take the key away
+/// from the user that the node runs as.
+#[cfg(unix)]
+fn leave_to_owner_of_folder(path: &Path, file: &File) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, fchown};
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (owner, ours) = (fs::metadata(folder)?, file.metadata()?);
+    if ours.uid() == 0 && owner.uid() != 0 {
+        fchown(file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {

@@ -4,26 +4,28 @@
 //! taken out, and the text itself travels on as the payload, byte for byte. Only `from`, `id` and
 //! `timestamp`, when the client left them out, are inserted behind the opening brace.
 
-use std::borrow::Cow;
-use std::fmt;
+mod register;
+mod server;
+mod text;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::de::{self, DeserializeOwned, IgnoredAny};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::close::{Code, Refusal};
 use super::envelope::{Class, Form, Head, Kind, Priority, State, Target};
 use super::ids::{AgentAddr, AgentName, MessageId, Namespace};
 
+use register::RawRegister;
+pub use register::{AckMode, MAX_CAPABILITIES, MAX_CAPABILITY, Register};
+pub use server::{ErrorPayload, ServerFrame};
+use text::{Str, check_depth};
+
 /// Largest frame by default, in bytes.
 pub const DEFAULT_MAX_FRAME: usize = 1 << 20;
 /// Deepest nesting of arrays and objects.
 pub const MAX_DEPTH: usize = 64;
-/// Most capabilities an agent may name, and the longest of them in bytes.
-pub const MAX_CAPABILITIES: usize = 64;
-/// See [`MAX_CAPABILITIES`].
-pub const MAX_CAPABILITY: usize = 64;
 /// Longest time to live and longest delay, in milliseconds: 30 days.
 const MAX_DURATION_MS: u64 = 30 * 24 * 3600 * 1000;
 /// Latest timestamp, in milliseconds: what a float holds exactly.
@@ -118,111 +120,6 @@ impl ClientFrame {
     }
 }
 
-/// Payload of REGISTER.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Register {
-    /// As whom; the token's own name when absent.
-    pub agent: Option<AgentName>,
-    /// What the agent can.
-    pub capabilities: Vec<String>,
-    /// Who acknowledges; `None`: as the carrier can.
-    pub ack: Option<AckMode>,
-    /// Messages under way to this session at most.
-    pub window: u16,
-    /// Joins the agent's other sessions instead of taking over.
-    pub shared: bool,
-    /// The last state to be told of when a message does not say.
-    pub receipts: String,
-    /// Milliseconds between signs of life.
-    pub heartbeat_ms: u32,
-}
-
-impl Default for Register {
-    fn default() -> Self {
-        Self {
-            agent: None,
-            capabilities: Vec::new(),
-            ack: None,
-            window: 64,
-            shared: false,
-            receipts: "none".into(),
-            heartbeat_ms: 30_000,
-        }
-    }
-}
-
-/// Who acknowledges what a session is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AckMode {
-    /// Its library, by pong.
-    Auto,
-    /// The client, by ACK and NACK.
-    Manual,
-}
-
-/// REGISTER as it is written; its names and bounds are not checked yet.
-#[derive(Deserialize)]
-#[serde(default)]
-struct RawRegister {
-    agent: Option<String>,
-    capabilities: Vec<String>,
-    #[serde(deserialize_with = "present")]
-    ack: Option<AckMode>,
-    window: u16,
-    shared: bool,
-    receipts: String,
-    heartbeat_ms: u32,
-}
-
-impl Default for RawRegister {
-    fn default() -> Self {
-        let Register { capabilities, ack, window, shared, receipts, heartbeat_ms, .. } = Register::default();
-        Self { agent: None, capabilities, ack, window, shared, receipts, heartbeat_ms }
-    }
-}
-
-impl RawRegister {
-    fn check(self) -> Result<Register, Refusal> {
-        let bad = |message: String| Refusal::new(Code::BadFrame, message);
-        if self.capabilities.len() > MAX_CAPABILITIES {
-            return Err(bad(format!(
-                "capabilities: {} given, at most {MAX_CAPABILITIES}",
-                self.capabilities.len()
-            )));
-        }
-        if let Some(long) = self.capabilities.iter().find(|c| c.len() > MAX_CAPABILITY || c.is_empty()) {
-            let shown: String = long.chars().take(20).collect();
-            return Err(bad(format!("capabilities: {shown:?} must have 1 to {MAX_CAPABILITY} bytes")));
-        }
-        if !(1..=1024).contains(&self.window) {
-            return Err(bad(format!("window: {} is not from 1 to 1024", self.window)));
-        }
-        if !(1_000..=600_000).contains(&self.heartbeat_ms) {
-            return Err(bad(format!("heartbeat_ms: {} is not from 1000 to 600000", self.heartbeat_ms)));
-        }
-        State::parse_wish(&self.receipts)
-            .map_err(|why| bad(format!("receipts: {:?} {why}", self.receipts)))?;
-        let agent = self.agent.as_deref().map(AgentName::new).transpose();
-        Ok(Register {
-            agent: agent.map_err(|e| Refusal::new(Code::BadName, format!("agent: {e}")))?,
-            capabilities: self.capabilities,
-            ack: self.ack,
-            window: self.window,
-            shared: self.shared,
-            receipts: self.receipts,
-            heartbeat_ms: self.heartbeat_ms,
-        })
-    }
-}
-
-impl Register {
-    /// The last state to be told of when a message does not say.
-    pub fn receipt_wish(&self) -> Option<State> {
-        State::parse_wish(&self.receipts).ok().flatten()
-    }
-}
-
 /// Reads one frame. `stamp` is asked for an id and the time in milliseconds when the client left one out.
 pub fn parse(
     bytes: &Bytes,
@@ -236,6 +133,10 @@ pub fn parse(
     }
     let text = std::str::from_utf8(bytes)
         .map_err(|e| nameless(Refusal::new(Code::BadFrame, format!("the frame is not UTF-8: {e}"))))?;
+    // A list of the fields' values in order would pass for an object.
+    if !text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{') {
+        return Err(nameless(Refusal::new(Code::BadFrame, "the frame is not a JSON object")));
+    }
     check_depth(text.as_bytes()).map_err(nameless)?;
     let raw: Raw<'_> = serde_json::from_str(text)
         .map_err(|e| nameless(Refusal::new(Code::BadFrame, format!("the frame can't be read: {e}"))))?;
@@ -546,112 +447,7 @@ impl Missing<'_> {
     }
 }
 
-/// A string of the frame, borrowed from it unless it has escapes.
-struct Str<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Str<'a> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Str<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_borrowed_str<E>(self, s: &'de str) -> Result<Str<'de>, E> {
-                Ok(Str(Cow::Borrowed(s)))
-            }
-            fn visit_str<E>(self, s: &str) -> Result<Str<'de>, E> {
-                Ok(Str(Cow::Owned(s.to_owned())))
-            }
-        }
-        from.deserialize_str(Visitor)
-    }
-}
-
 /// Present means not null: a null would stand beside the value that we insert.
 fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
-}
-
-/// Counts brackets outside strings: serde's own limit does not reach into what it only skips.
-fn check_depth(text: &[u8]) -> Result<(), Refusal> {
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    for &byte in text {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
-        match byte {
-            b'"' => in_string = true,
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > MAX_DEPTH {
-                    let message = format!("the frame is nested deeper than {MAX_DEPTH} levels");
-                    return Err(Refusal::new(Code::TooDeep, message));
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// A frame that the mesh itself sends to a client: a complete envelope, so that a client needs one type.
-#[derive(Debug, Serialize)]
-pub struct ServerFrame<'a, P: Serialize> {
-    /// ERROR, REGISTERED, RECEIPT …
-    #[serde(rename = "type")]
-    pub kind: &'a str,
-    /// Always [`MESH`].
-    pub from: &'a str,
-    /// The session's agent; empty before it has one.
-    pub to: &'a str,
-    /// Of this frame.
-    pub id: &'a str,
-    /// Milliseconds since the epoch.
-    pub timestamp: u64,
-    /// The frame that this one answers.
-    pub reply_to: Option<&'a str>,
-    /// What is particular to this kind.
-    pub payload: P,
-    /// Always 3.
-    pub priority: u8,
-}
-
-/// Payload of an ERROR from the mesh.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct ErrorPayload {
-    /// One of the closed table.
-    pub code: String,
-    /// What was wrong and where.
-    pub message: String,
-    /// What to do about it.
-    pub hint: String,
-    /// Whether the same frame may succeed later.
-    pub retry: bool,
-    /// The type of the refused frame, where it could be read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub frame: Option<String>,
-    /// Not before so many milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry_after_ms: Option<u64>,
-}
-
-impl From<&Refusal> for ErrorPayload {
-    fn from(refusal: &Refusal) -> Self {
-        Self {
-            code: refusal.code.as_str().into(),
-            message: refusal.message.clone(),
-            hint: refusal.code.hint().into(),
-            retry: refusal.code.retry(),
-            frame: None,
-            retry_after_ms: None,
-        }
-    }
 }

@@ -4,6 +4,7 @@
 mod bad_input;
 mod help;
 mod mesh_files;
+mod running;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -82,7 +82,7 @@ impl Machine {
              listen = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\n{more}\n"
         );
         std::fs::write(self.path(), text).unwrap();
-        EdgeConfig::load(&self.path()).unwrap()
+        EdgeConfig::load(&self.path(), std::iter::empty(), Vec::new()).unwrap()
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) struct Args {
 /// Who signs.
 enum Signer {
     Node(Client),
-    Desk(CaDesk),
+    Desk(Box<CaDesk>),
 }
 
 impl Args {
@@ -75,7 +75,7 @@ impl Args {
         match Client::connect(&self.socket.path()?).await {
             Ok(client) => Ok(Signer::Node(client)),
             Err(error @ client::Error::NotRunning(_)) => match desk_of(&self.socket.config.load()?)? {
-                Some(desk) => Ok(Signer::Desk(desk)),
+                Some(desk) => Ok(Signer::Desk(Box::new(desk))),
                 None => Err(error.into()),
             },
             Err(error) => Err(error.into()),

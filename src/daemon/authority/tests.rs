@@ -45,9 +45,15 @@ fn a_machine_that_joins_gets_certificates_peers_and_the_secret_and_can_be_taken_
     let list = desk.revoke(&Whom::Name("new".into()), "lost", NOW).unwrap();
     assert_eq!((list.number(), list.entries().len()), (1, 2));
     assert!(desk.in_force(NOW).unwrap().is_empty());
+    // Taken by the node, not by the desk: a list that is in force already closes no link.
+    assert!(desk.revocations().current().is_none());
+    let other = desk.issue(&Request::link(Role::Node(name("other"))), NOW).unwrap();
+    let second = desk.revoke(&Whom::Name("other".into()), "", NOW).unwrap();
+    assert_eq!((second.number(), second.entries().len()), (2, 3));
+    assert!(second.contains(&other.serial));
     // Another process sees the same.
     let again = CaDesk::open(folder.path(), folder.path(), Arc::default(), Neighbours::default()).unwrap();
-    assert_eq!(again.revocations().current().unwrap().number(), 1);
+    assert_eq!(again.revocations().current().unwrap().number(), 2);
     assert!(matches!(desk.revoke(&Whom::Name("new".into()), "", NOW), Err(Error::NobodyOf(_))));
     assert!(desk.answer_enrol(b"x", NOW).unwrap_err().contains("same version"));
 }

@@ -1,0 +1,124 @@
+//! The program itself: what it says and how it exits when its configuration or its machine is at fault.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::process::{Command, Output};
+
+use support::Machine;
+
+const BAD_CONFIGURATION: i32 = 64;
+
+fn edge(machine: &Machine, command: &str) -> Output {
+    let mut edge = Command::new(env!("CARGO_BIN_EXE_trishula-edge"));
+    edge.arg(command).arg("--config").arg(machine.path()).output().unwrap()
+}
+
+/// Exits with the code, and says all of the words, for `run` as for `check`.
+fn fails(machine: &Machine, code: i32, says: &[&str]) {
+    for command in ["check", "run"] {
+        let output = edge(machine, command);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{command}: {text}");
+        for word in says {
+            assert!(text.contains(word), "{command}: {word:?} is missing in: {text}");
+        }
+        assert!(!text.contains(std::str::from_utf8(support::SECRET).unwrap()), "a secret is shown: {text}");
+    }
+}
+
+#[test]
+fn a_good_configuration_passes() {
+    // covers T03
+    let machine = Machine::new();
+    machine.configure("");
+    let output = edge(&machine, "check");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("service trishula on 127.0.0.1:0") && text.contains("agni"), "{text}");
+}
+
+#[test]
+fn faults_of_the_configuration_exit_with_64() {
+    // covers T03, B19
+    let machine = Machine::new();
+    fails(&machine, BAD_CONFIGURATION, &["edge.toml", "cannot be read", "--config"]);
+    machine.configure("");
+    let good = std::fs::read_to_string(machine.path()).unwrap();
+    for (more, says) in [
+        ("max_frmae = 5", vec!["edge.toml:10:1:", "max_frmae", "did you mean"]),
+        ("max_frame = 5", vec!["edge.toml", "service trishula: max_frame: 5 is not from 1024"]),
+        ("max_frame = \"big\"", vec!["edge.toml:10:", "big"]),
+    ] {
+        std::fs::write(machine.path(), format!("{good}{more}\n")).unwrap();
+        fails(&machine, BAD_CONFIGURATION, &says);
+    }
+}
+
+#[test]
+fn faults_of_secrets_and_certificates_exit_with_64() {
+    // covers T05, T24
+    let machine = Machine::new();
+    machine.configure("");
+    let secret = machine.folder.path().join("secret");
+    std::fs::write(&secret, "dev-secret-change-in-production").unwrap();
+    fails(&machine, BAD_CONFIGURATION, &["service trishula", "published default", "/dev/urandom"]);
+    std::fs::remove_file(&secret).unwrap();
+    fails(&machine, BAD_CONFIGURATION, &["service trishula", "secret", "/dev/urandom"]);
+    let machine = Machine::new();
+    machine.configure("");
+    let id = machine.folder.path().join("id");
+    std::fs::copy(id.join("link.key"), id.join("public.key")).unwrap();
+    fails(&machine, BAD_CONFIGURATION, &["service trishula", "public.pem", "public.key"]);
+    let machine = Machine::new();
+    machine.configure("");
+    std::fs::remove_file(machine.folder.path().join("id/link.pem")).unwrap();
+    fails(&machine, BAD_CONFIGURATION, &["identity", "link.pem", "trishula join"]);
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    // covers T03
+    let machine = Machine::new();
+    machine.configure("");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let text = std::fs::read_to_string(machine.path()).unwrap();
+    let text = text.replace("listen = [\"127.0.0.1:0\"]", &format!("listen = [\"{address}\"]"));
+    std::fs::write(machine.path(), text).unwrap();
+    fails(&machine, 1, &[&address, "in use", "ss -ltnp"]);
+    // An edge with this configuration may be running.
+    let mut check = Command::new(env!("CARGO_BIN_EXE_trishula-edge"));
+    let output = check.args(["check", "--running", "--config"]).arg(machine.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_help_has_examples() {
+    let run = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_trishula-edge")).args(args).output().unwrap();
+    assert_eq!(run(&["fly"]).status.code(), Some(2));
+    let help = run(&["--help"]);
+    assert!(help.status.success());
+    assert!(String::from_utf8(help.stdout).unwrap().contains("trishula-edge check --config"));
+}
+
+#[test]
+fn a_stop_by_signal_exits_with_0() {
+    // covers T05
+    use std::io::{BufRead, BufReader};
+    let machine = Machine::new();
+    machine.configure("");
+    let mut edge = Command::new(env!("CARGO_BIN_EXE_trishula-edge"))
+        .args(["run", "--config"])
+        .arg(machine.path())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(edge.stderr.take().unwrap()).lines();
+    // It handles signals before it says that it listens.
+    assert!(log.any(|line| line.unwrap().contains("listening")));
+    let kill = Command::new("kill").arg(edge.id().to_string()).status().unwrap();
+    assert!(kill.success());
+    let rest: Vec<String> = log.map_while(Result::ok).collect();
+    assert_eq!(edge.wait().unwrap().code(), Some(0), "{rest:?}");
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
-use trishula::config::{Error, load, node, resolve};
+use trishula::config::{Error, load, log, resolve};
 use trishula::link::dial;
 use trishula::rt::platform;
 use trishula::wire::client::DEFAULT_MAX_FRAME;
@@ -189,7 +189,7 @@ impl Default for MetricsSection {
 #[serde(deny_unknown_fields, default)]
 pub struct LogSection {
     /// `error`, `warn`, `info`, `debug`, `trace`, or `target=level` with commas between.
-    #[serde(deserialize_with = "node::level")]
+    #[serde(deserialize_with = "log::level")]
     pub level: String,
     /// `text` or `json`.
     pub format: LogFormat,

@@ -188,7 +188,7 @@ fn platform(path: &str, code: &Code) -> Vec<Fault> {
 fn prints(path: &str, code: &Code) -> Vec<Fault> {
     let words = ["println!", "print!", "eprintln!", "eprint!", "dbg!", "io::stdout"];
     // Two programs, each with one place.
-    let homes = ["src/cli/print.rs", "edge/src/cli.rs"];
+    let homes = ["src/cli/print.rs", "edge/src/print.rs"];
     only_in(path, code, &homes, &words, "writes to the terminal: cli::print alone does")
 }
 

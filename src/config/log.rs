@@ -1,6 +1,33 @@
-//! What is logged, in the configuration of every program.
+//! `[log]`: the same section in both programs' files.
 
 use serde::{Deserialize, Deserializer, de};
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSection {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,trishula::mesh=debug`.
+    #[serde(deserialize_with = "level")]
+    pub level: String,
+    /// How a line is written.
+    pub format: LogFormat,
+}
+
+/// How a line of the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
 
 /// For serde: checks that a text can be a log filter.
 pub fn level<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {

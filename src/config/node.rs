@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, de};
 
 use super::address::{HostPort, listen};
-use super::{Error, load, log, resolve};
+use super::log::LogSection;
+use super::{Error, load, resolve};
 use crate::rt::platform;
 use crate::wire::ids::NodeName;
 
@@ -112,27 +113,6 @@ pub struct GatewaySection {
     pub edge_socket: PathBuf,
 }
 
-/// `[log]`
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogSection {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,trishula::mesh=debug`.
-    #[serde(deserialize_with = "log::level")]
-    pub level: String,
-    /// How a line is written.
-    pub format: LogFormat,
-}
-
-/// How a line of the log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 impl Default for IdentitySection {
     fn default() -> Self {
         Self { dir: platform::default_config_dir().join("identity"), ca_dir: None, edge_dir: None }
@@ -159,12 +139,6 @@ impl Default for AdminSection {
 impl Default for GatewaySection {
     fn default() -> Self {
         Self { native: true, edge_socket: platform::default_edge_socket() }
-    }
-}
-
-impl Default for LogSection {
-    fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Text }
     }
 }
 

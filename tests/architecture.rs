@@ -12,7 +12,7 @@ use std::path::Path;
 #[path = "architecture/code.rs"]
 mod code;
 
-use code::Code;
+use code::{Code, TestModule};
 
 /// Longest file, up to its tests.
 const MAX_FILE: usize = 500;
@@ -187,6 +187,7 @@ fn platform(path: &str, code: &Code) -> Vec<Fault> {
 
 fn prints(path: &str, code: &Code) -> Vec<Fault> {
     let words = ["println!", "print!", "eprintln!", "eprint!", "dbg!", "io::stdout"];
+    // Two programs, each with one place.
     let homes = ["src/cli/print.rs", "edge/src/print.rs"];
     only_in(path, code, &homes, &words, "writes to the terminal: cli::print alone does")
 }
@@ -258,8 +259,12 @@ fn test_files(sources: &[(String, String)]) -> BTreeSet<String> {
             Some((folder, "mod" | "lib" | "main")) => folder.to_owned(),
             _ => stem.to_owned(),
         };
-        let modules = Code::read(text).test_modules;
-        modules.into_iter().map(|name| format!("{folder}/{name}")).collect::<Vec<_>>()
+        let beside = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let modules = Code::read(text).test_modules.into_iter().map(|module| match module {
+            TestModule::Usual(name) => format!("{folder}/{name}"),
+            TestModule::Beside(name) => format!("{beside}/{name}"),
+        });
+        modules.collect::<Vec<_>>()
     };
     sources.iter().flat_map(declared).collect()
 }

@@ -4,16 +4,32 @@
 /// A source file without what does not count.
 pub struct Code {
     text: String,
+    /// With its strings and comments; every byte is where it is in `text`.
+    source: String,
     /// Lines that belong to tests.
     test_lines: usize,
-    /// Names of `#[cfg(test)] mod name;`.
-    pub test_modules: Vec<String>,
+    /// Of each `#[cfg(test)] mod name;`.
+    pub test_modules: Vec<TestModule>,
+}
+
+/// Where a module of tests lies.
+#[derive(Debug)]
+pub enum TestModule {
+    /// Where Rust looks for a module of this name.
+    Usual(String),
+    /// By `#[path]`: the file of this name, without its ending, beside the one that declares it.
+    Beside(String),
 }
 
 impl Code {
     /// Blanks what does not count.
     pub fn read(source: &str) -> Code {
-        let mut code = Code { text: blank_text(source), test_lines: 0, test_modules: Vec::new() };
+        let mut code = Code {
+            text: blank_text(source),
+            source: source.chars().map(|c| if c.is_ascii() { c } else { ' ' }).collect(),
+            test_lines: 0,
+            test_modules: Vec::new(),
+        };
         code.blank_tests();
         code
     }
@@ -154,6 +170,12 @@ impl Code {
         None
     }
 
+    /// The file that `#[path = "…"]` of an item names, without its ending.
+    fn file_of_module(&self, at: usize, end: usize) -> Option<String> {
+        let named = self.source[at..end].split_once("#[path = \"")?.1;
+        named.split_once(".rs\"").map(|(name, _)| name.to_owned())
+    }
+
     fn blank_tests(&mut self) {
         const MARKS: [&str; 2] = ["#[cfg(test)]", "#[cfg(all(test"];
         while let Some(at) = MARKS.iter().filter_map(|mark| self.text.find(mark)).min() {
@@ -161,7 +183,9 @@ impl Code {
             let end = self.end_of_item(attribute).unwrap_or(self.text.len());
             let item = self.text[at..end].to_owned();
             if let Some(name) = item.strip_suffix(';').and_then(|item| item.rsplit_once("mod ")) {
-                self.test_modules.push(name.1.trim().to_owned());
+                let usual = || TestModule::Usual(name.1.trim().to_owned());
+                let module = self.file_of_module(at, end).map_or_else(usual, TestModule::Beside);
+                self.test_modules.push(module);
             }
             self.test_lines += item.lines().count();
             let blank: String = item.chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();

@@ -57,12 +57,6 @@ const SEE_EVERYTHING: &[&str] = &["daemon", "cli", "config"];
 /// What a gateway must not know of links: what carries them.
 const CARRIERS: &[&str] = &["quic", "wss", "memory", "dial"];
 
-/// Faults that are known and about to go. Each must still be there: the list only shrinks.
-const KNOWN: &[(&str, &str)] = &[
-    // Being rewritten: the reading of frames and the server's own frames become two files.
-    ("src/wire/client.rs", "lines, at most 500"),
-];
-
 struct Fault {
     path: String,
     line: usize,
@@ -278,12 +272,8 @@ fn the_source_keeps_to_the_architecture() {
         tests.iter().any(|test| path == format!("{test}.rs") || path.starts_with(&format!("{test}/")))
     };
     let code = sources.iter().filter(|(path, _)| !is_test(path));
-    let mut faults: Vec<String> =
+    let faults: Vec<String> =
         code.flat_map(|(path, text)| check(path, text)).map(|fault| fault.to_string()).collect();
-    for (path, why) in KNOWN {
-        let at = faults.iter().position(|fault| fault.starts_with(path) && fault.contains(why));
-        faults.remove(at.unwrap_or_else(|| panic!("{path} no longer breaks a rule: take it off KNOWN")));
-    }
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
 }
 

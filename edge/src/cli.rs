@@ -1,14 +1,15 @@
 //! `trishula-edge run|check`. Exit codes: 0 done, 1 failed, 2 wrong usage, 64 bad configuration.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+use trishula::config::log::LogFormat;
 use trishula::rt::{logging, signals};
 
-use crate::config::{EdgeConfig, LogFormat};
-use crate::{config, prepare, run};
+use crate::config::EdgeConfig;
+use crate::{config, prepare, print, run};
 
 const FAILED: u8 = 1;
 const BAD_CONFIGURATION: u8 = 64;
@@ -61,6 +62,9 @@ struct CheckArgs {
     /// Do not try the ports: an edge with this configuration is running
     #[arg(long)]
     running: bool,
+    /// The result as one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// Why the program failed.
@@ -93,8 +97,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Nothing can be done where even the error has nowhere to go.
-            let _ = writeln!(std::io::stderr(), "trishula-edge: {failure}");
+            print::error(&failure);
             ExitCode::from(failure.exit_code())
         }
     }
@@ -116,12 +119,19 @@ fn check_command(args: &CheckArgs) -> Result<(), Failure> {
         // Sockets of tokio's need its runtime.
         runtime(1)?.block_on(async { run::Listeners::bind(&config).map(drop) })?;
     }
-    let mut out = std::io::stdout();
-    let _ = writeln!(out, "{}: good; identity {}", args.config.display(), bundle.name);
+    if args.json {
+        let services: Vec<_> =
+            services.iter().map(|s| json!({ "name": s.section.name, "listen": s.section.listen })).collect();
+        print::line(
+            &json!({ "good": true, "identity": bundle.name.to_string(), "services": services }).to_string(),
+        );
+        return Ok(());
+    }
+    print::line(&format!("{}: good; identity {}", args.config.display(), bundle.name));
     for service in services {
         let section = &service.section;
         let listen: Vec<String> = section.listen.iter().map(ToString::to_string).collect();
-        let _ = writeln!(out, "  service {} on {}", section.name, listen.join(", "));
+        print::line(&format!("  service {} on {}", section.name, listen.join(", ")));
     }
     Ok(())
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
-use trishula::config::{Error, load, node, resolve};
+use trishula::config::log::LogSection;
+use trishula::config::{Error, load, resolve};
 use trishula::link::dial;
 use trishula::rt::platform;
 use trishula::wire::client::DEFAULT_MAX_FRAME;
@@ -182,33 +183,6 @@ impl Default for MetricsSection {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 9090)) }
     }
-}
-
-/// `[log]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogSection {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or `target=level` with commas between.
-    #[serde(deserialize_with = "node::level")]
-    pub level: String,
-    /// `text` or `json`.
-    pub format: LogFormat,
-}
-
-impl Default for LogSection {
-    fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Text }
-    }
-}
-
-/// How the log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One object a line.
-    Json,
 }
 
 impl EdgeConfig {

@@ -6,6 +6,7 @@
 //! | [`cli`] | `trishula-edge run\|check` |
 //! | [`config`] | the file `edge.toml` |
 //! | [`prepare`] | what a configuration needs to run: secrets, certificates, identity, ports |
+//! | [`print`] | what the commands show; nothing else writes to the terminal |
 //! | [`run`] | everything in the right order, once |
 //! | [`listener`] | sockets, TLS, and the limits on both |
 //! | [`http`] | requests: upgrades, `/health`, `/metrics` |
@@ -17,5 +18,6 @@ pub mod config;
 pub mod http;
 pub mod listener;
 pub mod prepare;
+pub mod print;
 pub mod run;
 pub mod wss;

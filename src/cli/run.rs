@@ -3,7 +3,8 @@
 use anyhow::Context;
 
 use super::common::ConfigArg;
-use crate::config::node::{LogFormat, NodeConfig};
+use crate::config::log::LogFormat;
+use crate::config::node::NodeConfig;
 use crate::{daemon, rt};
 
 #[derive(Debug, clap::Args)]

@@ -9,6 +9,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | [`node`] | the whole of `node.toml` |
+//! | [`log`] | `[log]`, in both programs' files |
 //! | [`address`] | `HOST:PORT` as people write it |
 //!
 //! A layer is a TOML text of its own. All of them lie one behind the other in one imaginary document, so that the
@@ -17,6 +18,7 @@
 pub mod address;
 mod error;
 mod layers;
+pub mod log;
 pub mod node;
 mod sections;
 mod suggest;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, de};
 
 use super::address::{HostPort, listen};
+use super::log::LogSection;
 use super::{Error, load, resolve};
 use crate::rt::platform;
 use crate::wire::ids::NodeName;
@@ -112,27 +113,6 @@ pub struct GatewaySection {
     pub edge_socket: PathBuf,
 }
 
-/// `[log]`
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogSection {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,trishula::mesh=debug`.
-    #[serde(deserialize_with = "level")]
-    pub level: String,
-    /// How a line is written.
-    pub format: LogFormat,
-}
-
-/// How a line of the log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 impl Default for IdentitySection {
     fn default() -> Self {
         Self { dir: platform::default_config_dir().join("identity"), ca_dir: None, edge_dir: None }
@@ -159,12 +139,6 @@ impl Default for AdminSection {
 impl Default for GatewaySection {
     fn default() -> Self {
         Self { native: true, edge_socket: platform::default_edge_socket() }
-    }
-}
-
-impl Default for LogSection {
-    fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Text }
     }
 }
 
@@ -215,21 +189,4 @@ fn heartbeat<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
         return Ok(given);
     }
     Err(de::Error::custom(format!("{given} is not from 100 to 60000 milliseconds")))
-}
-
-/// For serde: checks that a text can be a log filter.
-pub fn level<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    // A bare word that is no level would be taken for the name of a module, and silence everything else.
-    let is_level = |word: &str| {
-        let word = word.trim().to_ascii_lowercase();
-        ["off", "error", "warn", "info", "debug", "trace"].contains(&word.as_str())
-    };
-    let given = String::deserialize(from)?;
-    let is_directive = |part: &str| part.split_once('=').map_or_else(|| is_level(part), |(_, l)| is_level(l));
-    if given.split(',').all(is_directive) && given.parse::<tracing_subscriber::filter::Targets>().is_ok() {
-        return Ok(given);
-    }
-    Err(de::Error::custom(format!(
-        "{given:?} is not a log level; allowed are off, error, warn, info, debug, trace, or a list such as \"info,trishula::mesh=debug\""
-    )))
 }

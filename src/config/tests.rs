@@ -1,4 +1,5 @@
-use super::node::{LogFormat, NodeConfig};
+use super::log::{LogFormat, LogSection};
+use super::node::NodeConfig;
 use super::*;
 
 const SMALL: &str = "[node]\nname = \"agni\"\n";
@@ -194,7 +195,7 @@ fn the_reference_configuration_is_read_and_names_every_key() {
         sections::of::<node::IdentitySection>(),
         sections::of::<node::AdminSection>(),
         sections::of::<node::GatewaySection>(),
-        sections::of::<node::LogSection>(),
+        sections::of::<LogSection>(),
         sections::of::<node::PeerSection>(),
     ];
     for key in sections.into_iter().flatten() {

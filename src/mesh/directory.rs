@@ -5,8 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::wire::frame::{AgentState, Agents, Presence};
 use crate::wire::ids::{AgentAddr, Incarnation, Namespace, NodeName};
 
-/// Agents that one node may have; the whole list must fit into one frame's head.
+/// Agents that one node may have …
 pub const MAX_AGENTS: usize = 20_000;
+/// … and the bytes that they may take: the whole list must fit into one frame's head ([`MAX_HEAD`]).
+///
+/// [`MAX_HEAD`]: crate::wire::frame::MAX_HEAD
+pub const MAX_LIST_BYTES: usize = 3 << 20;
 
 /// One node's list.
 #[derive(Debug, Default)]
@@ -14,6 +18,15 @@ struct List {
     incarnation: Incarnation,
     version: u64,
     agents: BTreeMap<AgentAddr, AgentState>,
+    /// What they take in a frame, at most.
+    bytes: usize,
+}
+
+/// What an agent takes in a frame, at most.
+pub(super) fn bytes_of(state: &AgentState) -> usize {
+    let names = state.agent.namespace.as_str().len() + state.agent.name.as_str().len();
+    let capabilities: usize = state.capabilities.iter().map(|capability| capability.len() + 2).sum();
+    32 + names + capabilities
 }
 
 /// What came of an announcement.
@@ -46,7 +59,7 @@ impl Directory {
             homes: BTreeMap::new(),
             away_since: BTreeMap::new(),
         };
-        let list = List { incarnation, version: 1, agents: BTreeMap::new() };
+        let list = List { incarnation, version: 1, ..List::default() };
         directory.lists.insert(me.clone(), list);
         for mut state in known.into_iter().take(MAX_AGENTS) {
             state.presence = Presence::Away;
@@ -117,9 +130,12 @@ impl Directory {
         self.lists.get(&self.me)?.agents.get(agent)
     }
 
-    /// How many agents this node has.
-    pub fn own_count(&self) -> usize {
-        self.lists.get(&self.me).map_or(0, |list| list.agents.len())
+    /// Whether this node can have this agent besides the others it has.
+    pub fn has_room_for(&self, state: &AgentState) -> bool {
+        let Some(list) = self.lists.get(&self.me) else { return false };
+        let before = list.agents.get(&state.agent);
+        let bytes = list.bytes - before.map_or(0, bytes_of) + bytes_of(state);
+        (before.is_some() || list.agents.len() < MAX_AGENTS) && bytes <= MAX_LIST_BYTES
     }
 
     /// Agents of this node that have been away for so many milliseconds: since this was asked first after
@@ -173,7 +189,7 @@ impl Directory {
         let Some(list) = self.lists.get_mut(node) else { return };
         let agent = state.agent.clone();
         if state.presence == Presence::Gone {
-            list.agents.remove(&agent);
+            list.bytes -= list.agents.remove(&agent).as_ref().map_or(0, bytes_of);
             if let Some(nodes) = self.homes.get_mut(&agent) {
                 nodes.remove(node);
                 if nodes.is_empty() {
@@ -182,14 +198,15 @@ impl Directory {
             }
             return;
         }
-        list.agents.insert(agent.clone(), state);
+        list.bytes += bytes_of(&state);
+        list.bytes -= list.agents.insert(agent.clone(), state).as_ref().map_or(0, bytes_of);
         self.homes.entry(agent).or_default().insert(node.clone());
     }
 
     /// Empties a node's list before a whole one comes; answers every agent that the two touch.
     fn clear(&mut self, node: &NodeName, coming: &[AgentState]) -> Vec<AgentAddr> {
         let mut touched: BTreeSet<AgentAddr> = coming.iter().map(|state| state.agent.clone()).collect();
-        let old = self.lists.get_mut(node).map(|list| std::mem::take(&mut list.agents)).unwrap_or_default();
+        let old = self.lists.get_mut(node).map(std::mem::take).unwrap_or_default().agents;
         for agent in old.into_keys() {
             if let Some(nodes) = self.homes.get_mut(&agent) {
                 nodes.remove(node);

@@ -217,8 +217,9 @@ impl Mesh {
     fn ping(&mut self, id: LinkId) {
         let now = self.now;
         let Some(link) = self.links.get_mut(&id) else { return };
-        // One at a time: a pong that is late measures the queue it waited in, and that is the truth.
-        if link.ping.is_none_or(|(_, sent)| now.since(sent) >= self.config.silence) {
+        // One at a time: a pong that is late measures the queue it waited in, and that is the truth. But one that
+        // found no room is not waited for until the link counts as silent.
+        if link.ping.is_none_or(|(_, sent)| now.since(sent) >= self.config.silence / 2) {
             link.next_ping += 1;
             link.ping = Some((link.next_ping, now));
             let number = link.next_ping;

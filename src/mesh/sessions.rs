@@ -2,10 +2,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::directory::bytes_of;
 use super::{FORGET_AFTER_MS, Mesh, Record, Ticket};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::frame::{AgentState, Attach, Frame, Presence};
 use crate::wire::ids::{AgentAddr, LinkId, NodeName, Sequence, SessionNo};
+
+/// An answer to AGENTS ends where it has so many bytes: more than fit into a client's frame (docs/protocol.md,
+/// section 8), so that whoever writes that one sees that something is missing.
+const MAX_ANSWER_BYTES: usize = 2 << 20;
 
 /// A session, named across all entrances.
 pub(super) type Key = (LinkId, SessionNo);
@@ -69,11 +74,8 @@ impl Mesh {
     /// Registers a session once that is on disk: an agent that was told it is registered stays known.
     pub(super) fn attach(&mut self, link: LinkId, mut attach: Attach) {
         let key = (link, attach.session);
-        if self.directory.own_count() >= super::directory::MAX_AGENTS
-            && self.directory.own(&attach.agent).is_none()
-        {
-            let message = format!("node {} has all the agents it can hold", self.config.node);
-            return self.evict(key, Refusal::new(Code::Unavailable, message));
+        if !self.directory.has_room_for(&state_of(&attach)) {
+            return self.evict(key, self.no_room());
         }
         if let Some(newer) = self.newer_elsewhere(&attach) {
             return self.evict(key, taken_over(&attach.agent, &newer));
@@ -97,6 +99,11 @@ impl Mesh {
 
     pub(super) fn persisted(&mut self, ticket: Ticket) {
         let Some((key, attach)) = self.sessions.pending.remove(&ticket) else { return };
+        // Others may have taken the room meanwhile.
+        if !self.directory.has_room_for(&state_of(&attach)) {
+            self.evict(key, self.no_room());
+            return self.detach(key.0, key.1, false);
+        }
         // A pool takes over from a session that did not share, and such a session from a pool.
         let joins = attach.shared && self.directory.own(&attach.agent).is_some_and(|before| before.shared);
         if !joins {
@@ -184,7 +191,12 @@ impl Mesh {
     pub(super) fn list_agents(&mut self, link: LinkId, session: SessionNo, number: Sequence) {
         let Some(asking) = self.sessions.get((link, session)) else { return };
         let namespace = asking.agent.namespace.clone();
-        let list = self.directory.agents(Some(&namespace));
+        let mut bytes = 0;
+        let fits = |(node, state): &(&NodeName, &AgentState)| {
+            bytes += bytes_of(state) + node.as_str().len() + 1;
+            bytes <= MAX_ANSWER_BYTES
+        };
+        let list = self.directory.agents(Some(&namespace)).take_while(fits);
         let list = list.map(|(node, state)| (self.seen_from_here(node, state), node.clone())).collect();
         self.send(link, Frame::AgentList(session, number, list));
     }
@@ -200,6 +212,11 @@ impl Mesh {
         if let Some(news) = self.directory.change(state) {
             self.flood(&Frame::Agents(news), None);
         }
+    }
+
+    fn no_room(&self) -> Refusal {
+        let message = format!("node {} has all the agents it can hold", self.config.node);
+        Refusal::new(Code::Unavailable, message)
     }
 
     fn evict(&mut self, key: Key, refusal: Refusal) {

@@ -22,6 +22,8 @@ use crate::net::SimNet;
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub sent: Duration,
+    /// Between which nodes, by the agents' names.
+    pub nodes: [String; 2],
     pub kind: Kind,
     pub delivered: Vec<Duration>,
     pub refused: Vec<Code>,
@@ -113,7 +115,10 @@ impl Crowd {
                 }
             }
             Event::Frame { frame, .. } => self.frame(frame),
-            Event::Down { why, .. } => self.net.note(format!("{} entrance down: {why}", self.errand.node)),
+            Event::Down { why, .. } => {
+                self.net.note(format!("{} entrance down: {why}", self.errand.node));
+                (self.link, self.ready) = (None, 0);
+            }
         }
     }
 
@@ -144,7 +149,7 @@ impl Crowd {
             let entry = book.get_mut(head.id.as_str()).expect("somebody sent it");
             entry.delivered.push(self.net.elapsed());
         }
-        if head.kind == Kind::Command {
+        if head.kind == Kind::Command && self.link.is_some() {
             let session = deliver.sessions[0].0;
             let id = format!("{}-result", head.id);
             self.submit(session, Kind::Result, head.from, &id, Some(head.id), head.priority);
@@ -173,7 +178,9 @@ impl Crowd {
     ) {
         let from = self.agents[session as usize].clone();
         self.net.note(format!("{from} sends {id} to {to}"));
-        let entry = Entry { sent: self.net.elapsed(), kind, delivered: Vec::new(), refused: Vec::new() };
+        let nodes = [&from, &to].map(|agent| agent.name.as_str()[2..].to_owned());
+        let entry =
+            Entry { sent: self.net.elapsed(), nodes, kind, delivered: Vec::new(), refused: Vec::new() };
         let twice = self.book.lock().unwrap().insert(id.to_owned(), entry);
         assert!(twice.is_none(), "{id} was answered before: delivered twice");
         let id = MessageId::new(id).unwrap();

@@ -16,4 +16,5 @@ mod net;
 mod node;
 mod partition;
 mod pki;
+mod restart;
 mod scenario;

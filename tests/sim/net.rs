@@ -47,6 +47,8 @@ struct Packet {
 
 #[derive(Default)]
 struct Inbox {
+    /// Of the socket that is at this address now; an earlier one is deaf and dumb.
+    socket: u64,
     waiting: VecDeque<(SocketAddr, Vec<u8>)>,
     reader: Option<Waker>,
 }
@@ -57,6 +59,7 @@ struct Net {
     weather: Weather,
     inboxes: BTreeMap<SocketAddr, Inbox>,
     due: BTreeMap<(Instant, u64), Packet>,
+    sockets: u64,
     sent: u64,
     lost: u64,
     trace: Vec<Step>,
@@ -78,6 +81,7 @@ impl SimNet {
             weather,
             inboxes: BTreeMap::new(),
             due: BTreeMap::new(),
+            sockets: 0,
             sent: 0,
             lost: 0,
             trace: Vec::new(),
@@ -89,8 +93,16 @@ impl SimNet {
 
     /// A socket at this address; what came for an earlier one there is gone.
     pub fn bind(&self, address: SocketAddr) -> Arc<dyn AsyncUdpSocket> {
-        self.lock().inboxes.insert(address, Inbox::default());
-        Arc::new(Socket { address, net: self.clone() })
+        let mut net = self.lock();
+        net.sockets += 1;
+        let number = net.sockets;
+        net.inboxes.insert(address, Inbox { socket: number, ..Inbox::default() });
+        Arc::new(Socket { address, number, net: self.clone() })
+    }
+
+    /// The machine at this address loses power: nothing leaves it any more, not even a goodbye.
+    pub fn unplug(&self, address: SocketAddr) {
+        self.lock().inboxes.remove(&address);
     }
 
     /// Since the start.
@@ -146,8 +158,11 @@ impl SimNet {
         }
     }
 
-    fn send(&self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
-        let mut net = self.lock();
+    fn send(&self, socket: &Socket, to: SocketAddr, bytes: &[u8]) {
+        let (mut net, from) = (self.lock(), socket.address);
+        if net.inboxes.get(&from).is_none_or(|inbox| inbox.socket != socket.number) {
+            return;
+        }
         let step = Step::Packet(nanos(net.began), from.port(), to.port(), bytes.len());
         net.trace.push(step);
         net.sent += 1;
@@ -173,6 +188,7 @@ fn nanos(began: Instant) -> u64 {
 
 struct Socket {
     address: SocketAddr,
+    number: u64,
     net: SimNet,
 }
 
@@ -197,7 +213,7 @@ impl AsyncUdpSocket for Socket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.net.send(self.address, transmit.destination, transmit.contents);
+        self.net.send(self, transmit.destination, transmit.contents);
         Ok(())
     }
 
@@ -208,7 +224,8 @@ impl AsyncUdpSocket for Socket {
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let mut net = self.net.lock();
-        let Some(inbox) = net.inboxes.get_mut(&self.address) else { return Poll::Pending };
+        let inbox = net.inboxes.get_mut(&self.address).filter(|inbox| inbox.socket == self.number);
+        let Some(inbox) = inbox else { return Poll::Pending };
         let mut count = 0;
         for (buffer, meta) in buffers.iter_mut().zip(metas.iter_mut()) {
             let Some((from, bytes)) = inbox.waiting.pop_front() else { break };

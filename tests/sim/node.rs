@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use trishula::identity::{self, tls};
@@ -62,6 +63,15 @@ impl SimNode {
         SimNode { name: plan.name.clone(), handle: started.handle, local, endpoint, tasks }
     }
 
+    /// Stops in good order: no more connections, goodbye to the peers, time to drain, and then the endpoint.
+    pub async fn stop(&self) {
+        self.endpoint.set_server_config(None);
+        self.handle.stop().await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        self.endpoint.close(0u32.into(), b"this node is stopping");
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.endpoint.wait_idle()).await;
+    }
+
     /// An entrance for clients within the node's process: what it hears, and the link itself.
     pub fn entrance(&mut self) -> queue::Receiver<link::Event> {
         let (events, heard) = queue::bounded("sim.entrance", 4096);
@@ -81,12 +91,6 @@ impl SimNode {
         let entrance = memory::End { peer: peer(link::Role::Entrance), id: LinkId(1), events };
         self.tasks.push(memory::join(node, entrance));
         heard
-    }
-}
-
-impl Drop for SimNode {
-    fn drop(&mut self) {
-        self.endpoint.close(0u32.into(), b"");
     }
 }
 

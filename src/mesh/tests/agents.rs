@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::cluster::*;
 use crate::mesh::{Config, Record};
 use crate::wire::close::Code;
-use crate::wire::frame::{AgentState, Frame, Presence};
-use crate::wire::ids::{Incarnation, Sequence};
+use crate::wire::frame::{AgentState, Attach, Frame, Presence};
+use crate::wire::ids::{Incarnation, Sequence, SessionNo};
 
 const PAIR: [&str; 2] = ["agni", "dc"];
 /// 30 days and a bit, in milliseconds.
@@ -295,4 +295,64 @@ fn agents_known_from_before_a_restart_are_not_forgotten_before_they_can_return()
     cluster.wall_jump_ms += LONG_MS;
     cluster.run(Duration::from_secs(2));
     assert_eq!(cluster.home("dc", "bob"), None);
+}
+
+/// Registers an agent with as many and as long capabilities as there may be.
+fn attach_large(cluster: &mut Cluster, at: &Client, n: u64) -> Client {
+    let session = SessionNo(1_000_000 + n);
+    let client = Client { session, agent: agent(&format!("{}-large-{n}", at.node)), ..at.clone() };
+    let attach = Attach {
+        session,
+        agent: client.agent.clone(),
+        capabilities: vec!["c".repeat(64); 64],
+        shared: false,
+        registered_ms: 1,
+        resumed: false,
+    };
+    cluster.frame(&client, Frame::Attach(attach));
+    client
+}
+
+#[test]
+fn a_list_that_would_not_fit_into_a_frame_takes_no_more_agents() {
+    // covers B19
+    let mut cluster = Cluster::of(&PAIR);
+    let first = cluster.register("dc", "first");
+    let all: Vec<Client> = (0..1_200).map(|n| attach_large(&mut cluster, &first, n)).collect();
+    cluster.run(seconds(1));
+    let refused = all.iter().filter_map(|client| cluster.evicted(client));
+    let (refused, codes): (Vec<_>, Vec<Code>) = refused.map(|refusal| (refusal, refusal.code)).unzip();
+    assert!(refused.len() > 100 && refused.len() < 700, "{} of 1200 were refused", refused.len());
+    assert!(codes.iter().all(|code| *code == Code::Unavailable));
+    // The harness reads every frame as a peer does: one over the limit would end the test here.
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(2));
+    assert_eq!(cluster.mesh("agni").agents_online(), 1 + 1_200 - codes.len());
+    // Room again when some are gone.
+    for client in all.iter().take(50) {
+        cluster.detach(client, true);
+    }
+    let again = attach_large(&mut cluster, &first, 9_999);
+    cluster.run(seconds(1));
+    assert!(cluster.attached(&again));
+}
+
+#[test]
+fn a_list_for_a_client_is_cut_where_a_frame_ends() {
+    // covers B19
+    let mut cluster = Cluster::meshed(&["agni", "dc", "rushabdev"]);
+    for name in ["agni", "dc", "rushabdev"] {
+        let first = cluster.register(name, &format!("first-{name}"));
+        (0..700).for_each(|n| drop(attach_large(&mut cluster, &first, n)));
+    }
+    cluster.run(seconds(2));
+    let alice = cluster.register("dc", "alice");
+    assert!(cluster.mesh("dc").agents_online() > 2_000);
+    cluster.frame(&alice, Frame::AskAgents(alice.session, Sequence(7)));
+    let list = cluster.got(&alice).into_iter().find_map(|frame| match frame {
+        Frame::AgentList(_, _, list) => Some(list.len()),
+        _ => None,
+    });
+    // More than a client's frame can hold, so that whoever writes that one sees that something is missing.
+    assert!(list.is_some_and(|len| (400..1_000).contains(&len)), "{list:?}");
 }

@@ -256,8 +256,13 @@ impl Cluster {
     pub fn fill(&mut self, owner: &str, peer: &str) {
         for link in self.between(owner, peer) {
             let end = self.links.get_mut(&link).unwrap();
-            end.full = end.owner == node(owner);
+            end.full |= end.owner == node(owner);
         }
+    }
+
+    /// Every queue has room again.
+    pub fn make_room(&mut self) {
+        self.links.values_mut().for_each(|end| end.full = false);
     }
 
     /// The same for the link to a client's entrance.

@@ -232,6 +232,38 @@ fn a_missed_announcement_is_caught_up_with() {
 }
 
 #[test]
+fn an_announcement_crosses_each_link_once() {
+    // covers T06
+    let mut cluster = Cluster::of(&["a", "b", "c", "d"]);
+    for (x, y) in [("a", "b"), ("b", "c"), ("c", "d")] {
+        cluster.connect(x, y);
+    }
+    cluster.run(seconds(2));
+    cluster.forget();
+    cluster.register("b", "bob");
+    let ways = cluster.sent.iter().filter(|sent| matches!(sent.frame, Frame::Agents(_)));
+    let mut ways: Vec<(&str, &str)> =
+        ways.map(|sent| (sent.from.as_str(), sent.to.as_ref().unwrap().as_str())).collect();
+    ways.sort_unstable();
+    assert_eq!(ways, [("b", "a"), ("b", "c"), ("c", "d")], "and not back to where it came from");
+}
+
+#[test]
+fn a_ping_that_found_no_room_is_sent_again_at_the_next_beat() {
+    // covers T05
+    let mut cluster = Cluster::of(&["agni", "dc"]);
+    cluster.connect("dc", "agni");
+    cluster.run(std::time::Duration::from_millis(1_900));
+    // The queue is full for a moment, as in a burst.
+    cluster.fill("agni", "dc");
+    cluster.fill("dc", "agni");
+    cluster.run(seconds(2));
+    cluster.make_room();
+    cluster.run(seconds(10));
+    assert!(cluster.closed.is_empty(), "{:?}", cluster.closed);
+}
+
+#[test]
 fn a_change_after_a_missed_one_fetches_the_whole_list_at_once() {
     // covers T01
     let mut cluster = Cluster::of(&["agni", "dc"]);

@@ -1,14 +1,13 @@
 //! `trishula listen`
 
-use std::time::Duration;
-
-use serde_json::{Value, json};
+use anyhow::bail;
 
 use super::common::block_on;
-use super::print;
-use super::talk::{Closed, Frame, Refused, Talk, TalkArg, Whom, fresh_id, parse, payload};
-use crate::rt::backoff::Backoff;
-use crate::rt::signals;
+use super::talk::{Talk, TalkArg, Whom, payload, refusal};
+use super::{Said, print};
+use crate::client::{Message, Outgoing};
+use crate::rt::{logging, signals};
+use crate::wire::envelope::Kind;
 use crate::wire::ids::AgentName;
 
 #[derive(Debug, clap::Args)]
@@ -60,71 +59,47 @@ impl Args {
             Some(name) => Whom::Agent { name, shared: self.shared },
             None => Whom::Tool,
         };
-        let (mut seen, mut first) = (0, true);
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-        loop {
-            let ended = match Talk::open(&self.way, &whom, &self.capability).await {
-                Ok(mut talk) => {
-                    print::note(&format!("listening as {} (Ctrl-C ends)", talk.agent));
-                    (first, backoff) =
-                        (false, Backoff::new(Duration::from_millis(200), Duration::from_secs(10)));
-                    match self.serve(&mut talk, &mut seen).await {
-                        Ok(()) => return talk.close().await,
-                        Err(error) => error,
-                    }
-                }
-                // What does not work the first time is the user's to mend.
-                Err(error) if first => return Err(error),
-                Err(error) => error,
-            };
-            let refused = ended.downcast_ref::<Refused>();
-            let may_return = refused
-                .is_none_or(|refused| ["unavailable", "no_route", "slow"].contains(&refused.code.as_str()));
-            if !may_return || (first && !ended.is::<Closed>()) || ended.is::<print::ReaderGone>() {
-                return Err(ended);
+        let mut talk = print::progress("connecting", Talk::open(&self.way, &whom, &self.capability)).await?;
+        print::note(&format!("listening as {} (Ctrl-C ends)", talk.agent()));
+        // How the client fares with its node from here on is in its log.
+        logging::init("off,trishula::client=debug", false);
+        let (mut seen, mut parting) = (0, None);
+        while let Some(message) = talk.client.next().await {
+            if let Some(refused) = refusal(&message) {
+                // Of an answer that nobody waits for, or why the session is about to end.
+                print::note(&refused.to_string());
+                parting = message.reply_to.is_none().then_some(refused);
+                continue;
             }
-            print::note(&format!("{}; connecting again", print::explain(&ended)));
-            tokio::time::sleep(backoff.next_wait()).await;
-        }
-    }
-
-    /// Until enough have come.
-    async fn serve(&self, talk: &mut Talk, seen: &mut u64) -> anyhow::Result<()> {
-        loop {
-            let text = talk.next_raw().await?;
-            let frame = parse(&text)?;
-            match frame.refusal() {
-                // Of an answer that nobody waits for: the session goes on.
-                Some(refused) if frame.reply_to.is_some() => {
-                    print::note(&refused.to_string());
-                    continue;
-                }
-                Some(refused) => return Err(refused.into()),
-                None if frame.from == "mesh" => continue,
-                None => {}
+            if message.is_from_mesh() {
+                continue;
             }
-            if self.json {
-                print::line(&text)?
-            } else {
-                show(&frame)?
+            self.show(&message)?;
+            if let (Some(answer), true) = (&self.answer, message.is(Kind::Command)) {
+                talk.client.send(Outgoing::result(&message, payload(answer))).await?;
             }
-            if let (Some(answer), "COMMAND") = (&self.answer, frame.kind.to_ascii_uppercase().as_str()) {
-                talk.send(&result(&frame, payload(answer))).await?;
-            }
-            *seen += 1;
-            if self.count == Some(*seen) {
+            seen += 1;
+            if self.count == Some(seen) {
+                talk.close().await;
                 return Ok(());
             }
         }
+        match parting {
+            Some(_) => Err(Said.into()),
+            None => bail!("the node ended the session for good; see its log"),
+        }
     }
-}
 
-fn result(frame: &Frame, payload: Value) -> Value {
-    json!({ "type": "RESULT", "to": frame.from, "id": fresh_id(), "reply_to": frame.id, "payload": payload })
-}
-
-fn show(frame: &Frame) -> anyhow::Result<()> {
-    let reply =
-        frame.reply_to.as_ref().filter(|id| !id.is_empty()).map(|id| format!(" to {id}")).unwrap_or_default();
-    print::line(&format!("{} {} ({}{reply}): {}", frame.from, frame.kind, frame.id, frame.payload))
+    fn show(&self, message: &Message) -> anyhow::Result<()> {
+        if self.json {
+            // JSON has line ends between its parts only, where a space is as good.
+            return print::line(&String::from_utf8_lossy(&message.frame).replace(['\n', '\r'], " "));
+        }
+        let reply = message.reply_to.as_ref().filter(|id| !id.is_empty());
+        let reply = reply.map(|id| format!(" to {id}")).unwrap_or_default();
+        print::line(&format!(
+            "{} {} ({}{reply}): {}",
+            message.from, message.kind, message.id, message.payload
+        ))
+    }
 }

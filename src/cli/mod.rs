@@ -1,4 +1,4 @@
-//! The command line: one file a command; [`print`] alone writes to the terminal.
+//! The command line: one file a command; `print` alone writes to the terminal.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 64 bad configuration.
 
@@ -13,7 +13,7 @@ mod join;
 mod layout;
 mod listen;
 mod ping;
-pub mod print;
+mod print;
 mod request;
 mod run;
 mod send;

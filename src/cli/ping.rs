@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::Value;
 
 use super::common::{SocketArg, block_on, duration};
-use super::talk::{Talk, TalkArg, Whom, fresh_id};
+use super::talk::{Talk, TalkArg, Whom};
 use super::{Said, print};
 use crate::admin::client::Client;
 use crate::admin::protocol::{Pong, Request};
+use crate::client::Outgoing;
 use crate::node::status::{AgentRow, Status};
 use crate::rt::clock;
+use crate::wire::envelope::{Kind, Priority};
 use crate::wire::ids::{AgentAddr, DEFAULT_NAMESPACE, Namespace, NodeName};
 
 /// Between two pings.
@@ -81,7 +83,7 @@ impl Args {
     async fn ping(&self) -> anyhow::Result<()> {
         let mut node = self.socket.connect().await?;
         let goal = self.goal(&mut node).await?;
-        let mut talk = match goal {
+        let talk = match goal {
             Goal::Node(_) => None,
             Goal::Agent(..) => {
                 let way = TalkArg { socket: self.socket.clone(), node: None, identity: None };
@@ -90,7 +92,7 @@ impl Args {
         };
         let mut pings = Vec::new();
         for n in 1..=self.count {
-            let one = match (&goal, &mut talk) {
+            let one = match (&goal, &talk) {
                 (Goal::Agent(agent, route), Some(talk)) => self.ask_agent(talk, agent, route).await,
                 (Goal::Node(name), _) => self.ask_node(&mut node, name).await,
                 _ => bail!("no session"),
@@ -107,8 +109,7 @@ impl Args {
             }
         }
         if let Some(talk) = talk {
-            // All pings are answered or given up: a session that cannot say goodbye ends all the same.
-            let _ = talk.close().await;
+            talk.close().await;
         }
         self.sum_up(&goal, pings)
     }
@@ -145,16 +146,13 @@ impl Args {
         Ok(One { took_ms: pong.took_ms, route: pong.route })
     }
 
-    async fn ask_agent(&self, talk: &mut Talk, agent: &AgentAddr, route: &[NodeName]) -> anyhow::Result<One> {
-        let id = fresh_id();
+    async fn ask_agent(&self, talk: &Talk, agent: &AgentAddr, route: &[NodeName]) -> anyhow::Result<One> {
         let began = clock::micros();
-        let ping = json!({ "type": "HEARTBEAT", "to": agent.to_string(), "id": id, "priority": 1, "receipt": "delivered" });
-        talk.send(&ping).await?;
-        let answer = tokio::time::timeout(
-            self.timeout,
-            print::progress(format!("waiting for {agent}"), talk.answer(&id)),
-        );
-        answer.await.map_err(|_| anyhow!("no receipt within {:?}", self.timeout))??;
+        let ping = Outgoing {
+            priority: Some(Priority::URGENT.get()),
+            ..Outgoing::new(Kind::Heartbeat, &agent.to_string(), Value::Null)
+        };
+        print::progress(format!("waiting for {agent}"), talk.client.confirmed(ping, self.timeout)).await?;
         Ok(One { took_ms: (clock::micros() - began) as f64 / 1000.0, route: route.to_vec() })
     }
 

@@ -30,11 +30,6 @@ pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     line(&serde_json::to_string_pretty(value)?)
 }
 
-/// One JSON document a line, for streams of them.
-pub fn json_line<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    line(&serde_json::to_string(value)?)
-}
-
 /// Columns as wide as their widest cell; the last one is not padded. Without rows there is the heading only.
 pub fn table(heading: &[&str], rows: &[Vec<String>]) -> anyhow::Result<()> {
     let width = |column: usize| {

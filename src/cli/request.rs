@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 use super::common::{block_on, duration};
 use super::print;
 use super::send::Message;
-use super::talk::{Frame, Talk, TalkArg, Whom, payload_or_stdin};
+use super::talk::{Talk, TalkArg, Whom, payload_or_stdin};
+use crate::client;
 use crate::rt::clock;
+use crate::wire::envelope::Kind;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -47,52 +49,33 @@ impl Args {
             None => Whom::Once,
         };
         let to = &self.message.to;
-        let mut talk = print::progress("connecting", Talk::open(&self.way, &whom, &[])).await?;
-        let id = self.message.id();
+        let talk = print::progress("connecting", Talk::open(&self.way, &whom, &[])).await?;
+        let message = self.message.outgoing(payload);
+        let id = message.id.clone();
         let began = clock::micros();
-        talk.send(&self.message.frame(&id, payload, "none")).await?;
-        let waited = tokio::time::timeout(
-            self.timeout,
-            print::progress(format!("waiting for {to}"), answer(&mut talk, &id)),
-        );
-        let waited = waited.await;
+        let sender = talk.client.sender();
+        let answer =
+            print::progress(format!("waiting for {to}"), sender.request_with(message, self.timeout)).await;
         let took_ms = (clock::micros() - began) as f64 / 1000.0;
-        // The answer is what counts; a session that cannot say goodbye ends all the same.
-        let _ = talk.close().await;
-        let frame = waited.map_err(|_| {
-            anyhow!(
-                "{to} did not answer within {:?}; is it there? trishula agents (longer: --timeout)",
-                self.timeout
-            )
-        })??;
+        talk.close().await;
+        let answer = answer.map_err(|error| match error {
+            client::Error::TimedOut(within) => {
+                anyhow!(
+                    "{to} did not answer within {within:?}; is it there? trishula agents (longer: --timeout)"
+                )
+            }
+            other => other.into(),
+        })?;
+        let kind = answer.kind.to_ascii_uppercase();
         if self.json {
-            print::json(
-                &json!({ "from": frame.from, "type": frame.kind, "id": frame.id, "reply_to": id, "payload": frame.payload, "took_ms": took_ms }),
-            )?;
+            let payload: Value = answer.read()?;
+            print::json(&json!({
+                "from": answer.from, "type": kind, "id": answer.id, "reply_to": id, "payload": payload, "took_ms": took_ms
+            }))?;
         } else {
-            print::note(&format!("{} from {} in {took_ms:.2} ms", frame.kind, frame.from));
-            print::line(&frame.payload.to_string())?;
+            print::note(&format!("{kind} from {} in {took_ms:.2} ms", answer.from));
+            print::line(answer.payload.get())?;
         }
-        if frame.kind == "ERROR" { bail!("{} answered with an ERROR", frame.from) } else { Ok(()) }
-    }
-}
-
-/// The RESULT or ERROR to this message; a STATUS on the way is shown and waited past.
-async fn answer(talk: &mut Talk, id: &str) -> anyhow::Result<Frame> {
-    loop {
-        let frame = talk.next().await?;
-        match frame.refusal() {
-            Some(refused) if frame.answers(id) || frame.reply_to.is_none() => return Err(refused.into()),
-            Some(_) => continue,
-            None => {}
-        }
-        if !frame.answers(id) {
-            continue;
-        }
-        match frame.kind.to_ascii_uppercase().as_str() {
-            "RESULT" | "ERROR" => return Ok(frame),
-            "STATUS" => print::note(&format!("{}: {}", frame.from, frame.payload)),
-            _ => {}
-        }
+        if answer.is(Kind::Error) { bail!("{} answered with an ERROR", answer.from) } else { Ok(()) }
     }
 }

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use clap::ValueEnum;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::common::{block_on, duration};
 use super::print;
-use super::talk::{Talk, TalkArg, Whom, fresh_id, payload_or_stdin};
+use super::talk::{Talk, TalkArg, Whom, answers, payload_or_stdin, refusal};
+use crate::client::Outgoing;
 use crate::rt::clock;
-use crate::wire::envelope::Target;
+use crate::wire::envelope::{Kind, Target};
 use crate::wire::ids::{AgentName, DEFAULT_NAMESPACE, MessageId, Namespace};
 
 #[derive(Debug, clap::Args)]
@@ -50,7 +51,7 @@ pub(crate) struct Message {
     pub to: String,
     /// COMMAND, STATUS, RESULT, ERROR, HEARTBEAT or ACK
     #[arg(long = "type", value_name = "TYPE", default_value = "COMMAND", value_parser = kind)]
-    pub kind: String,
+    pub kind: Kind,
     /// 1 (most urgent) to 5 (bulk)
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub priority: u8,
@@ -95,28 +96,17 @@ impl Wait {
 }
 
 impl Message {
-    /// The frame.
-    pub fn frame(&self, id: &str, payload: Value, receipt: &str) -> Value {
-        let mut frame = Map::new();
-        frame.insert("type".into(), self.kind.clone().into());
-        frame.insert("to".into(), self.to.clone().into());
-        frame.insert("id".into(), id.into());
-        frame.insert("timestamp".into(), clock::wall_ms().into());
-        frame.insert("payload".into(), payload);
-        frame.insert("priority".into(), self.priority.into());
-        frame.insert("receipt".into(), receipt.into());
-        if let Some(reply_to) = &self.reply_to {
-            frame.insert("reply_to".into(), reply_to.as_str().into());
+    /// The message with this payload.
+    pub fn outgoing(&self, payload: Value) -> Outgoing {
+        let message = Outgoing::new(self.kind, &self.to, payload);
+        Outgoing {
+            id: self.id.as_ref().map_or(message.id, ToString::to_string),
+            priority: Some(self.priority),
+            reply_to: self.reply_to.as_ref().map(ToString::to_string),
+            ttl_ms: self.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+            receipt: Some("none".into()),
+            ..message
         }
-        if let Some(ttl) = self.ttl {
-            frame.insert("ttl_ms".into(), json!(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)));
-        }
-        Value::Object(frame)
-    }
-
-    /// Its id, as given or a new one.
-    pub fn id(&self) -> String {
-        self.id.as_ref().map_or_else(fresh_id, ToString::to_string)
     }
 }
 
@@ -135,28 +125,24 @@ impl Args {
         // A broadcast has many recipients and no one receipt.
         let wait = if broadcast && self.wait == Wait::Delivered { Wait::None } else { self.wait };
         let mut talk = print::progress("connecting", Talk::open(&self.way, &whom, &[])).await?;
-        let id = self.message.id();
+        let message = Outgoing { receipt: Some(wait.word().into()), ..self.message.outgoing(payload) };
+        let id = message.id.clone();
         let began = clock::micros();
-        talk.send(&self.message.frame(&id, payload, wait.word())).await?;
-        let receipt = print::progress(
-            format!("waiting until it is {}", wait.word()),
-            self.receipt(&mut talk, &id, wait),
-        );
+        let what = format!("waiting until it is {}", wait.word());
+        let receipt = print::progress(what, receipt(&mut talk, message, wait));
         let receipt = tokio::time::timeout(self.timeout, receipt).await;
         let receipt = receipt.map_err(|_| {
             anyhow!(
-                "{} is not {} after {:?}; it may still arrive. Is the recipient there? trishula agents",
-                id,
+                "{id} is not {} after {:?}; it may still arrive. Is the recipient there? trishula agents",
                 wait.word(),
                 self.timeout
             )
         })??;
         let took_ms = (clock::micros() - began) as f64 / 1000.0;
-        talk.close().await?;
+        talk.close().await;
         if self.json {
-            return print::json(
-                &json!({ "id": id, "to": self.message.to, "receipt": receipt, "took_ms": took_ms }),
-            );
+            let to = &self.message.to;
+            return print::json(&json!({ "id": id, "to": to, "receipt": receipt, "took_ms": took_ms }));
         }
         match (receipt["state"].as_str(), receipt["recipient"].as_str(), receipt["node"].as_str()) {
             (Some(state), Some(recipient), Some(node)) => {
@@ -165,35 +151,31 @@ impl Args {
             _ => print::line(&format!("sent ({id})")),
         }
     }
+}
 
-    /// Waits for the state that was asked for, and gives the receipt's payload.
-    async fn receipt(&self, talk: &mut Talk, id: &str, wait: Wait) -> anyhow::Result<Value> {
-        if wait == Wait::None {
-            // The node answers in the order in which it reads: what it refuses at once, it has refused by then.
-            talk.send(&json!({ "type": "HEARTBEAT", "id": "read" })).await?;
-            loop {
-                let frame = talk.next().await?;
-                match frame.refusal() {
-                    Some(refused) if frame.answers(id) || frame.reply_to.is_none() => {
-                        return Err(refused.into());
-                    }
-                    _ if frame.answers("read") => return Ok(Value::Null),
-                    _ => {}
-                }
-            }
+/// Sends, waits for the state that was asked for, and gives the receipt's payload.
+async fn receipt(talk: &mut Talk, message: Outgoing, wait: Wait) -> anyhow::Result<Value> {
+    let id = message.id.clone();
+    talk.client.send(message).await?;
+    if wait == Wait::None {
+        talk.flush(&id).await?;
+        return Ok(Value::Null);
+    }
+    loop {
+        let message = talk.next().await?;
+        if !answers(&message, &id) || !message.is_from_mesh() {
+            continue;
         }
-        loop {
-            let frame = talk.answer(id).await?;
-            let state = frame.payload["state"].as_str().unwrap_or_default();
-            if ["nacked", "expired", "dead"].contains(&state) {
-                anyhow::bail!(
-                    "{id} is {state}: {}",
-                    frame.payload["reason"].as_str().unwrap_or("no reason was given")
-                );
-            }
-            if state == wait.word() {
-                return Ok(frame.payload);
-            }
+        if let Some(refused) = refusal(&message) {
+            return Err(refused.into());
+        }
+        let payload: Value = message.read()?;
+        let state = payload["state"].as_str().unwrap_or_default();
+        if ["nacked", "expired", "dead"].contains(&state) {
+            bail!("{id} is {state}: {}", payload["reason"].as_str().unwrap_or("no reason was given"));
+        }
+        if state == wait.word() {
+            return Ok(payload);
         }
     }
 }
@@ -204,9 +186,6 @@ fn target(given: &str) -> Result<String, String> {
     Target::parse(given, &home).map(|_| given.to_owned()).map_err(|e| e.to_string())
 }
 
-fn kind(given: &str) -> Result<String, String> {
-    match crate::wire::envelope::Kind::parse(given) {
-        Some(kind) => Ok(kind.as_str().to_owned()),
-        None => Err("write COMMAND, STATUS, RESULT, ERROR, HEARTBEAT or ACK".into()),
-    }
+fn kind(given: &str) -> Result<Kind, String> {
+    Kind::parse(given).ok_or_else(|| "write COMMAND, STATUS, RESULT, ERROR, HEARTBEAT or ACK".into())
 }

@@ -36,6 +36,9 @@ pub struct Message {
     /// JSON, as it was written.
     #[serde(default = "null")]
     pub payload: Box<RawValue>,
+    /// The whole of it as it arrived, with the fields that nobody here knows.
+    #[serde(skip)]
+    pub frame: Bytes,
 }
 
 fn default_priority() -> u8 {
@@ -47,8 +50,10 @@ fn null() -> Box<RawValue> {
 }
 
 impl Message {
-    pub(super) fn parse(frame: &[u8]) -> Result<Message, Error> {
-        serde_json::from_slice(frame).map_err(|e| Error::Malformed(e.to_string()))
+    pub(super) fn parse(frame: &Bytes) -> Result<Message, Error> {
+        let read: Result<Message, _> = serde_json::from_slice(frame);
+        read.map(|message| Message { frame: frame.clone(), ..message })
+            .map_err(|e| Error::Malformed(e.to_string()))
     }
 
     /// Whether the mesh itself speaks.

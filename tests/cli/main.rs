@@ -6,8 +6,26 @@ mod help;
 mod mesh_files;
 mod running;
 
+use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// The first of forty ports that nobody uses now; tests and their processes run side by side, so each begins elsewhere.
+fn free_ports() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let offset = (std::process::id() % 50) as u16 * 160;
+    for _ in 0..200 {
+        let base = 10_000 + (offset + NEXT.fetch_add(40, Ordering::Relaxed)) % 8_000;
+        let free = |port| {
+            TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok()
+        };
+        if (base..base + 40).all(free) {
+            return base;
+        }
+    }
+    panic!("no forty free ports in a row");
+}
 
 /// A folder of its own, and the program in it.
 struct Place {
@@ -22,7 +40,7 @@ impl Place {
     /// One with a mesh on loopback in it: dc, agni, rushabdev.
     fn with_mesh() -> Place {
         let place = Place::new();
-        place.ok(&["init", "--loopback", "--out", "mesh"]);
+        place.ok(&["init", "--loopback", "--base-port", &free_ports().to_string(), "--out", "mesh"]);
         place
     }
 

@@ -186,6 +186,7 @@ fn a_machine_joins_by_ticket_while_the_holder_only_dials_out_and_is_thrown_out_a
     let mut mesh = Mesh::start();
     let ticket = mesh.json("dc", &["invite", "laptop", "--json", "--edge-name", "laptop.example.com"]);
     let ticket = ticket["ticket"].as_str().unwrap().to_owned();
+    let base = super::free_ports().to_string();
     let join = |out: &'static str, name: &'static str| {
         [
             "join".to_owned(),
@@ -193,6 +194,8 @@ fn a_machine_joins_by_ticket_while_the_holder_only_dials_out_and_is_thrown_out_a
             "--out".into(),
             out.into(),
             "--loopback".into(),
+            "--base-port".into(),
+            base.clone(),
             "--edge-name".into(),
             name.into(),
         ]

@@ -169,12 +169,12 @@ impl Ready {
             software: software(),
         });
         let Started { handle, connected, addresses, task } = started;
-        let mut running =
-            Running { node: handle.clone(), endpoint: self.endpoint.clone(), tasks: vec![task] };
+        let local = Local::new(hello(&me, incarnation), self.identity.clone(), handle.links());
+        let (node, endpoint) = (handle.clone(), self.endpoint.clone());
+        let mut running = Running { node, local: local.clone(), endpoint, tasks: vec![task] };
 
         let (hub, hub_task, joined) = gateway_in_memory(&me, incarnation, &handle);
         running.tasks.extend([hub_task, joined]);
-        let local = Local::new(hello(&me, incarnation), self.identity.clone(), handle.links());
         let native = self.config.gateway.native.then(|| hub.clone());
         let accept = accept::Accept {
             endpoint: self.endpoint.clone(),
@@ -216,6 +216,7 @@ impl Ready {
 /// A node that runs.
 struct Running {
     node: node::Handle,
+    local: Arc<Local>,
     endpoint: quinn::Endpoint,
     tasks: Vec<tasks::Task>,
 }
@@ -224,9 +225,13 @@ impl Running {
     /// Peers are told first, so that they use other ways before this node is gone.
     async fn stop(self) {
         let all = async {
+            self.local.stop();
+            self.endpoint.set_server_config(None);
             self.node.stop().await;
-            // Links drain what is queued; the endpoint is idle once every peer has acknowledged the close.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            // Links drain what is queued, then close.
+            while self.endpoint.open_connections() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             self.endpoint.close(0u32.into(), b"this node is stopping");
             self.endpoint.wait_idle().await;
         };

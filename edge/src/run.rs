@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +12,13 @@ use rand::RngExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use trishula::gateway::hub::{self, End, HubHandle};
-use trishula::identity::revocation::Revocations;
+use trishula::identity::bundle::REVOKED;
+use trishula::identity::files::{self, Access};
+use trishula::identity::revocation::{RevocationList, Revocations};
 use trishula::identity::tls::Identity;
-use trishula::identity::{self};
+use trishula::identity::{self, Trust};
 use trishula::link::{self, dial, quic};
-use trishula::rt::{clock, queue, tasks};
+use trishula::rt::{clock, queue, sdnotify, tasks};
 use trishula::wire::close::CloseCode;
 use trishula::wire::frame::{Hello, OLDEST_VERSION, VERSION};
 use trishula::wire::ids::Incarnation;
@@ -44,10 +47,14 @@ pub async fn run(config: &EdgeConfig, stop: impl Future<Output = &'static str>) 
     let services = prepare::services(config)?;
     let listeners = Listeners::bind(config)?;
     let (events, inbox) = queue::bounded("edge.link_events", EVENTS);
-    let _uplink = Uplink::start(config, events)?;
+    let uplink = Uplink::start(config, events)?;
     let edge = Edge::start(config, services, listeners, inbox);
+    let _revocations = uplink.keep_revocations(edge.hub.revocations());
+    sdnotify::ready();
+    let _watchdog = tasks::spawn("edge.watchdog", sdnotify::watchdog());
     let why = stop.await;
     tracing::info!(why, "stopping");
+    sdnotify::stopping();
     edge.stop(Duration::from_millis(config.edge.drain_ms)).await;
     Ok(())
 }
@@ -73,6 +80,8 @@ impl Listeners {
 
 /// Keeps the link to the node.
 struct Uplink {
+    trust: Arc<Trust>,
+    revocations_file: PathBuf,
     _dialler: tasks::Task,
     /// Diallers stand back while somebody else has a link; an edge has one dialler only.
     _connected: watch::Sender<BTreeSet<trishula::wire::ids::NodeName>>,
@@ -106,7 +115,37 @@ impl Uplink {
         let target =
             dial::Target { name: config.uplink.node.clone(), addresses: config.uplink.nodes.clone() };
         let (connected, nobody) = watch::channel(BTreeSet::new());
-        Ok(Uplink { _dialler: dial::keep(local, endpoint, target, nobody), _connected: connected })
+        Ok(Uplink {
+            trust: local.identity.trust().clone(),
+            revocations_file: config.identity.dir.join(REVOKED),
+            _dialler: dial::keep(local, endpoint, target, nobody),
+            _connected: connected,
+        })
+    }
+
+    /// Takes the revocation lists that the node passes on, once the CA's signature was found good: a node that
+    /// was thrown out is then not believed by its edge either.
+    fn keep_revocations(&self, mut offered: watch::Receiver<hub::Offered>) -> tasks::Task {
+        let (trust, file) = (self.trust.clone(), self.revocations_file.clone());
+        tasks::spawn("edge.revocations", async move {
+            while offered.changed().await.is_ok() {
+                let Some((number, der)) = offered.borrow_and_update().clone() else { continue };
+                let newer = match RevocationList::parse(&der, trust.ca()) {
+                    Ok(list) => trust.revocations().offer(list),
+                    Err(why) => {
+                        tracing::warn!(%why, "the node passed on a revocation list that does not hold");
+                        false
+                    }
+                };
+                if !newer {
+                    continue;
+                }
+                tracing::info!(number, "a newer revocation list is in force");
+                if let Err(why) = files::write(&file, &der, Access::Public) {
+                    tracing::error!(%why, "the revocation list could not be written");
+                }
+            }
+        })
     }
 }
 

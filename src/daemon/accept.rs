@@ -1,11 +1,12 @@
 //! Who comes in on the node's one UDP port: told apart by ALPN, then by what the certificate says.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::gateway::hub::HubHandle;
 use crate::gateway::{enrol, native};
 use crate::identity::{self, Role, tls};
-use crate::link::quic::{self, Admitted, Local};
+use crate::link::quic::{self, Admitted, Certificate, Local};
 use crate::link::{self};
 use crate::metrics;
 use crate::node;
@@ -14,6 +15,9 @@ use crate::wire::close::LinkClose;
 
 /// Connections at once; one more is refused and may try again.
 const MAX_CONNECTIONS: usize = 4096;
+
+/// How soon a revocation ends a native agent's connection at the latest.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What the task needs.
 pub struct Accept {
@@ -76,23 +80,38 @@ impl Accept {
                 return connection.close((LinkClose::NotAdmitted as u32).into(), e.to_string().as_bytes());
             }
         };
-        let serial = peer.serial.to_string();
+        let certificate = Certificate::of(&peer);
         match peer.role {
             Role::Node(node) => {
-                let peer = Admitted { node, role: link::Role::Node, serial };
+                let peer = Admitted { node, role: link::Role::Node, certificate };
                 quic::run(&self.local, connection, peer, false).await;
             }
             Role::Edge(node) => {
-                let peer = Admitted { node, role: link::Role::Entrance, serial };
+                let peer = Admitted { node, role: link::Role::Entrance, certificate };
                 quic::run(&self.local, connection, peer, false).await;
             }
             Role::Agent(agent) => match &self.hub {
-                Some(hub) => native::serve_quic(connection, agent, hub).await,
+                Some(hub) => tokio::select! {
+                    () = native::serve_quic(connection.clone(), agent, hub) => {}
+                    why = self.until_ended(&certificate) => {
+                        connection.close((LinkClose::Revoked as u32).into(), why.as_bytes());
+                    }
+                },
                 None => {
                     let why = "native agents are not served here; set [gateway] native = true";
                     connection.close((LinkClose::NotAdmitted as u32).into(), why.as_bytes());
                 }
             },
+        }
+    }
+
+    /// Waits until a native agent's certificate is revoked or expired, and says which.
+    async fn until_ended(&self, certificate: &Certificate) -> String {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if let Some(why) = certificate.ended(&self.local) {
+                return why;
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::link::{self, Event, Peer};
 use crate::rt::{queue, tasks};
@@ -118,13 +118,18 @@ impl std::fmt::Debug for HubHandle {
 struct Shared {
     requests: queue::Sender<Request>,
     next: AtomicU64,
+    offered: watch::Receiver<Offered>,
 }
+
+/// A revocation list as the node passed it on: number and DER; not verified.
+pub type Offered = Option<(u64, Bytes)>;
 
 /// Starts the hub. Whoever makes links reports to `events`' other end; several may come one after another.
 pub fn start(events: queue::Receiver<Event>) -> (HubHandle, tasks::Task) {
     let (requests, inbox) = queue::bounded("hub.requests", REQUESTS);
-    let shared = Shared { requests, next: AtomicU64::new(1) };
-    let task = tasks::spawn("hub", Hub::default().run(events, inbox));
+    let (revocations, offered) = watch::channel(None);
+    let shared = Shared { requests, next: AtomicU64::new(1), offered };
+    let task = tasks::spawn("hub", Hub::new(revocations).run(events, inbox));
     (HubHandle { shared: Arc::new(shared) }, task)
 }
 
@@ -138,6 +143,11 @@ impl HubHandle {
         let wires = Wires { notices: notices_in, messages: messages_in, end: end_in };
         self.request(Request::Open(no, wires)).await?;
         Ok(Seat { no, notices, messages, end, hub: self.clone() })
+    }
+
+    /// The revocation list that the node passed on last; whoever trusts certificates verifies and keeps it.
+    pub fn revocations(&self) -> watch::Receiver<Offered> {
+        self.shared.offered.clone()
     }
 
     /// How the hub stands.
@@ -206,8 +216,8 @@ struct Up {
     peer: Peer,
 }
 
-#[derive(Default)]
 struct Hub {
+    revocations: watch::Sender<Offered>,
     sessions: HashMap<SessionNo, Entry>,
     links: HashMap<LinkId, Up>,
     /// The link in use; others that are up wait in reserve.
@@ -217,6 +227,11 @@ struct Hub {
 }
 
 impl Hub {
+    fn new(revocations: watch::Sender<Offered>) -> Hub {
+        let (sessions, links) = (HashMap::new(), HashMap::new());
+        Hub { revocations, sessions, links, current: None, outbox: VecDeque::new() }
+    }
+
     async fn run(mut self, mut events: queue::Receiver<Event>, mut requests: queue::Receiver<Request>) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
@@ -359,6 +374,10 @@ impl Hub {
                     // A pong that finds no room comes too late to measure anything.
                     let _ = up.handle.try_send(&Frame::Pong(sent));
                 }
+            }
+            Frame::Revocations(number, der) => {
+                // Whoever verifies it may have gone: the process is stopping.
+                let _ = self.revocations.send(Some((number, der)));
             }
             Frame::Goodbye(back_in_ms) => tracing::info!(back_in_ms, "the node is stopping"),
             other => tracing::debug!(frame = other.name(), "a frame that an entrance has no use for"),

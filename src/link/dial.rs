@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
-use super::quic::{self, Admitted, Local};
+use super::quic::{self, Admitted, Certificate, Local};
 use super::{Error, Role, unix};
 use crate::identity;
 use crate::metrics;
@@ -77,6 +77,9 @@ impl Dialler {
         let mut failures = 0u64;
         loop {
             self.until_needed().await;
+            if self.local.is_stopping() {
+                return;
+            }
             match self.connect(&config).await {
                 Ok(connected) => {
                     metrics::DIALS.with_label_values(&["connected"]).inc();
@@ -191,9 +194,9 @@ async fn connect_unix(path: &str) -> Result<UnixStream, Error> {
 }
 
 fn admitted_node(peer: identity::PeerName) -> Result<Admitted, Error> {
-    let serial = peer.serial.to_string();
+    let certificate = Certificate::of(&peer);
     match peer.role {
-        identity::Role::Node(node) => Ok(Admitted { node, role: Role::Node, serial }),
+        identity::Role::Node(node) => Ok(Admitted { node, role: Role::Node, certificate }),
         other => Err(Error::WrongRole(other.uri())),
     }
 }

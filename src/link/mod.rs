@@ -16,7 +16,7 @@ pub mod quic;
 pub mod unix;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::identity::tls::Identity;
 use crate::rt::queue;
@@ -158,12 +158,23 @@ pub struct Local {
     /// Where links report.
     pub events: queue::Sender<Event>,
     next: AtomicU64,
+    stopping: AtomicBool,
 }
 
 impl Local {
     /// For a process that is to have links.
     pub fn new(hello: Hello, identity: Identity, events: queue::Sender<Event>) -> Arc<Local> {
-        Arc::new(Local { hello, identity, events, next: AtomicU64::new(1) })
+        let (next, stopping) = (AtomicU64::new(1), AtomicBool::new(false));
+        Arc::new(Local { hello, identity, events, next, stopping })
+    }
+
+    /// From now on nobody dials: the process is stopping.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// A number that no other link of this process has.

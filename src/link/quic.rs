@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use time::OffsetDateTime;
 use tokio::sync::SetOnce;
 
 pub use super::Local;
@@ -61,8 +62,33 @@ pub struct Admitted {
     pub node: NodeName,
     /// What it is to us.
     pub role: Role,
-    /// Serial number of the certificate, in hex.
-    pub serial: String,
+    /// By which its certificate is checked again while the connection lasts.
+    pub certificate: Certificate,
+}
+
+/// What of a certificate can end while a connection lasts.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// By which a revocation list names it.
+    pub serial: identity::Serial,
+    /// Its last moment.
+    pub not_after: OffsetDateTime,
+}
+
+impl Certificate {
+    /// Of a peer that was admitted.
+    pub fn of(peer: &identity::PeerName) -> Certificate {
+        Certificate { serial: peer.serial.clone(), not_after: peer.not_after }
+    }
+
+    /// Why the peer is not to be heard any longer; `None`: it may go on.
+    pub fn ended(&self, local: &Local) -> Option<String> {
+        if local.identity.trust().revocations().since(&self.serial).is_some() {
+            return Some("the peer's certificate was revoked; it must join again with a new ticket".into());
+        }
+        let ended = OffsetDateTime::from(clock::wall()) > self.not_after;
+        ended.then(|| "the peer's certificate has expired; renew it: trishula cert renew".into())
+    }
 }
 
 /// Checks who is at the other end, after the handshake and again whatever TLS resumed.
@@ -121,6 +147,9 @@ impl Link<'_> {
                 },
                 () = tokio::time::sleep(Duration::from_secs(1)) => {
                     handle.set_rtt_us(u32::try_from(self.connection.rtt().as_micros()).unwrap_or(u32::MAX));
+                    if let Some(why) = self.expected.certificate.ended(self.local) {
+                        break CloseOrder { code: LinkClose::Revoked, why };
+                    }
                 }
             }
         };
@@ -179,7 +208,7 @@ impl Link<'_> {
             incarnation: hello.incarnation,
             features: hello.features,
             software: hello.software,
-            serial: self.expected.serial.clone(),
+            serial: self.expected.certificate.serial.to_string(),
         })
     }
 

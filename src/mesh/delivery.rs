@@ -21,6 +21,7 @@ impl Mesh {
                 Some(Refusal::new(Code::FromMismatch, message))
             }
             Some(known) if known.ready => self.refusal_of(&head),
+            None if self.sessions.has_just_left((link, session), &head.from) => self.refusal_of(&head),
             _ => Some(Refusal::new(Code::NotRegistered, "this session is not registered")),
         };
         if let Some(refusal) = refusal {

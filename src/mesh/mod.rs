@@ -177,6 +177,7 @@ impl Mesh {
             self.next_heartbeat = self.now.after(self.config.heartbeat);
             self.heartbeat();
             self.forget_old_agents(wall_ms);
+            self.forget_those_who_left();
         }
         if self.now >= self.next_digest {
             self.next_digest = self.now.after(DIGEST_EVERY);

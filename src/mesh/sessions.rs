@@ -1,9 +1,10 @@
 //! Agents registered at this node, and through which entrance each session of theirs comes.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use super::directory::bytes_of;
-use super::{FORGET_AFTER_MS, Mesh, Record, Ticket};
+use super::{FORGET_AFTER_MS, Mesh, Record, Ticket, Time};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::frame::{AgentState, Attach, Frame, Presence};
 use crate::wire::ids::{AgentAddr, LinkId, NodeName, Sequence, SessionNo};
@@ -11,6 +12,11 @@ use crate::wire::ids::{AgentAddr, LinkId, NodeName, Sequence, SessionNo};
 /// An answer to AGENTS ends where it has so many bytes: more than fit into a client's frame (docs/protocol.md,
 /// section 8), so that whoever writes that one sees that something is missing.
 const MAX_ANSWER_BYTES: usize = 2 << 20;
+
+/// How long a session that ended may still be heard, and how many of them at once.
+const LEAVING_FOR: Duration = Duration::from_secs(5);
+/// See [`LEAVING_FOR`].
+const MAX_LEAVING: usize = 4096;
 
 /// A session, named across all entrances.
 pub(super) type Key = (LinkId, SessionNo);
@@ -29,6 +35,8 @@ pub(super) struct Sessions {
     by_key: BTreeMap<Key, Session>,
     /// In the order in which a shared agent's sessions take turns.
     by_agent: BTreeMap<AgentAddr, VecDeque<Key>>,
+    /// Sessions that have just ended: what they sent before travels in other lanes than their end.
+    leaving: BTreeMap<Key, (AgentAddr, Time)>,
     /// Registrations that wait for the disk.
     pending: BTreeMap<Ticket, (Key, Attach)>,
 }
@@ -36,6 +44,11 @@ pub(super) struct Sessions {
 impl Sessions {
     pub(super) fn get(&self, key: Key) -> Option<&Session> {
         self.by_key.get(&key)
+    }
+
+    /// Whether a session may speak for an agent, also when its end has overtaken its last messages.
+    pub(super) fn has_just_left(&self, key: Key, agent: &AgentAddr) -> bool {
+        self.leaving.get(&key).is_some_and(|(left, _)| left == agent)
     }
 
     /// All sessions of an agent.
@@ -136,6 +149,12 @@ impl Mesh {
     }
 
     pub(super) fn detach(&mut self, link: LinkId, session: SessionNo, forget: bool) {
+        if let Some(known) = self.sessions.get((link, session)).filter(|known| known.ready) {
+            let agent = known.agent.clone();
+            if self.sessions.leaving.len() < MAX_LEAVING {
+                self.sessions.leaving.insert((link, session), (agent, self.now.after(LEAVING_FOR)));
+            }
+        }
         self.session_over(link, session, forget);
         if let Some(link) = self.links.get_mut(&link) {
             link.sessions.remove(&session);
@@ -178,6 +197,11 @@ impl Mesh {
             self.persist(Record::Forget(agent.clone()));
             self.announce_agent(AgentState { presence: Presence::Gone, ..own });
         }
+    }
+
+    pub(super) fn forget_those_who_left(&mut self) {
+        let now = self.now;
+        self.sessions.leaving.retain(|_, (_, until)| *until > now);
     }
 
     pub(super) fn forget_old_agents(&mut self, wall_ms: u64) {

@@ -103,7 +103,7 @@ impl Mesh {
             incarnation: state.map_or(Incarnation(0), |state| state.incarnation),
             reachable: route.is_some() || *node == self.config.node,
             next_hop: route.map(|route| route.next.clone()),
-            rtt_us: route.map(|route| route.cost_us),
+            rtt_us: route.map(|route| route.rtt_us),
             agents_online: self.directory.online_at(node),
             holds_ca: state.is_some_and(|state| state.holds_ca),
         }

@@ -10,13 +10,19 @@ use crate::wire::ids::{Incarnation, NodeName};
 /// Nodes that are remembered; an announcement of one more is not taken.
 pub const MAX_NODES: usize = 256;
 
+/// What a link costs besides its round trip, in microseconds: passing a message on is work, and a way round
+/// must be shorter by more than the noise of measurements to be worth it.
+const HOP_COST_US: u64 = 5_000;
+
 /// The way to a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The neighbour to send to.
     pub next: NodeName,
-    /// Sum of the measured round trips, in microseconds.
+    /// Sum of the measured round trips and of [`HOP_COST_US`] a link, in microseconds.
     pub cost_us: u64,
+    /// Sum of the measured round trips alone, in microseconds.
+    pub rtt_us: u64,
     /// Links on the way.
     pub hops: u32,
 }
@@ -157,7 +163,8 @@ impl Topology {
             if *node == self.me || done.contains_key(node) {
                 continue;
             }
-            let route = Route { next: next.clone(), cost_us, hops };
+            let rtt_us = cost_us.saturating_sub(u64::from(hops) * HOP_COST_US);
+            let route = Route { next: next.clone(), cost_us, rtt_us, hops };
             self.extend(&mut open, node, Some(&route));
             done.insert(node.clone(), route);
         }
@@ -170,7 +177,7 @@ impl Topology {
             let Some(there) = self.announced.get(&link.peer) else { continue };
             let Some(back) = there.links.iter().find(|back| back.peer == *from) else { continue };
             // The slower of the two measurements: a one-sided one may be stale.
-            let cost = u64::from(link.rtt_us.max(back.rtt_us)).max(1);
+            let cost = u64::from(link.rtt_us.max(back.rtt_us)) + HOP_COST_US;
             let step = match route {
                 None => (cost, 1, &there.origin, there.origin.clone()),
                 Some(route) => (route.cost_us + cost, route.hops + 1, &there.origin, route.next.clone()),
@@ -215,7 +222,7 @@ mod tests {
         let (gained, lost) = topology.refresh();
         assert_eq!((gained.len(), lost.len()), (2, 0));
         let way = topology.route(&node("agni")).unwrap();
-        assert_eq!((way.next.as_str(), way.cost_us, way.hops), ("rushabdev", 15_000, 2));
+        assert_eq!((way.next.as_str(), way.rtt_us, way.hops), ("rushabdev", 15_000, 2));
 
         topology.learn(state("rushabdev", 2, &[("dc", 10_000)]));
         topology.refresh();
@@ -271,5 +278,15 @@ mod tests {
         let mut again = state("agni", 1, &[("dc", 1_000)]);
         (again.incarnation, again.serial) = (Incarnation(2), "another".into());
         assert!(topology.learn(again), "it may join again with a new certificate");
+    }
+
+    #[test]
+    fn a_way_round_that_is_hardly_shorter_is_not_taken() {
+        // covers Q02
+        let mut topology = Topology::new(state("dc", 1, &[("agni", 4_000), ("rushabdev", 500)]));
+        topology.learn(state("agni", 1, &[("dc", 4_000), ("rushabdev", 500)]));
+        topology.learn(state("rushabdev", 1, &[("dc", 500), ("agni", 500)]));
+        topology.refresh();
+        assert_eq!(topology.route(&node("agni")).unwrap().next.as_str(), "agni");
     }
 }

@@ -121,9 +121,9 @@ fn accept(local: Arc<quic::Local>, endpoint: quinn::Endpoint) -> tasks::Task {
                     .and_then(|data| data.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?.protocol);
                 assert_eq!(data.as_deref(), Some(tls::ALPN_LINK));
                 let peer = quic::admit(&local, &connection).unwrap();
+                let certificate = quic::Certificate::of(&peer);
                 let identity::Role::Node(node) = peer.role else { panic!("only nodes dial here") };
-                let serial = peer.serial.to_string();
-                let admitted = quic::Admitted { node, role: link::Role::Node, serial };
+                let admitted = quic::Admitted { node, role: link::Role::Node, certificate };
                 quic::run(&local, connection, admitted, false).await;
             });
         }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +11,6 @@ use rand::RngExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use trishula::gateway::hub::{self, End, HubHandle};
-use trishula::identity::bundle::REVOKED;
-use trishula::identity::files::{self, Access};
 use trishula::identity::revocation::{RevocationList, Revocations};
 use trishula::identity::tls::Identity;
 use trishula::identity::{self, Trust};
@@ -81,7 +78,6 @@ impl Listeners {
 /// Keeps the link to the node.
 struct Uplink {
     trust: Arc<Trust>,
-    revocations_file: PathBuf,
     _dialler: tasks::Task,
     /// Diallers stand back while somebody else has a link; an edge has one dialler only.
     _connected: watch::Sender<BTreeSet<trishula::wire::ids::NodeName>>,
@@ -117,7 +113,6 @@ impl Uplink {
         let (connected, nobody) = watch::channel(BTreeSet::new());
         Ok(Uplink {
             trust: local.identity.trust().clone(),
-            revocations_file: config.identity.dir.join(REVOKED),
             _dialler: dial::keep(local, endpoint, target, nobody),
             _connected: connected,
         })
@@ -126,7 +121,7 @@ impl Uplink {
     /// Takes the revocation lists that the node passes on, once the CA's signature was found good: a node that
     /// was thrown out is then not believed by its edge either.
     fn keep_revocations(&self, mut offered: watch::Receiver<hub::Offered>) -> tasks::Task {
-        let (trust, file) = (self.trust.clone(), self.revocations_file.clone());
+        let trust = self.trust.clone();
         tasks::spawn("edge.revocations", async move {
             while offered.changed().await.is_ok() {
                 let Some((number, der)) = offered.borrow_and_update().clone() else { continue };
@@ -137,12 +132,9 @@ impl Uplink {
                         false
                     }
                 };
-                if !newer {
-                    continue;
-                }
-                tracing::info!(number, "a newer revocation list is in force");
-                if let Err(why) = files::write(&file, &der, Access::Public) {
-                    tracing::error!(%why, "the revocation list could not be written");
+                if newer {
+                    // Not written: the node does that, and passes it on again on each link.
+                    tracing::info!(number, "a newer revocation list is in force");
                 }
             }
         })

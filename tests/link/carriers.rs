@@ -1,0 +1,56 @@
+//! What every carrier must do; a new one is one more name in the list.
+
+use bytes::Bytes;
+use trishula::link::Event;
+use trishula::wire::close::LinkClose;
+use trishula::wire::frame::Frame;
+
+use crate::ends::{frame, id_of, joined, message, next, up};
+
+const CARRIERS: [&str; 3] = ["quic", "unix", "memory"];
+
+// covers T01, T02
+#[tokio::test]
+async fn frames_arrive_whole_and_a_flow_keeps_its_order() {
+    for carrier in CARRIERS {
+        let mut link = joined(carrier).await;
+        let (_, to_b) = up(&mut link.a).await;
+        let (peer, _to_a) = up(&mut link.b).await;
+        assert_eq!(peer.node.as_str(), "agni", "{carrier}: the end that dialled says who it is");
+        assert_eq!(to_b.carrier(), carrier);
+        // Sizes that lie within a chunk, that span two, and that are more than a write gathers.
+        let payload = |n: usize| Bytes::from(vec![n as u8; [10, 5_000, 70_000, 300_000][n % 4]]);
+        let sender = async {
+            for n in 0..60 {
+                to_b.send(&message("a", "b", n, 3, payload(n))).await.unwrap();
+            }
+        };
+        let receiver = async {
+            for n in 0..60 {
+                let got = frame(&mut link.b).await;
+                assert_eq!(id_of(&got), format!("m-{n}"), "{carrier}");
+                let Frame::Deliver(_, got) = got else { unreachable!() };
+                assert_eq!(got, payload(n), "{carrier}: the payload of {n}");
+            }
+        };
+        tokio::join!(sender, receiver);
+    }
+}
+
+// covers T02
+#[tokio::test]
+async fn both_ends_hear_of_the_end_and_why() {
+    for carrier in CARRIERS {
+        let mut link = joined(carrier).await;
+        let (_, to_b) = up(&mut link.a).await;
+        let (_, _to_a) = up(&mut link.b).await;
+        to_b.close(LinkClose::Silent, "nothing was heard");
+        for heard in [&mut link.a, &mut link.b] {
+            let event = next(heard).await;
+            let Event::Down { why, .. } = event else { panic!("{carrier}: {event:?}") };
+            assert!(!why.is_empty(), "{carrier}");
+        }
+        to_b.closed().await;
+        assert!(to_b.send(&Frame::Ping(1)).await.is_err(), "{carrier}: a closed link takes nothing");
+    }
+}

@@ -1,0 +1,238 @@
+//! Two ends of a link in one test, with identities made for it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+use trishula::identity::bundle::{Bundle, Leaf};
+use trishula::identity::ca::Authority;
+use trishula::identity::profile::Request;
+use trishula::identity::revocation::Revocations;
+use trishula::identity::tls::{self, Identity};
+use trishula::identity::{PeerName, Role};
+use trishula::link::quic::{self, Admitted, Certificate};
+use trishula::link::{self, Event, Local, Peer, memory, unix};
+use trishula::rt::{clock, queue, tasks};
+use trishula::wire::envelope::{Form, Head, Kind, Priority, Target};
+use trishula::wire::frame::{Deliver, Frame, Hello, OLDEST_VERSION, VERSION};
+use trishula::wire::ids::{
+    AgentAddr, AgentName, Incarnation, LinkId, MessageId, Namespace, NodeName, SessionNo,
+};
+
+/// Ten times what anything here takes, and more.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub fn node(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+pub fn hello(name: &str) -> Hello {
+    Hello {
+        version: VERSION,
+        oldest: OLDEST_VERSION,
+        node: node(name),
+        incarnation: Incarnation(7),
+        features: Vec::new(),
+        software: "a test".into(),
+    }
+}
+
+fn identity(name: &str) -> Identity {
+    static CA: OnceLock<Authority> = OnceLock::new();
+    let now = OffsetDateTime::from(clock::wall());
+    let ca = CA.get_or_init(|| Authority::create("test", now).unwrap());
+    let issued = ca.issue(&Request::link(Role::Node(node(name))), now).unwrap();
+    let link = Leaf::from_pem(issued.chain_pem.as_bytes(), issued.key_pem.as_bytes(), "leaf", "key").unwrap();
+    let bundle = Bundle {
+        folder: PathBuf::new(),
+        name: PeerName::from_certificate(link.certificate().unwrap()).unwrap(),
+        ca: ca.certificate().clone(),
+        link,
+        public: None,
+        revoked: None,
+    };
+    let clock = Arc::new(rustls::time_provider::DefaultTimeProvider);
+    Identity::new(&bundle, Arc::new(Revocations::new(None)), clock).unwrap()
+}
+
+/// What one end hears.
+pub type Heard = queue::Receiver<Event>;
+
+fn local(name: &str) -> (Arc<Local>, Heard) {
+    let (events, heard) = queue::bounded("test.link", 4096);
+    (Local::new(hello(name), identity(name), events), heard)
+}
+
+fn endpoint(local: &Local) -> quinn::Endpoint {
+    let tls = tls::quic_server(local.identity.server().unwrap().config).unwrap();
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
+    server.transport_config(Arc::new(quic::transport()));
+    quinn::Endpoint::server(server, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap()
+}
+
+async fn connect(
+    from: (&Local, &quinn::Endpoint),
+    to: &quinn::Endpoint,
+) -> (quinn::Connection, quinn::Connection) {
+    let tls = tls::quic_client(from.0.identity.client(None).unwrap()).unwrap();
+    let config = quinn::ClientConfig::new(Arc::new(tls));
+    let dialled = from.1.connect_with(config, to.local_addr().unwrap(), "node.trishula").unwrap();
+    let accepted = async { to.accept().await.unwrap().await.unwrap() };
+    let (dialled, accepted) = tokio::join!(dialled, accepted);
+    (dialled.unwrap(), accepted)
+}
+
+fn admitted(local: &Local, connection: &quinn::Connection) -> Admitted {
+    let peer = quic::admit(local, connection).unwrap();
+    let certificate = Certificate::of(&peer);
+    let Role::Node(node) = peer.role else { panic!("a node dials") };
+    Admitted { node, role: link::Role::Node, certificate }
+}
+
+/// A link with both ends of ours; it lasts as long as this.
+pub struct Joined {
+    pub a: Heard,
+    pub b: Heard,
+    _tasks: Vec<tasks::Task>,
+    _endpoints: Vec<quinn::Endpoint>,
+}
+
+/// The three carriers, by name.
+pub async fn joined(carrier: &str) -> Joined {
+    match carrier {
+        "quic" => over_quic().await,
+        "unix" => over_unix(),
+        _ => over_memory(),
+    }
+}
+
+async fn over_quic() -> Joined {
+    let ((a, heard_a), (b, heard_b)) = (local("agni"), local("dc"));
+    let (from, to) = (endpoint(&a), endpoint(&b));
+    let (dialled, accepted) = connect((&a, &from), &to).await;
+    let (peer_of_a, peer_of_b) = (admitted(&a, &dialled), admitted(&b, &accepted));
+    let tasks = vec![
+        tasks::spawn("test.a", async move { quic::run(&a, dialled, peer_of_a, true).await }),
+        tasks::spawn("test.b", async move { quic::run(&b, accepted, peer_of_b, false).await }),
+    ];
+    Joined { a: heard_a, b: heard_b, _tasks: tasks, _endpoints: vec![from, to] }
+}
+
+fn over_unix() -> Joined {
+    let ((a, heard_a), (b, heard_b)) = (local("agni"), local("agni"));
+    let (one, other) = tokio::net::UnixStream::pair().unwrap();
+    let tasks = vec![
+        tasks::spawn("test.a", async move { unix::run(&a, one, link::Role::Node).await }),
+        tasks::spawn("test.b", async move { unix::run(&b, other, link::Role::Entrance).await }),
+    ];
+    Joined { a: heard_a, b: heard_b, _tasks: tasks, _endpoints: Vec::new() }
+}
+
+fn over_memory() -> Joined {
+    let (events_a, a) = queue::bounded("test.a", 4096);
+    let (events_b, b) = queue::bounded("test.b", 4096);
+    let peer = |role| Peer {
+        node: node("agni"),
+        role,
+        incarnation: Incarnation(7),
+        features: Vec::new(),
+        software: String::new(),
+        serial: String::new(),
+    };
+    let end = |role, events| memory::End { peer: peer(role), id: LinkId(1), events };
+    let task = memory::join(end(link::Role::Entrance, events_a), end(link::Role::Node, events_b));
+    Joined { a, b, _tasks: vec![task], _endpoints: Vec::new() }
+}
+
+/// Our end of a QUIC link, and a bare connection with which the test is the peer, `dc`.
+pub struct Bare {
+    pub heard: Heard,
+    pub peer: quinn::Connection,
+    _task: tasks::Task,
+    _endpoints: Vec<quinn::Endpoint>,
+}
+
+pub async fn bare() -> Bare {
+    let ((ours, heard), (theirs, _)) = (local("agni"), local("dc"));
+    let (from, to) = (endpoint(&theirs), endpoint(&ours));
+    let (peer, accepted) = connect((&theirs, &from), &to).await;
+    let expected = admitted(&ours, &accepted);
+    let task = tasks::spawn("test.ours", async move { quic::run(&ours, accepted, expected, false).await });
+    Bare { heard, peer, _task: task, _endpoints: vec![from, to] }
+}
+
+impl Bare {
+    /// Opens a lane and writes frames to it.
+    pub async fn lane(&self, index: u8, frames: &[Frame]) -> quinn::SendStream {
+        let mut stream = self.peer.open_uni().await.unwrap();
+        stream.write_all(&[index]).await.unwrap();
+        for frame in frames {
+            let encoded = frame.encode();
+            stream.write_all(&encoded.head).await.unwrap();
+            stream.write_all(&encoded.payload).await.unwrap();
+        }
+        stream
+    }
+
+    /// With which code and reason our end closed.
+    pub async fn closed(&self) -> (u64, String) {
+        match tokio::time::timeout(PATIENCE, self.peer.closed()).await.unwrap() {
+            quinn::ConnectionError::ApplicationClosed(close) => {
+                (close.error_code.into_inner(), String::from_utf8_lossy(&close.reason).into_owned())
+            }
+            other => panic!("closed by {other}"),
+        }
+    }
+}
+
+pub async fn next(heard: &mut Heard) -> Event {
+    tokio::time::timeout(PATIENCE, heard.recv()).await.expect("an event in time").expect("an event")
+}
+
+/// The handle of the Up event that must come first.
+pub async fn up(heard: &mut Heard) -> (Peer, link::Handle) {
+    match next(heard).await {
+        Event::Up { peer, handle, .. } => (peer, handle),
+        other => panic!("{other:?} came before Up"),
+    }
+}
+
+/// The next frame that is not one of the link's own.
+pub async fn frame(heard: &mut Heard) -> Frame {
+    match next(heard).await {
+        Event::Frame { frame, .. } => frame,
+        other => panic!("{other:?} where a frame was awaited"),
+    }
+}
+
+/// A message from one agent to another; the number is its id.
+pub fn message(from: &str, to: &str, number: usize, priority: u8, payload: Bytes) -> Frame {
+    let agent =
+        |name: &str| AgentAddr::new(Namespace::new("trishula").unwrap(), AgentName::new(name).unwrap());
+    let head = Head {
+        from: agent(from),
+        to: Target::Agent(agent(to)),
+        id: MessageId::new(&format!("m-{number}")).unwrap(),
+        kind: Kind::Status,
+        priority: Priority::new(priority).unwrap(),
+        class: Kind::Status.default_class(),
+        reply_to: None,
+        receipt: None,
+        ttl_ms: None,
+        not_before_ms: None,
+        copies: 1,
+        create: false,
+        form: Form::Json,
+    };
+    Frame::Deliver(Deliver { sessions: vec![SessionNo(1)], head, confirm: None }, payload)
+}
+
+pub fn id_of(frame: &Frame) -> String {
+    match frame {
+        Frame::Deliver(deliver, _) => deliver.head.id.to_string(),
+        other => panic!("{} is no message", other.name()),
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,10 @@ use rand::RngExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use trishula::gateway::hub::{self, End, HubHandle};
+use trishula::identity::bundle::Bundle;
 use trishula::identity::revocation::{RevocationList, Revocations};
 use trishula::identity::tls::Identity;
-use trishula::identity::{self, Trust};
+use trishula::identity::{self, RoleKind, Trust};
 use trishula::link::{self, dial, quic};
 use trishula::rt::{clock, queue, sdnotify, tasks};
 use trishula::wire::close::CloseCode;
@@ -77,6 +79,7 @@ impl Listeners {
 
 /// Keeps the link to the node.
 struct Uplink {
+    _renewed: tasks::Task,
     trust: Arc<Trust>,
     _dialler: tasks::Task,
     /// Diallers stand back while somebody else has a link; an edge has one dialler only.
@@ -111,7 +114,10 @@ impl Uplink {
         let target =
             dial::Target { name: config.uplink.node.clone(), addresses: config.uplink.nodes.clone() };
         let (connected, nobody) = watch::channel(BTreeSet::new());
+        let renewed =
+            follow_renewals(config.identity.dir.clone(), bundle.name.serial.clone(), &local.identity);
         Ok(Uplink {
+            _renewed: renewed,
             trust: local.identity.trust().clone(),
             _dialler: dial::keep(local, endpoint, target, nobody),
             _connected: connected,
@@ -139,6 +145,25 @@ impl Uplink {
             }
         })
     }
+}
+
+/// Shows the node a renewed link certificate without a restart: the node of this machine renews it in time.
+fn follow_renewals(folder: PathBuf, shown: identity::Serial, identity: &Identity) -> tasks::Task {
+    let (identity, mut shown) = (identity.clone(), shown);
+    tasks::spawn("edge.identity", async move {
+        loop {
+            tokio::time::sleep(RELOAD_EVERY).await;
+            match Bundle::load(&folder, RoleKind::Edge, clock::wall().into()) {
+                Ok(bundle) if bundle.name.serial != shown => {
+                    identity.replace_link(&bundle.link);
+                    shown = bundle.name.serial;
+                    tracing::info!(serial = %shown, "a renewed certificate of the link is in use");
+                }
+                Ok(_) => {}
+                Err(why) => tracing::warn!(%why, "the certificate of the link could not be read again"),
+            }
+        }
+    })
 }
 
 /// An edge that runs.

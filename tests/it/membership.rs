@@ -3,6 +3,12 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use trishula::identity::bundle::{Bundle, Parts};
+use trishula::identity::ca::Authority;
+use trishula::identity::profile::Request;
+use trishula::identity::{Role, RoleKind};
+use trishula::wire::ids::NodeName;
+
 use crate::harness::{Machine, Mesh, PythonClient, TRISHULA, python, until};
 
 // covers Q07, T24
@@ -67,6 +73,29 @@ fn port_of_edge(folder: &std::path::Path) -> u16 {
     let at = text.find("listen = [\"127.0.0.1:").unwrap() + "listen = [\"127.0.0.1:".len();
     let digits: String = text[at..].chars().take_while(char::is_ascii_digit).collect();
     digits.parse().unwrap()
+}
+
+// covers T24
+#[test]
+fn a_certificate_in_the_last_third_of_its_life_is_renewed_without_being_asked() {
+    let mut mesh = Mesh::init(&["dc", "agni"]);
+    let folder = mesh.machine("agni").folder.join("identity");
+    let now = time::OffsetDateTime::now_utc();
+    let ca = Authority::load(&mesh.machine("dc").folder.join("ca")).unwrap();
+    // It began an hour ago, as every one does, and has two minutes left.
+    let life = Some(time::Duration::minutes(62));
+    let request = Request { life, ..Request::link(Role::Node(NodeName::new("agni").unwrap())) };
+    let short = ca.issue(&request, now).unwrap();
+    Bundle::write(&folder, &Parts { link: Some(short.pair()), ..Parts::default() }).unwrap();
+    for machine in &mut mesh.machines {
+        machine.start_node();
+    }
+    until("the certificate was renewed", || {
+        let now = time::OffsetDateTime::now_utc();
+        let bundle = Bundle::load(&folder, RoleKind::Node, now).unwrap();
+        bundle.name.serial != short.serial && bundle.name.not_after - now > time::Duration::days(80)
+    });
+    mesh.wait_whole();
 }
 
 // covers T24, Q07

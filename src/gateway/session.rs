@@ -4,10 +4,10 @@
 //! | file | what is in it |
 //! |---|---|
 //! | this one | the loop: what happens next, and the end |
-//! | [`frames`] | what each frame of the client does |
-//! | [`notices`] | what comes from the node |
-//! | [`watch`] | deadlines: token, registration, signs of life |
-//! | [`reply`] | frames in which the server itself speaks |
+//! | `frames` | what each frame of the client does |
+//! | `notices` | what comes from the node |
+//! | `watch` | deadlines: token, registration, signs of life |
+//! | `reply` | frames in which the server itself speaks |
 
 mod frames;
 mod notices;

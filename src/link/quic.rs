@@ -11,22 +11,15 @@ use time::OffsetDateTime;
 use tokio::sync::SetOnce;
 
 pub use super::Local;
-use super::{CloseOrder, Error, Event, Handle, Lane, Outlets, Peer, Role};
+use super::{CHUNK, CloseOrder, DRAIN_WITHIN, Error, Event, HELLO_WITHIN, Handle, Lane, Outlets, Peer, Role};
 use crate::identity;
-use crate::metrics;
 use crate::rt::{clock, queue, tasks};
 use crate::wire::close::LinkClose;
 use crate::wire::frame::{Encoded, Frame, Hello, Reader};
 use crate::wire::ids::NodeName;
 
-/// How long a peer may take to say HELLO.
-const HELLO_WITHIN: Duration = Duration::from_secs(5);
-/// How long what is queued may take to leave when a link is closed in good order.
-const DRAIN_WITHIN: Duration = Duration::from_millis(500);
 /// Frames written with one call; their bytes share packets.
 const BATCH: usize = 64;
-/// Bytes taken from a stream at once.
-const CHUNK: usize = 64 * 1024;
 
 /// Settings of every connection. Time-outs are a little longer than the mesh's own patience, which decides.
 pub fn transport() -> quinn::TransportConfig {
@@ -125,7 +118,7 @@ impl Link<'_> {
         {
             Ok(Ok(peer)) => peer,
             Ok(Err(order)) => return (order, false),
-            Err(_) => return (CloseOrder::broken("the peer said no HELLO within 5 s"), false),
+            Err(_) => return (CloseOrder::no_hello(), false),
         };
         let up = Event::Up { link: handle.id(), peer, dialled: self.dialled, handle: handle.clone() };
         if self.local.events.send(up).await.is_err() {
@@ -253,8 +246,7 @@ impl Link<'_> {
                 }
                 ready.wait().await;
                 while let Some(frame) = next_frame(&mut stream, &mut reader).await? {
-                    metrics::FRAMES_IN.with_label_values(&[frame.name()]).inc();
-                    if events.send(Event::Frame { link, frame }).await.is_err() {
+                    if events.send(Event::frame(link, frame)).await.is_err() {
                         break;
                     }
                 }

@@ -265,7 +265,7 @@ impl Node {
     fn send(&mut self, link: LinkId, frame: Frame) {
         let Some(info) = self.links.get(&link) else { return };
         match info.handle.try_send(&frame) {
-            Ok(()) => metrics::FRAMES_OUT.with_label_values(&[frame.name()]).inc(),
+            Ok(()) => {}
             Err(queue::Refused::Full(())) => {
                 self.mesh.handle(Time(clock::micros()), Input::Unsent(link, frame));
             }

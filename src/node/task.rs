@@ -453,7 +453,6 @@ fn report(event: &Event) {
         Event::Settled { peer, kept, closed } => {
             tracing::debug!(%peer, %kept, %closed, "two connections to one node: one is closed");
         }
-        Event::Taken(target) => metrics::MESSAGES_SENT.with_label_values(&[*target]).inc(),
         Event::HandedOver => metrics::MESSAGES_DELIVERED.inc(),
         Event::Refused(code) => metrics::MESSAGES_REFUSED.with_label_values(&[*code]).inc(),
         Event::NameClash(link) => {

@@ -53,26 +53,28 @@ metric! {
     DIALS: IntCounterVec = counters("trishula_dials_total", "Dial attempts", &["outcome"]);
     /// Peers that were not admitted, by reason.
     NOT_ADMITTED: IntCounterVec = counters("trishula_not_admitted_total", "Peers that were not admitted", &["reason"]);
-    /// Frames received over links, by kind.
+    /// Frames received over links, by kind; a link within the process counts at both of its ends.
     FRAMES_IN: IntCounterVec = counters("trishula_frames_received_total", "Frames received over links", &["kind"]);
-    /// Frames sent over links, by kind.
-    FRAMES_OUT: IntCounterVec = counters("trishula_frames_sent_total", "Frames sent over links", &["kind"]);
-    /// Messages taken from clients, by recipient: agent, broadcast or room.
-    MESSAGES_SENT: IntCounterVec = counters("trishula_messages_sent_total", "Messages taken from clients", &["target"]);
+    /// Frames queued for links, by kind.
+    FRAMES_OUT: IntCounterVec = counters("trishula_frames_sent_total", "Frames queued for links", &["kind"]);
+    /// Messages that this process took from its clients, by recipient: agent, broadcast or room. Each message
+    /// counts once in the whole mesh: at its entrance.
+    MESSAGES_SENT: IntCounterVec = counters("trishula_messages_sent_total", "Messages taken from the clients of this process", &["target"]);
     /// Messages handed to entrances for their sessions.
     MESSAGES_DELIVERED: IntCounter = IntCounter::new("trishula_messages_delivered_total", "Messages handed to an entrance for delivery");
     /// Messages refused, by code.
     MESSAGES_REFUSED: IntCounterVec = counters("trishula_messages_refused_total", "Messages refused", &["code"]);
-    /// Agents connected to this node now.
-    CONNECTED_AGENTS: IntGauge = IntGauge::new("trishula_connected_agents", "Agents connected in the whole mesh, as this node knows it");
+    /// Agents connected now. Set by the node task and by an edge's `/metrics`.
+    CONNECTED_AGENTS: IntGauge = IntGauge::new("trishula_connected_agents", "Connected agents: of a node in the whole mesh, of an edge its own");
     /// Sessions of clients that this process holds.
     SESSIONS: IntGaugeVec = gauges("trishula_sessions", "Client sessions that are open", &["gateway"]);
     /// Sessions that ended, by reason.
     SESSIONS_CLOSED: IntCounterVec = counters("trishula_sessions_closed_total", "Client sessions that ended", &["gateway", "code"]);
     /// Frames of clients refused, by code.
     CLIENT_ERRORS: IntCounterVec = counters("trishula_client_errors_total", "Client frames refused", &["code"]);
-    /// From a client's socket to the next one, within this process.
-    MESSAGE_LATENCY: Histogram = seconds("trishula_message_latency_seconds", "Send to delivery, by the sender's receipt");
+    /// By one clock, at the sender's entrance: from its socket to the recipient's, and the receipt back. Only of
+    /// messages whose sender asked for that receipt.
+    MESSAGE_LATENCY: Histogram = seconds("trishula_message_latency_seconds", "From a message's arrival to its receipt `delivered`");
     /// Time of one turn of the node task.
     NODE_TURN: Histogram = seconds("trishula_node_turn_seconds", "One turn of the node task");
     /// Time of one fsync with what it wrote.
@@ -80,6 +82,9 @@ metric! {
     /// Days until the first of our certificates ends.
     CERTIFICATE_DAYS: IntGaugeVec = gauges("trishula_certificate_days_left", "Days until a certificate ends", &["certificate"]);
 }
+
+/// Media type of [`render`]'s text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The text that `/metrics` answers (Prometheus exposition format 0.0.4).
 pub fn render() -> String {

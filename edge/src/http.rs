@@ -158,7 +158,9 @@ async fn answer(
     match (path, opening) {
         ("/health", _) => health(page).await,
         ("/metrics", None) => {
-            with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics::render().into())
+            let agents = page.hub.snapshot().await.map_or(0, |snapshot| snapshot.agents.len());
+            metrics::CONNECTED_AGENTS.set(agents as i64);
+            with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics::render().into())
         }
         (_, Some(opening)) => match upgrade(request, opening, *page.stop.borrow()) {
             Ok((answer, grant)) => {

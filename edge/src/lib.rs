@@ -6,7 +6,7 @@
 //! | [`cli`] | `trishula-edge run\|check` |
 //! | [`config`] | the file `edge.toml` |
 //! | [`prepare`] | what a configuration needs to run: secrets, certificates, identity, ports |
-//! | [`print`] | what the commands show; nothing else writes to the terminal |
+//! | [`print`](mod@print) | what the commands show; nothing else writes to the terminal |
 //! | [`run`] | everything in the right order, once |
 //! | [`listener`] | sockets, TLS, and the limits on both |
 //! | [`http`] | requests: upgrades, `/health`, `/metrics` |

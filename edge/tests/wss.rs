@@ -221,13 +221,24 @@ async fn metrics_are_served_on_their_own_port() {
     // covers T22
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let world = World::start().await;
-    let _dc = world.registered("dc").await;
+    let (mut dc, mut agni) = (world.registered("dc").await, world.registered("agni").await);
+    dc.say(json!({"type": "STATUS", "to": "agni", "id": "m-1", "receipt": "delivered"})).await;
+    assert_eq!((&agni.hear().await["id"], &dc.hear().await["type"]), (&json!("m-1"), &json!("RECEIPT")));
     let mut socket = tokio::net::TcpStream::connect(world.edge.metrics_address().unwrap()).await.unwrap();
     socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut text = String::new();
     soon(socket.read_to_string(&mut text)).await.unwrap();
     assert!(text.contains("trishula_sessions{gateway=\"wss\"}"), "{text}");
     assert!(text.contains("text/plain; version=0.0.4"));
+    let value = |name: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{text}"));
+        line.trim().parse().unwrap()
+    };
+    // The other tests of this process count too, but not as connected to this edge.
+    assert!(value("trishula_messages_sent_total{target=\"agent\"}") >= 1.0);
+    assert!(value("trishula_message_latency_seconds_count") >= 1.0);
+    assert!(value("trishula_frames_sent_total{kind=\"Submit\"}") >= 1.0);
+    assert_eq!(value("trishula_connected_agents "), 2.0);
 }
 
 #[tokio::test]

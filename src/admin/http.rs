@@ -76,7 +76,7 @@ async fn answer(request: &Request<Incoming>, node: &Handle) -> Response<Full<Byt
             let (status, body) = health(node).await;
             respond(status, "application/json", format!("{body}\n"))
         }
-        "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics::render()),
+        "/metrics" => respond(StatusCode::OK, metrics::CONTENT_TYPE, metrics::render()),
         _ => text(StatusCode::NOT_FOUND, "there are /health and /metrics\n"),
     }
 }

@@ -14,9 +14,9 @@
 //! | file | what is in it |
 //! |---|---|
 //! | this one | what a program may do with a client |
-//! | [`connect`] | how it reaches its node, and reaches it again |
-//! | [`message`] | what it sends and gets |
-//! | [`task`] | the task that owns the connection |
+//! | `connect` | how it reaches its node, and reaches it again |
+//! | `message` | what it sends and gets |
+//! | `task` | the task that owns the connection |
 
 mod connect;
 mod message;

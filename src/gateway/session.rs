@@ -4,12 +4,14 @@
 //! | file | what is in it |
 //! |---|---|
 //! | this one | the loop: what happens next, and the end |
-//! | [`frames`] | what each frame of the client does |
-//! | [`notices`] | what comes from the node |
-//! | [`watch`] | deadlines: token, registration, signs of life |
-//! | [`reply`] | frames in which the server itself speaks |
+//! | `frames` | what each frame of the client does |
+//! | `notices` | what comes from the node |
+//! | `watch` | deadlines: token, registration, signs of life |
+//! | `reply` | frames in which the server itself speaks |
+//! | `measure` | what the metrics say of its messages |
 
 mod frames;
+mod measure;
 mod notices;
 mod reply;
 mod watch;
@@ -181,6 +183,7 @@ struct Session<C> {
     bad_in_a_row: u32,
     turns: u32,
     watch: watch::Watch,
+    measured: measure::Measured,
     received: u64,
     sent: u64,
     /// When the last message was written to the link, in [`clock::micros`]; 0: none was.
@@ -223,6 +226,7 @@ impl<C: Carrier> Session<C> {
             unflushed: false,
             bad_in_a_row: 0,
             turns: 0,
+            measured: measure::Measured::default(),
             received: 0,
             sent: 0,
             submitted_at: 0,

@@ -63,7 +63,7 @@ async fn carry_lane(mut lane: queue::Receiver<Encoded>, to: Way) {
     while let Some(encoded) = lane.recv().await {
         match decode(encoded) {
             Ok(Some(frame)) => {
-                if to.events.send(Event::Frame { link: to.id, frame }).await.is_err() {
+                if to.events.send(Event::frame(to.id, frame)).await.is_err() {
                     return;
                 }
             }

@@ -9,7 +9,9 @@
 //! | [`unix`] | the carrier between a node and the edge on the same machine |
 //! | [`memory`] | the carrier between a node and its own gateways |
 //! | [`dial`] | keeping a link up, for ever |
+//! | `count` | frames, for the metrics |
 
+mod count;
 pub mod dial;
 pub mod memory;
 pub mod quic;
@@ -17,6 +19,7 @@ pub mod unix;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::identity::tls::Identity;
 use crate::rt::queue;
@@ -25,6 +28,12 @@ use crate::wire::envelope::{Head, Priority, Target};
 use crate::wire::frame::{Encoded, Frame, Hello, OLDEST_VERSION, VERSION};
 use crate::wire::ids::{Incarnation, LinkId, NodeName};
 
+/// How long a peer may take to say HELLO.
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
+/// How long what is queued may take to leave when a link is closed in good order.
+const DRAIN_WITHIN: Duration = Duration::from_millis(500);
+/// Bytes taken from a peer at once.
+const CHUNK: usize = 64 * 1024;
 /// Ordered lanes for messages below priority 1.
 pub const ORDERED_LANES: u8 = 16;
 
@@ -139,6 +148,14 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// A frame came: it is counted here, whatever carried it.
+    fn frame(link: LinkId, frame: Frame) -> Event {
+        count::received(&frame);
+        Event::Frame { link, frame }
+    }
+}
+
 /// Why a link is to be closed, in the peer's words too.
 #[derive(Debug, Clone)]
 pub struct CloseOrder {
@@ -194,6 +211,10 @@ impl CloseOrder {
 
     fn stopping() -> CloseOrder {
         CloseOrder { code: LinkClose::Stopping, why: "this process is stopping".to_owned() }
+    }
+
+    fn no_hello() -> CloseOrder {
+        CloseOrder::broken(&format!("the peer said no HELLO within {HELLO_WITHIN:?}"))
     }
 }
 
@@ -287,13 +308,17 @@ impl Handle {
         self.inner.lanes[lane.index()].try_send(frame.encode()).map_err(|refused| match refused {
             queue::Refused::Full(_) => queue::Refused::Full(()),
             queue::Refused::Closed(_) => queue::Refused::Closed(()),
-        })
+        })?;
+        count::sent(frame);
+        Ok(())
     }
 
     /// Waits until the frame's lane has room; `Err`: the link is over.
     pub async fn send(&self, frame: &Frame) -> Result<(), Closed> {
         let lane = Lane::for_frame(frame);
-        self.inner.lanes[lane.index()].send(frame.encode()).await.map_err(|_| Closed)
+        self.inner.lanes[lane.index()].send(frame.encode()).await.map_err(|_| Closed)?;
+        count::sent(frame);
+        Ok(())
     }
 
     /// Asks the carrier to close; what is queued may be lost.

@@ -11,22 +11,15 @@ use time::OffsetDateTime;
 use tokio::sync::SetOnce;
 
 pub use super::Local;
-use super::{CloseOrder, Error, Event, Handle, Lane, Outlets, Peer, Role};
+use super::{CHUNK, CloseOrder, DRAIN_WITHIN, Error, Event, HELLO_WITHIN, Handle, Lane, Outlets, Peer, Role};
 use crate::identity;
-use crate::metrics;
 use crate::rt::{clock, queue, tasks};
 use crate::wire::close::LinkClose;
 use crate::wire::frame::{Encoded, Frame, Hello, Reader};
-use crate::wire::ids::NodeName;
+use crate::wire::ids::{LinkId, NodeName};
 
-/// How long a peer may take to say HELLO.
-const HELLO_WITHIN: Duration = Duration::from_secs(5);
-/// How long what is queued may take to leave when a link is closed in good order.
-const DRAIN_WITHIN: Duration = Duration::from_millis(500);
 /// Frames written with one call; their bytes share packets.
 const BATCH: usize = 64;
-/// Bytes taken from a stream at once.
-const CHUNK: usize = 64 * 1024;
 
 /// Settings of every connection. Time-outs are a little longer than the mesh's own patience, which decides.
 pub fn transport() -> quinn::TransportConfig {
@@ -44,7 +37,7 @@ pub fn transport() -> quinn::TransportConfig {
 pub async fn run(local: &Local, connection: quinn::Connection, expected: Admitted, dialled: bool) {
     let (handle, outlets) = Handle::new(local.next_id(), "quic", connection.remote_address().to_string());
     let id = handle.id();
-    let link = Link { local, connection: &connection, expected: &expected, dialled, ready: Arc::default() };
+    let link = Link { local, connection: &connection, expected: &expected, dialled };
     let (why, up) = link.run(handle, outlets).await;
     connection.close((why.code as u32).into(), why.why.as_bytes());
     if up {
@@ -106,8 +99,6 @@ struct Link<'a> {
     connection: &'a quinn::Connection,
     expected: &'a Admitted,
     dialled: bool,
-    /// Readers of lanes wait for it in the order in which their streams came; a watch would wake them in any.
-    ready: Arc<SetOnce<()>>,
 }
 
 impl Link<'_> {
@@ -118,21 +109,17 @@ impl Link<'_> {
             Ok(control) => control,
             Err(e) => return (CloseOrder::broken(&e.to_string()), false),
         };
-        let (failed, mut failures) = queue::bounded::<CloseOrder>("link.failures", Lane::COUNT);
-        let mut readers = tasks::Group::default();
-        let peer = match tokio::time::timeout(HELLO_WITHIN, self.await_hello(&handle, &failed, &mut readers))
-            .await
-        {
+        let (mut readers, mut failures) = Readers::new(handle.id(), self.local.events.clone());
+        let peer = match tokio::time::timeout(HELLO_WITHIN, self.await_hello(&mut readers)).await {
             Ok(Ok(peer)) => peer,
             Ok(Err(order)) => return (order, false),
-            Err(_) => return (CloseOrder::broken("the peer said no HELLO within 5 s"), false),
+            Err(_) => return (CloseOrder::no_hello(), false),
         };
         let up = Event::Up { link: handle.id(), peer, dialled: self.dialled, handle: handle.clone() };
         if self.local.events.send(up).await.is_err() {
             return (CloseOrder::stopping(), false);
         }
-        // Set here only, and once.
-        let _ = self.ready.set(());
+        readers.go();
         let lanes = std::mem::take(&mut outlets.lanes);
         let mut writers = Writers::start(self.connection, &mut control, lanes);
         let order = loop {
@@ -142,7 +129,7 @@ impl Link<'_> {
                 Some(order) = failures.recv() => break order,
                 why = self.connection.closed() => break CloseOrder::broken(&identity::tls::explain(&why)),
                 stream = self.connection.accept_uni() => match stream {
-                    Ok(stream) => self.read(stream, &handle, &failed, &mut readers),
+                    Ok(stream) => readers.start(stream),
                     Err(why) => break CloseOrder::broken(&identity::tls::explain(&why)),
                 },
                 () = tokio::time::sleep(Duration::from_secs(1)) => {
@@ -169,19 +156,14 @@ impl Link<'_> {
 
     /// Accepts streams until the one with the control lane said who is there. Streams of other lanes that
     /// come before wait in their readers.
-    async fn await_hello(
-        &self,
-        handle: &Handle,
-        failed: &queue::Sender<CloseOrder>,
-        readers: &mut tasks::Group,
-    ) -> Result<Peer, CloseOrder> {
+    async fn await_hello(&self, readers: &mut Readers) -> Result<Peer, CloseOrder> {
         loop {
             let stream = self.connection.accept_uni().await;
             let mut stream = stream.map_err(|why| CloseOrder::broken(&identity::tls::explain(&why)))?;
             let mut lane = [0u8; 1];
             stream.read_exact(&mut lane).await.map_err(|e| CloseOrder::broken(&e.to_string()))?;
             if usize::from(lane[0]) != Lane::Control.index() {
-                self.spawn_reader(stream, handle, failed, readers, Reader::default());
+                readers.go_on(stream, Reader::default());
                 continue;
             }
             let mut reader = Reader::default();
@@ -191,7 +173,7 @@ impl Link<'_> {
                 return Err(CloseOrder::protocol("the first frame of the control lane is not HELLO"));
             };
             let peer = self.check_hello(hello)?;
-            self.spawn_reader(stream, handle, failed, readers, reader);
+            readers.go_on(stream, reader);
             return Ok(peer);
         }
     }
@@ -211,64 +193,73 @@ impl Link<'_> {
             serial: self.expected.certificate.serial.to_string(),
         })
     }
+}
 
-    /// A stream that came after HELLO: its lane's byte is read by its own task, so that it delays nobody.
-    fn read(
-        &self,
-        stream: quinn::RecvStream,
-        handle: &Handle,
-        failed: &queue::Sender<CloseOrder>,
-        readers: &mut tasks::Group,
-    ) {
-        let reader = Reader::default();
-        self.start_reader(stream, handle, failed, readers, reader, true);
+/// One task for each stream of the peer's.
+struct Readers {
+    each: StreamReader,
+    tasks: tasks::Group,
+}
+
+impl Readers {
+    /// With the queue in which one of them says that the link can't go on.
+    fn new(link: LinkId, events: queue::Sender<Event>) -> (Readers, queue::Receiver<CloseOrder>) {
+        let (failed, failures) = queue::bounded("link.failures", Lane::COUNT);
+        let each = StreamReader { link, events, failed, ready: Arc::default() };
+        (Readers { each, tasks: tasks::Group::default() }, failures)
     }
 
-    fn spawn_reader(
-        &self,
-        stream: quinn::RecvStream,
-        handle: &Handle,
-        failed: &queue::Sender<CloseOrder>,
-        readers: &mut tasks::Group,
-        reader: Reader,
-    ) {
-        self.start_reader(stream, handle, failed, readers, reader, false);
+    /// The peer is known: what it sends may be read.
+    fn go(&self) {
+        // Said here only, and once.
+        let _ = self.each.ready.set(());
     }
 
-    fn start_reader(
-        &self,
-        mut stream: quinn::RecvStream,
-        handle: &Handle,
-        failed: &queue::Sender<CloseOrder>,
-        readers: &mut tasks::Group,
-        mut reader: Reader,
-        lane_byte: bool,
-    ) {
-        let (events, link, failed) = (self.local.events.clone(), handle.id(), failed.clone());
-        let ready = self.ready.clone();
-        readers.spawn("link.reader", async move {
-            let work = async {
-                if lane_byte {
-                    stream.read_exact(&mut [0u8; 1]).await.map_err(|e| Error::Stream(e.to_string()))?;
-                }
-                ready.wait().await;
-                while let Some(frame) = next_frame(&mut stream, &mut reader).await? {
-                    metrics::FRAMES_IN.with_label_values(&[frame.name()]).inc();
-                    if events.send(Event::Frame { link, frame }).await.is_err() {
-                        break;
-                    }
-                }
-                Ok(())
-            };
-            match work.await {
-                Ok(()) => {}
-                // The connection itself says better why it ended.
-                Err(Error::Stream(_)) => {}
-                Err(e) => {
-                    let _ = failed.try_send(CloseOrder::protocol(&e.to_string()));
-                }
+    /// Reads a new stream. Its lane's byte is read by its own task, so that it delays nobody.
+    fn start(&mut self, mut stream: quinn::RecvStream) {
+        let reader = self.each.clone();
+        self.tasks.spawn("link.reader", async move {
+            // The connection itself says better why a stream ended.
+            if stream.read_exact(&mut [0u8; 1]).await.is_ok() {
+                reader.run(stream, Reader::default()).await;
             }
         });
+    }
+
+    /// Goes on reading a stream behind its lane's byte, and behind what `frames` has.
+    fn go_on(&mut self, stream: quinn::RecvStream, frames: Reader) {
+        self.tasks.spawn("link.reader", self.each.clone().run(stream, frames));
+    }
+}
+
+/// Reads one stream.
+#[derive(Clone)]
+struct StreamReader {
+    link: LinkId,
+    events: queue::Sender<Event>,
+    failed: queue::Sender<CloseOrder>,
+    /// Waited for in the order in which the streams came; a watch would wake them in any.
+    ready: Arc<SetOnce<()>>,
+}
+
+impl StreamReader {
+    async fn run(self, mut stream: quinn::RecvStream, mut frames: Reader) {
+        self.ready.wait().await;
+        loop {
+            match next_frame(&mut stream, &mut frames).await {
+                Ok(Some(frame)) => {
+                    if self.events.send(Event::frame(self.link, frame)).await.is_err() {
+                        return;
+                    }
+                }
+                // The connection itself says better why it ended.
+                Ok(None) | Err(Error::Stream(_)) => return,
+                Err(e) => {
+                    let _ = self.failed.try_send(CloseOrder::protocol(&e.to_string()));
+                    return;
+                }
+            }
+        }
     }
 }
 

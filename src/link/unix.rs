@@ -15,8 +15,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::{CloseOrder, Error, Event, Handle, Lane, Local, Outlets, Peer, Role, check_version};
-use crate::metrics;
+use super::{
+    CHUNK, CloseOrder, DRAIN_WITHIN, Error, Event, HELLO_WITHIN, Handle, Lane, Local, Outlets, Peer, Role,
+    check_version,
+};
 use crate::rt::{queue, tasks};
 use crate::wire::close::LinkClose;
 use crate::wire::frame::{Encoded, Frame, Hello, Reader};
@@ -24,12 +26,6 @@ use crate::wire::ids::LinkId;
 
 /// Links at once.
 const MAX_LINKS: usize = 64;
-/// How long a peer may take to say HELLO.
-const HELLO_WITHIN: Duration = Duration::from_secs(5);
-/// How long what is queued may take to leave when a link is closed in good order.
-const DRAIN_WITHIN: Duration = Duration::from_millis(500);
-/// Bytes read, and bytes gathered for one write.
-const CHUNK: usize = 64 * 1024;
 /// A payload over this is written from where it is, not gathered.
 const GATHER: usize = 8 * 1024;
 
@@ -90,7 +86,7 @@ async fn link(
     let hello = match tokio::time::timeout(HELLO_WITHIN, greeting).await {
         Ok(Ok(hello)) => hello,
         Ok(Err(order)) => return (order, false),
-        Err(_) => return (CloseOrder::broken("the peer said no HELLO within 5 s"), false),
+        Err(_) => return (CloseOrder::no_hello(), false),
     };
     let link = handle.id();
     let up = Event::Up { link, peer: peer(hello, role), dialled: role == Role::Node, handle };
@@ -143,8 +139,7 @@ async fn read_frames(
     loop {
         match next_frame(&mut read, &mut reader, &mut buffer).await {
             Ok(Some(frame)) => {
-                metrics::FRAMES_IN.with_label_values(&[frame.name()]).inc();
-                if events.send(Event::Frame { link, frame }).await.is_err() {
+                if events.send(Event::frame(link, frame)).await.is_err() {
                     return CloseOrder::stopping();
                 }
             }

@@ -28,7 +28,6 @@ impl Mesh {
             let receipt = self.refused(&head, refusal);
             return self.send(link, Frame::Told(session, receipt));
         }
-        self.event(Event::Taken(target_word(&head.to)));
         match head.to.clone() {
             Target::Agent(agent) => self.send_to_agent(agent, head, payload),
             Target::Broadcast(_) => self.send_to_everybody(head, payload),
@@ -247,13 +246,5 @@ impl Mesh {
             refusal: Some(refusal),
             hops_left: MAX_HOPS,
         }
-    }
-}
-
-fn target_word(target: &Target) -> &'static str {
-    match target {
-        Target::Agent(_) => "agent",
-        Target::Broadcast(_) => "broadcast",
-        Target::Room(..) => "room",
     }
 }

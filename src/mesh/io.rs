@@ -185,8 +185,6 @@ pub enum Event {
         /// The link that is closed.
         closed: LinkId,
     },
-    /// A message was taken from a client: for an agent, a broadcast or a room.
-    Taken(&'static str),
     /// A message was handed to an entrance.
     HandedOver,
     /// A message was refused.

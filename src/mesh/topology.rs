@@ -19,7 +19,7 @@ const HOP_COST_US: u64 = 5_000;
 pub struct Route {
     /// The neighbour to send to.
     pub next: NodeName,
-    /// Sum of the measured round trips and of [`HOP_COST_US`] a link, in microseconds.
+    /// Sum of the measured round trips and of `HOP_COST_US` a link, in microseconds.
     pub cost_us: u64,
     /// Sum of the measured round trips alone, in microseconds.
     pub rtt_us: u64,

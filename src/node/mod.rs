@@ -3,7 +3,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | [`task`] | the loop: one inbox, then send, then persist, then answer |
-//! | [`calls`] | answers that somebody waits for |
+//! | `calls` | answers that somebody waits for |
 //! | [`handle`] | what the rest of the program may ask the node task |
 //! | [`status`] | the answers, as `--json` shows them |
 

@@ -265,7 +265,7 @@ impl Node {
     fn send(&mut self, link: LinkId, frame: Frame) {
         let Some(info) = self.links.get(&link) else { return };
         match info.handle.try_send(&frame) {
-            Ok(()) => metrics::FRAMES_OUT.with_label_values(&[frame.name()]).inc(),
+            Ok(()) => {}
             Err(queue::Refused::Full(())) => {
                 self.mesh.handle(Time(clock::micros()), Input::Unsent(link, frame));
             }
@@ -453,7 +453,6 @@ fn report(event: &Event) {
         Event::Settled { peer, kept, closed } => {
             tracing::debug!(%peer, %kept, %closed, "two connections to one node: one is closed");
         }
-        Event::Taken(target) => metrics::MESSAGES_SENT.with_label_values(&[*target]).inc(),
         Event::HandedOver => metrics::MESSAGES_DELIVERED.inc(),
         Event::Refused(code) => metrics::MESSAGES_REFUSED.with_label_values(&[*code]).inc(),
         Event::NameClash(link) => {

@@ -331,10 +331,16 @@ macro_rules! kinds {
         impl Frame {
             /// The frame's name, for logs and metrics: a closed list.
             pub fn name(&self) -> &'static str {
-                match self { $(Frame::$name { .. } => stringify!($name),)* Frame::Unknown(_) => "Unknown" }
+                Frame::name_of(self.kind())
             }
 
-            fn kind(&self) -> u8 {
+            /// The name of the frames of a kind; `Unknown` for all that this version does not know.
+            pub fn name_of(kind: u8) -> &'static str {
+                match kind { $($number => stringify!($name),)* _ => "Unknown" }
+            }
+
+            /// The frame's first byte on the wire.
+            pub fn kind(&self) -> u8 {
                 match self { $(Frame::$name { .. } => $number,)* Frame::Unknown(kind) => *kind }
             }
         }

@@ -1,4 +1,5 @@
 //! Machines made by `trishula init --loopback`, started as processes, stopped by their pids.
+#![allow(clippy::print_stderr, reason = "a test that fails shows the end of its processes' logs")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};

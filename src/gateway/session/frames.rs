@@ -7,7 +7,6 @@ use super::watch::micros;
 use super::{Attaching, End, MAX_BAD_IN_A_ROW, Phase, Session, refused_end, silent_end, stopping};
 use crate::gateway::auth::Identity;
 use crate::gateway::carrier::Carrier;
-use crate::metrics;
 use crate::rt::clock;
 use crate::rt::queue::Refused;
 use crate::wire::client::{self, AckMode, ClientFrame, Parsed, Register, Speaker};
@@ -279,9 +278,9 @@ impl<C: Carrier> Session<C> {
     fn submit(&mut self, head: Head, payload: Bytes) -> Result<(), Refusal> {
         self.check_served(&head)?;
         let Some((link, _)) = &self.link else { return Err(no_node()) };
-        metrics::MESSAGES_SENT.with_label_values(&[target_word(&head.to)]).inc();
-        let frame = Frame::Submit(self.seat.no, head, payload);
         self.submitted_at = self.watch.heard();
+        self.measured.taken(&head, self.submitted_at);
+        let frame = Frame::Submit(self.seat.no, head, payload);
         match link.try_send(&frame) {
             Ok(()) => Ok(()),
             Err(Refused::Closed(())) => Err(no_node()),
@@ -333,12 +332,4 @@ fn unsupported(what: &str) -> Refusal {
 
 fn no_node() -> Refusal {
     Refusal::new(Code::Unavailable, "there is no link to a node at the moment")
-}
-
-fn target_word(to: &Target) -> &'static str {
-    match to {
-        Target::Agent(_) => "agent",
-        Target::Broadcast(_) => "broadcast",
-        Target::Room(..) => "room",
-    }
 }

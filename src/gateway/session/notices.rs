@@ -7,6 +7,7 @@ use super::{End, Phase, Session};
 use crate::gateway::carrier::Carrier;
 use crate::gateway::hub::{Delivery, Notice};
 use crate::link;
+use crate::rt::clock;
 use crate::rt::queue::Refused;
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::State;
@@ -161,6 +162,7 @@ impl<C: Carrier> Session<C> {
     }
 
     fn told(&mut self, receipt: Receipt) {
+        self.measured.told(&receipt.id, receipt.state, clock::micros());
         if receipt.state == State::Dead {
             let unknown = || Refusal::new(Code::Internal, "the message could not be delivered");
             let refusal = receipt.refusal.unwrap_or_else(unknown);

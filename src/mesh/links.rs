@@ -1,6 +1,6 @@
 //! Links coming up and going down, double connections, signs of life.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::{Event, Mesh, Output, Role, Time};
@@ -13,7 +13,12 @@ const RTT_CHANGE: f64 = 0.25;
 /// … and by more than this, in microseconds: on a fast network every measurement differs by a half.
 const RTT_CHANGE_US: u32 = 2_000;
 /// What a link is taken to cost before it was measured, in microseconds.
-const RTT_UNKNOWN_US: u32 = 100_000;
+const RTT_UNKNOWN_US: u32 = 10_000;
+/// Measurements of which the least counts: one that waited for a busy processor must not send messages a long
+/// way round.
+const SAMPLES: usize = 8;
+/// Measurements made one after the other when a link comes up, before the first is announced.
+const FIRST_SAMPLES: u64 = 4;
 
 /// A second connection of the same two nodes is closed so long after the other was chosen: what is under way
 /// on it still arrives.
@@ -31,6 +36,8 @@ pub(super) struct Link {
     pub(super) heard: Time,
     /// Smoothed, in microseconds (RFC 6298: an eighth of each new measurement); 0: not measured.
     pub(super) rtt_us: u32,
+    /// The latest round trips, in microseconds.
+    samples: VecDeque<u32>,
     /// As announced last.
     announced_us: u32,
     ping: Option<(u64, Time)>,
@@ -59,6 +66,7 @@ impl Link {
             up_since: now,
             heard: now,
             rtt_us,
+            samples: VecDeque::new(),
             announced_us: 0,
             ping: None,
             next_ping: 0,
@@ -68,12 +76,17 @@ impl Link {
         }
     }
 
+    /// What it is announced with: the least of the latest measurements.
     fn cost_us(&self) -> u32 {
-        if self.rtt_us == 0 { RTT_UNKNOWN_US } else { self.rtt_us }
+        self.samples.iter().copied().min().unwrap_or(RTT_UNKNOWN_US)
     }
 
     fn measured(&mut self, rtt: Duration) {
         let sample = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).max(1);
+        if self.samples.len() >= SAMPLES {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(sample);
         self.rtt_us = match self.rtt_us {
             0 => sample,
             old => ((u64::from(old) * 7 + u64::from(sample)) / 8) as u32,
@@ -232,9 +245,11 @@ impl Mesh {
         let Some(link) = self.links.get_mut(&id) else { return };
         if let Some((_, sent)) = link.ping.filter(|(expected, _)| *expected == number) {
             link.ping = None;
-            let first = link.rtt_us == 0;
             link.measured(now.since(sent));
-            if first && link.role == Role::Node {
+            if link.next_ping < FIRST_SAMPLES {
+                return self.ping(id);
+            }
+            if link.next_ping == FIRST_SAMPLES && link.role == Role::Node {
                 self.announce_links();
             }
         }

@@ -12,7 +12,7 @@ pub const MAX_NODES: usize = 256;
 
 /// What a link costs besides its round trip, in microseconds: passing a message on is work, and a way round
 /// must be shorter by more than the noise of measurements to be worth it.
-const HOP_COST_US: u64 = 5_000;
+const HOP_COST_US: u64 = 10_000;
 
 /// The way to a node.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -88,7 +88,7 @@ impl Mesh {
 
     fn send_to_everybody(&mut self, head: Head, payload: Bytes) {
         let nodes = self.directory.nodes_with(head.to.namespace());
-        let to = nodes.into_iter().filter(|node| **node != self.config.node).cloned().collect();
+        let to = nodes.filter(|node| **node != self.config.node).cloned().collect();
         let forward = Forward {
             origin: self.config.node.clone(),
             incarnation: self.config.incarnation,

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{Event, MAX_HOPS, Mesh};
+use super::{Event, Mesh};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Head, State, Target};
-use crate::wire::frame::{Deliver, Forward, Frame, Presence, Receipt};
+use crate::wire::frame::{Deliver, Forward, Frame, MAX_HOPS, Presence, Receipt};
 use crate::wire::ids::{AgentAddr, LinkId, NodeName, SessionNo};
 
 impl Mesh {

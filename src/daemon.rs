@@ -30,7 +30,7 @@ use crate::mesh;
 use crate::node::{self, Disk, Started};
 use crate::rt::{clock, queue, sdnotify, signals, tasks};
 use crate::store;
-use crate::wire::frame::{Hello, OLDEST_VERSION, VERSION};
+use crate::wire::frame::Hello;
 use crate::wire::ids::{Incarnation, LinkId, NodeName};
 
 mod accept;
@@ -142,10 +142,10 @@ impl Ready {
             });
         }
         let revocations = Arc::new(Revocations::new(bundle.revoked.clone()));
-        let identity = tls::Identity::new(&bundle, revocations.clone(), tls_clock())?;
+        let identity = tls::Identity::new(&bundle, revocations.clone(), clock::for_tls())?;
         let store = store::open(&config.node.data_dir, clock::wall_ms())?;
         let desk = config.identity.ca_dir.as_ref().map(|ca_dir| {
-            CaDesk::open(ca_dir, &config.node.data_dir, revocations.clone(), neighbours(&config))
+            CaDesk::open(ca_dir, &config.node.data_dir, revocations.clone(), Neighbours::of(&config))
         });
         let desk = desk.transpose()?;
         let endpoint = bind_quic(&identity, config.mesh.listen)?;
@@ -169,7 +169,8 @@ impl Ready {
             software: software(),
         });
         let Started { handle, connected, addresses, task } = started;
-        let local = Local::new(hello(&me, incarnation), self.identity.clone(), handle.links());
+        let hello = Hello::new(me.clone(), incarnation, software());
+        let local = Local::new(hello, self.identity.clone(), handle.links());
         let (node, endpoint) = (handle.clone(), self.endpoint.clone());
         let mut running = Running { node, local: local.clone(), endpoint, tasks: vec![task] };
 
@@ -242,10 +243,6 @@ impl Running {
     }
 }
 
-fn tls_clock() -> tls::Clock {
-    Arc::new(rustls::time_provider::DefaultTimeProvider)
-}
-
 fn mesh_config(config: &NodeConfig, incarnation: Incarnation, serial: String) -> mesh::Config {
     let heartbeat = Duration::from_millis(config.mesh.heartbeat_ms);
     mesh::Config {
@@ -263,29 +260,6 @@ fn configured_peers(config: &NodeConfig) -> node::Addresses {
     let address =
         |peer: &crate::config::node::PeerSection| peer.addresses.iter().map(ToString::to_string).collect();
     dialled.map(|peer| (peer.name.clone(), address(peer))).collect()
-}
-
-/// What a machine that joins is told: where this node and those of its configuration can be dialled.
-fn neighbours(config: &NodeConfig) -> Neighbours {
-    let mut peers: Vec<(NodeName, String)> = Vec::new();
-    for address in &config.mesh.advertise {
-        peers.push((config.node.name.clone(), address.to_string()));
-    }
-    for peer in &config.mesh.peers {
-        peers.extend(peer.addresses.iter().map(|address| (peer.name.clone(), address.to_string())));
-    }
-    Neighbours { own: Some(config.node.name.clone()), peers }
-}
-
-fn hello(me: &NodeName, incarnation: Incarnation) -> Hello {
-    Hello {
-        version: VERSION,
-        oldest: OLDEST_VERSION,
-        node: me.clone(),
-        incarnation,
-        features: Vec::new(),
-        software: software(),
-    }
 }
 
 /// The hub for native agents and tools, joined with the node task by a link in memory.

@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::pki_types::UnixTime;
-use rustls::time_provider::TimeProvider;
 use tokio::net::{TcpListener, TcpSocket};
 use trishula::gateway::auth::{Identity, Rules, Verifier};
 use trishula::gateway::secret::{Secret, SecretError};
@@ -106,7 +104,7 @@ fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared, Er
     let (certificate, key) =
         (fallback(&section.cert, PUBLIC_CERTIFICATE), fallback(&section.key, PUBLIC_KEY));
     let (tls, certificate) =
-        tls::https_server(&certificate, &key, tls::ClientCertificates::Unasked, Arc::new(WallClock))
+        tls::https_server(&certificate, &key, tls::ClientCertificates::Unasked, clock::for_tls())
             .map_err(|why| Error::Certificate { service: name.clone(), why })?;
     let verifier = verifier(section).map_err(|why| Error::Secret { service: name, why })?;
     let identity = (!section.auth).then(|| Identity::anybody(section.name.clone()));
@@ -149,14 +147,4 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
         io::ErrorKind::PermissionDenied => Error::Privileged { address },
         _ => Error::Listen { address, why },
     })
-}
-
-/// Gives TLS the one clock.
-#[derive(Debug)]
-pub struct WallClock;
-
-impl TimeProvider for WallClock {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_millis(clock::wall_ms())))
-    }
 }

@@ -19,13 +19,13 @@ use trishula::identity::{self, RoleKind, Trust};
 use trishula::link::{self, dial, quic};
 use trishula::rt::{clock, queue, sdnotify, tasks};
 use trishula::wire::close::CloseCode;
-use trishula::wire::frame::{Hello, OLDEST_VERSION, VERSION};
+use trishula::wire::frame::Hello;
 use trishula::wire::ids::Incarnation;
 
 use crate::config::EdgeConfig;
 use crate::http::{self, Page};
 use crate::listener::{self, Counts, Service};
-use crate::prepare::{self, Error, Prepared, WallClock};
+use crate::prepare::{self, Error, Prepared};
 
 /// Events of links that may wait for the hub.
 const EVENTS: usize = 4096;
@@ -90,7 +90,7 @@ impl Uplink {
     fn start(config: &EdgeConfig, events: queue::Sender<link::Event>) -> Result<Uplink, Error> {
         let bundle = prepare::bundle(config)?;
         let revocations = Arc::new(Revocations::new(bundle.revoked.clone()));
-        let identity = Identity::new(&bundle, revocations, Arc::new(WallClock))?;
+        let identity = Identity::new(&bundle, revocations, clock::for_tls())?;
         let identity::Role::Edge(node) = bundle.name.role.clone() else {
             return Err(Error::Identity(identity::Error::WrongRole {
                 place: config.identity.dir.display().to_string(),
@@ -99,15 +99,9 @@ impl Uplink {
                 remedy: "node and edge have a folder each; check the configured one",
             }));
         };
-        let hello = Hello {
-            version: VERSION,
-            oldest: OLDEST_VERSION,
-            node,
-            // An edge numbers nothing that outlives it; a start later than the last is enough.
-            incarnation: Incarnation(clock::wall_ms()),
-            features: Vec::new(),
-            software: concat!("trishula-edge ", env!("CARGO_PKG_VERSION")).into(),
-        };
+        // An edge numbers nothing that outlives it; a start later than the last is enough.
+        let incarnation = Incarnation(clock::wall_ms());
+        let hello = Hello::new(node, incarnation, concat!("trishula-edge/", env!("CARGO_PKG_VERSION")));
         let local = quic::Local::new(hello, identity, events);
         let any = SocketAddr::from(([0, 0, 0, 0], 0));
         let endpoint = quinn::Endpoint::client(any).map_err(Error::Endpoint)?;

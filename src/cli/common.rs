@@ -10,10 +10,9 @@ use clap::Args;
 use time::OffsetDateTime;
 
 use crate::admin::client::Client;
-use crate::config::node::{NodeConfig, PeerSection, default_path};
+use crate::config::node::{NodeConfig, default_path};
 use crate::daemon::authority::{CaDesk, Neighbours};
 use crate::rt::{clock, platform};
-use crate::wire::ids::NodeName;
 
 /// Which configuration.
 #[derive(Debug, Clone, Args)]
@@ -71,18 +70,7 @@ impl SocketArg {
 /// The CA's desk, on the machine that holds it; for commands that work while the node does not run.
 pub(crate) fn desk_of(config: &NodeConfig) -> anyhow::Result<Option<CaDesk>> {
     let Some(ca_dir) = &config.identity.ca_dir else { return Ok(None) };
-    let neighbours = Neighbours { own: Some(config.node.name.clone()), peers: addresses_of(config) };
-    Ok(Some(CaDesk::open(ca_dir, &config.node.data_dir, Arc::default(), neighbours)?))
-}
-
-/// Where the mesh can be dialled, as far as a configuration knows: this node first.
-pub(crate) fn addresses_of(config: &NodeConfig) -> Vec<(NodeName, String)> {
-    let own = config.mesh.advertise.iter().map(|address| (config.node.name.clone(), address.to_string()));
-    let of_peer = |peer: &PeerSection| {
-        let name = peer.name.clone();
-        peer.addresses.iter().map(move |address| (name.clone(), address.to_string())).collect::<Vec<_>>()
-    };
-    own.chain(config.mesh.peers.iter().flat_map(of_peer)).collect()
+    Ok(Some(CaDesk::open(ca_dir, &config.node.data_dir, Arc::default(), Neighbours::of(config))?))
 }
 
 /// The wall clock, as certificates want it.

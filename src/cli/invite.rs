@@ -6,14 +6,14 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde::Serialize;
 
-use super::common::{SocketArg, addresses_of, block_on, desk_of, duration, human_seconds, now};
+use super::common::{SocketArg, block_on, desk_of, duration, human_seconds, now};
 use super::layout::{self, Keys, Machine, Ports};
 use super::{init, print};
 use crate::admin::client::{self, Client};
 use crate::admin::protocol::{Invited, Request};
 use crate::config::address::HostPort;
 use crate::config::node::{DEFAULT_PORT, NodeConfig};
-use crate::daemon::authority::CaDesk;
+use crate::daemon::authority::{CaDesk, Neighbours};
 use crate::identity::invites::Invitation;
 use crate::identity::ticket::MAX_ADDRESSES;
 use crate::wire::ids::NodeName;
@@ -75,8 +75,8 @@ impl Args {
     fn ticket(&self, config: &NodeConfig) -> anyhow::Result<()> {
         let mut addresses: Vec<String> = self.address.iter().map(HostPort::to_string).collect();
         if addresses.is_empty() {
-            addresses =
-                addresses_of(config).into_iter().map(|(_, address)| address).take(MAX_ADDRESSES).collect();
+            let known = Neighbours::of(config).peers.into_iter();
+            addresses = known.map(|(_, address)| address).take(MAX_ADDRESSES).collect();
         }
         ensure!(
             !addresses.is_empty(),
@@ -125,7 +125,7 @@ impl Args {
         let machine = Machine {
             name: self.name.clone(),
             advertise: self.address.clone(),
-            peers: layout::group(&addresses_of(config)),
+            peers: layout::group(&Neighbours::of(config).peers),
             ports: Ports::system(self.address.first().map_or(DEFAULT_PORT, HostPort::port)),
             holds_ca: false,
             self_contained: false,

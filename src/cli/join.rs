@@ -19,7 +19,7 @@ use crate::identity::csr::Key;
 use crate::identity::enrol::{JoinReply, JoinRequest, Joined, Wants};
 use crate::identity::ticket::Ticket;
 use crate::identity::tls;
-use crate::rt::platform;
+use crate::rt::{clock, platform};
 
 /// How long one address may take to connect, and the holder of the CA to answer.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -162,8 +162,7 @@ fn write(machine: &Machine, folder: &Path, joined: &Joined, keys: &NewKeys) -> a
 
 /// Asks at one address after the other. What the holder refuses, it refuses at every address.
 async fn ask_any(ticket: &Ticket, request: &JoinRequest) -> anyhow::Result<JoinReply> {
-    let clock = Arc::new(rustls::time_provider::DefaultTimeProvider);
-    let tls = QuicClientConfig::try_from(tls::join_client(ticket.ca, clock)?)?;
+    let tls = QuicClientConfig::try_from(tls::join_client(ticket.ca, clock::for_tls())?)?;
     let config = quinn::ClientConfig::new(Arc::new(tls));
     let mut faults = Vec::new();
     for address in &ticket.addresses {

@@ -19,6 +19,7 @@ use crate::identity::bundle::Bundle;
 use crate::identity::revocation::Revocations;
 use crate::identity::{RoleKind, tls};
 use crate::node::status::Status;
+use crate::rt::clock;
 use crate::wire::client::MESH;
 use crate::wire::envelope::Kind;
 use crate::wire::ids::AgentName;
@@ -192,9 +193,8 @@ async fn over_socket(socket: &SocketArg, whom: &Whom, options: Options) -> anyho
 
 async fn over_quic(node: &HostPort, folder: &Path, options: Options) -> anyhow::Result<Client> {
     let bundle = Bundle::load(folder, RoleKind::Agent, now())?;
-    let clock = Arc::new(rustls::time_provider::DefaultTimeProvider);
     let revocations = Arc::new(Revocations::new(bundle.revoked.clone()));
-    let identity = tls::Identity::new(&bundle, revocations, clock)?;
+    let identity = tls::Identity::new(&bundle, revocations, clock::for_tls())?;
     let config = quinn::ClientConfig::new(Arc::new(tls::quic_client(identity.client(None)?)?));
     let found = tokio::net::lookup_host(node.to_string()).await;
     let remotes: Vec<SocketAddr> = found.with_context(|| format!("{node}: the name is not known"))?.collect();

@@ -18,6 +18,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::register::Register;
 pub use super::register::{Issued as IssuedRow, Taken};
+use crate::config::node::NodeConfig;
 use crate::identity::bundle::REVOKED;
 use crate::identity::ca::{Authority, CA_KEY, Issued};
 use crate::identity::enrol::{EnrolError, JoinRequest, Welcome};
@@ -102,6 +103,20 @@ pub struct Neighbours {
     pub own: Option<NodeName>,
     /// Where nodes can be dialled.
     pub peers: Vec<(NodeName, String)>,
+}
+
+impl Neighbours {
+    /// As far as a configuration knows: this node first, then its peers.
+    pub fn of(config: &NodeConfig) -> Neighbours {
+        let mut peers: Vec<(NodeName, String)> = Vec::new();
+        for address in &config.mesh.advertise {
+            peers.push((config.node.name.clone(), address.to_string()));
+        }
+        for peer in &config.mesh.peers {
+            peers.extend(peer.addresses.iter().map(|address| (peer.name.clone(), address.to_string())));
+        }
+        Neighbours { own: Some(config.node.name.clone()), peers }
+    }
 }
 
 /// The desk.

@@ -8,12 +8,10 @@ use tokio::sync::watch;
 
 use crate::link::dial::{self, Connected, Target};
 use crate::link::quic::Local;
+use crate::mesh::topology::MAX_NODES;
 use crate::node::Addresses;
 use crate::rt::tasks;
 use crate::wire::ids::NodeName;
-
-/// Nodes that are dialled at most; the mesh remembers no more than 256.
-const MAX_DIALLED: usize = 256;
 
 /// What the task needs.
 pub struct Peers {
@@ -43,7 +41,7 @@ impl Peers {
             let mut wanted = self.heard.borrow_and_update().clone();
             wanted.extend(self.configured.clone());
             wanted.remove(&self.me);
-            for (name, addresses) in wanted.into_iter().take(MAX_DIALLED) {
+            for (name, addresses) in wanted.into_iter().take(MAX_NODES) {
                 // A change of addresses is for the next attempt: dropping the old dialler would drop its link.
                 let known = dialling.get(&name).is_some_and(|(before, _)| *before == addresses);
                 let linked = self.connected.borrow().contains(&name);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{AskFailed, MAX_HOPS, Mesh, Output, Time};
-use crate::wire::frame::{Call, Frame, Method, Reply};
+use super::{AskFailed, Mesh, Output, Time};
+use crate::wire::frame::{Call, Frame, MAX_HOPS, Method, Reply};
 use crate::wire::ids::{NodeName, Sequence};
 
 /// Calls of this node that may wait for an answer at once.

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{Event, MAX_HOPS, Mesh};
+use super::{Event, Mesh};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Head, State, Target};
-use crate::wire::frame::{Deliver, Forward, Frame, Presence, Receipt};
+use crate::wire::frame::{Deliver, Forward, Frame, MAX_HOPS, Presence, Receipt};
 use crate::wire::ids::{AgentAddr, LinkId, NodeName, SessionNo};
 
 impl Mesh {
@@ -88,7 +88,7 @@ impl Mesh {
 
     fn send_to_everybody(&mut self, head: Head, payload: Bytes) {
         let nodes = self.directory.nodes_with(head.to.namespace());
-        let to = nodes.into_iter().filter(|node| **node != self.config.node).cloned().collect();
+        let to = nodes.filter(|node| **node != self.config.node).cloned().collect();
         let forward = Forward {
             origin: self.config.node.clone(),
             incarnation: self.config.incarnation,

@@ -46,6 +46,8 @@ pub struct Directory {
     me: NodeName,
     lists: BTreeMap<NodeName, List>,
     homes: BTreeMap<AgentAddr, BTreeSet<NodeName>>,
+    /// How many agents of a namespace are connected at each node; no zeros.
+    online: BTreeMap<Namespace, BTreeMap<NodeName, usize>>,
     /// Agents of this node that are away, with the wall clock in milliseconds since when.
     away_since: BTreeMap<AgentAddr, u64>,
 }
@@ -57,6 +59,7 @@ impl Directory {
             me: me.clone(),
             lists: BTreeMap::new(),
             homes: BTreeMap::new(),
+            online: BTreeMap::new(),
             away_since: BTreeMap::new(),
         };
         let list = List { incarnation, version: 1, ..List::default() };
@@ -177,49 +180,67 @@ impl Directory {
         self.homes.keys().filter(wanted).filter_map(|agent| self.home(agent))
     }
 
-    /// The nodes at which agents of a namespace are connected.
-    pub fn nodes_with(&self, namespace: &Namespace) -> BTreeSet<&NodeName> {
-        self.agents(Some(namespace))
-            .filter(|(_, state)| state.presence == Presence::Online)
-            .map(|(node, _)| node)
-            .collect()
+    /// The nodes at which agents of a namespace are connected, by name; walks nodes, not agents.
+    pub fn nodes_with(&self, namespace: &Namespace) -> impl Iterator<Item = &NodeName> {
+        self.online.get(namespace).into_iter().flat_map(BTreeMap::keys)
     }
 
     /// Agents connected at a node.
     pub fn online_at(&self, node: &NodeName) -> usize {
-        let online = |state: &&AgentState| state.presence == Presence::Online;
-        self.lists.get(node).map_or(0, |list| list.agents.values().filter(online).count())
+        self.online.values().filter_map(|nodes| nodes.get(node)).sum()
     }
 
     fn set(&mut self, node: &NodeName, state: AgentState) {
         let Some(list) = self.lists.get_mut(node) else { return };
         let agent = state.agent.clone();
         if state.presence == Presence::Gone {
-            list.bytes -= list.agents.remove(&agent).as_ref().map_or(0, bytes_of);
-            if let Some(nodes) = self.homes.get_mut(&agent) {
-                nodes.remove(node);
-                if nodes.is_empty() {
-                    self.homes.remove(&agent);
-                }
+            if let Some(old) = list.agents.remove(&agent) {
+                list.bytes -= bytes_of(&old);
+                self.unindex(node, &old);
             }
             return;
         }
         list.bytes += bytes_of(&state);
-        list.bytes -= list.agents.insert(agent.clone(), state).as_ref().map_or(0, bytes_of);
+        let online = state.presence == Presence::Online;
+        if let Some(old) = list.agents.insert(agent.clone(), state) {
+            list.bytes -= bytes_of(&old);
+            self.unindex(node, &old);
+        }
+        if online {
+            let nodes = self.online.entry(agent.namespace.clone()).or_default();
+            *nodes.entry(node.clone()).or_default() += 1;
+        }
         self.homes.entry(agent).or_default().insert(node.clone());
+    }
+
+    /// Takes what a node's list had of an agent out of the indexes.
+    fn unindex(&mut self, node: &NodeName, old: &AgentState) {
+        if let Some(nodes) = self.homes.get_mut(&old.agent) {
+            nodes.remove(node);
+            if nodes.is_empty() {
+                self.homes.remove(&old.agent);
+            }
+        }
+        let namespace = &old.agent.namespace;
+        if old.presence == Presence::Online
+            && let Some(nodes) = self.online.get_mut(namespace)
+        {
+            match nodes.get_mut(node) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(nodes.remove(node)),
+            }
+            if nodes.is_empty() {
+                self.online.remove(namespace);
+            }
+        }
     }
 
     /// Empties a node's list before a whole one comes; answers every agent that the two touch.
     fn clear(&mut self, node: &NodeName, coming: &[AgentState]) -> Vec<AgentAddr> {
         let mut touched: BTreeSet<AgentAddr> = coming.iter().map(|state| state.agent.clone()).collect();
         let old = self.lists.get_mut(node).map(std::mem::take).unwrap_or_default().agents;
-        for agent in old.into_keys() {
-            if let Some(nodes) = self.homes.get_mut(&agent) {
-                nodes.remove(node);
-                if nodes.is_empty() {
-                    self.homes.remove(&agent);
-                }
-            }
+        for (agent, state) in old {
+            self.unindex(node, &state);
             touched.insert(agent);
         }
         touched.into_iter().collect()
@@ -258,6 +279,37 @@ mod tests {
         assert_eq!(directory.home(&agent("planner")).unwrap().0.as_str(), "rushabdev");
         directory.learn(news("rushabdev", Some(2), 3, vec![state("planner", Presence::Gone, 20)]));
         assert_eq!(directory.home(&agent("planner")).unwrap().0.as_str(), "agni");
+    }
+
+    #[test]
+    fn a_broadcast_knows_the_nodes_with_connected_agents_however_the_lists_change() {
+        // covers T06
+        let mut directory = Directory::new(node("dc"), Incarnation(1), vec![state("old", Presence::Away, 1)]);
+        let with = |directory: &Directory| {
+            let namespace = Namespace::new("trishula").unwrap();
+            let nodes =
+                directory.nodes_with(&namespace).map(|node| (node.to_string(), directory.online_at(node)));
+            nodes.collect::<Vec<_>>()
+        };
+        let is = |nodes: &[(&str, usize)]| {
+            nodes.iter().map(|(node, online)| ((*node).to_owned(), *online)).collect::<Vec<_>>()
+        };
+        assert_eq!(with(&directory), is(&[]), "an agent that is away is nobody to send to");
+        let two = vec![state("a", Presence::Online, 1), state("b", Presence::Online, 1)];
+        directory.learn(news("agni", None, 1, two.clone()));
+        directory.change(state("old", Presence::Online, 2));
+        assert_eq!(with(&directory), is(&[("agni", 2), ("dc", 1)]));
+        directory.change(state("old", Presence::Online, 3));
+        directory.learn(news("agni", Some(1), 2, vec![state("a", Presence::Away, 1)]));
+        assert_eq!(with(&directory), is(&[("agni", 1), ("dc", 1)]), "registering again counts once");
+        directory.learn(news("agni", Some(2), 3, vec![state("b", Presence::Gone, 1)]));
+        assert_eq!(with(&directory), is(&[("dc", 1)]));
+        directory.learn(news("agni", None, 4, two.clone()));
+        directory.learn(news("agni", None, 5, two));
+        assert_eq!(with(&directory), is(&[("agni", 2), ("dc", 1)]), "a whole list replaces the one before");
+        directory.forget(&node("agni"));
+        directory.change(state("old", Presence::Away, 4));
+        assert_eq!(with(&directory), is(&[]));
     }
 
     #[test]

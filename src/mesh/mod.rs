@@ -50,8 +50,6 @@ use links::Link;
 use sessions::Sessions;
 use topology::Topology;
 
-/// Nodes that a message or a call may go through.
-pub const MAX_HOPS: u8 = 16;
 /// Between two comparisons of what each end of a link has.
 const DIGEST_EVERY: Duration = Duration::from_secs(10);
 /// An agent that was away for so long is forgotten, in milliseconds of the wall clock: 30 days.

@@ -66,11 +66,10 @@ impl Mesh {
         let mut nodes: Vec<NodeView> =
             self.topology.all().map(|state| self.node_view(&state.origin)).collect();
         nodes.sort_by_key(|view| (view.node != *me, view.node.clone()));
-        let agents: Vec<AgentState> = self.agents_seen(None).into_iter().map(|(_, state)| state).collect();
         Snapshot {
             links: self.links.keys().filter_map(|id| self.link_view(*id)).collect(),
-            agents_online: agents.iter().filter(|state| state.presence == Presence::Online).count(),
-            agents_known: agents.len(),
+            agents_online: self.agents_online(),
+            agents_known: self.directory.agents(None).count(),
             revocation_list: self.revocations.as_ref().map_or(0, |(number, _)| *number),
             nodes,
         }
@@ -92,7 +91,7 @@ impl Mesh {
     /// Agents connected in the whole mesh, as far as this node can reach them.
     pub fn agents_online(&self) -> usize {
         let agents = self.directory.agents(None);
-        agents.filter(|(node, state)| self.seen_from_here(node, state).presence == Presence::Online).count()
+        agents.filter(|(node, state)| self.presence_from_here(node, state) == Presence::Online).count()
     }
 
     fn node_view(&self, node: &NodeName) -> NodeView {

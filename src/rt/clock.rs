@@ -1,9 +1,11 @@
 //! The one clock. Monotonic time comes from tokio, so a paused runtime (tests, the simulation) is virtual
 //! time for everything of ours.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
 use tokio::time::Instant;
 
 /// See [`micros`].
@@ -52,4 +54,18 @@ pub fn wall_ms() -> u64 {
 /// The wall clock as certificates want it.
 pub fn wall() -> SystemTime {
     SystemTime::now()
+}
+
+/// The wall clock as TLS asks for it.
+pub fn for_tls() -> Arc<dyn TimeProvider> {
+    Arc::new(WallClock)
+}
+
+#[derive(Debug)]
+struct WallClock;
+
+impl TimeProvider for WallClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(wall_ms())))
+    }
 }

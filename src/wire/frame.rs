@@ -21,6 +21,8 @@ pub use codec::Reader;
 pub const MAX_HEAD: usize = 4 << 20;
 /// Largest payload, in bytes. Entrances set lower limits of their own.
 pub const MAX_PAYLOAD: usize = 16 << 20;
+/// Nodes that a message, its receipt or a call may go through.
+pub const MAX_HOPS: u8 = 16;
 /// The newest version of this protocol that we speak, and the oldest.
 pub const VERSION: u16 = 2;
 /// See [`VERSION`].
@@ -75,6 +77,14 @@ pub struct Hello {
     pub features: Vec<String>,
     /// Program and version, for people.
     pub software: String,
+}
+
+impl Hello {
+    /// As this release speaks.
+    pub fn new(node: NodeName, incarnation: Incarnation, software: impl Into<String>) -> Hello {
+        let (version, oldest, features) = (VERSION, OLDEST_VERSION, Vec::new());
+        Hello { version, oldest, node, incarnation, features, software: software.into() }
+    }
 }
 
 /// One neighbour of a node, as that node sees it.

@@ -11,7 +11,7 @@ use trishula::link::{self, dial, memory, quic};
 use trishula::mesh::Config;
 use trishula::node::{self, Disk, Handle, Settings};
 use trishula::rt::{queue, tasks};
-use trishula::wire::frame::{Hello, OLDEST_VERSION, VERSION};
+use trishula::wire::frame::Hello;
 use trishula::wire::ids::{Incarnation, LinkId, NodeName};
 
 use crate::net::SimNet;
@@ -48,14 +48,7 @@ impl SimNode {
             desk: None,
             software: "simulated".into(),
         });
-        let hello = Hello {
-            version: VERSION,
-            oldest: OLDEST_VERSION,
-            node: plan.name.clone(),
-            incarnation: plan.incarnation,
-            features: Vec::new(),
-            software: "simulated".into(),
-        };
+        let hello = Hello::new(plan.name.clone(), plan.incarnation, "simulated");
         let local = quic::Local::new(hello, identity, started.handle.links());
         let endpoint = endpoint(net, plan, &local);
         let mut tasks = vec![started.task, accept(local.clone(), endpoint.clone())];

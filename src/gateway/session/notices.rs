@@ -11,11 +11,9 @@ use crate::rt::clock;
 use crate::rt::queue::Refused;
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::State;
-use crate::wire::frame::{Frame, Receipt};
+use crate::wire::frame::{Frame, MAX_HOPS, Receipt};
 use crate::wire::ids::NodeName;
 
-/// Nodes that a receipt may go through.
-const HOPS: u8 = 16;
 /// What this release serves of the reserved parts of the protocol.
 const FEATURES: [&str; 1] = ["receipts:delivered"];
 
@@ -80,7 +78,7 @@ impl<C: Carrier> Session<C> {
                 node: node.clone(),
                 state: State::Delivered,
                 refusal: None,
-                hops_left: HOPS,
+                hops_left: MAX_HOPS,
             });
         }
         self.sent += 1;

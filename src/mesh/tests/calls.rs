@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::cluster::*;
-use crate::mesh::{AskFailed, Config, MAX_HOPS};
-use crate::wire::frame::{Frame, Method, Reply};
+use crate::mesh::{AskFailed, Config};
+use crate::wire::frame::{Frame, MAX_HOPS, Method, Reply};
 use crate::wire::ids::{Incarnation, NodeName, Sequence};
 
 /// agni – dc – rushabdev.

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 
 use super::cluster::*;
-use crate::mesh::{Event, MAX_HOPS};
+use crate::mesh::Event;
 use crate::wire::close::Code;
 use crate::wire::envelope::{Head, Priority, State, Target};
-use crate::wire::frame::{Deliver, Forward, Frame, Receipt};
+use crate::wire::frame::{Deliver, Forward, Frame, MAX_HOPS, Receipt};
 use crate::wire::ids::{AgentAddr, Incarnation, Namespace, RoomName, Sequence, SessionNo};
 
 const PAIR: [&str; 2] = ["agni", "dc"];

@@ -234,7 +234,6 @@ impl Running {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             self.endpoint.close(0u32.into(), b"this node is stopping");
-            self.endpoint.wait_idle().await;
         };
         if tokio::time::timeout(STOP_WITHIN, all).await.is_err() {
             tracing::warn!("some peers did not take notice of the stop in time");
@@ -250,7 +249,7 @@ fn mesh_config(config: &NodeConfig, incarnation: Incarnation, serial: String) ->
         addresses: config.mesh.advertise.iter().map(ToString::to_string).collect(),
         serial,
         heartbeat,
-        silence: heartbeat * 5,
+        silence: heartbeat * 3,
         ..mesh::Config::new(config.node.name.clone(), incarnation)
     }
 }

@@ -30,7 +30,7 @@ pub struct Secret(Vec<u8>);
 pub enum SecretError {
     /// The file can't be read.
     #[error(
-        "the token secret {path} can't be read: {why}; make one with: head -c 48 /dev/urandom | base64 > {path}"
+        "the token secret {path} can't be read: {why}; all edges of a namespace share one: copy it from another machine, or name its file with --secret-file. Only for a new namespace, make one: head -c 48 /dev/urandom | base64 > {path}"
     )]
     File {
         /// Where it should be.

@@ -40,9 +40,6 @@ use crate::wire::ids::{AgentAddr, MessageId, Namespace, NodeName, Sequence};
 const MAX_BAD_IN_A_ROW: u32 = 32;
 /// Deliveries written before the client is read again.
 const WRITE_TURNS: u32 = 64;
-/// How long the end of a session stands back behind its last message. The two travel in different lanes of the
-/// link, and a node takes no message of a session that is over.
-const MESSAGES_PASS_WITHIN: Duration = Duration::from_millis(100);
 /// How long a close may take before the connection is dropped.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -114,7 +111,6 @@ pub async fn serve<C: Carrier>(carrier: C, opening: Opening, hub: &HubHandle) ->
     metrics::SESSIONS.with_label_values(&[gateway]).inc();
     let mut session = Session::new(carrier, opening, seat);
     let ended = session.run().await;
-    session.let_messages_pass().await;
     metrics::SESSIONS.with_label_values(&[gateway]).dec();
     metrics::SESSIONS_CLOSED.with_label_values(&[gateway, &ended.code_text()]).inc();
     session.log_end(gateway, &ended);
@@ -368,14 +364,6 @@ impl<C: Carrier> Session<C> {
         // A client that does not take part in closing is left.
         let _ = tokio::time::timeout(CLOSE_WITHIN, farewell).await;
         Ended { code: end.code, reason: end.reason }
-    }
-
-    /// A client may send its last message and be gone in the same moment.
-    async fn let_messages_pass(&mut self) {
-        let since = Duration::from_micros(clock::micros().saturating_sub(self.submitted_at));
-        if self.submitted_at > 0 && since < MESSAGES_PASS_WITHIN {
-            tokio::time::sleep(MESSAGES_PASS_WITHIN - since).await;
-        }
     }
 
     fn log_end(&self, gateway: &'static str, ended: &Ended) {

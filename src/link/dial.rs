@@ -26,6 +26,10 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const UNIX_TRIES: u32 = 5;
 /// See [`UNIX_TRIES`].
 const UNIX_WAIT: Duration = Duration::from_millis(100);
+/// The same for a target on this machine.
+const LONGEST_WAIT_LOCAL: Duration = Duration::from_millis(500);
+/// See [`LONGEST_WAIT_LOCAL`].
+const CONNECT_WITHIN_LOCAL: Duration = Duration::from_secs(1);
 /// A link that lasted so long was a good one: the next wait is short again.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
 
@@ -73,7 +77,8 @@ impl Dialler {
             // Only a broken build gets here: the same identity made the server's configuration.
             Err(e) => return tracing::error!(why = %e, "this node cannot dial"),
         };
-        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        let longest = if self.is_local() { LONGEST_WAIT_LOCAL } else { LONGEST_WAIT };
+        let mut backoff = Backoff::new(FIRST_WAIT, longest);
         let mut failures = 0u64;
         loop {
             self.until_needed().await;
@@ -106,6 +111,11 @@ impl Dialler {
         }
     }
 
+    /// Whether the target is on this machine: there, an answer comes at once or not at all.
+    fn is_local(&self) -> bool {
+        self.target.addresses.iter().any(|address| address.starts_with(UNIX))
+    }
+
     /// Waits while there is a link to the target: the peer may have dialled us.
     async fn until_needed(&mut self) {
         let Some(name) = &self.target.name else { return };
@@ -123,10 +133,14 @@ impl Dialler {
                 }
                 continue;
             }
-            match tokio::time::timeout(CONNECT_WITHIN, self.connect_to(address, config)).await {
+            let within = if self.is_local() { CONNECT_WITHIN_LOCAL } else { CONNECT_WITHIN };
+            match tokio::time::timeout(within, self.connect_to(address, config)).await {
                 Ok(Ok((connection, peer))) => return Ok(Dialled::Quic(connection, peer)),
                 Ok(Err(e)) => last = e,
-                Err(_) => last = Error::Dial { address: address.clone(), why: "no answer within 5 s".into() },
+                Err(_) => {
+                    last =
+                        Error::Dial { address: address.clone(), why: format!("no answer within {within:?}") };
+                }
             }
         }
         Err(last)

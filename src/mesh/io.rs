@@ -46,7 +46,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// With the default times: a sign of life each second, five seconds of patience.
+    /// With the default times: a sign of life each second, three seconds of patience.
     pub fn new(node: NodeName, incarnation: Incarnation) -> Config {
         Config {
             node,
@@ -55,7 +55,7 @@ impl Config {
             addresses: Vec::new(),
             serial: String::new(),
             heartbeat: Duration::from_secs(1),
-            silence: Duration::from_secs(5),
+            silence: Duration::from_secs(3),
         }
     }
 }

@@ -138,8 +138,10 @@ pub fn parse(
         return Err(nameless(Refusal::new(Code::BadFrame, "the frame is not a JSON object")));
     }
     check_depth(text.as_bytes()).map_err(nameless)?;
-    let raw: Raw<'_> = serde_json::from_str(text)
-        .map_err(|e| nameless(Refusal::new(Code::BadFrame, format!("the frame can't be read: {e}"))))?;
+    let raw: Raw<'_> = serde_json::from_str(text).map_err(|e| {
+        let refusal = Refusal::new(Code::BadFrame, format!("the frame can't be read: {e}"));
+        Named::of(text).refused(refusal)
+    })?;
     let id = match raw.id.as_ref().map(|id| MessageId::new(&id.0)).transpose() {
         Ok(id) => id,
         Err(e) => return Err(nameless(Refusal::new(Code::BadName, format!("id: {e}")))),
@@ -147,6 +149,26 @@ pub fn parse(
     match raw.read(bytes, text, id.as_ref(), speaker, stamp) {
         Ok(frame) => Ok(Parsed { id, frame }),
         Err(refusal) => Err(Refused { id, kind: known_word(&raw.kind.0), refusal }),
+    }
+}
+
+/// What is left of a frame with a field of the wrong type: enough to say which frame it was.
+#[derive(Default, Deserialize)]
+struct Named {
+    #[serde(default)]
+    id: serde_json::Value,
+    #[serde(rename = "type", default)]
+    kind: serde_json::Value,
+}
+
+impl Named {
+    fn of(text: &str) -> Named {
+        serde_json::from_str(text).unwrap_or_default()
+    }
+
+    fn refused(self, refusal: Refusal) -> Refused {
+        let id = self.id.as_str().and_then(|id| MessageId::new(id).ok());
+        Refused { id, kind: self.kind.as_str().and_then(known_word), refusal }
     }
 }
 

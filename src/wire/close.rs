@@ -45,9 +45,9 @@ refusals! {
     /// No token yet.
     Unauthenticated = "unauthenticated", retry false, hint "send {\"type\":\"auth\",\"token\":\"...\"} first, or an Authorization: Bearer header";
     /// A token that is not one of ours.
-    TokenInvalid = "token_invalid", retry false, hint "get a token with: trishula token issue NAME";
+    TokenInvalid = "token_invalid", retry false, hint "get a token from your operator, who makes one with: trishula token issue NAME";
     /// A token whose time is over.
-    TokenExpired = "token_expired", retry false, hint "get a new token with: trishula token issue NAME";
+    TokenExpired = "token_expired", retry false, hint "get a new token from your operator, who makes one with: trishula token issue NAME";
     /// Not allowed to this identity.
     Forbidden = "forbidden", retry false, hint "ask for a token that permits it";
     /// A `from` that is not the session's own agent.
@@ -55,11 +55,11 @@ refusals! {
     /// Needs a registration first.
     NotRegistered = "not_registered", retry false, hint "send REGISTER with an agent name";
     /// No agent of this name was ever registered.
-    UnknownRecipient = "unknown_recipient", retry false, hint "see who is there: trishula agents";
+    UnknownRecipient = "unknown_recipient", retry true, hint "AGENTS lists who is known; one that registered a moment ago may not be known everywhere yet";
     /// The agent is known, and not connected; there is no store to keep the message yet.
-    RecipientOffline = "recipient_offline", retry true, hint "send again when it is there: trishula agents";
+    RecipientOffline = "recipient_offline", retry true, hint "send again when AGENTS shows it online";
     /// No way leads to the recipient's node at the moment.
-    NoRoute = "no_route", retry true, hint "see the links: trishula status";
+    NoRoute = "no_route", retry true, hint "send again in a few seconds; its operator sees why with: trishula status";
     /// The recipient's mailbox is full.
     MailboxFull = "mailbox_full", retry true, hint "wait until the recipient has read";
     /// A resend older than the window in which it could be recognised.
@@ -67,11 +67,11 @@ refusals! {
     /// Its time to live was over on arrival.
     Expired = "expired", retry false, hint "send it with a longer ttl_ms";
     /// Went through too many nodes.
-    HopLimit = "hop_limit", retry true, hint "see the links: trishula status";
+    HopLimit = "hop_limit", retry true, hint "send again in a few seconds; its operator sees why with: trishula status";
     /// Too many in too little time.
     RateLimited = "rate_limited", retry true, hint "send slower";
     /// In the protocol, and not served by this release.
-    Unsupported = "unsupported", retry false, hint "see CHANGELOG.md for the release that serves it";
+    Unsupported = "unsupported", retry false, hint "docs/protocol.md marks it as reserved: a later release serves it";
     /// Not possible at this moment.
     Unavailable = "unavailable", retry true, hint "send again in a second";
     /// A fault of ours.

@@ -254,6 +254,9 @@ impl<C: Carrier> Session<C> {
         self.phase = Phase::Unregistered;
         self.agent = None;
         self.link = None;
+        // A registration that is still under way is not waited for any more.
+        self.attaching = None;
+        self.rearm();
         self.seat.detach(true).await.map_err(|_| stopping())
     }
 

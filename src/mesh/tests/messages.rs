@@ -402,3 +402,19 @@ fn frames_that_make_no_sense_on_a_link_are_ignored_and_counted() {
     assert_eq!(ignored, ["Submit", "Unknown", "Forward"]);
     assert!(cluster.messages(&alice).is_empty());
 }
+
+#[test]
+fn a_message_that_its_senders_end_has_overtaken_is_still_delivered_but_not_for_long() {
+    // covers T05, T06
+    let mut cluster = Cluster::meshed(&PAIR);
+    let (alice, bob) = (cluster.register("agni", "alice"), cluster.register("dc", "bob"));
+    // The two travel in different lanes of the entrance's link.
+    cluster.detach(&alice, true);
+    cluster.submit(&alice, head(&alice, "bob", "m-1"));
+    cluster.run(seconds(1));
+    assert_eq!(cluster.messages(&bob), ["m-1"]);
+    cluster.run(seconds(8));
+    cluster.submit(&alice, head(&alice, "bob", "m-2"));
+    cluster.run(seconds(1));
+    assert_eq!(cluster.messages(&bob), ["m-1"], "a session that is long over says nothing");
+}

@@ -11,14 +11,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use trishula::gateway::hub::HubHandle;
 use trishula::gateway::session::{self, Opening};
-use trishula::rt::{clock, tasks};
+use trishula::rt::{accept, clock, tasks};
 
 use crate::http::{self, Page};
 use crate::prepare::Prepared;
 use crate::wss::Wss;
-
-/// Waits after an accept that failed: too many open files do not mend themselves in less.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// One service while it runs.
 pub struct Service {
@@ -93,7 +90,7 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>) {
             }
             Err(e) => {
                 tracing::warn!(error = %e, "a connection could not be taken");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(accept::PAUSE).await;
             }
         }
     }

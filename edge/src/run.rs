@@ -17,7 +17,7 @@ use trishula::identity::revocation::{RevocationList, Revocations};
 use trishula::identity::tls::Identity;
 use trishula::identity::{self, RoleKind, Trust};
 use trishula::link::{self, dial, quic};
-use trishula::rt::{clock, queue, sdnotify, tasks};
+use trishula::rt::{accept, clock, queue, sdnotify, tasks};
 use trishula::wire::close::CloseCode;
 use trishula::wire::frame::Hello;
 use trishula::wire::ids::Incarnation;
@@ -29,6 +29,8 @@ use crate::prepare::{self, Error, Prepared};
 
 /// Events of links that may wait for the hub.
 const EVENTS: usize = 4096;
+/// Connections to the metrics' listener at once.
+const MAX_METRICS: usize = 64;
 /// How long a request on the metrics' listener may take.
 const METRICS_WITHIN: Duration = Duration::from_secs(5);
 /// Clients of an edge that stops come back within so many milliseconds, not all at once.
@@ -251,21 +253,13 @@ impl Edge {
 
 /// Serves health and metrics on their own port.
 async fn metrics(listener: TcpListener, page: Page) {
-    let mut connections = tasks::Group::default();
-    loop {
-        match listener.accept().await {
-            Ok((socket, _)) => {
-                let page = page.clone();
-                connections.spawn("edge.metrics_connection", async move {
-                    http::serve(socket, &page, None, METRICS_WITHIN).await;
-                });
-            }
-            Err(e) => {
-                tracing::warn!(error = %e, "a connection for metrics could not be taken");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+    accept::each(listener, "edge.metrics_connection", MAX_METRICS, |socket| {
+        let page = page.clone();
+        async move {
+            http::serve(socket, &page, None, METRICS_WITHIN).await;
         }
-    }
+    })
+    .await;
 }
 
 /// Reads certificates again from time to time: another program renews them.

@@ -13,13 +13,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::metrics;
 use crate::node::Handle;
 use crate::node::status::Status;
-use crate::rt::clock;
-use crate::rt::tasks::Group;
+use crate::rt::{accept, clock};
 
 /// Connections at the same time.
 const MAX_CONNECTIONS: usize = 64;
@@ -32,34 +31,21 @@ const CERTIFICATE_WARNING_DAYS: i64 = 30;
 
 /// Answers until the node stops.
 pub async fn serve(listener: TcpListener, node: Handle) {
-    let mut connections = Group::default();
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "health and metrics cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        if connections.len() >= MAX_CONNECTIONS {
-            continue;
-        }
+    accept::each(listener, "admin.http", MAX_CONNECTIONS, |stream| connection(stream, node.clone())).await;
+}
+
+async fn connection(stream: TcpStream, node: Handle) {
+    let service = service_fn(move |request| {
         let node = node.clone();
-        connections.spawn("admin.http", async move {
-            let service = service_fn(move |request| {
-                let node = node.clone();
-                async move { Ok::<_, Infallible>(answer(&request, &node).await) }
-            });
-            let served = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-            if let Err(error) = served {
-                tracing::debug!(%error, "a connection for health or metrics ended");
-            }
-        });
+        async move { Ok::<_, Infallible>(answer(&request, &node).await) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection for health or metrics ended");
     }
 }
 

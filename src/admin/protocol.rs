@@ -1,14 +1,15 @@
-//! What the command line and the node say to each other: a length of four bytes, big-endian, then JSON; one answer
-//! to each request, in order.
+//! What the command line and the node say to each other: JSON, as [messages](message) on a stream; one answer to each
+//! request, in order.
 
 use std::io;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::identity::enrol::PublicNames;
+use crate::rt::message;
 use crate::wire::frame::Method;
 use crate::wire::ids::{AgentName, Namespace, NodeName};
 
@@ -143,35 +144,18 @@ pub struct Attached {
     pub agent: String,
 }
 
-/// Reads one message. `None`: the other side has finished.
+/// Reads one request or answer. `None`: the other side has finished.
 pub async fn read<T: DeserializeOwned>(
     from: &mut (impl AsyncRead + Unpin),
     max: usize,
 ) -> io::Result<Option<T>> {
-    let mut length = [0; 4];
-    match from.read_exact(&mut length).await {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
-    }
-    let length = u32::from_be_bytes(length) as usize;
-    if length > max {
-        let why = format!("a message of {length} bytes was announced; at most {max} are taken");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-    }
-    let mut bytes = vec![0; length];
-    from.read_exact(&mut bytes).await?;
-    serde_json::from_slice(&bytes).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+    let Some(body) = message::read(from, max).await? else { return Ok(None) };
+    serde_json::from_slice(&body).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
-/// Writes one message.
-pub async fn write<T: Serialize>(to: &mut (impl AsyncWrite + Unpin), message: &T) -> io::Result<()> {
-    let body = serde_json::to_vec(message)?;
-    let length = u32::try_from(body.len()).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-    let mut bytes = length.to_be_bytes().to_vec();
-    bytes.extend_from_slice(&body);
-    to.write_all(&bytes).await?;
-    to.flush().await
+/// Writes one request or answer.
+pub async fn write<T: Serialize>(to: &mut (impl AsyncWrite + Unpin), what: &T) -> io::Result<()> {
+    message::write(to, &serde_json::to_vec(what)?).await
 }
 
 /// A duration in a request; more than an hour is cut.

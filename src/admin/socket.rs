@@ -18,8 +18,7 @@ use tokio::sync::oneshot;
 use super::protocol::{self, Answer, Called, Invited, MAX_REQUEST, Pong, Renewed, Request, Revoked, within};
 use crate::identity::enrol::PublicNames;
 use crate::node::Handle;
-use crate::rt::queue;
-use crate::rt::tasks::Group;
+use crate::rt::{accept, queue};
 use crate::wire::frame::Method;
 use crate::wire::ids::{AgentName, NodeName};
 
@@ -125,28 +124,15 @@ pub fn bind(path: &Path) -> Result<UnixListener, Error> {
 
 /// Answers the command line until the node stops. What `node` cannot do goes to `asks`.
 pub async fn serve(listener: UnixListener, node: Handle, asks: queue::Sender<Ask>) {
-    let mut connections = Group::default();
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of file descriptors, most likely: others will be closed.
-                tracing::warn!(%error, "the admin socket cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        if connections.len() >= MAX_CONNECTIONS {
-            tracing::warn!(MAX_CONNECTIONS, "too many connections to the admin socket; one more was closed");
-            continue;
-        }
+    accept::each(listener, "admin.connection", MAX_CONNECTIONS, |stream| {
         let (node, asks) = (node.clone(), asks.clone());
-        connections.spawn("admin.connection", async move {
+        async move {
             if let Err(error) = connection(stream, &node, &asks).await {
                 tracing::debug!(%error, "a connection to the admin socket ended");
             }
-        });
-    }
+        }
+    })
+    .await;
 }
 
 async fn connection(mut stream: UnixStream, node: &Handle, asks: &queue::Sender<Ask>) -> io::Result<()> {

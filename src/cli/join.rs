@@ -199,13 +199,8 @@ async fn connect(address: &str, config: &quinn::ClientConfig) -> anyhow::Result<
 }
 
 async fn ask(connection: &quinn::Connection, request: &JoinRequest) -> anyhow::Result<JoinReply> {
-    let asked = async {
-        let (mut send, mut receive) = connection.open_bi().await?;
-        send.write_all(&enrol::encode_message(&postcard::to_stdvec(request)?)).await?;
-        send.finish()?;
-        Ok::<_, anyhow::Error>(enrol::read_answer(&mut receive).await?)
-    };
-    let answer = tokio::time::timeout(ANSWER_WITHIN, asked).await;
+    let question = postcard::to_stdvec(request)?;
+    let answer = tokio::time::timeout(ANSWER_WITHIN, enrol::ask(connection, &question)).await;
     let answer = answer.map_err(|_| anyhow!("the mesh did not answer within {ANSWER_WITHIN:?}; is the node that holds the CA running? Try again, with the same ticket"))?;
     connection.close(0u32.into(), b"done");
     match answer.context("the connection broke before the answer came; try again, with the same ticket")? {

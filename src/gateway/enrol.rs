@@ -1,8 +1,7 @@
 //! The way in for a machine with a ticket (ALPN `trishula-join/1`): one question on one stream, relayed to the holder
 //! of the CA. This node reads nothing of it; the ticket's secret protects both ways.
 //!
-//! Both messages are a length of four bytes, big-endian, and that many bytes; the answer's first byte says whether
-//! the rest is the reply (0) or why there is none (1).
+//! The answer's first byte says whether the rest is the reply (0) or why there is none (1).
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,10 +11,11 @@ use bytes::Bytes;
 
 use crate::metrics;
 use crate::node::Handle;
+use crate::rt::message;
 use crate::wire::frame::Method;
 
 /// Largest question and answer, in bytes.
-pub const MAX_MESSAGE: usize = 64 * 1024;
+const MAX_MESSAGE: usize = 64 * 1024;
 /// How long a joiner may take to ask, and the mesh to answer.
 const WITHIN: Duration = Duration::from_secs(10);
 /// Joiners at the same time: whoever comes here has no certificate yet.
@@ -32,9 +32,9 @@ enum Failed {
     #[error("nothing was asked within {WITHIN:?}")]
     Silent,
     #[error("the question broke off: {0}")]
-    Read(#[from] io::Error),
+    Read(io::Error),
     #[error("the answer could not be written: {0}")]
-    Write(#[from] quinn::WriteError),
+    Write(io::Error),
 }
 
 /// Serves one joiner, then closes.
@@ -56,12 +56,12 @@ pub async fn serve(connection: quinn::Connection, node: Handle) {
 async fn relay(connection: &quinn::Connection, node: &Handle) -> Result<Result<(), String>, Failed> {
     let asked = async {
         let (send, mut receive) = connection.accept_bi().await?;
-        Ok::<_, Failed>((send, read_message(&mut receive).await?))
+        Ok::<_, Failed>((send, whole_message(&mut receive).await.map_err(Failed::Read)?))
     };
     let (mut send, question) = tokio::time::timeout(WITHIN, asked).await.map_err(|_| Failed::Silent)??;
     let answer = node.call(None, Method::Enrol, question, WITHIN).await;
     let answer = answer.map(|answer| answer.body).map_err(|error| error.to_string());
-    send.write_all(&encode_answer(&answer)).await?;
+    message::write(&mut send, &encode_answer(&answer)).await.map_err(Failed::Write)?;
     // Finished twice can't be: the stream is ours alone. Then the joiner closes, or has gone.
     let _ = send.finish();
     let _ = tokio::time::timeout(WITHIN, connection.closed()).await;
@@ -73,37 +73,24 @@ fn encode_answer(answer: &Result<Bytes, String>) -> Vec<u8> {
         Ok(body) => (REPLY, body),
         Err(why) => (REFUSED, &why.as_bytes()[..why.len().min(4096)]),
     };
-    encode_message(&[&[tag], body].concat())
+    [&[tag], body].concat()
 }
 
-/// For the joiner: its question, as it goes onto the stream.
-pub fn encode_message(body: &[u8]) -> Vec<u8> {
-    // Both ends refuse what is longer than 64 KiB, so the length fits.
-    [&(body.len() as u32).to_be_bytes(), body].concat()
-}
-
-/// For the joiner: the reply, or why there is none.
-pub async fn read_answer(from: &mut quinn::RecvStream) -> io::Result<Result<Bytes, String>> {
-    let message = read_message(from).await?;
-    match message.split_first() {
-        Some((&REPLY, _)) => Ok(Ok(message.slice(1..))),
+/// For the joiner: asks, and reads the reply, or why there is none.
+pub async fn ask(connection: &quinn::Connection, question: &[u8]) -> io::Result<Result<Bytes, String>> {
+    let (mut send, mut receive) = connection.open_bi().await?;
+    message::write(&mut send, question).await?;
+    send.finish().map_err(io::Error::other)?;
+    let answer = whole_message(&mut receive).await?;
+    match answer.split_first() {
+        Some((&REPLY, _)) => Ok(Ok(answer.slice(1..))),
         Some((&REFUSED, why)) => Ok(Err(String::from_utf8_lossy(why).into_owned())),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is of another version of trishula")),
     }
 }
 
-async fn read_message(from: &mut quinn::RecvStream) -> io::Result<Bytes> {
-    let broken = |error: quinn::ReadExactError| io::Error::new(io::ErrorKind::UnexpectedEof, error);
-    let mut length = [0; 4];
-    from.read_exact(&mut length).await.map_err(broken)?;
-    let length = u32::from_be_bytes(length) as usize;
-    if length > MAX_MESSAGE {
-        let why = format!("{length} bytes were announced; at most {MAX_MESSAGE} are taken");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-    }
-    let mut body = vec![0; length];
-    from.read_exact(&mut body).await.map_err(broken)?;
-    Ok(body.into())
+async fn whole_message(from: &mut quinn::RecvStream) -> io::Result<Bytes> {
+    message::read(from, MAX_MESSAGE).await?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 /// One of the few places; given back when dropped.

@@ -8,7 +8,6 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,7 +18,7 @@ use super::{
     CHUNK, CloseOrder, DRAIN_WITHIN, Error, Event, HELLO_WITHIN, Handle, Lane, Local, Outlets, Peer, Role,
     check_version,
 };
-use crate::rt::{queue, tasks};
+use crate::rt::{accept, queue, tasks};
 use crate::wire::close::LinkClose;
 use crate::wire::frame::{Encoded, Frame, Hello, Reader};
 use crate::wire::ids::LinkId;
@@ -46,23 +45,11 @@ pub async fn run(local: &Local, stream: UnixStream, role: Role) {
 /// Accepts entrances on a socket until the task is dropped.
 pub fn serve(listener: UnixListener, local: Arc<Local>) -> tasks::Task {
     tasks::spawn("link.unix", async move {
-        let mut links = tasks::Group::default();
-        loop {
-            match listener.accept().await {
-                Ok(_) if links.len() >= MAX_LINKS => {
-                    tracing::warn!(MAX_LINKS, "too many links over the Unix socket; one more was closed");
-                }
-                Ok((stream, _)) => {
-                    let local = local.clone();
-                    links.spawn("link.unix.one", async move { run(&local, stream, Role::Entrance).await });
-                }
-                Err(why) => {
-                    // Out of file descriptors, most likely: others will be closed.
-                    tracing::warn!(%why, "the edges' socket cannot accept");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
+        accept::each(listener, "link.unix.one", MAX_LINKS, |stream| {
+            let local = local.clone();
+            async move { run(&local, stream, Role::Entrance).await }
+        })
+        .await;
     })
 }
 

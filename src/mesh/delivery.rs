@@ -20,8 +20,8 @@ impl Mesh {
                 let message = format!("this session is {}, not {}", known.agent, head.from);
                 Some(Refusal::new(Code::FromMismatch, message))
             }
-            Some(known) if known.ready => self.refusal_of(&head),
-            None if self.sessions.has_just_left((link, session), &head.from) => self.refusal_of(&head),
+            Some(known) if known.ready => refusal_of(&head),
+            None if self.sessions.has_just_left((link, session), &head.from) => refusal_of(&head),
             _ => Some(Refusal::new(Code::NotRegistered, "this session is not registered")),
         };
         if let Some(refusal) = refusal {
@@ -32,29 +32,6 @@ impl Mesh {
             Target::Agent(agent) => self.send_to_agent(agent, head, payload),
             Target::Broadcast(_) => self.send_to_everybody(head, payload),
             Target::Room(..) => {}
-        }
-    }
-
-    /// What can be said of a message before looking for its recipient.
-    fn refusal_of(&self, head: &Head) -> Option<Refusal> {
-        let unsupported =
-            |what: &str| Some(Refusal::new(Code::Unsupported, format!("{what} is not served yet")));
-        if *head.to.namespace() != head.from.namespace {
-            let message = format!("{} may not send into namespace {}", head.from, head.to.namespace());
-            return Some(Refusal::new(Code::Forbidden, message));
-        }
-        if head.ttl_ms == Some(0) {
-            return Some(Refusal::new(Code::Expired, "ttl_ms: 0 milliseconds were left on arrival"));
-        }
-        match (&head.to, head.receipt) {
-            (Target::Room(..), _) => unsupported("a room"),
-            _ if head.copies > 1 => unsupported("copies: 2"),
-            _ if head.not_before_ms.is_some_and(|ms| ms > 0) => unsupported("not_before_ms"),
-            (Target::Broadcast(_), Some(_)) => unsupported("a receipt for a broadcast"),
-            (_, Some(state)) if state != State::Delivered => {
-                unsupported(&format!("receipt: {}", state.as_str()))
-            }
-            _ => None,
         }
     }
 
@@ -247,4 +224,12 @@ impl Mesh {
             hops_left: MAX_HOPS,
         }
     }
+}
+
+/// What can be said of a message before looking for its recipient.
+fn refusal_of(head: &Head) -> Option<Refusal> {
+    if head.ttl_ms == Some(0) {
+        return Some(Refusal::new(Code::Expired, "ttl_ms: 0 milliseconds were left on arrival"));
+    }
+    head.refusal()
 }

@@ -55,11 +55,6 @@ impl Topology {
         }
     }
 
-    /// What this node announces.
-    pub fn own(&self) -> Option<&LinkState> {
-        self.announced.get(&self.me)
-    }
-
     /// Announces other links; answers the new announcement.
     pub fn announce(&mut self, links: Vec<Adjacency>) -> Option<LinkState> {
         let own = self.announced.get_mut(&self.me)?;
@@ -115,11 +110,6 @@ impl Topology {
     /// Every announcement, by name.
     pub fn all(&self) -> impl Iterator<Item = &LinkState> {
         self.announced.values()
-    }
-
-    /// The newest version of a node's announcement that is known.
-    pub fn version(&self, node: &NodeName) -> Option<(Incarnation, u64)> {
-        self.announced.get(node).map(|state| (state.incarnation, state.version))
     }
 
     /// The way to a node; `None`: there is none now.
@@ -251,7 +241,8 @@ mod tests {
         let mut reborn = state("agni", 1, &[]);
         reborn.incarnation = Incarnation(2);
         assert!(topology.learn(reborn));
-        assert_eq!(topology.version(&node("agni")), Some((Incarnation(2), 1)));
+        let newest = topology.announced(&node("agni")).unwrap();
+        assert_eq!((newest.incarnation, newest.version), (Incarnation(2), 1));
     }
 
     #[test]

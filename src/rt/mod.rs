@@ -1,9 +1,22 @@
-//! What every driver stands on: the one clock, supervised tasks, bounded queues with names, back-off,
-//! jitter and signals. No other module spawns a task, reads a clock or makes a channel between tasks.
+//! What every driver stands on. No other module spawns a task, reads a clock or makes a queue between tasks.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | [`clock`] | the one clock: monotonic, wall, and for TLS |
+//! | [`tasks`] | supervised tasks, and bounded sets of them |
+//! | [`queue`] | queues between tasks: bounded, named, counted |
+//! | [`accept`] | connections of a listener, each in a task of its own |
+//! | [`message`] | one message on a stream of bytes |
+//! | [`backoff`], [`random`] | how long to wait before another try |
+//! | [`signals`], [`sdnotify`] | what the system asks of a process, and what it is told |
+//! | [`logging`] | the log |
+//! | [`platform`] | what differs between Linux and macOS |
 
+pub mod accept;
 pub mod backoff;
 pub mod clock;
 pub mod logging;
+pub mod message;
 pub mod platform;
 pub mod queue;
 pub mod random;

@@ -58,11 +58,6 @@ impl<T> Sender<T> {
         self.inner.blocking_send(item).map_err(|e| e.0)
     }
 
-    /// Whether the reader is gone.
-    pub fn is_closed(&self) -> bool {
-        self.inner.is_closed()
-    }
-
     /// Waits until the reader is gone.
     pub async fn closed(&self) {
         self.inner.closed().await;

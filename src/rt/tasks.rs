@@ -4,7 +4,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::JoinHandle;
 
 use crate::metrics;
 
@@ -12,30 +12,18 @@ use crate::metrics;
 #[derive(Debug)]
 #[must_use = "a task stops when its handle is dropped"]
 pub struct Task {
-    name: &'static str,
     handle: JoinHandle<()>,
 }
 
 impl Task {
-    /// What it was called when it was spawned.
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
     /// Waits for its end.
     pub async fn join(mut self) {
         // A panic was logged where it happened; an abort needs no word.
         let _ = (&mut self.handle).await;
     }
 
-    /// Whether it has ended.
-    pub fn is_finished(&self) -> bool {
+    fn is_finished(&self) -> bool {
         self.handle.is_finished()
-    }
-
-    /// Stops it from elsewhere.
-    pub fn abort_handle(&self) -> AbortHandle {
-        self.handle.abort_handle()
     }
 }
 
@@ -52,8 +40,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let supervised = async move {
-        metrics::TASKS.with_label_values(&[name]).inc();
-        let _running = scopeguard(name);
+        let _running = Running::new(name);
         if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
             metrics::TASK_PANICS.with_label_values(&[name]).inc();
             let why = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
@@ -61,20 +48,26 @@ where
             tracing::error!(task = name, why, "a task panicked; please report this");
         }
     };
-    Task { name, handle: tokio::spawn(supervised) }
+    Task { handle: tokio::spawn(supervised) }
 }
 
-fn scopeguard(name: &'static str) -> impl Drop {
-    struct Running(&'static str);
-    impl Drop for Running {
-        fn drop(&mut self) {
-            metrics::TASKS.with_label_values(&[self.0]).dec();
-        }
+/// Counts a task for as long as it runs, however it ends.
+struct Running(&'static str);
+
+impl Running {
+    fn new(name: &'static str) -> Running {
+        metrics::TASKS.with_label_values(&[name]).inc();
+        Running(name)
     }
-    Running(name)
 }
 
-/// A bounded set of tasks that end by themselves, such as one for each connection.
+impl Drop for Running {
+    fn drop(&mut self) {
+        metrics::TASKS.with_label_values(&[self.0]).dec();
+    }
+}
+
+/// Tasks that end by themselves, such as one for each connection. Whoever adds to them looks at [`Group::len`] first.
 #[derive(Debug, Default)]
 pub struct Group {
     tasks: Vec<Task>,

@@ -97,6 +97,11 @@ impl Refusal {
     pub fn new(code: Code, message: impl Into<String>) -> Refusal {
         Refusal { code, message: message.into() }
     }
+
+    /// The protocol has it, and this release does not serve it.
+    pub fn unserved(what: &str) -> Refusal {
+        Refusal::new(Code::Unsupported, format!("{what} is not served by this release"))
+    }
 }
 
 /// WebSocket close codes (RFC 6455 section 7.4) and ours: 4000 to 4399 come back with back-off, 4400 to

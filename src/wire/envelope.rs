@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::close::{Code, Refusal};
 use super::ids::{AgentAddr, AgentName, MessageId, NameError, Namespace, RoomName};
 
 /// The six words of the client envelope's `type`.
@@ -71,8 +71,6 @@ impl Priority {
     pub const URGENT: Priority = Priority(1);
     /// What a message has whose sender does not say.
     pub const DEFAULT: Priority = Priority(3);
-    /// The least urgent.
-    pub const BULK: Priority = Priority(5);
 
     /// Checks a number.
     pub fn new(number: u8) -> Option<Priority> {
@@ -245,13 +243,24 @@ pub struct Head {
     pub form: Form,
 }
 
-/// What travels: the head and one reference-counted buffer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Envelope {
-    /// Read by every hop.
-    pub head: Head,
-    /// Read by the two ends. Cloning it copies no byte.
-    pub payload: Bytes,
+impl Head {
+    /// Why this release does not carry the message; what the protocol has and is not served yet is refused, never
+    /// half done. An entrance says so at once; a node checks again, as it trusts no entrance with that.
+    pub fn refusal(&self) -> Option<Refusal> {
+        let unserved = match (&self.to, self.receipt) {
+            (Target::Room(..), _) => "a message to a room".to_owned(),
+            (to, _) if *to.namespace() != self.from.namespace => {
+                let message = format!("no rule lets {} send into {}", self.from, to.namespace());
+                return Some(Refusal::new(Code::Forbidden, message));
+            }
+            (Target::Broadcast(_), Some(_)) => "a receipt for a broadcast".to_owned(),
+            (_, Some(wish)) if wish != State::Delivered => format!("receipt: {}", wish.as_str()),
+            _ if self.copies > 1 => "copies: 2".to_owned(),
+            _ if self.not_before_ms.is_some_and(|ms| ms > 0) => "not_before_ms".to_owned(),
+            _ => return None,
+        };
+        Some(Refusal::unserved(&unserved))
+    }
 }
 
 #[cfg(test)]

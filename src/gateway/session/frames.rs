@@ -11,7 +11,7 @@ use crate::rt::clock;
 use crate::rt::queue::Refused;
 use crate::wire::client::{self, AckMode, ClientFrame, Parsed, Register, Speaker};
 use crate::wire::close::{CloseCode, Code, Refusal};
-use crate::wire::envelope::{Head, State, Target};
+use crate::wire::envelope::{Head, State};
 use crate::wire::frame::{Attach, Frame};
 use crate::wire::ids::{AgentAddr, MessageId, Sequence};
 
@@ -113,8 +113,8 @@ impl<C: Carrier> Session<C> {
             ClientFrame::Register(register) => return self.register(id, register).await,
             ClientFrame::Unregister => return self.unregister(id.as_ref()).await,
             ClientFrame::Agents => self.ask_agents(id.clone()),
-            ClientFrame::Nack { .. } => Err(unsupported("NACK")),
-            ClientFrame::Reserved(word) => Err(unsupported(word)),
+            ClientFrame::Nack { .. } => Err(Refusal::unserved("NACK")),
+            ClientFrame::Reserved(word) => Err(Refusal::unserved(word)),
         };
         match done {
             Ok(()) => Ok(()),
@@ -279,7 +279,9 @@ impl<C: Carrier> Session<C> {
     /// Writes a message to the link. A lane without room stops the reading of this client's socket, and
     /// nothing else.
     fn submit(&mut self, head: Head, payload: Bytes) -> Result<(), Refusal> {
-        self.check_served(&head)?;
+        if let Some(refusal) = head.refusal() {
+            return Err(refusal);
+        }
         let Some((link, _)) = &self.link else { return Err(no_node()) };
         self.submitted_at = self.watch.heard();
         self.measured.taken(&head, self.submitted_at);
@@ -295,42 +297,12 @@ impl<C: Carrier> Session<C> {
         }
     }
 
-    /// What the protocol has and this release does not serve is refused, never half done.
-    fn check_served(&self, head: &Head) -> Result<(), Refusal> {
-        if matches!(head.to, Target::Room(..)) {
-            return Err(unsupported("a message to a room"));
-        }
-        if head.to.namespace() != &self.namespace {
-            let message = format!("no rule lets {} send into {}", head.from, head.to.namespace());
-            return Err(Refusal::new(Code::Forbidden, message));
-        }
-        if let Some(wish) = head.receipt {
-            if matches!(head.to, Target::Broadcast(_)) {
-                return Err(unsupported("a receipt for a broadcast"));
-            }
-            if wish != State::Delivered {
-                return Err(unsupported(&format!("receipt: {}", wish.as_str())));
-            }
-        }
-        if head.copies > 1 {
-            return Err(unsupported("copies: 2"));
-        }
-        if head.not_before_ms.is_some_and(|ms| ms > 0) {
-            return Err(unsupported("not_before_ms"));
-        }
-        Ok(())
-    }
-
     /// The link broke under a message that waited for room in it.
     pub(super) fn stalled_in_vain(&mut self) -> Result<(), End> {
         self.link = None;
         let refusal = Refusal::new(Code::Unavailable, "the link to the node broke under the last message");
         self.refused(None, None, refusal)
     }
-}
-
-fn unsupported(what: &str) -> Refusal {
-    Refusal::new(Code::Unsupported, format!("{what} is not served by this release"))
 }
 
 fn no_node() -> Refusal {

@@ -32,23 +32,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("store", &["wire", "rt", "metrics"]),
     ("gateway", &["wire", "link", "identity", "rt", "metrics"]),
     ("node", &["wire", "mesh", "link", "store", "identity", "rt", "metrics"]),
-    ("admin", &["wire", "node", "identity", "rt", "metrics", "config"]),
-    ("client", &["wire", "link", "identity", "rt", "metrics"]),
-    ("config", &["wire", "identity", "rt"]),
+    ("admin", &["wire", "node", "identity", "rt", "metrics"]),
+    ("client", &["wire", "rt"]),
+    ("config", &["wire", "rt"]),
     (
         "daemon",
-        &[
-            "wire", "link", "identity", "rt", "metrics", "store", "gateway", "node", "mesh", "admin",
-            "client", "config",
-        ],
+        &["wire", "link", "identity", "rt", "metrics", "store", "gateway", "node", "mesh", "admin", "config"],
     ),
-    (
-        "cli",
-        &[
-            "wire", "link", "identity", "rt", "metrics", "store", "gateway", "node", "admin", "client",
-            "config", "daemon",
-        ],
-    ),
+    ("cli", &["wire", "identity", "rt", "gateway", "node", "admin", "client", "config", "daemon"]),
 ];
 /// What the edge may use of the library.
 const EDGE_MAY_USE: &[&str] = &["wire", "link", "gateway", "identity", "rt", "metrics", "config"];

@@ -40,7 +40,7 @@ const MAX_CSR: usize = 4096;
 pub enum EnrolError {
     /// The holder knows of no such invitation.
     #[error(
-        "no such invitation ({0}); it was withdrawn, or the ticket is of another mesh: ask for a new one (`trishula invite`)"
+        "no such invitation ({0}); it ended long ago, or the ticket is of another mesh: ask for a new one (`trishula invite`)"
     )]
     Unknown(InviteId),
     /// Too late.

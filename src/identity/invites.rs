@@ -21,7 +21,7 @@ use super::serial::hex;
 use super::ticket::{InviteId, MAX_ADDRESSES, Ticket};
 use crate::wire::ids::NodeName;
 
-/// How long a used or expired invitation is still listed.
+/// How long a used or expired invitation is still kept: the joiner is then told what became of it.
 const REMEMBERED: Duration = Duration::days(30);
 /// Most invitations kept; the daemon has no use for more.
 const MAX_INVITES: usize = 1000;
@@ -38,19 +38,6 @@ pub struct Invitation {
     /// Under which names clients may reach its edge. `None` lets the joiner choose: whoever holds such a ticket can
     /// get a certificate for any host, which machines that trust the mesh's CA will believe.
     pub public: Option<PublicNames>,
-}
-
-/// An invitation as `trishula invite --list` shows it: without its secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Listed {
-    /// Which.
-    pub id: String,
-    /// For whom.
-    pub name: NodeName,
-    /// Its last second, Unix time.
-    pub expires: i64,
-    /// When it was used, Unix time.
-    pub used: Option<i64>,
 }
 
 /// What [`Invites::find`] found.
@@ -128,7 +115,13 @@ impl Invites {
         let forgotten = (now - REMEMBERED).unix_timestamp();
         next.retain(|_, kept| kept.expires > forgotten);
         if next.len() >= MAX_INVITES {
-            return Err(Error::malformed("ticket", "1000 invitations are open already; withdraw some"));
+            return Err(Error::malformed(
+                "ticket",
+                format!(
+                    "{MAX_INVITES} invitations are kept already; each is forgotten {} days after its end",
+                    REMEMBERED.whole_days()
+                ),
+            ));
         }
         next.insert(
             id.to_string(),
@@ -137,27 +130,6 @@ impl Invites {
         self.put(next)?;
         let (mesh, ca) = (ca.mesh_name().to_owned(), ca.fingerprint());
         Ok(Ticket { mesh, ca, addresses, invite: id, secret, expires, name })
-    }
-
-    /// All of them, by id, without secrets.
-    pub fn list(&self) -> Vec<Listed> {
-        let listed = |(id, kept): (&String, &Kept)| Listed {
-            id: id.clone(),
-            name: kept.name.clone(),
-            expires: kept.expires,
-            used: kept.used.as_ref().map(|used| used.at),
-        };
-        self.kept.iter().map(listed).collect()
-    }
-
-    /// Withdraws one; says whether there was one. A certificate that it brought stays: that takes a revocation.
-    pub fn withdraw(&mut self, id: &InviteId) -> Result<bool, Error> {
-        let mut next = self.kept.clone();
-        let there = next.remove(&hex(&id.0)).is_some();
-        if there {
-            self.put(next)?;
-        }
-        Ok(there)
     }
 
     /// Looks one up: its secret, for whom it is, and how it stands.
@@ -227,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn invitations_are_kept_privately_and_listed_without_secrets() {
+    fn invitations_are_kept_privately_and_shown_without_secrets() {
         // covers Q07, covers B16
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("invites.json");
@@ -239,10 +211,7 @@ mod tests {
             ("trishula", ca.fingerprint(), &name("dc"))
         );
         let again = Invites::open(&path).unwrap();
-        let listed = again.list();
-        assert_eq!(listed, invites.list());
-        assert_eq!((listed[0].id.as_str(), &listed[0].used), (ticket.invite.to_string().as_str(), &None));
-        assert!(!serde_json::to_string(&listed).unwrap().contains("secret"));
+        assert!(matches!(again.find(ticket.invite, NOW), Ok(Invited { state: Found::Open, .. })));
         assert!(!format!("{invites:?}").contains("secret"));
         #[cfg(unix)]
         {
@@ -263,10 +232,8 @@ mod tests {
         let later = NOW + Duration::days(31);
         let second = Invitation { expires: later + Duration::hours(1), ..invitation("mac") };
         let second = invites.create(&ca, second, later).unwrap();
-        assert_eq!(invites.list().len(), 1);
-        assert!(!invites.withdraw(&first.invite).unwrap());
-        assert!(invites.withdraw(&second.invite).unwrap());
-        assert!(matches!(invites.find(second.invite, later), Err(EnrolError::Unknown(_))));
+        assert!(matches!(invites.find(first.invite, later), Err(EnrolError::Unknown(_))));
+        assert!(invites.find(second.invite, later).is_ok());
     }
 
     #[test]

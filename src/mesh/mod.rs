@@ -20,6 +20,7 @@
 //! | `sessions` | agents registered here, through which entrance |
 //! | `delivery` | a message on its way, and what its sender is told |
 //! | `calls` | questions from node to node |
+//! | `snapshot` | the mesh as this node sees it, for `status` and `agents` |
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -64,7 +64,8 @@ impl<T> Sender<T> {
     }
 
     /// Items that wait now.
-    pub fn depth(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn depth(&self) -> usize {
         self.inner.max_capacity() - self.inner.capacity()
     }
 }

@@ -245,7 +245,7 @@ impl Link<'_> {
         lane_byte: bool,
     ) {
         let (events, link, failed) = (self.local.events.clone(), handle.id(), failed.clone());
-        let ready = self.ready.clone();
+        let (ready, backlog) = (self.ready.clone(), handle.backlog(self.expected.role));
         readers.spawn("link.reader", async move {
             let work = async {
                 if lane_byte {
@@ -253,6 +253,7 @@ impl Link<'_> {
                 }
                 ready.wait().await;
                 while let Some(frame) = next_frame(&mut stream, &mut reader).await? {
+                    backlog.passes().await;
                     metrics::FRAMES_IN.with_label_values(&[frame.name()]).inc();
                     if events.send(Event::Frame { link, frame }).await.is_err() {
                         break;

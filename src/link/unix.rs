@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::{CloseOrder, Error, Event, Handle, Lane, Local, Outlets, Peer, Role, check_version};
+use super::{Backlog, CloseOrder, Error, Event, Handle, Lane, Local, Outlets, Peer, Role, check_version};
 use crate::metrics;
 use crate::rt::{queue, tasks};
 use crate::wire::close::LinkClose;
@@ -92,7 +92,7 @@ async fn link(
         Ok(Err(order)) => return (order, false),
         Err(_) => return (CloseOrder::broken("the peer said no HELLO within 5 s"), false),
     };
-    let link = handle.id();
+    let (link, backlog) = (handle.id(), handle.backlog(role));
     let up = Event::Up { link, peer: peer(hello, role), dialled: role == Role::Node, handle };
     if local.events.send(up).await.is_err() {
         return (CloseOrder::stopping(), false);
@@ -100,7 +100,7 @@ async fn link(
     let (ended, mut ends) = queue::bounded("link.failures", 2);
     let (events, failed) = (local.events.clone(), ended.clone());
     let reading = tasks::spawn("link.reader", async move {
-        let order = read_frames(read, reader, link, &events).await;
+        let order = read_frames(read, reader, (link, backlog), &events).await;
         let _ = failed.try_send(order);
     });
     let mut lanes = Lanes { queues: std::mem::take(&mut outlets.lanes), turn: 0 };
@@ -136,13 +136,14 @@ fn peer(hello: Hello, role: Role) -> Peer {
 async fn read_frames(
     mut read: OwnedReadHalf,
     mut reader: Reader,
-    link: LinkId,
+    (link, backlog): (LinkId, Backlog),
     events: &queue::Sender<Event>,
 ) -> CloseOrder {
     let mut buffer = BytesMut::with_capacity(CHUNK);
     loop {
         match next_frame(&mut read, &mut reader, &mut buffer).await {
             Ok(Some(frame)) => {
+                backlog.passes().await;
                 metrics::FRAMES_IN.with_label_values(&[frame.name()]).inc();
                 if events.send(Event::Frame { link, frame }).await.is_err() {
                     return CloseOrder::stopping();

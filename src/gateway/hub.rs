@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::link::{self, Event, Peer};
 use crate::rt::{queue, tasks};
@@ -17,20 +17,29 @@ use crate::wire::close::{CloseCode, Code, Refusal};
 use crate::wire::frame::{AgentState, Attach, Deliver, Frame, Receipt};
 use crate::wire::ids::{AgentAddr, LinkId, NodeName, Sequence, SessionNo};
 
+mod wires;
+
+use wires::{Wires, is_full};
+
 /// Messages that may wait for one session. A client that is further behind is closed as slow.
 pub const SESSION_QUEUE: usize = 1024;
+/// Bytes of large messages that may wait for one session: the number alone would let one client that does not read
+/// take a gigabyte. One message fits always.
+pub const SESSION_BYTES: usize = 16 << 20;
 /// Requests of sessions that may wait for the hub.
 const REQUESTS: usize = 4096;
 /// Events taken in one turn.
 const BATCH: usize = 64;
 
-/// A message on its way to a session; shared by all sessions that get it.
-#[derive(Debug, Clone)]
+/// A message on its way to a session; its parts are shared by all sessions that get it.
+#[derive(Debug)]
 pub struct Delivery {
     /// The message's head and who wants to know.
     pub deliver: Arc<Deliver>,
     /// The frame as its sender wrote it.
     pub payload: Bytes,
+    /// What it takes of the session's [`SESSION_BYTES`], if it is large.
+    pub place: Option<OwnedSemaphorePermit>,
 }
 
 /// What a session learns besides ordinary messages; it goes ahead of those.
@@ -96,13 +105,6 @@ enum Request {
     EndAll(Box<dyn Fn() -> End + Send>),
 }
 
-/// The writing ends of a session's queues.
-struct Wires {
-    notices: queue::Sender<Notice>,
-    messages: queue::Sender<Delivery>,
-    end: queue::Sender<End>,
-}
-
 /// To reach the hub; cheap to clone.
 #[derive(Clone)]
 pub struct HubHandle {
@@ -137,10 +139,7 @@ impl HubHandle {
     /// Takes a seat for a new session.
     pub async fn open(&self) -> Result<Seat, Stopped> {
         let no = SessionNo(self.shared.next.fetch_add(1, Ordering::Relaxed));
-        let (notices_in, notices) = queue::bounded("session.notices", SESSION_QUEUE);
-        let (messages_in, messages) = queue::bounded("session.messages", SESSION_QUEUE);
-        let (end_in, end) = queue::bounded("session.end", 1);
-        let wires = Wires { notices: notices_in, messages: messages_in, end: end_in };
+        let (wires, notices, messages, end) = Wires::new();
         self.request(Request::Open(no, wires)).await?;
         Ok(Seat { no, notices, messages, end, hub: self.clone() })
     }
@@ -256,6 +255,10 @@ impl Hub {
                     }
                     for event in batch.drain(..) {
                         self.event(event);
+                    }
+                    if count == BATCH {
+                        // Or a burst would fill the queue of a session that shares this thread and had no turn.
+                        tokio::task::yield_now().await;
                     }
                 }
             }
@@ -408,15 +411,12 @@ impl Hub {
 
     fn deliver(&mut self, deliver: Deliver, payload: Bytes) {
         let urgent = link::Lane::of(&deliver.head) == link::Lane::Urgent;
-        let delivery = Delivery { deliver: Arc::new(deliver), payload };
-        let deliver = delivery.deliver.clone();
+        let deliver = Arc::new(deliver);
         for no in &deliver.sessions {
-            if urgent {
-                self.notice(*no, Notice::Urgent(delivery.clone()));
-            } else if let Some(entry) = self.sessions.get(no)
-                && let Err(refused) = entry.wires.messages.try_send(delivery.clone())
+            if let Some(entry) = self.sessions.get(no)
+                && let Err(slow) = entry.wires.deliver(&deliver, &payload, urgent)
             {
-                self.unreachable(*no, matches!(refused, queue::Refused::Full(_)));
+                self.unreachable(*no, slow);
             }
         }
     }
@@ -425,7 +425,7 @@ impl Hub {
         if let Some(entry) = self.sessions.get(&no)
             && let Err(refused) = entry.wires.notices.try_send(notice)
         {
-            self.unreachable(no, matches!(refused, queue::Refused::Full(_)));
+            self.unreachable(no, is_full(&refused));
         }
     }
 
@@ -435,7 +435,8 @@ impl Hub {
         if let Some(entry) = self.sessions.remove(&no)
             && slow
         {
-            let message = format!("{SESSION_QUEUE} messages wait that the client does not read");
+            let message =
+                format!("{SESSION_QUEUE} messages or {SESSION_BYTES} bytes wait unread by the client");
             let _ = entry.wires.end.try_send(End::refused(Refusal::new(Code::Slow, message)));
         }
     }

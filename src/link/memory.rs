@@ -3,7 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{CloseOrder, Event, Handle, Lane, Outlets, Peer};
+use super::{Backlog, CloseOrder, Event, Handle, Lane, Outlets, Peer};
 use crate::rt::{queue, tasks};
 use crate::wire::close::LinkClose;
 use crate::wire::frame::{Encoded, Frame};
@@ -25,12 +25,14 @@ pub fn join(a: End, b: End) -> tasks::Task {
     tasks::spawn("link.memory", async move {
         let (to_b, out_a) = Handle::new(a.id, "memory", b.peer.node.to_string());
         let (to_a, out_b) = Handle::new(b.id, "memory", a.peer.node.to_string());
+        // What one end sends is not carried while it does not take what the other end sends it.
+        let (of_b, of_a) = (to_b.backlog(b.peer.role), to_a.backlog(a.peer.role));
         let up_a = Event::Up { link: a.id, peer: b.peer.clone(), dialled: true, handle: to_b };
         let up_b = Event::Up { link: b.id, peer: a.peer.clone(), dialled: false, handle: to_a };
         if a.events.send(up_a).await.is_err() || b.events.send(up_b).await.is_err() {
             return;
         }
-        let why = carry(out_a, &b, out_b, &a).await;
+        let why = carry((out_a, of_a), &b, (out_b, of_b), &a).await;
         let _ = a.events.send(Event::Down { link: a.id, why: why.why.clone() }).await;
         let _ = b.events.send(Event::Down { link: b.id, why: why.why }).await;
     })
@@ -38,15 +40,21 @@ pub fn join(a: End, b: End) -> tasks::Task {
 
 struct Way {
     id: LinkId,
+    backlog: Backlog,
     events: queue::Sender<Event>,
 }
 
-async fn carry(mut out_a: Outlets, b: &End, mut out_b: Outlets, a: &End) -> CloseOrder {
+async fn carry(
+    (mut out_a, of_a): (Outlets, Backlog),
+    b: &End,
+    (mut out_b, of_b): (Outlets, Backlog),
+    a: &End,
+) -> CloseOrder {
     let mut carriers = tasks::Group::default();
-    let both = [(std::mem::take(&mut out_a.lanes), b), (std::mem::take(&mut out_b.lanes), a)];
-    for (lanes, end) in both {
+    let both = [(std::mem::take(&mut out_a.lanes), of_a, b), (std::mem::take(&mut out_b.lanes), of_b, a)];
+    for (lanes, backlog, end) in both {
         for lane in lanes {
-            let way = Way { id: end.id, events: end.events.clone() };
+            let way = Way { id: end.id, backlog: backlog.clone(), events: end.events.clone() };
             carriers.spawn("link.carrier", carry_lane(lane, way));
         }
     }
@@ -63,6 +71,7 @@ async fn carry_lane(mut lane: queue::Receiver<Encoded>, to: Way) {
     while let Some(encoded) = lane.recv().await {
         match decode(encoded) {
             Ok(Some(frame)) => {
+                to.backlog.passes().await;
                 if to.events.send(Event::frame(to.id, frame)).await.is_err() {
                     return;
                 }

@@ -10,6 +10,7 @@
 //! | [`memory`] | the carrier between a node and its own gateways |
 //! | [`dial`] | keeping a link up, for ever |
 //! | `count` | frames, for the metrics |
+//! | `room` | how many bytes may wait in a lane |
 
 mod count;
 pub mod dial;
@@ -17,8 +18,10 @@ pub mod memory;
 pub mod quic;
 pub mod unix;
 
-use std::sync::Arc;
+mod room;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::identity::tls::Identity;
@@ -27,6 +30,8 @@ use crate::wire::close::LinkClose;
 use crate::wire::envelope::{Head, Priority, Target};
 use crate::wire::frame::{Encoded, Frame, Hello, OLDEST_VERSION, VERSION};
 use crate::wire::ids::{Incarnation, LinkId, NodeName};
+
+use room::Room;
 
 /// How long a peer may take to say HELLO.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
@@ -240,6 +245,7 @@ pub struct Handle {
 struct Inner {
     id: LinkId,
     lanes: Vec<queue::Sender<Encoded>>,
+    rooms: Vec<Room>,
     close: queue::Sender<CloseOrder>,
     /// Smoothed round trip in microseconds, as the carrier measures it; 0: not known.
     rtt_us: AtomicU32,
@@ -255,8 +261,13 @@ pub struct Outlets {
     pub close: queue::Receiver<CloseOrder>,
 }
 
-/// Frames that may wait in one lane of one link.
+/// Frames that may wait in one lane of one link; their bytes are bounded too.
 const LANE_BOUND: usize = 4096;
+/// The same for the control lane: an answer to every frame of an entrance that the node can have taken in by the time
+/// it stops reading from there ([`Backlog`]).
+const CONTROL_BOUND: usize = 16_384;
+/// How soon an entrance that was not read is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 impl Handle {
     /// Makes both ends for a carrier.
@@ -268,12 +279,14 @@ impl Handle {
                 1 => "link.urgent",
                 _ => "link.ordered",
             };
-            let (sender, receiver) = queue::bounded(name, LANE_BOUND);
+            let bound = if lane == Lane::Control.index() { CONTROL_BOUND } else { LANE_BOUND };
+            let (sender, receiver) = queue::bounded(name, bound);
             senders.push(sender);
             receivers.push(receiver);
         }
         let (close, close_orders) = queue::bounded("link.close", 1);
-        let inner = Inner { id, lanes: senders, close, rtt_us: AtomicU32::new(0), carrier, remote };
+        let rooms = (0..Lane::COUNT).map(|_| Room::default()).collect();
+        let inner = Inner { id, lanes: senders, rooms, close, rtt_us: AtomicU32::new(0), carrier, remote };
         (Handle { inner: Arc::new(inner) }, Outlets { lanes: receivers, close: close_orders })
     }
 
@@ -304,8 +317,13 @@ impl Handle {
 
     /// Queues a frame if its lane has room.
     pub fn try_send(&self, frame: &Frame) -> Result<(), queue::Refused<()>> {
-        let lane = Lane::for_frame(frame);
-        self.inner.lanes[lane.index()].try_send(frame.encode()).map_err(|refused| match refused {
+        let lane = Lane::for_frame(frame).index();
+        let sender = &self.inner.lanes[lane];
+        let Some(encoded) = self.inner.rooms[lane].try_take(frame.encode()) else {
+            sender.count_full();
+            return Err(queue::Refused::Full(()));
+        };
+        sender.try_send(encoded).map_err(|refused| match refused {
             queue::Refused::Full(_) => queue::Refused::Full(()),
             queue::Refused::Closed(_) => queue::Refused::Closed(()),
         })?;
@@ -315,10 +333,20 @@ impl Handle {
 
     /// Waits until the frame's lane has room; `Err`: the link is over.
     pub async fn send(&self, frame: &Frame) -> Result<(), Closed> {
-        let lane = Lane::for_frame(frame);
-        self.inner.lanes[lane.index()].send(frame.encode()).await.map_err(|_| Closed)?;
+        let lane = Lane::for_frame(frame).index();
+        let sender = &self.inner.lanes[lane];
+        let encoded = tokio::select! {
+            encoded = self.inner.rooms[lane].take(frame.encode()) => encoded,
+            () = sender.closed() => return Err(Closed),
+        };
+        sender.send(encoded).await.map_err(|_| Closed)?;
         count::sent(frame);
         Ok(())
+    }
+
+    /// For the carrier's reader.
+    fn backlog(&self, peer: Role) -> Backlog {
+        Backlog(if peer == Role::Entrance { Arc::downgrade(&self.inner) } else { Weak::new() })
     }
 
     /// Asks the carrier to close; what is queued may be lost.
@@ -330,6 +358,22 @@ impl Handle {
     /// Waits until the link is over.
     pub async fn closed(&self) {
         self.inner.close.closed().await;
+    }
+}
+
+/// Whether an entrance takes what it is told. One that does not is not read either: else a flood of its clients
+/// would fill the control lane with refusals, and what all its other clients wait for would be dropped.
+/// A node is always read: two that wait for each other would wait for ever.
+#[derive(Debug, Clone)]
+struct Backlog(Weak<Inner>);
+
+impl Backlog {
+    /// Waits while the control lane is more than half full.
+    async fn passes(&self) {
+        let control = Lane::Control.index();
+        while self.0.upgrade().is_some_and(|link| link.lanes[control].depth() > CONTROL_BOUND / 2) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 }
 

@@ -11,7 +11,9 @@ use time::OffsetDateTime;
 use tokio::sync::SetOnce;
 
 pub use super::Local;
-use super::{CHUNK, CloseOrder, DRAIN_WITHIN, Error, Event, HELLO_WITHIN, Handle, Lane, Outlets, Peer, Role};
+use super::{
+    Backlog, CHUNK, CloseOrder, DRAIN_WITHIN, Error, Event, HELLO_WITHIN, Handle, Lane, Outlets, Peer, Role,
+};
 use crate::identity;
 use crate::rt::{clock, queue, tasks};
 use crate::wire::close::LinkClose;
@@ -109,7 +111,8 @@ impl Link<'_> {
             Ok(control) => control,
             Err(e) => return (CloseOrder::broken(&e.to_string()), false),
         };
-        let (mut readers, mut failures) = Readers::new(handle.id(), self.local.events.clone());
+        let (mut readers, mut failures) =
+            Readers::new(handle.id(), handle.backlog(self.expected.role), self.local.events.clone());
         let peer = match tokio::time::timeout(HELLO_WITHIN, self.await_hello(&mut readers)).await {
             Ok(Ok(peer)) => peer,
             Ok(Err(order)) => return (order, false),
@@ -203,9 +206,13 @@ struct Readers {
 
 impl Readers {
     /// With the queue in which one of them says that the link can't go on.
-    fn new(link: LinkId, events: queue::Sender<Event>) -> (Readers, queue::Receiver<CloseOrder>) {
+    fn new(
+        link: LinkId,
+        backlog: Backlog,
+        events: queue::Sender<Event>,
+    ) -> (Readers, queue::Receiver<CloseOrder>) {
         let (failed, failures) = queue::bounded("link.failures", Lane::COUNT);
-        let each = StreamReader { link, events, failed, ready: Arc::default() };
+        let each = StreamReader { link, backlog, events, failed, ready: Arc::default() };
         (Readers { each, tasks: tasks::Group::default() }, failures)
     }
 
@@ -236,6 +243,7 @@ impl Readers {
 #[derive(Clone)]
 struct StreamReader {
     link: LinkId,
+    backlog: Backlog,
     events: queue::Sender<Event>,
     failed: queue::Sender<CloseOrder>,
     /// Waited for in the order in which the streams came; a watch would wake them in any.
@@ -248,6 +256,7 @@ impl StreamReader {
         loop {
             match next_frame(&mut stream, &mut frames).await {
                 Ok(Some(frame)) => {
+                    self.backlog.passes().await;
                     if self.events.send(Event::frame(self.link, frame)).await.is_err() {
                         return;
                     }

@@ -15,8 +15,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::{
-    CHUNK, CloseOrder, DRAIN_WITHIN, Error, Event, HELLO_WITHIN, Handle, Lane, Local, Outlets, Peer, Role,
-    check_version,
+    Backlog, CHUNK, CloseOrder, DRAIN_WITHIN, Error, Event, HELLO_WITHIN, Handle, Lane, Local, Outlets, Peer,
+    Role, check_version,
 };
 use crate::rt::{accept, queue, tasks};
 use crate::wire::close::LinkClose;
@@ -75,7 +75,7 @@ async fn link(
         Ok(Err(order)) => return (order, false),
         Err(_) => return (CloseOrder::no_hello(), false),
     };
-    let link = handle.id();
+    let (link, backlog) = (handle.id(), handle.backlog(role));
     let up = Event::Up { link, peer: peer(hello, role), dialled: role == Role::Node, handle };
     if local.events.send(up).await.is_err() {
         return (CloseOrder::stopping(), false);
@@ -83,7 +83,7 @@ async fn link(
     let (ended, mut ends) = queue::bounded("link.failures", 2);
     let (events, failed) = (local.events.clone(), ended.clone());
     let reading = tasks::spawn("link.reader", async move {
-        let order = read_frames(read, reader, link, &events).await;
+        let order = read_frames(read, reader, (link, backlog), &events).await;
         let _ = failed.try_send(order);
     });
     let mut lanes = Lanes { queues: std::mem::take(&mut outlets.lanes), turn: 0 };
@@ -119,13 +119,14 @@ fn peer(hello: Hello, role: Role) -> Peer {
 async fn read_frames(
     mut read: OwnedReadHalf,
     mut reader: Reader,
-    link: LinkId,
+    (link, backlog): (LinkId, Backlog),
     events: &queue::Sender<Event>,
 ) -> CloseOrder {
     let mut buffer = BytesMut::with_capacity(CHUNK);
     loop {
         match next_frame(&mut read, &mut reader, &mut buffer).await {
             Ok(Some(frame)) => {
+                backlog.passes().await;
                 if events.send(Event::frame(link, frame)).await.is_err() {
                     return CloseOrder::stopping();
                 }

@@ -48,6 +48,11 @@ impl<T> Sender<T> {
         })
     }
 
+    /// Counts an item that found no room by another bound than the number of items.
+    pub fn count_full(&self) {
+        metrics::QUEUE_FULL.with_label_values(&[self.name]).inc();
+    }
+
     /// Waits for room; the item comes back when nobody reads any more.
     pub async fn send(&self, item: T) -> Result<(), T> {
         self.inner.send(item).await.map_err(|e| e.0)
@@ -58,14 +63,13 @@ impl<T> Sender<T> {
         self.inner.blocking_send(item).map_err(|e| e.0)
     }
 
+    /// Items that wait now.
+    pub fn depth(&self) -> usize {
+        self.inner.max_capacity() - self.inner.capacity()
+    }
+
     /// Waits until the reader is gone.
     pub async fn closed(&self) {
         self.inner.closed().await;
-    }
-
-    /// Items that wait now.
-    #[cfg(test)]
-    pub(crate) fn depth(&self) -> usize {
-        self.inner.max_capacity() - self.inner.capacity()
     }
 }

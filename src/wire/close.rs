@@ -92,10 +92,21 @@ pub struct Refusal {
     pub message: String,
 }
 
+/// Longest message of a refusal, in bytes: it may quote what was refused, and goes into frames and logs.
+pub const MAX_REFUSAL: usize = 512;
+
 impl Refusal {
-    /// Puts the two together.
+    /// Puts the two together; what is too long is cut off.
     pub fn new(code: Code, message: impl Into<String>) -> Refusal {
-        Refusal { code, message: message.into() }
+        let mut message = message.into();
+        if message.len() > MAX_REFUSAL {
+            let mark = "…";
+            let end =
+                (0..=MAX_REFUSAL - mark.len()).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+            message.truncate(end);
+            message.push_str(mark);
+        }
+        Refusal { code, message }
     }
 
     /// The protocol has it, and this release does not serve it.
@@ -189,6 +200,13 @@ pub enum LinkClose {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_quotes_only_the_beginning_of_what_it_refuses() {
+        // covers B19
+        let quoted = Refusal::new(Code::BadFrame, format!("receipt: {:?}", "ä\u{1}".repeat(100_000)));
+        assert!(quoted.message.len() <= MAX_REFUSAL && quoted.message.ends_with('…'), "{quoted}");
+    }
 
     #[test]
     fn every_code_says_what_to_do() {

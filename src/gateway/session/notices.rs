@@ -67,7 +67,7 @@ impl<C: Carrier> Session<C> {
     pub(super) fn deliver(&mut self, delivery: Delivery) -> Result<(), End> {
         // The session may have said UNREGISTER while the message was on its way.
         let Some(agent) = &self.agent else { return Ok(()) };
-        let Delivery { deliver, payload } = delivery;
+        let Delivery { deliver, payload, .. } = delivery;
         let head = &deliver.head;
         if let (Some(to), Some((_, node))) = (&deliver.confirm, &self.link) {
             self.confirms.push_back(Receipt {

@@ -235,6 +235,36 @@ async fn a_slow_client_is_closed_and_only_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn large_messages_that_a_client_does_not_read_are_bounded_by_their_bytes() {
+    // covers B08, B09
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    let (slow, _one) = start(&rig, opening(known("dc")));
+    let slow_session = node.grant().await.session;
+    let (well, _two) = start(&rig, opening(known("agni")));
+    let well_session = node.grant().await.session;
+    slow.block(true);
+    let payload = Bytes::from(format!("{{\"id\":\"{}\"}}", "x".repeat(1 << 20)));
+    let fit = crate::gateway::hub::SESSION_BYTES / payload.len();
+    for n in 0..fit + 1 {
+        let head = head("x", "dc", &format!("m-{n}"), if n % 2 == 0 { 3 } else { 1 });
+        let sessions = vec![slow_session, well_session];
+        node.tell(Frame::Deliver(Deliver { sessions, head, confirm: None }, payload.clone())).await;
+        well.hear().await;
+    }
+    assert!(matches!(node.next().await, Frame::Detach(no, false) if no == slow_session));
+    slow.block(false);
+    assert_eq!(slow.closed().await.0, 4008);
+    // What was read gives its room back.
+    for n in 0..2 * fit {
+        let head = head("x", "agni", &format!("n-{n}"), 3);
+        let deliver = Deliver { sessions: vec![well_session], head, confirm: None };
+        node.tell(Frame::Deliver(deliver, payload.clone())).await;
+        assert!(well.hear().await["id"].is_string());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_queued_goes_out_urgent_first_and_with_one_flush() {
     // covers Q03
     let rig = Rig::new();

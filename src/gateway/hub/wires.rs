@@ -1,0 +1,51 @@
+//! The hub's ends of one session's queues, with their bounds.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use super::{Delivery, End, Notice, SESSION_BYTES, SESSION_QUEUE};
+use crate::rt::queue;
+use crate::wire::frame::Deliver;
+
+/// Smaller messages are bounded well enough by their number.
+const SMALL: usize = 4096;
+
+/// The writing ends of a session's queues.
+pub(super) struct Wires {
+    pub(super) notices: queue::Sender<Notice>,
+    messages: queue::Sender<Delivery>,
+    pub(super) end: queue::Sender<End>,
+    /// What is left of [`SESSION_BYTES`].
+    bytes: Arc<Semaphore>,
+}
+
+impl Wires {
+    /// Makes them, and the reading ends.
+    pub(super) fn new() -> (Wires, queue::Receiver<Notice>, queue::Receiver<Delivery>, queue::Receiver<End>) {
+        let (notices, notices_out) = queue::bounded("session.notices", SESSION_QUEUE);
+        let (messages, messages_out) = queue::bounded("session.messages", SESSION_QUEUE);
+        let (end, end_out) = queue::bounded("session.end", 1);
+        let bytes = Arc::new(Semaphore::new(SESSION_BYTES));
+        (Wires { notices, messages, end, bytes }, notices_out, messages_out, end_out)
+    }
+
+    /// `Err(true)`: the client is behind; `Err(false)`: the session is over.
+    pub(super) fn deliver(&self, deliver: &Arc<Deliver>, payload: &Bytes, urgent: bool) -> Result<(), bool> {
+        let bytes = payload.len().min(SESSION_BYTES);
+        let place = match bytes > SMALL {
+            true => Some(self.bytes.clone().try_acquire_many_owned(bytes as u32).map_err(|_| true)?),
+            false => None,
+        };
+        let delivery = Delivery { deliver: deliver.clone(), payload: payload.clone(), place };
+        if urgent {
+            return self.notices.try_send(Notice::Urgent(delivery)).map_err(|refused| is_full(&refused));
+        }
+        self.messages.try_send(delivery).map_err(|refused| is_full(&refused))
+    }
+}
+
+pub(super) fn is_full<T>(refused: &queue::Refused<T>) -> bool {
+    matches!(refused, queue::Refused::Full(_))
+}

@@ -34,6 +34,33 @@ pub(super) struct Pinned {
     pub ca: Fingerprint,
 }
 
+/// The signature half of a verifier, for both directions: that of the one provider.
+macro_rules! signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            leaf: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            verify_tls12_signature(message, leaf, signature, &provider().signature_verification_algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            leaf: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            verify_tls13_signature(message, leaf, signature, &provider().signature_verification_algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            provider().signature_verification_algorithms.supported_schemes()
+        }
+    };
+}
+
 impl ClientCertVerifier for Peers {
     fn client_auth_mandatory(&self) -> bool {
         false
@@ -54,30 +81,10 @@ impl ClientCertVerifier for Peers {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, leaf, signature, &provider().signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, leaf, signature, &provider().signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
+    signatures!();
 }
 
-/// The signature half of a server verifier is the same for all of them.
+/// A verifier of nodes: what it checks of a chain is its own, the rest is the same for all of them.
 macro_rules! server_verifier {
     ($name:ident) => {
         impl ServerCertVerifier for $name {
@@ -93,37 +100,7 @@ macro_rules! server_verifier {
                 Ok(ServerCertVerified::assertion())
             }
 
-            fn verify_tls12_signature(
-                &self,
-                message: &[u8],
-                leaf: &CertificateDer<'_>,
-                signature: &DigitallySignedStruct,
-            ) -> Result<HandshakeSignatureValid, rustls::Error> {
-                verify_tls12_signature(
-                    message,
-                    leaf,
-                    signature,
-                    &provider().signature_verification_algorithms,
-                )
-            }
-
-            fn verify_tls13_signature(
-                &self,
-                message: &[u8],
-                leaf: &CertificateDer<'_>,
-                signature: &DigitallySignedStruct,
-            ) -> Result<HandshakeSignatureValid, rustls::Error> {
-                verify_tls13_signature(
-                    message,
-                    leaf,
-                    signature,
-                    &provider().signature_verification_algorithms,
-                )
-            }
-
-            fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-                provider().signature_verification_algorithms.supported_schemes()
-            }
+            signatures!();
         }
     };
 }

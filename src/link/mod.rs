@@ -28,7 +28,7 @@ use crate::identity::tls::Identity;
 use crate::rt::queue;
 use crate::wire::close::LinkClose;
 use crate::wire::envelope::{Head, Priority, Target};
-use crate::wire::frame::{Encoded, Frame, Hello, OLDEST_VERSION, VERSION};
+use crate::wire::frame::{Encoded, Frame, Hello, MAX_HEAD, MAX_PAYLOAD, OLDEST_VERSION, VERSION};
 use crate::wire::ids::{Incarnation, LinkId, NodeName};
 
 use room::Room;
@@ -319,7 +319,11 @@ impl Handle {
     pub fn try_send(&self, frame: &Frame) -> Result<(), queue::Refused<()>> {
         let lane = Lane::for_frame(frame).index();
         let sender = &self.inner.lanes[lane];
-        let Some(encoded) = self.inner.rooms[lane].try_take(frame.encode()) else {
+        let encoded = frame.encode();
+        if !is_readable(&encoded, frame) {
+            return Err(queue::Refused::Full(()));
+        }
+        let Some(encoded) = self.inner.rooms[lane].try_take(encoded) else {
             sender.count_full();
             return Err(queue::Refused::Full(()));
         };
@@ -335,8 +339,12 @@ impl Handle {
     pub async fn send(&self, frame: &Frame) -> Result<(), Closed> {
         let lane = Lane::for_frame(frame).index();
         let sender = &self.inner.lanes[lane];
+        let encoded = frame.encode();
+        if !is_readable(&encoded, frame) {
+            return Ok(());
+        }
         let encoded = tokio::select! {
-            encoded = self.inner.rooms[lane].take(frame.encode()) => encoded,
+            encoded = self.inner.rooms[lane].take(encoded) => encoded,
             () = sender.closed() => return Err(Closed),
         };
         sender.send(encoded).await.map_err(|_| Closed)?;
@@ -359,6 +367,16 @@ impl Handle {
     pub async fn closed(&self) {
         self.inner.close.closed().await;
     }
+}
+
+/// Whether the peer can take a frame. One that it must refuse would cost the link, and all who use it, instead of
+/// the one frame; somebody made it so large.
+fn is_readable(encoded: &Encoded, frame: &Frame) -> bool {
+    let fits = encoded.head.len() <= MAX_HEAD && encoded.payload.len() <= MAX_PAYLOAD;
+    if !fits {
+        tracing::error!(frame = frame.name(), bytes = encoded.len(), "a frame is too large to be sent");
+    }
+    fits
 }
 
 /// Whether an entrance takes what it is told. One that does not is not read either: else a flood of its clients
@@ -420,3 +438,43 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the link is closed")]
 pub struct Closed;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::close::{Code, Refusal};
+    use crate::wire::ids::SessionNo;
+
+    fn evict(words: usize) -> Frame {
+        let refusal = Refusal { code: Code::Internal, message: "x".repeat(words) };
+        Frame::Evict(SessionNo(1), refusal)
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_the_peer_would_have_to_refuse_is_not_sent() {
+        // covers B19
+        let (handle, mut outlets) = Handle::new(LinkId(1), "test", String::new());
+        assert!(matches!(handle.try_send(&evict(MAX_HEAD)), Err(queue::Refused::Full(()))));
+        handle.send(&evict(MAX_HEAD)).await.unwrap();
+        handle.try_send(&evict(1)).unwrap();
+        let control = &mut outlets.lanes[Lane::Control.index()];
+        assert_eq!(control.try_recv().unwrap(), evict(1).encode());
+        assert!(control.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entrance_that_does_not_take_what_it_is_told_is_not_read() {
+        // covers B09
+        for (role, waits) in [(Role::Entrance, true), (Role::Node, false)] {
+            let (handle, mut outlets) = Handle::new(LinkId(1), "test", String::new());
+            let backlog = handle.backlog(role);
+            for _ in 0..=CONTROL_BOUND / 2 {
+                handle.try_send(&Frame::Ping(1)).unwrap();
+            }
+            let passes = tokio::time::timeout(Duration::from_secs(3600), backlog.passes());
+            assert_eq!(passes.await.is_err(), waits);
+            assert!(outlets.lanes[Lane::Control.index()].try_recv().is_ok());
+            backlog.passes().await;
+        }
+    }
+}

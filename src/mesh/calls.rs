@@ -60,6 +60,8 @@ impl Mesh {
 
     /// A call for this node, or to be passed on.
     pub(super) fn call(&mut self, mut call: Call, body: Bytes) {
+        // It grows on its way: one that fills a frame would cost an honest link.
+        call.route.truncate(usize::from(MAX_HOPS));
         call.route.push(self.config.node.clone());
         if call.to == self.config.node {
             return self.outputs.push_back(Output::Asked(call, body));
@@ -96,6 +98,8 @@ impl Mesh {
     }
 
     pub(super) fn reply(&mut self, mut reply: Reply, body: Bytes) {
+        reply.hops_left = reply.hops_left.min(MAX_HOPS);
+        reply.route.truncate(2 * usize::from(MAX_HOPS));
         reply.route.push(self.config.node.clone());
         self.pass_reply(reply, body);
     }

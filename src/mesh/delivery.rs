@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::topology::MAX_NODES;
 use super::{Event, Mesh};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Head, State, Target};
@@ -80,6 +81,11 @@ impl Mesh {
 
     /// A message from another node: for this one, or to be passed on, or both.
     pub(super) fn forward(&mut self, mut forward: Forward, payload: Bytes) {
+        if forward.to.len() > MAX_NODES {
+            let message = format!("names {} nodes; a mesh has at most {MAX_NODES}", forward.to.len());
+            return self.refuse_to(&forward.origin, forward.head, Refusal::new(Code::BadFrame, message));
+        }
+        forward.hops_left = forward.hops_left.min(MAX_HOPS);
         if forward.hops_left == 0 {
             let message = format!("went through {MAX_HOPS} nodes without reaching {:?}", forward.to);
             return self.refuse_to(&forward.origin, forward.head, Refusal::new(Code::HopLimit, message));
@@ -164,6 +170,9 @@ impl Mesh {
 
     /// What became of a message: for a sender of this node, or to be passed on.
     pub(super) fn receipt(&mut self, mut receipt: Receipt) {
+        receipt.hops_left = receipt.hops_left.min(MAX_HOPS);
+        // It goes into a client's frame, and into the log of its session.
+        receipt.refusal = receipt.refusal.map(|refusal| Refusal::new(refusal.code, refusal.message));
         if receipt.to == self.config.node {
             for (link, session) in self.sessions.of(&receipt.sender) {
                 self.send(link, Frame::Told(session, receipt.clone()));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::topology::MAX_NODES;
 use crate::wire::frame::{AgentState, Agents, Presence};
 use crate::wire::ids::{AgentAddr, Incarnation, Namespace, NodeName};
 
@@ -93,8 +94,14 @@ impl Directory {
         if news.origin == self.me || news.agents.len() > MAX_AGENTS {
             return Learned::Old;
         }
+        if self.lists.len() >= MAX_NODES && !self.lists.contains_key(&news.origin) {
+            return Learned::Old;
+        }
         let have = self.lists.get(&news.origin).map_or((Incarnation(0), 0), |l| (l.incarnation, l.version));
         if have >= (news.incarnation, news.version) {
+            return Learned::Old;
+        }
+        if !self.keeps_bounds(&news) {
             return Learned::Old;
         }
         let changed = match news.base {
@@ -109,6 +116,19 @@ impl Directory {
             self.set(&news.origin, state);
         }
         Learned::News(changed)
+    }
+
+    /// Whether a node's list would still be one that fits into a frame: it is passed on whole to whoever lacks it, and
+    /// a frame that a peer must refuse costs the link to it.
+    fn keeps_bounds(&self, news: &Agents) -> bool {
+        let list = self.lists.get(&news.origin).filter(|_| news.base.is_some());
+        let (mut count, mut bytes) = list.map_or((0, 0), |list| (list.agents.len(), list.bytes));
+        for state in news.agents.iter().filter(|state| state.presence != Presence::Gone) {
+            let before = list.and_then(|list| list.agents.get(&state.agent));
+            count += usize::from(before.is_none());
+            bytes = bytes + bytes_of(state) - before.map_or(0, bytes_of);
+        }
+        count <= MAX_AGENTS && bytes <= MAX_LIST_BYTES
     }
 
     /// Forgets a node and all its agents.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::directory::Learned;
+use super::topology::MAX_NODES;
 use super::{Mesh, Output};
 use crate::wire::frame::{Agents, Frame, Known, LinkState};
 use crate::wire::ids::{LinkId, NodeName};
@@ -65,6 +66,7 @@ impl Mesh {
 
     /// Sends what the peer lacks of what we have; what we lack it sends for our own digest.
     pub(super) fn digest(&mut self, link: LinkId, theirs: &[Known]) {
+        let theirs = &theirs[..theirs.len().min(MAX_NODES)];
         let nodes: Vec<NodeName> = self.topology.all().map(|state| state.origin.clone()).collect();
         for node in nodes {
             let known = theirs.iter().find(|known| known.origin == node);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::directory::bytes_of;
 use super::{FORGET_AFTER_MS, Mesh, Record, Ticket, Time};
+use crate::wire::client::{MAX_CAPABILITIES, MAX_CAPABILITY};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::frame::{AgentState, Attach, Frame, Presence};
 use crate::wire::ids::{AgentAddr, LinkId, NodeName, Sequence, SessionNo};
@@ -12,6 +13,9 @@ use crate::wire::ids::{AgentAddr, LinkId, NodeName, Sequence, SessionNo};
 /// An answer to AGENTS ends where it has so many bytes: more than fit into a client's frame (docs/protocol.md,
 /// section 8), so that whoever writes that one sees that something is missing.
 const MAX_ANSWER_BYTES: usize = 2 << 20;
+
+/// Sessions that one entrance may have.
+const MAX_SESSIONS: usize = 65_536;
 
 /// How long a session that ended may still be heard, and how many of them at once.
 const LEAVING_FOR: Duration = Duration::from_secs(5);
@@ -87,6 +91,9 @@ impl Mesh {
     /// Registers a session once that is on disk: an agent that was told it is registered stays known.
     pub(super) fn attach(&mut self, link: LinkId, mut attach: Attach) {
         let key = (link, attach.session);
+        if let Some(refusal) = self.breaks_bounds(&attach, link) {
+            return self.evict(key, refusal);
+        }
         if !self.directory.has_room_for(&state_of(&attach)) {
             return self.evict(key, self.no_room());
         }
@@ -108,6 +115,20 @@ impl Mesh {
         }
         let ticket = self.persist(record);
         self.sessions.pending.insert(ticket, (key, attach));
+    }
+
+    /// What an entrance of ours never asks for: the node does not rely on it.
+    fn breaks_bounds(&self, attach: &Attach, link: LinkId) -> Option<Refusal> {
+        let sessions = &self.links.get(&link)?.sessions;
+        if sessions.len() >= MAX_SESSIONS && !sessions.contains(&attach.session) {
+            let message = format!("this entrance has {MAX_SESSIONS} sessions, and may have no more");
+            return Some(Refusal::new(Code::Unavailable, message));
+        }
+        let long = attach.capabilities.iter().any(|capability| capability.len() > MAX_CAPABILITY);
+        (long || attach.capabilities.len() > MAX_CAPABILITIES).then(|| {
+            let what = format!("at most {MAX_CAPABILITIES} of {MAX_CAPABILITY} bytes are taken");
+            Refusal::new(Code::BadFrame, format!("the capabilities of {}: {what}", attach.agent))
+        })
     }
 
     pub(super) fn persisted(&mut self, ticket: Ticket) {

@@ -4,4 +4,5 @@ mod agents;
 mod calls;
 mod cluster;
 mod forming;
+mod hostile;
 mod messages;

@@ -9,6 +9,12 @@ use crate::wire::ids::{Incarnation, NodeName};
 
 /// Nodes that are remembered; an announcement of one more is not taken.
 pub const MAX_NODES: usize = 256;
+/// Addresses that a node may announce, and the longest of their texts together, in bytes.
+const MAX_ADDRESSES: usize = 64;
+/// See [`MAX_ADDRESSES`].
+const MAX_ADDRESS_BYTES: usize = 16 * 1024;
+/// Longest serial number of a certificate, in hex digits (RFC 5280 section 4.1.2.2: 20 octets), and some more.
+const MAX_SERIAL: usize = 64;
 
 /// What a link costs besides its round trip, in microseconds: passing a message on is work, and a way round
 /// must be shorter by more than the noise of measurements to be worth it.
@@ -66,7 +72,7 @@ impl Topology {
 
     /// Takes another node's announcement if it is newer; `false`: it was not, or there is no room.
     pub fn learn(&mut self, news: LinkState) -> bool {
-        if news.origin == self.me || self.revoked.contains(&news.serial) {
+        if news.origin == self.me || self.revoked.contains(&news.serial) || !keeps_bounds(&news) {
             return false;
         }
         match self.announced.get(&news.origin) {
@@ -175,6 +181,14 @@ impl Topology {
             open.push(Reverse(step));
         }
     }
+}
+
+/// Whether an announcement is one that a node of ours could make. The work on it grows with the square of its links.
+fn keeps_bounds(news: &LinkState) -> bool {
+    news.links.len() <= MAX_NODES
+        && news.addresses.len() <= MAX_ADDRESSES
+        && news.addresses.iter().map(String::len).sum::<usize>() <= MAX_ADDRESS_BYTES
+        && news.serial.len() <= MAX_SERIAL
 }
 
 /// (cost, hops, node, first neighbour on the way).

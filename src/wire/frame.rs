@@ -19,8 +19,9 @@ pub use codec::Reader;
 
 /// Largest head, in bytes. The largest there is lists every agent of a node.
 pub const MAX_HEAD: usize = 4 << 20;
-/// Largest payload, in bytes. Entrances set lower limits of their own.
-pub const MAX_PAYLOAD: usize = 16 << 20;
+/// Largest payload, in bytes. Entrances set lower limits of their own, 16 MiB at most: what they add to a client's
+/// frame must fit too.
+pub const MAX_PAYLOAD: usize = (16 << 20) + 1024;
 /// Nodes that a message, its receipt or a call may go through.
 pub const MAX_HOPS: u8 = 16;
 /// The newest version of this protocol that we speak, and the oldest.

@@ -29,6 +29,8 @@ use crate::prepare::{self, Error, Prepared, WallClock};
 const EVENTS: usize = 4096;
 /// How long a request on the metrics' listener may take.
 const METRICS_WITHIN: Duration = Duration::from_secs(5);
+/// Connections to the metrics' listener at once.
+const METRICS_CONNECTIONS: usize = 64;
 /// Clients of an edge that stops come back within so many milliseconds, not all at once.
 const COME_BACK_MS: std::ops::RangeInclusive<u64> = 500..=3_000;
 /// How often certificates are read again.
@@ -235,10 +237,13 @@ async fn metrics(listener: TcpListener, page: Page) {
     let mut connections = tasks::Group::default();
     loop {
         match listener.accept().await {
-            Ok((socket, _)) => {
+            Ok(_) if connections.len() >= METRICS_CONNECTIONS => {
+                tracing::warn!(METRICS_CONNECTIONS, "too many connections for metrics; one more was closed");
+            }
+            Ok((socket, from)) => {
                 let page = page.clone();
                 connections.spawn("edge.metrics_connection", async move {
-                    http::serve(socket, &page, None, METRICS_WITHIN).await;
+                    http::serve(socket, from, &page, None, METRICS_WITHIN).await;
                 });
             }
             Err(e) => {

@@ -25,6 +25,9 @@ use crate::wire::ids::{AgentName, NodeName};
 
 /// Connections at the same time.
 const MAX_CONNECTIONS: usize = 64;
+/// How long a connection may be silent between requests, a request take to come, and an answer to be read: the
+/// connections are few.
+const SILENT_FOR: Duration = Duration::from_secs(30);
 /// How long another node may take to tell its status.
 const STATUS_WITHIN: Duration = Duration::from_secs(5);
 /// Longest path of a socket that Linux and macOS both take, in bytes (`sun_path`, 104 with its final zero on macOS).
@@ -151,7 +154,8 @@ pub async fn serve(listener: UnixListener, node: Handle, asks: queue::Sender<Ask
 
 async fn connection(mut stream: UnixStream, node: &Handle, asks: &queue::Sender<Ask>) -> io::Result<()> {
     loop {
-        let request = match protocol::read::<Request>(&mut stream, MAX_REQUEST).await {
+        let request = within_time(protocol::read::<Request>(&mut stream, MAX_REQUEST)).await;
+        let request = match request {
             Ok(None) => return Ok(()),
             Ok(Some(request)) => request,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -171,8 +175,13 @@ async fn connection(mut stream: UnixStream, node: &Handle, asks: &queue::Sender<
             Ok(value) => Answer::Ok(value),
             Err(why) => Answer::Error(why),
         };
-        protocol::write(&mut stream, &answer).await?;
+        within_time(protocol::write(&mut stream, &answer)).await?;
     }
+}
+
+async fn within_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "the other side was silent for too long");
+    tokio::time::timeout(SILENT_FOR, work).await.map_err(|_| late())?
 }
 
 async fn answer(request: Request, node: &Handle, asks: &queue::Sender<Ask>) -> Result<Value, String> {

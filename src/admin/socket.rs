@@ -230,3 +230,25 @@ async fn ask<T>(
 fn json<T: Serialize>(value: &T) -> Result<Value, String> {
     serde_json::to_value(value).map_err(|e| e.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_request_holds_its_place_for_a_while_only() {
+        // covers B09
+        for half in [&b""[..], &[0, 0, 1], &[0, 0, 1, 0, b'{']] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let (requests, _asked) = queue::bounded("test.requests", 1);
+            let (links, _events) = queue::bounded("test.links", 1);
+            let (asks, _taken) = queue::bounded("test.asks", 1);
+            theirs.write_all(half).await.unwrap();
+            let ended = connection(ours, &Handle::new(requests, links), &asks).await;
+            assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert_eq!(theirs.read(&mut [0; 1]).await.unwrap(), 0);
+        }
+    }
+}

@@ -3,16 +3,17 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -32,6 +33,11 @@ use crate::listener::Counts;
 
 /// The subprotocol of JSON frames.
 pub const SUBPROTOCOL_JSON: &str = "trishula.v2+json";
+/// Largest request, in bytes: a token in the URL and one in a header fit, and some more.
+const MAX_REQUEST: usize = 32 * 1024;
+/// A connection that does not become a WebSocket ends after so many times what a request may take: one that sends
+/// requests and reads no answer would stay for ever.
+const REQUESTS_WITHIN: u32 = 6;
 /// Agents that `/health` names.
 const MAX_NAMED: usize = 1000;
 
@@ -81,25 +87,37 @@ struct Grant {
 type Answer = Response<Full<Bytes>>;
 
 /// Answers requests until the connection ends or becomes a WebSocket. Without an `opening` there is none.
-pub async fn serve<S>(io: S, page: &Page, opening: Option<&Opening>, within: Duration) -> Option<Upgraded<S>>
+pub async fn serve<S>(
+    io: S,
+    from: SocketAddr,
+    page: &Page,
+    opening: Option<&Opening>,
+    within: Duration,
+) -> Option<Upgraded<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let granted: Mutex<Option<Grant>> = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
         let granted = &granted;
-        async move { Ok::<_, Infallible>(answer(&request, page, opening, granted).await) }
+        async move { Ok::<_, Infallible>(answer(&request, from, page, opening, granted).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(within)
         .max_headers(64)
+        .max_buf_size(MAX_REQUEST)
         .serve_connection(TokioIo::new(io), Pinned(service));
     // Taken back by hand, the connection stays what it was; hyper's own upgrade would box it.
-    let parts = match connection.without_shutdown().await {
-        Ok(parts) => parts,
-        Err(e) => {
-            tracing::debug!(error = %e, "a connection ended amid a request");
+    let served = tokio::time::timeout(within * REQUESTS_WITHIN, connection.without_shutdown());
+    let parts = match served.await {
+        Ok(Ok(parts)) => parts,
+        Ok(Err(e)) => {
+            tracing::debug!(%from, error = %e, "a connection ended amid a request");
+            return None;
+        }
+        Err(_) => {
+            tracing::debug!(%from, "a connection for requests has lasted long enough");
             return None;
         }
     };
@@ -126,6 +144,7 @@ where
 
 async fn answer(
     request: &Request<Incoming>,
+    from: SocketAddr,
     page: &Page,
     opening: Option<&Opening>,
     granted: &Mutex<Option<Grant>>,
@@ -167,7 +186,11 @@ async fn answer(
                 *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant);
                 answer
             }
-            Err(answer) => *answer,
+            Err(answer) => {
+                let refused = answer.status().as_u16();
+                tracing::warn!(%from, status = refused, path, "an upgrade was refused");
+                *answer
+            }
         },
         _ => refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing here", ""),
     }
@@ -185,7 +208,8 @@ fn upgrade(
         values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(word))
     };
     let version = headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
-    if !says(header::CONNECTION, "upgrade") || !says(header::UPGRADE, "websocket") || !version {
+    let http = request.version() == Version::HTTP_11;
+    if !says(header::CONNECTION, "upgrade") || !says(header::UPGRADE, "websocket") || !version || !http {
         let mut answer = refuse(
             StatusCode::UPGRADE_REQUIRED,
             "bad_frame",
@@ -196,7 +220,11 @@ fn upgrade(
         answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         return Err(Box::new(answer));
     }
-    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24) else {
+    if !request.body().is_end_stream() {
+        let why = "the request has a body: what follows it could be taken for frames";
+        return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "bad_frame", why, "use a WebSocket library")));
+    }
+    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes())) else {
         let why = "Sec-WebSocket-Key is missing or not 16 bytes in base64";
         return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "bad_frame", why, "use a WebSocket library")));
     };
@@ -207,6 +235,7 @@ fn upgrade(
         return Err(Box::new(answer));
     }
     let identity = identify(request, opening).map_err(|refusal| {
+        metrics::CLIENT_ERRORS.with_label_values(&[refusal.code.as_str()]).inc();
         let mut answer = refuse_by(StatusCode::UNAUTHORIZED, &refusal);
         let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
         answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
@@ -225,6 +254,12 @@ fn upgrade(
         out.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL_JSON));
     }
     Ok((answer, Grant { identity, served: subprotocol != Subprotocol::Other }))
+}
+
+/// Whether it is base64 of 16 bytes: 22 characters and the padding.
+fn is_key(key: &[u8]) -> bool {
+    let digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(digit)
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use trishula::gateway::hub::HubHandle;
 use trishula::gateway::session::{self, Opening};
 use trishula::rt::{accept, clock, tasks};
+use trishula::wire::close::CloseCode;
 
 use crate::http::{self, Page};
 use crate::prepare::Prepared;
@@ -111,7 +112,7 @@ async fn connection(socket: TcpStream, from: SocketAddr, service: &Service) {
         Err(_) => return tracing::debug!(%from, "the TLS handshake took too long"),
     };
     let mut stop = service.stop.clone();
-    let requests = http::serve(tls, &service.page, Some(&service.opening), service.handshake_within);
+    let requests = http::serve(tls, from, &service.page, Some(&service.opening), service.handshake_within);
     let upgraded = tokio::select! {
         biased;
         upgraded = requests => upgraded,
@@ -127,10 +128,19 @@ async fn connection(socket: TcpStream, from: SocketAddr, service: &Service) {
     let carrier = Wss::new(upgraded.io, upgraded.read, service.opening.settings.max_frame).await;
     if upgraded.served {
         let opening = Opening { identity: upgraded.identity, ..service.opening.clone() };
-        session::serve(carrier, opening, &service.hub).await;
+        let ended = session::serve(carrier, opening, &service.hub).await;
+        if ended.code.is_some_and(is_odd) {
+            tracing::warn!(%from, code = ?ended.code, reason = ended.reason, "a client was turned away");
+        }
     } else {
-        session::turn_away(carrier, trishula::wire::close::CloseCode::UnsupportedSubprotocol).await;
+        session::turn_away(carrier, CloseCode::UnsupportedSubprotocol).await;
     }
+}
+
+/// Whether an end is worth a line with the address: a login that failed, or a client that breaks the rules.
+fn is_odd(code: CloseCode) -> bool {
+    use CloseCode::*;
+    matches!(code, Protocol | InvalidData | TooBig | TooManyErrors | Unauthorized | Forbidden | AuthTimeout)
 }
 
 /// Also when the connection's task is dropped.

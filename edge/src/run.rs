@@ -29,10 +29,10 @@ use crate::prepare::{self, Error, Prepared};
 
 /// Events of links that may wait for the hub.
 const EVENTS: usize = 4096;
-/// Connections to the metrics' listener at once.
-const MAX_METRICS: usize = 64;
 /// How long a request on the metrics' listener may take.
 const METRICS_WITHIN: Duration = Duration::from_secs(5);
+/// Connections to the metrics' listener at once.
+const METRICS_CONNECTIONS: usize = 64;
 /// Clients of an edge that stops come back within so many milliseconds, not all at once.
 const COME_BACK_MS: std::ops::RangeInclusive<u64> = 500..=3_000;
 /// How often certificates are read again.
@@ -253,10 +253,11 @@ impl Edge {
 
 /// Serves health and metrics on their own port.
 async fn metrics(listener: TcpListener, page: Page) {
-    accept::each(listener, "edge.metrics_connection", MAX_METRICS, |socket| {
+    accept::each(listener, "edge.metrics_connection", METRICS_CONNECTIONS, |socket| {
         let page = page.clone();
         async move {
-            http::serve(socket, &page, None, METRICS_WITHIN).await;
+            let Ok(from) = socket.peer_addr() else { return };
+            http::serve(socket, from, &page, None, METRICS_WITHIN).await;
         }
     })
     .await;

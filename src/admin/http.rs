@@ -24,6 +24,8 @@ use crate::rt::{accept, clock};
 const MAX_CONNECTIONS: usize = 64;
 /// How long a client may take to say what it wants.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may last: one that sends requests and reads no answer would stay for ever.
+const REQUESTS_WITHIN: Duration = Duration::from_secs(60);
 /// A node task that takes longer than this is not healthy.
 const HEALTH_WITHIN: Duration = Duration::from_secs(2);
 /// Fewer days than this on the certificate are a warning.
@@ -42,10 +44,11 @@ async fn connection(stream: TcpStream, node: Handle) {
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection for health or metrics ended");
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(REQUESTS_WITHIN, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection for health or metrics ended"),
+        Err(_) => tracing::debug!("a connection for health or metrics has lasted long enough"),
     }
 }
 

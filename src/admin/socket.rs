@@ -24,6 +24,9 @@ use crate::wire::ids::{AgentName, NodeName};
 
 /// Connections at the same time.
 const MAX_CONNECTIONS: usize = 64;
+/// How long a connection may be silent between requests, a request take to come, and an answer to be read: the
+/// connections are few.
+const SILENT_FOR: Duration = Duration::from_secs(30);
 /// How long another node may take to tell its status.
 const STATUS_WITHIN: Duration = Duration::from_secs(5);
 /// Longest path of a socket that Linux and macOS both take, in bytes (`sun_path`, 104 with its final zero on macOS).
@@ -137,7 +140,8 @@ pub async fn serve(listener: UnixListener, node: Handle, asks: queue::Sender<Ask
 
 async fn connection(mut stream: UnixStream, node: &Handle, asks: &queue::Sender<Ask>) -> io::Result<()> {
     loop {
-        let request = match protocol::read::<Request>(&mut stream, MAX_REQUEST).await {
+        let request = within_time(protocol::read::<Request>(&mut stream, MAX_REQUEST)).await;
+        let request = match request {
             Ok(None) => return Ok(()),
             Ok(Some(request)) => request,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -157,8 +161,13 @@ async fn connection(mut stream: UnixStream, node: &Handle, asks: &queue::Sender<
             Ok(value) => Answer::Ok(value),
             Err(why) => Answer::Error(why),
         };
-        protocol::write(&mut stream, &answer).await?;
+        within_time(protocol::write(&mut stream, &answer)).await?;
     }
+}
+
+async fn within_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "the other side was silent for too long");
+    tokio::time::timeout(SILENT_FOR, work).await.map_err(|_| late())?
 }
 
 async fn answer(request: Request, node: &Handle, asks: &queue::Sender<Ask>) -> Result<Value, String> {
@@ -206,4 +215,26 @@ async fn ask<T>(
 
 fn json<T: Serialize>(value: &T) -> Result<Value, String> {
     serde_json::to_value(value).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_request_holds_its_place_for_a_while_only() {
+        // covers B09
+        for half in [&b""[..], &[0, 0, 1], &[0, 0, 1, 0, b'{']] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let (requests, _asked) = queue::bounded("test.requests", 1);
+            let (links, _events) = queue::bounded("test.links", 1);
+            let (asks, _taken) = queue::bounded("test.asks", 1);
+            theirs.write_all(half).await.unwrap();
+            let ended = connection(ours, &Handle::new(requests, links), &asks).await;
+            assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert_eq!(theirs.read(&mut [0; 1]).await.unwrap(), 0);
+        }
+    }
 }

@@ -3,6 +3,7 @@
 
 mod bad_peers;
 mod harness;
+mod hostile;
 mod membership;
 mod python;
 mod survival;

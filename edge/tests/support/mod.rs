@@ -75,6 +75,21 @@ impl Machine {
         self.folder.path().join("edge.toml")
     }
 
+    /// A connection to an edge of this machine.
+    pub async fn tls(&self, address: SocketAddr) -> TlsStream<TcpStream> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.ca.certificate().clone()).unwrap();
+        let config = rustls::ClientConfig::builder_with_provider(tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let tcp = TcpStream::connect(address).await.unwrap();
+        tcp.set_nodelay(true).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        soon(TlsConnector::from(Arc::new(config)).connect(name, tcp)).await.unwrap()
+    }
+
     /// Writes the configuration; `more` goes to the service's end.
     pub fn configure(&self, more: &str) -> EdgeConfig {
         let text = format!(
@@ -132,17 +147,7 @@ impl World {
     }
 
     pub async fn tls(&self) -> TlsStream<TcpStream> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.machine.ca.certificate().clone()).unwrap();
-        let config = rustls::ClientConfig::builder_with_provider(tls::provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let tcp = TcpStream::connect(self.address()).await.unwrap();
-        tcp.set_nodelay(true).unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
-        soon(TlsConnector::from(Arc::new(config)).connect(name, tcp)).await.unwrap()
+        self.machine.tls(self.address()).await
     }
 
     /// A WebSocket to `path` with headers.

@@ -138,17 +138,19 @@ impl Mesh {
             self.evict(key, self.no_room());
             return self.detach(key.0, key.1, false);
         }
+        // One elsewhere that is newer took over while the disk wrote.
+        if let Some(newer) = self.newer_home(&state_of(&attach)) {
+            self.evict_for_good(key, taken_over(&attach.agent, &newer));
+            self.persist(Record::Forget(attach.agent));
+            return;
+        }
         // A pool takes over from a session that did not share, and such a session from a pool.
         let joins = attach.shared && self.directory.own(&attach.agent).is_some_and(|before| before.shared);
         if !joins {
             let others = self.sessions.of(&attach.agent).into_iter().filter(|other| *other != key);
             for other in others.collect::<Vec<_>>() {
                 let here = self.config.node.clone();
-                self.evict(other, taken_over(&attach.agent, &here));
-                self.sessions.remove(other);
-                if let Some(link) = self.links.get_mut(&other.0) {
-                    link.sessions.remove(&other.1);
-                }
+                self.evict_for_good(other, taken_over(&attach.agent, &here));
             }
         }
         if let Some(session) = self.sessions.by_key.get_mut(&key) {
@@ -201,23 +203,24 @@ impl Mesh {
     pub(super) fn yield_to_newer_homes(&mut self, agents: &[AgentAddr]) {
         for agent in agents {
             let Some(own) = self.directory.own(agent).cloned() else { continue };
-            let newer = self.directory.everywhere(agent).find(|(node, state)| {
-                **node != self.config.node
-                    && state.presence == Presence::Online
-                    && !(state.shared && own.shared)
-                    && (state.registered_ms, *node) > (own.registered_ms, &self.config.node)
-            });
-            let Some(newer) = newer.map(|(node, _)| node.clone()) else { continue };
+            let Some(newer) = self.newer_home(&own) else { continue };
             for key in self.sessions.of(agent) {
-                self.evict(key, taken_over(agent, &newer));
-                self.sessions.remove(key);
-                if let Some(link) = self.links.get_mut(&key.0) {
-                    link.sessions.remove(&key.1);
-                }
+                self.evict_for_good(key, taken_over(agent, &newer));
             }
             self.persist(Record::Forget(agent.clone()));
             self.announce_agent(AgentState { presence: Presence::Gone, ..own });
         }
+    }
+
+    /// Where else an agent is registered later than it is here.
+    fn newer_home(&self, own: &AgentState) -> Option<NodeName> {
+        let newer = self.directory.everywhere(&own.agent).find(|(node, state)| {
+            **node != self.config.node
+                && state.presence == Presence::Online
+                && !(state.shared && own.shared)
+                && (state.registered_ms, *node) > (own.registered_ms, &self.config.node)
+        });
+        newer.map(|(node, _)| node.clone())
     }
 
     pub(super) fn forget_those_who_left(&mut self) {
@@ -270,6 +273,15 @@ impl Mesh {
 
     fn evict(&mut self, key: Key, refusal: Refusal) {
         self.send(key.0, Frame::Evict(key.1, refusal));
+    }
+
+    /// The session is over at once, and nothing is announced of it.
+    fn evict_for_good(&mut self, key: Key, refusal: Refusal) {
+        self.evict(key, refusal);
+        self.sessions.remove(key);
+        if let Some(link) = self.links.get_mut(&key.0) {
+            link.sessions.remove(&key.1);
+        }
     }
 
     /// A registration made after another was known is the newer one, whatever the clocks of the two say.

@@ -71,6 +71,29 @@ fn a_session_that_ends_while_the_disk_writes_leaves_nobody_online() {
 }
 
 #[test]
+fn of_two_sessions_that_register_at_two_nodes_at_once_the_newer_is_left() {
+    // covers T05, T06
+    let mut cluster = Cluster::meshed(&PAIR);
+    let alice = cluster.register("dc", "alice");
+    // That there is a newer one is heard while the older is being written.
+    cluster.disk("dc", Disk::Hangs);
+    let older = cluster.attach("dc", "bob", PLAIN);
+    let newer = cluster.register("agni", "bob");
+    cluster.release("dc");
+    cluster.run(seconds(1));
+    assert!(!cluster.attached(&older));
+    assert_eq!(cluster.evicted(&older).unwrap().code, Code::TakenOver);
+    assert!(cluster.attached(&newer) && cluster.evicted(&newer).is_none());
+    for node in PAIR {
+        assert_eq!(cluster.home(node, "bob"), Some(("agni".into(), true)));
+        assert_eq!(cluster.mesh(node).directory.everywhere(&agent("bob")).count(), 1);
+    }
+    cluster.send(&alice, "bob", "m-1");
+    assert_eq!((cluster.messages(&older), cluster.messages(&newer)), (vec![], vec!["m-1".to_owned()]));
+    assert_eq!(cluster.records("dc"), [Record::Forget(agent("bob"))], "nor is it known after a restart");
+}
+
+#[test]
 fn a_newer_session_takes_over_at_the_same_node() {
     // covers T05
     let mut cluster = Cluster::meshed(&PAIR);

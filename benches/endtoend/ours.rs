@@ -22,7 +22,7 @@ const WITHIN: Duration = Duration::from_secs(30);
 /// Our own way; builds the edge's program first, so that it is never stale.
 pub fn ours() -> Result<Option<Box<dyn Way>>> {
     let build = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--locked", "--package", "trishula-edge", "--bin", "trishula-edge"])
+        .args(["build", "--release", "--locked", "--workspace", "--bins"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .context("running cargo")?;

@@ -27,7 +27,7 @@ pub fn edge_program() -> &'static Path {
     BUILT.get_or_init(|| {
         let folder = Path::new(TRISHULA).parent().unwrap();
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--locked", "--package", "trishula-edge", "--bin", "trishula-edge"]);
+        build.args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
         if folder.ends_with("release") {
             build.arg("--release");
         }

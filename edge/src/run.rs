@@ -32,7 +32,7 @@ const EVENTS: usize = 4096;
 /// How long a request on the metrics' listener may take.
 const METRICS_WITHIN: Duration = Duration::from_secs(5);
 /// Connections to the metrics' listener at once.
-const METRICS_CONNECTIONS: usize = 64;
+pub const METRICS_CONNECTIONS: usize = 64;
 /// Clients of an edge that stops come back within so many milliseconds, not all at once.
 const COME_BACK_MS: std::ops::RangeInclusive<u64> = 500..=3_000;
 /// How often certificates are read again.

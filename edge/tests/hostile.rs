@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use trishula_edge::run::METRICS_CONNECTIONS;
 
 /// An upgrade's head, with `more` lines.
 fn upgrade(more: &str) -> String {
@@ -65,6 +66,32 @@ async fn requests_whose_answers_are_not_read_hold_no_connection_for_ever() {
         ends_unread(world.tls().await, request).await
     },);
     let _served = world.registered("dc").await;
+}
+
+#[tokio::test]
+async fn the_metrics_port_has_so_many_connections_and_closes_one_more() {
+    // covers B09
+    let world = World::start_alone("");
+    let address = world.edge.metrics_address().unwrap();
+    // Asks, and leaves the connection open; `None`: it was closed without an answer.
+    let asks = || async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let mut answer = [0; 12];
+        let asked = async {
+            stream.write_all(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+            stream.read_exact(&mut answer).await
+        };
+        let asked = soon(asked).await;
+        asked.is_ok().then(|| assert_eq!(&answer, b"HTTP/1.1 404")).map(|()| stream)
+    };
+    let all = futures_util::future::join_all((0..METRICS_CONNECTIONS).map(|_| asks())).await;
+    assert!(all.iter().all(Option::is_some), "as many as may be are served");
+    for _ in 0..3 {
+        assert!(asks().await.is_none(), "one more is not");
+    }
+    drop(all);
+    // As soon as it is noticed that they have gone.
+    soon(async { while asks().await.is_none() {} }).await;
 }
 
 #[tokio::test]

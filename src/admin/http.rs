@@ -124,3 +124,55 @@ fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Ful
     headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::{Instant, interval, timeout};
+
+    use super::*;
+    use crate::rt::{queue, tasks};
+
+    const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+    /// Half of what a client may take from one request to the next.
+    const PAUSE: Duration = Duration::from_secs(5);
+
+    /// Asks again and again and reads the answers, until the connection ends.
+    async fn asks_on(address: SocketAddr) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let mut pause = interval(PAUSE);
+        let mut answer = vec![0; 64 * 1024];
+        loop {
+            tokio::select! {
+                count = stream.read(&mut answer) => if !matches!(count, Ok(1..)) { return },
+                _ = pause.tick() => stream.write_all(REQUEST).await.unwrap(),
+            }
+        }
+    }
+
+    /// Asks without a pause and reads nothing, until the connection ends.
+    async fn floods(address: SocketAddr) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let many = REQUEST.repeat(1000);
+        while stream.write_all(&many).await.is_ok() {}
+    }
+
+    async fn lasts(client: impl Future<Output = ()>) -> Duration {
+        let began = Instant::now();
+        timeout(10 * REQUESTS_WITHIN, client).await.expect("the connection does not end");
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_ends_after_a_minute_whatever_its_client_does() {
+        // covers B09
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let ((requests, _node), (links, _links)) = (queue::bounded("test", 1), queue::bounded("test", 1));
+        let _serving = tasks::spawn("test.http", serve(listener, Handle::new(requests, links)));
+        let (asking, flooding) = tokio::join!(lasts(asks_on(address)), lasts(floods(address)));
+        assert_eq!((asking.as_secs(), flooding.as_secs()), (60, 60));
+    }
+}

@@ -121,6 +121,38 @@ async fn a_node_that_does_not_answer_is_unavailable() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn unregister_amid_a_registration_does_not_freeze_the_session() {
+    // covers T05
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    let (client, _one) = start(&rig, opening(known("dc")));
+    let before = tokio::time::Instant::now();
+    // The first frame: the session registers by default, and the node has not answered.
+    client.say(r#"{"type":"UNREGISTER","id":"u-1"}"#);
+    client.say(r#"{"type":"HEARTBEAT","id":"h-1"}"#);
+    for (kind, id) in [("UNREGISTERED", "u-1"), ("HEARTBEAT", "h-1")] {
+        let answer = client.hear().await;
+        assert_eq!((&answer["type"], &answer["reply_to"]), (&json!(kind), &json!(id)));
+    }
+    assert_eq!(before.elapsed(), Duration::ZERO, "nothing is waited for");
+    let session = node.grant().await.session;
+    assert_eq!(node.next().await, Frame::Detach(session, true));
+    // The answer that comes too late makes nobody of it an agent again.
+    client.say(r#"{"type":"STATUS","to":"agni"}"#);
+    assert_eq!(client.hear().await["payload"]["code"], "not_registered");
+    // Behind a REGISTER that the node has not answered it waits its turn.
+    let (client, _two) = start(&rig, opening(known("dc")));
+    client.say(r#"{"type":"REGISTER"}"#);
+    client.say(r#"{"type":"UNREGISTER"}"#);
+    client.say(r#"{"type":"HEARTBEAT"}"#);
+    node.grant().await;
+    for kind in ["REGISTERED", "UNREGISTERED", "HEARTBEAT"] {
+        assert_eq!(client.hear().await["type"], kind);
+    }
+    assert_eq!(before.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_token_in_time_and_no_sign_of_life_have_their_own_codes() {
     // covers T05
     let rig = Rig::new();
@@ -313,6 +345,27 @@ async fn a_full_lane_stops_reading_that_client_and_nothing_is_lost() {
         let Frame::Submit(_, head, _) = node.next().await else { panic!("no Submit") };
         assert_eq!(head.id.as_str(), format!("m-{n}"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_of_the_largest_size_passes_a_link_with_all_that_the_server_puts_in() {
+    // covers T04, B09
+    // The most that an edge's `max_frame` may be.
+    const LARGEST: usize = 16 << 20;
+    let name = "a".repeat(crate::wire::ids::MAX_AGENT_NAME);
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    let settings = Arc::new(Settings { max_frame: LARGEST, ..Settings::default() });
+    let (client, _task) = start(&rig, Opening { settings, ..opening(known(&name)) });
+    node.grant().await;
+    let (open, close) = (r#"{"type":"STATUS","to":"dc","payload":""#, "\"}");
+    let text = format!("{open}{}{close}", "x".repeat(LARGEST - open.len() - close.len()));
+    assert_eq!(text.len(), LARGEST);
+    client.say(&text);
+    let Frame::Submit(_, head, payload) = node.next().await else { panic!("no Submit") };
+    let put_in = format!("{{\"from\":\"{name}\",\"id\":\"{}\",\"timestamp\":", head.id);
+    assert!(payload.starts_with(put_in.as_bytes()), "{:?}", payload.slice(..200));
+    assert!(payload.len() > LARGEST && payload.ends_with(&text.as_bytes()[1..]));
 }
 
 #[tokio::test(start_paused = true)]

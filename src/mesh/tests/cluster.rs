@@ -11,8 +11,8 @@ use crate::wire::envelope::{Class, Form, Head, Kind, Priority, Target};
 use crate::wire::frame::{Attach, Call, Deliver, Method, Receipt};
 use crate::wire::ids::{AgentAddr, Incarnation, MessageId, Namespace, SessionNo};
 
-/// One way over a link between nodes.
-const DELAY: Duration = Duration::from_millis(10);
+/// One way over a link between nodes, unless a test says otherwise.
+pub const DELAY: Duration = Duration::from_millis(10);
 /// A write with its fsync.
 const FSYNC: Duration = Duration::from_millis(1);
 
@@ -75,6 +75,8 @@ struct LinkEnd {
     blocked: bool,
     /// Nothing fits into its queue.
     full: bool,
+    /// How long what it sends is under way.
+    delay: Duration,
 }
 
 /// A frame that left a node.
@@ -215,6 +217,7 @@ impl Cluster {
             peer: Some((peer.clone(), id)),
             blocked: false,
             full: false,
+            delay: DELAY,
         };
         self.links.insert(a, end(&from, &to, b));
         self.links.insert(b, end(&to, &from, a));
@@ -252,6 +255,13 @@ impl Cluster {
         }
     }
 
+    /// What the two send each other takes so long from now on.
+    pub fn delay(&mut self, a: &str, b: &str, delay: Duration) {
+        for link in self.between(a, b) {
+            self.links.get_mut(&link).unwrap().delay = delay;
+        }
+    }
+
     /// Nothing fits into the queue of this node's end of the link any more.
     pub fn fill(&mut self, owner: &str, peer: &str) {
         for link in self.between(owner, peer) {
@@ -273,7 +283,7 @@ impl Cluster {
     /// Opens an entrance for clients of a node.
     pub fn entrance(&mut self, name: &str) -> LinkId {
         let link = LinkId(self.number());
-        let end = LinkEnd { owner: node(name), peer: None, blocked: false, full: false };
+        let end = LinkEnd { owner: node(name), peer: None, blocked: false, full: false, delay: DELAY };
         self.links.insert(link, end);
         let up = Input::LinkUp {
             link,
@@ -390,7 +400,7 @@ impl Cluster {
             return self.at(when, name, Input::Unsent(link, frame));
         }
         let frame = through_the_wire(&frame);
-        let (to, blocked) = (end.peer.clone(), end.blocked);
+        let (to, blocked, delay) = (end.peer.clone(), end.blocked, end.delay);
         let sent = Sent { from: name.clone(), to: to.clone().map(|(peer, _)| peer), frame: frame.clone() };
         self.sent.push(sent);
         match to {
@@ -401,7 +411,7 @@ impl Cluster {
                 self.inboxes.entry(link).or_default().push(frame);
             }
             Some(_) if blocked || (self.lost)(&frame) => {}
-            Some((peer, id)) => self.at(self.now.after(DELAY), &peer, Input::Frame(id, frame)),
+            Some((peer, id)) => self.at(self.now.after(delay), &peer, Input::Frame(id, frame)),
         }
     }
 

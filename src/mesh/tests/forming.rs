@@ -190,6 +190,44 @@ fn a_link_that_speaks_is_never_silent() {
 }
 
 #[test]
+fn a_link_costs_the_least_of_its_latest_round_trips() {
+    // covers T01, Q02
+    let slow = std::time::Duration::from_millis(400);
+    let mut cluster = Cluster::meshed(&THREE);
+    let announced = |cluster: &Cluster| {
+        cluster.sent.iter().filter(|sent| matches!(sent.frame, Frame::LinkState(_))).count()
+    };
+    // The pongs of one heartbeat wait somewhere.
+    cluster.delay("agni", "dc", slow);
+    cluster.run(slow + DELAY);
+    cluster.delay("agni", "dc", DELAY);
+    for (from, to) in [("agni", "dc"), ("dc", "agni")] {
+        let links = cluster.mesh(from).snapshot().links;
+        let link = links.iter().find(|link| link.peer == node(to)).unwrap();
+        assert_eq!(link.rtt_us, (7 * 20_000 + 410_000) / 8, "{from} has measured it");
+    }
+    for _ in 0..20 {
+        cluster.run(seconds(1));
+        assert_eq!(cluster.next_hop("agni", "dc").as_deref(), Some("dc"));
+        assert_eq!(cluster.next_hop("dc", "agni").as_deref(), Some("agni"));
+    }
+    assert_eq!(announced(&cluster), 0, "one slow measurement changes nothing");
+
+    // A link that stays slow is gone round when no better measurement is left: seven seconds are too few.
+    cluster.delay("agni", "dc", slow);
+    cluster.run(seconds(7));
+    assert_eq!((announced(&cluster), cluster.next_hop("agni", "dc").as_deref()), (0, Some("dc")));
+    cluster.run(seconds(5));
+    assert!(announced(&cluster) > 0);
+    assert_eq!(cluster.next_hop("agni", "dc").as_deref(), Some("rushabdev"));
+    assert!(cluster.closed.is_empty());
+    // And one good measurement is enough to come back.
+    cluster.delay("agni", "dc", DELAY);
+    cluster.run(seconds(3));
+    assert_eq!(cluster.next_hop("agni", "dc").as_deref(), Some("dc"));
+}
+
+#[test]
 fn a_goodbye_moves_traffic_while_the_link_still_carries() {
     // covers Q02
     let mut cluster = Cluster::meshed(&THREE);

@@ -42,7 +42,16 @@ pub(super) struct Sessions {
     /// Sessions that have just ended: what they sent before travels in other lanes than their end.
     leaving: BTreeMap<Key, (AgentAddr, Time)>,
     /// Registrations that wait for the disk.
-    pending: BTreeMap<Ticket, (Key, Attach)>,
+    pending: BTreeMap<Ticket, Pending>,
+}
+
+/// A registration that waits for the disk. Each is answered, also one that was taken back meanwhile: the entrance
+/// counts the answers.
+#[derive(Debug)]
+struct Pending {
+    key: Key,
+    attach: Attach,
+    taken_back: bool,
 }
 
 impl Sessions {
@@ -75,7 +84,9 @@ impl Sessions {
     }
 
     fn remove(&mut self, key: Key) -> Option<Session> {
-        self.pending.retain(|_, (waiting, _)| *waiting != key);
+        for pending in self.pending.values_mut().filter(|pending| pending.key == key) {
+            pending.taken_back = true;
+        }
         let session = self.by_key.remove(&key)?;
         if let Some(keys) = self.by_agent.get_mut(&session.agent) {
             keys.retain(|other| *other != key);
@@ -114,7 +125,7 @@ impl Mesh {
             link.sessions.insert(attach.session);
         }
         let ticket = self.persist(record);
-        self.sessions.pending.insert(ticket, (key, attach));
+        self.sessions.pending.insert(ticket, Pending { key, attach, taken_back: false });
     }
 
     /// What an entrance of ours never asks for: the node does not rely on it.
@@ -132,7 +143,11 @@ impl Mesh {
     }
 
     pub(super) fn persisted(&mut self, ticket: Ticket) {
-        let Some((key, attach)) = self.sessions.pending.remove(&ticket) else { return };
+        let Some(Pending { key, attach, taken_back }) = self.sessions.pending.remove(&ticket) else { return };
+        if taken_back {
+            self.forget_unless_wanted(attach.agent);
+            return self.send(key.0, Frame::Attached(key.1));
+        }
         // Others may have taken the room meanwhile.
         if !self.directory.has_room_for(&state_of(&attach)) {
             self.evict(key, self.no_room());
@@ -164,8 +179,16 @@ impl Mesh {
         self.send(key.0, Frame::Attached(key.1));
     }
 
+    /// A registration was written for nobody: the next start would know an agent that never was.
+    fn forget_unless_wanted(&mut self, agent: AgentAddr) {
+        let waits = |pending: &Pending| !pending.taken_back && pending.attach.agent == agent;
+        if self.directory.own(&agent).is_none() && !self.sessions.pending.values().any(waits) {
+            self.persist(Record::Forget(agent));
+        }
+    }
+
     pub(super) fn persist_failed(&mut self, ticket: Ticket, why: &str) {
-        let Some((key, attach)) = self.sessions.pending.remove(&ticket) else { return };
+        let Some(Pending { key, attach, .. }) = self.sessions.pending.remove(&ticket) else { return };
         let message = format!("{} could not be registered: the node's disk refused: {why}", attach.agent);
         self.evict(key, Refusal::new(Code::Unavailable, message));
         self.detach(key.0, key.1, false);

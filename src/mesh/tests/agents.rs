@@ -66,7 +66,6 @@ fn a_session_that_ends_while_the_disk_writes_leaves_nobody_online() {
     cluster.detach(&bob, false);
     cluster.release("dc");
     cluster.run(seconds(1));
-    assert!(!cluster.attached(&bob));
     assert_ne!(cluster.home("dc", "bob"), Some(("dc".into(), true)));
 }
 
@@ -378,4 +377,25 @@ fn a_list_for_a_client_is_cut_where_a_frame_ends() {
     });
     // More than a client's frame can hold, so that whoever writes that one sees that something is missing.
     assert!(list.is_some_and(|len| (400..1_000).contains(&len)), "{list:?}");
+}
+
+#[test]
+fn every_registration_is_answered_also_one_that_was_taken_back() {
+    // covers T05
+    let mut cluster = Cluster::meshed(&["dc", "agni"]);
+    cluster.disk("dc", Disk::Hangs);
+    let client = cluster.attach("dc", "alice", PLAIN);
+    cluster.detach(&client, true);
+    cluster.attach_again(&client, PLAIN);
+    cluster.release("dc");
+    cluster.run(seconds(1));
+    let answers = cluster.got(&client).into_iter().filter(|frame| matches!(frame, Frame::Attached(_)));
+    assert_eq!(answers.count(), 2, "the entrance counts them");
+    assert_eq!(cluster.home("agni", "trishula/alice"), Some(("dc".into(), true)));
+
+    let brief = cluster.attach("dc", "bob", PLAIN);
+    cluster.detach(&brief, false);
+    cluster.release("dc");
+    let forgets = |record: &Record| matches!(record, Record::Forget(gone) if *gone == agent("bob"));
+    assert!(cluster.records("dc").iter().any(forgets), "nobody was registered: nothing may be left of it");
 }

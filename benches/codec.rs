@@ -7,7 +7,7 @@
 use bytes::{Bytes, BytesMut};
 use trishula::wire::client::{DEFAULT_MAX_FRAME, Speaker, parse};
 use trishula::wire::envelope::{Class, Form, Head, Kind, Priority, Target};
-use trishula::wire::frame::{Deliver, Forward, Frame, Reader};
+use trishula::wire::frame::{Deliver, Dest, Forward, Frame, Handing, Reader};
 use trishula::wire::ids::{AgentAddr, Incarnation, MessageId, Namespace, NodeName, Sequence, SessionNo};
 
 mod common;
@@ -33,6 +33,10 @@ fn head() -> Head {
         copies: 1,
         create: false,
         form: Form::Json,
+        sent_ms: 0,
+        depth: 0,
+        retry_of: None,
+        taken: 0,
     }
 }
 
@@ -42,12 +46,15 @@ fn frames(payload: usize) -> [(&'static str, Frame); 3] {
     let forward = Forward {
         origin: node("dc"),
         incarnation: Incarnation(1_767_225_600_000),
-        number: Sequence(123_456),
-        to: vec![node("agni")],
+        to: vec![Dest { agent: None, number: Sequence(123_456), after: Sequence(0), node: node("agni") }],
         hops_left: 16,
+        redelivered: false,
+        again: false,
+        unseen: false,
+        age_ms: 0,
         head: head(),
     };
-    let deliver = Deliver { sessions: vec![SessionNo(7)], head: head(), confirm: None };
+    let deliver = Deliver { to: vec![Handing::live(SessionNo(7))], head: head(), confirm: None };
     [
         ("Submit", Frame::Submit(SessionNo(7), head(), body.clone())),
         ("Forward", Frame::Forward(forward, body.clone())),

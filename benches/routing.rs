@@ -8,10 +8,10 @@ use bytes::Bytes;
 use trishula::mesh::topology::Topology;
 use trishula::mesh::{Config, Input, Mesh, Output, Role, Time};
 use trishula::wire::envelope::{Class, Form, Head, Kind, Priority, Target};
-use trishula::wire::frame::{Adjacency, AgentState, Agents, Attach, Forward, Frame, LinkState, Presence};
-use trishula::wire::ids::{
-    AgentAddr, Incarnation, LinkId, MessageId, Namespace, NodeName, Sequence, SessionNo,
+use trishula::wire::frame::{
+    Adjacency, AgentState, Agents, Attach, Dest, Forward, Frame, LinkState, Presence,
 };
+use trishula::wire::ids::{AgentAddr, Incarnation, LinkId, MessageId, Namespace, NodeName, SessionNo};
 
 mod common;
 
@@ -73,7 +73,7 @@ fn drain(mesh: &mut Mesh) -> usize {
 
 /// Node 0 with its links, everybody's announcements, and one session of its own.
 fn mesh(nodes: usize) -> Mesh {
-    let mut mesh = Mesh::new(Config::new(node(0), Incarnation(1)), Time(0), Vec::new());
+    let mut mesh = Mesh::new(Config::new(node(0), Incarnation(1)), Time(0), 0, Default::default());
     for (id, peer) in (1..).zip(peers(0, nodes)) {
         let up = Input::LinkUp {
             link: LinkId(id),
@@ -105,6 +105,7 @@ fn mesh(nodes: usize) -> Mesh {
         shared: false,
         registered_ms: 1,
         resumed: false,
+        window: 64,
     };
     mesh.handle(Time(3), Input::Frame(ENTRANCE, Frame::Attach(attach)));
     while let Some(output) = mesh.poll_output() {
@@ -131,6 +132,10 @@ fn head(from: AgentAddr, to: Target) -> Head {
         copies: 1,
         create: false,
         form: Form::Json,
+        sent_ms: 0,
+        depth: 0,
+        retry_of: None,
+        taken: 0,
     }
 }
 
@@ -155,9 +160,12 @@ fn decisions(effort: &Effort, nodes: usize) {
     let transit = Forward {
         origin: node(1),
         incarnation: Incarnation(1),
-        number: Sequence(1),
-        to: vec![node(far)],
+        to: vec![Dest::live(node(far))],
         hops_left: 16,
+        redelivered: false,
+        again: false,
+        unseen: false,
+        age_ms: 0,
         head: head(agent(0, 1), Target::Agent(agent(7, far))),
     };
     effort.measure("pass on a message of another node", 0, || {
@@ -166,7 +174,7 @@ fn decisions(effort: &Effort, nodes: usize) {
         assert_eq!(drain(&mut mesh), 1);
     });
     let mut arriving = transit.clone();
-    (arriving.to, arriving.head.to) = (vec![node(0)], Target::Agent(agent(0, 0)));
+    (arriving.to, arriving.head.to) = (vec![Dest::live(node(0))], Target::Agent(agent(0, 0)));
     effort.measure("deliver a message of another node", 0, || {
         let frame = Frame::Forward(arriving.clone(), body.clone());
         mesh.handle(Time(5), Input::Frame(LinkId(1), frame));

@@ -27,6 +27,7 @@ use crate::link::memory::{self, End};
 use crate::link::quic;
 use crate::link::{self, Local, Peer, unix};
 use crate::mesh;
+use crate::node::records::Records;
 use crate::node::{self, Disk, Started};
 use crate::rt::{clock, queue, sdnotify, signals, tasks};
 use crate::store;
@@ -159,10 +160,21 @@ impl Ready {
         let me = self.config.node.name.clone();
         let incarnation = self.store.incarnation;
         let (desk_in, desk_questions) = queue::bounded("daemon.desk", DESK_QUEUE);
+        let (for_node, records, inquiries) = node::records::inbox();
+        let (reader, health) = (self.store.reader, self.store.health);
+        let (recorder, trace) = store::trace::open(&self.config.node.data_dir);
         let started = node::start(node::Settings {
-            mesh: mesh_config(&self.config, incarnation, self.bundle.name.serial.to_string()),
-            agents: self.store.agents,
+            mesh: mesh_config(
+                &self.config,
+                incarnation,
+                self.store.previous,
+                self.bundle.name.serial.to_string(),
+            ),
+            memory: self.store.memory,
             disk: Disk::Store(self.store.jobs, self.store.done),
+            records: Some(for_node),
+            trace: Some(recorder),
+            health: Some(health.clone()),
             trust: self.identity.trust().clone(),
             revocations_file: Some(self.bundle.folder.join(REVOKED)),
             desk: self.desk.is_some().then_some(desk_in),
@@ -173,6 +185,8 @@ impl Ready {
         let local = Local::new(hello, self.identity.clone(), handle.links());
         let (node, endpoint) = (handle.clone(), self.endpoint.clone());
         let mut running = Running { node, local: local.clone(), endpoint, tasks: vec![task] };
+        let answers = Records { me: me.clone(), node: handle.clone(), reader, trace, health };
+        running.tasks.push(answers.start(inquiries));
 
         let (hub, hub_task, joined) = gateway_in_memory(&me, incarnation, &handle);
         running.tasks.extend([hub_task, joined]);
@@ -202,13 +216,9 @@ impl Ready {
         running.tasks.push(asks.start(self.desk, desk_questions, asked));
         let socket = self.socket;
         let http = listener(self.http, self.config.admin.http)?;
-        let (for_socket, for_http) = (handle.clone(), handle);
-        running.tasks.push(tasks::spawn("admin.socket", async move {
-            admin::socket::serve(socket, for_socket, asks_in).await;
-        }));
-        running
-            .tasks
-            .push(tasks::spawn("admin.http", async move { admin::http::serve(http, for_http).await }));
+        let desks = admin::socket::Desks { node: handle.clone(), records, asks: asks_in };
+        running.tasks.push(tasks::spawn("admin.socket", admin::socket::serve(socket, desks)));
+        running.tasks.push(tasks::spawn("admin.http", admin::http::serve(http, handle)));
         running.tasks.push(tasks::spawn("daemon.watchdog", sdnotify::watchdog()));
         Ok(running)
     }
@@ -242,7 +252,12 @@ impl Running {
     }
 }
 
-fn mesh_config(config: &NodeConfig, incarnation: Incarnation, serial: String) -> mesh::Config {
+fn mesh_config(
+    config: &NodeConfig,
+    incarnation: Incarnation,
+    previous: Option<Incarnation>,
+    serial: String,
+) -> mesh::Config {
     let heartbeat = Duration::from_millis(config.mesh.heartbeat_ms);
     mesh::Config {
         holds_ca: config.identity.ca_dir.is_some(),
@@ -250,6 +265,7 @@ fn mesh_config(config: &NodeConfig, incarnation: Incarnation, serial: String) ->
         serial,
         heartbeat,
         silence: heartbeat * 3,
+        previous,
         ..mesh::Config::new(config.node.name.clone(), incarnation)
     }
 }

@@ -15,7 +15,7 @@
 //! | [`admin`] | the admin socket, health and metrics of a node | `wire`, `node`, `identity`, `rt`, `metrics` |
 //! | [`config`] | file < environment < flags; every fault with its place | `wire`, `rt` |
 //! | [`daemon`] | the node as a process: everything in the right order, once | all but `client` and `cli` |
-//! | [`cli`] | the command line | `daemon`, `config`, `client`, `admin`, `node`, `gateway`, `identity`, `rt`, `wire` |
+//! | [`cli`] | the command line | `daemon`, `config`, `client`, `admin`, `node`, `gateway`, `store`, `identity`, `rt`, `wire` |
 //!
 //! A message's way through them, and the reasons, are in `ARCHITECTURE.md`; a test holds the last column. **A new
 //! entrance for clients** is a [`gateway::carrier::Carrier`], handed to [`gateway::session::serve`].

@@ -64,6 +64,19 @@ metric! {
     MESSAGES_DELIVERED: IntCounter = IntCounter::new("trishula_messages_delivered_total", "Messages handed to an entrance for delivery");
     /// Messages refused, by code.
     MESSAGES_REFUSED: IntCounterVec = counters("trishula_messages_refused_total", "Messages refused", &["code"]);
+    /// Messages that came again and were recognised.
+    MESSAGES_RECOGNISED: IntCounter = IntCounter::new("trishula_messages_recognised_total", "Messages that came again and were recognised");
+    /// Messages that went on from their second copy.
+    MESSAGES_TAKEN_OVER: IntCounter = IntCounter::new("trishula_messages_taken_over_total", "Messages whose first holder stayed away and that went on from their second copy");
+    /// Durable messages that this node keeps, by where they are: mailbox (those in hands included), in_hand, outbox,
+    /// handed, copy, untold, held, dead.
+    MESSAGES_KEPT: IntGaugeVec = gauges("trishula_messages_kept", "Durable messages that this node keeps", &["place"]);
+    /// Marks by which messages that have ended are recognised.
+    MARKS: IntGauge = IntGauge::new("trishula_marks", "Marks of messages that have ended");
+    /// Payloads of durable messages in memory.
+    KEPT_BYTES: IntGauge = IntGauge::new("trishula_kept_bytes", "Bytes of the payloads of durable messages that this node keeps");
+    /// By how much the wall clocks of the nodes that there is a link to are ahead of this one's; a mesh has at most 256.
+    CLOCK_SKEW: IntGaugeVec = gauges("trishula_clock_skew_ms", "How far the wall clock of a neighbour is ahead, in milliseconds", &["peer"]);
     /// Agents connected now. Set by the node task and by an edge's `/metrics`.
     CONNECTED_AGENTS: IntGauge = IntGauge::new("trishula_connected_agents", "Connected agents: of a node in the whole mesh, of an edge its own");
     /// Sessions of clients that this process holds.
@@ -79,6 +92,12 @@ metric! {
     NODE_TURN: Histogram = seconds("trishula_node_turn_seconds", "One turn of the node task");
     /// Time of one fsync with what it wrote.
     STORE_COMMIT: Histogram = seconds("trishula_store_commit_seconds", "One group commit of the store");
+    /// Whether the store writes what it is given.
+    STORE_WRITABLE: IntGauge = IntGauge::new("trishula_store_writable", "1 while the store writes what it is given, 0 while the disk refuses");
+    /// Damaged messages that the store has put aside.
+    STORE_QUARANTINED: IntGauge = IntGauge::new("trishula_store_quarantined", "Damaged messages that the store has put aside");
+    /// Full checks of the store, by what they found.
+    STORE_CHECKS: IntCounterVec = counters("trishula_store_checks_total", "Full checks of the store's file, by result", &["result"]);
     /// Days until the first of our certificates ends.
     CERTIFICATE_DAYS: IntGaugeVec = gauges("trishula_certificate_days_left", "Days until a certificate ends", &["certificate"]);
 }

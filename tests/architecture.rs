@@ -39,7 +39,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "daemon",
         &["wire", "link", "identity", "rt", "metrics", "store", "gateway", "node", "mesh", "admin", "config"],
     ),
-    ("cli", &["wire", "identity", "rt", "gateway", "node", "admin", "client", "config", "daemon"]),
+    ("cli", &["wire", "identity", "rt", "store", "gateway", "node", "admin", "client", "config", "daemon"]),
 ];
 /// What the edge may use of the library.
 const EDGE_MAY_USE: &[&str] = &["wire", "link", "gateway", "identity", "rt", "metrics", "config"];

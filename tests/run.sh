@@ -45,5 +45,7 @@ cargo build --locked --workspace --bins
 cargo test --locked --workspace --no-fail-fast
 
 if $long; then
+    # Five minutes of kills, stops and restarts; it prints the seed that repeats its blows.
+    CHAOS_SECONDS=300 cargo test --locked --test it chaos:: -- --nocapture
     cargo bench --locked
 fi

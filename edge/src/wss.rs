@@ -78,7 +78,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for Wss<S> {
         Poll::Ready(match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
             Some(Ok(Message::Text(text))) => Incoming::Frame(text.into()),
             Some(Ok(Message::Binary(_))) => Incoming::NoFrame("a binary message on a JSON session"),
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Incoming::Alive,
+            Some(Ok(Message::Pong(number))) => match <[u8; 8]>::try_from(&number[..]) {
+                Ok(number) => Incoming::Pong(u64::from_be_bytes(number)),
+                // A pong that nobody asked for shows that the client lives, and nothing else.
+                Err(_) => Incoming::Alive,
+            },
+            Some(Ok(Message::Ping(_) | Message::Frame(_))) => Incoming::Alive,
             Some(Ok(Message::Close(frame))) => {
                 let reason = frame.map(|frame| format!("the client closed: {} {}", frame.code, frame.reason));
                 Incoming::Closed(reason.unwrap_or_else(|| "the client closed".into()))
@@ -97,8 +102,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for Wss<S> {
         self.push(Message::Frame(Frame::message(frame, OpCode::Data(Data::Text), true)))
     }
 
-    fn ping(&mut self) -> Result<(), Lost> {
-        self.push(Message::Ping(Bytes::new()))
+    fn ping(&mut self, number: u64) -> Result<(), Lost> {
+        self.push(Message::Ping(Bytes::copy_from_slice(&number.to_be_bytes())))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {

@@ -25,6 +25,23 @@ async fn a_command_gets_its_result_between_two_plain_clients() {
 }
 
 #[tokio::test]
+async fn a_client_that_only_reads_has_acknowledged_what_it_read() {
+    // covers T07
+    let world = World::start().await;
+    let mut agni = world.registered("agni").await;
+    let mut dc = world.client("dc").await;
+    dc.say(json!({"type": "COMMAND", "to": "agni", "id": "c-1", "receipt": "acked"})).await;
+    assert!(agni.hear_text().await.starts_with(r#"{"redelivered":true,"from":"dc","#));
+    // Its library answers the ping that follows while it waits for the next message.
+    let receipt = tokio::select! {
+        receipt = dc.hear() => receipt,
+        more = agni.hear() => panic!("{more}"),
+    };
+    assert_eq!((&receipt["type"], &receipt["reply_to"]), (&json!("RECEIPT"), &json!("c-1")));
+    assert_eq!(receipt["payload"]["state"], "acked");
+}
+
+#[tokio::test]
 async fn the_three_ways_to_log_in() {
     // covers T05
     let world = World::start().await;
@@ -89,7 +106,11 @@ async fn registered_receipts_agents_and_unregister() {
     let answer = worker.hear().await;
     assert_eq!(answer["payload"]["agent"], "worker-3");
     assert_eq!(answer["payload"]["node"], "agni");
-    assert_eq!(answer["payload"]["features"], json!(["receipts:delivered"]));
+    let features = answer["payload"]["features"].as_array().unwrap();
+    assert!(
+        ["receipts:acked", "nack", "query"].iter().all(|served| features.contains(&json!(served))),
+        "{answer}"
+    );
     worker.say(json!({"type": "STATUS", "to": "agni", "id": "m-1"})).await;
     assert_eq!(agni.hear().await["from"], "worker-3");
     let receipt = worker.hear().await;

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::metrics;
 use crate::node::Handle;
-use crate::node::status::Status;
+use crate::node::status::{Status, StoreStatus};
 use crate::rt::{accept, clock};
 
 /// Connections at the same time.
@@ -70,11 +70,12 @@ async fn answer(request: &Request<Incoming>, node: &Handle) -> Response<Full<Byt
     }
 }
 
-/// 200 while the node task answers, 503 otherwise. A mesh that is not whole is a warning: this node still serves.
+/// 200 while the node task answers and its disk writes, 503 otherwise. A mesh that is not whole is a warning: this node
+/// still serves.
 async fn health(node: &Handle) -> (StatusCode, Value) {
     let timestamp = OffsetDateTime::from(clock::wall()).format(&Rfc3339).unwrap_or_default();
     match tokio::time::timeout(HEALTH_WITHIN, node.status()).await {
-        Ok(Ok(status)) => (StatusCode::OK, healthy(&status, &timestamp)),
+        Ok(Ok(status)) => checked(&status, &timestamp),
         _ => {
             let body = json!({
                 "status": "unhealthy",
@@ -87,20 +88,30 @@ async fn health(node: &Handle) -> (StatusCode, Value) {
     }
 }
 
-fn healthy(status: &Status, timestamp: &str) -> Value {
+/// 503 also while the disk refuses: senders are refused until it writes again.
+fn checked(status: &Status, timestamp: &str) -> (StatusCode, Value) {
+    let store = status.durable.as_ref().and_then(|durable| durable.store.as_ref());
+    let trouble = store.and_then(StoreStatus::trouble);
     let mesh = if status.whole { "passing" } else { "warning" };
     let certificate = match status.certificate_days_left {
         Some(days) if days < CERTIFICATE_WARNING_DAYS => "warning",
         _ => "passing",
     };
     let all_pass = mesh == "passing" && certificate == "passing";
-    json!({
-        "status": if all_pass { "healthy" } else { "degraded" },
+    let (code, word) = match trouble {
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
+        None if all_pass => (StatusCode::OK, "healthy"),
+        None => (StatusCode::OK, "degraded"),
+    };
+    let store = if trouble.is_some() { "failing" } else { "passing" };
+    let body = json!({
+        "status": word,
         "server": status.node,
         "timestamp": timestamp,
         "uptime": status.uptime_seconds,
         "connected_agents": status.agents_online,
-        "checks": { "node": "passing", "mesh": mesh, "certificate": certificate },
+        "checks": { "node": "passing", "store": store, "mesh": mesh, "certificate": certificate },
+        "store_error": trouble,
         "metrics": {
             "links": status.links.len(),
             "nodes": status.nodes.len(),
@@ -109,7 +120,8 @@ fn healthy(status: &Status, timestamp: &str) -> Value {
             "certificate_days_left": status.certificate_days_left,
             "uptime_seconds": status.uptime_seconds,
         },
-    })
+    });
+    (code, body)
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
@@ -163,6 +175,39 @@ mod tests {
         let began = Instant::now();
         timeout(10 * REQUESTS_WITHIN, client).await.expect("the connection does not end");
         began.elapsed()
+    }
+
+    #[test]
+    fn a_node_whose_disk_refuses_is_not_healthy() {
+        // covers T20, B20
+        let status = |writable: bool, damaged: Option<&str>| -> Status {
+            let store = json!({
+                "writable": writable, "since_ms": 1, "error": "no space left", "damaged": damaged,
+                "slowest_commit_ms": 0.5, "waiting": 0, "quarantined": 0,
+            });
+            serde_json::from_value(json!({
+                "node": "agni", "incarnation": 1, "software": "test", "uptime_seconds": 1, "whole": true,
+                "nodes": [], "links": [], "agents_online": 0, "agents_known": 0, "revocation_list": 0,
+                "certificate_days_left": 90,
+                "durable": {
+                    "mailbox": 0, "in_hand": 0, "outbox": 0, "handed": 0, "copies": 0, "untold": 0, "held": 0,
+                    "unwritten": 0, "marks": 0, "bytes": 0, "dead_letters": 0, "store": store,
+                },
+            }))
+            .unwrap()
+        };
+        for (status, code, word, error) in [
+            (status(true, None), 200, "passing", Value::Null),
+            (status(false, None), 503, "failing", json!("no space left")),
+            (status(false, Some("page 7")), 503, "failing", json!("page 7")),
+        ] {
+            let (found, body) = checked(&status, "now");
+            assert_eq!(
+                (found.as_u16(), &body["checks"]["store"], &body["store_error"]),
+                (code, &json!(word), &error)
+            );
+            assert_eq!(body["status"] == "unhealthy", code == 503);
+        }
     }
 
     #[tokio::test(start_paused = true)]

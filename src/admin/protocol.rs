@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::identity::enrol::PublicNames;
+use crate::node::records::Inquiry;
 use crate::rt::message;
 use crate::wire::frame::Method;
-use crate::wire::ids::{AgentName, Namespace, NodeName};
+use crate::wire::ids::{AgentAddr, AgentName, MessageId, Namespace, NodeName};
 
 /// Largest request, in bytes.
 pub const MAX_REQUEST: usize = 1 << 20;
@@ -52,6 +53,35 @@ pub enum Request {
         body: String,
         /// How long to wait, in milliseconds.
         within_ms: u64,
+    },
+    /// Where a message stands, as all nodes in reach know it: [`crate::node::records::standing::Shown`].
+    Show {
+        /// Whose; `None`: everybody's of that id.
+        #[serde(default)]
+        from: Option<AgentAddr>,
+        /// What its sender calls it.
+        id: MessageId,
+    },
+    /// The way of a message: [`crate::node::records::trace::Traced`].
+    Trace {
+        /// Whose; `None`: everybody's of that id.
+        #[serde(default)]
+        from: Option<AgentAddr>,
+        /// What its sender calls it.
+        id: MessageId,
+    },
+    /// Something of one node's disk: see [`Inquiry`].
+    Records {
+        /// Another one than this.
+        #[serde(default)]
+        node: Option<NodeName>,
+        /// What.
+        inquiry: Inquiry,
+    },
+    /// Lets a node go on whose store is an old one: whether it stood still.
+    Resume {
+        /// What waits is handed over again; else it goes to the dead letters.
+        redeliver: bool,
     },
     /// Makes a ticket: [`Invited`]. Only on the holder of the CA.
     Invite {

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::protocol::{self, Answer, Called, Invited, MAX_REQUEST, Pong, Renewed, Request, Revoked, within};
 use crate::identity::enrol::PublicNames;
-use crate::node::Handle;
+use crate::node::{Handle, records};
 use crate::rt::{accept, queue};
 use crate::wire::frame::Method;
 use crate::wire::ids::{AgentName, NodeName};
@@ -125,12 +125,23 @@ pub fn bind(path: &Path) -> Result<UnixListener, Error> {
     Ok(listener)
 }
 
-/// Answers the command line until the node stops. What `node` cannot do goes to `asks`.
-pub async fn serve(listener: UnixListener, node: Handle, asks: queue::Sender<Ask>) {
+/// Who answers what.
+#[derive(Debug, Clone)]
+pub struct Desks {
+    /// The node task.
+    pub node: Handle,
+    /// Where messages stand.
+    pub records: records::Handle,
+    /// Everything else.
+    pub asks: queue::Sender<Ask>,
+}
+
+/// Answers the command line until the node stops.
+pub async fn serve(listener: UnixListener, desks: Desks) {
     accept::each(listener, "admin.connection", MAX_CONNECTIONS, |stream| {
-        let (node, asks) = (node.clone(), asks.clone());
+        let desks = desks.clone();
         async move {
-            if let Err(error) = connection(stream, &node, &asks).await {
+            if let Err(error) = connection(stream, &desks).await {
                 tracing::debug!(%error, "a connection to the admin socket ended");
             }
         }
@@ -138,7 +149,7 @@ pub async fn serve(listener: UnixListener, node: Handle, asks: queue::Sender<Ask
     .await;
 }
 
-async fn connection(mut stream: UnixStream, node: &Handle, asks: &queue::Sender<Ask>) -> io::Result<()> {
+async fn connection(mut stream: UnixStream, desks: &Desks) -> io::Result<()> {
     loop {
         let request = within_time(protocol::read::<Request>(&mut stream, MAX_REQUEST)).await;
         let request = match request {
@@ -154,10 +165,10 @@ async fn connection(mut stream: UnixStream, node: &Handle, asks: &queue::Sender<
         };
         if let Request::Attach { agent } = request {
             // Nobody takes it: the node stops, and the client sees the connection end.
-            let _ = asks.send(Ask::Attach { agent, stream }).await;
+            let _ = desks.asks.send(Ask::Attach { agent, stream }).await;
             return Ok(());
         }
-        let answer = match answer(request, node, asks).await {
+        let answer = match answer(request, desks).await {
             Ok(value) => Answer::Ok(value),
             Err(why) => Answer::Error(why),
         };
@@ -170,7 +181,8 @@ async fn within_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result
     tokio::time::timeout(SILENT_FOR, work).await.map_err(|_| late())?
 }
 
-async fn answer(request: Request, node: &Handle, asks: &queue::Sender<Ask>) -> Result<Value, String> {
+async fn answer(request: Request, desks: &Desks) -> Result<Value, String> {
+    let Desks { node, records, asks } = desks;
     let why = |error: crate::node::CallError| error.to_string();
     match request {
         Request::Status { node: None } => json(&node.status().await.map_err(why)?),
@@ -191,6 +203,10 @@ async fn answer(request: Request, node: &Handle, asks: &queue::Sender<Ask>) -> R
             let body = STANDARD.encode(&called.body);
             json(&Called { route: called.route, took_ms: called.took_ms, body })
         }
+        Request::Show { from, id } => json(&records.show(from, id).await?),
+        Request::Trace { from, id } => json(&records.trace(from, id).await?),
+        Request::Resume { redeliver } => json(&node.resume(redeliver).await.map_err(why)?),
+        Request::Records { node, inquiry } => records.one(node, inquiry).await,
         Request::Invite { name, expires_ms, addresses, again, public } => {
             let expires = Duration::from_millis(expires_ms);
             json(&ask(asks, |answer| Ask::Invite { name, expires, addresses, again, public, answer }).await?)
@@ -232,7 +248,9 @@ mod tests {
             let (links, _events) = queue::bounded("test.links", 1);
             let (asks, _taken) = queue::bounded("test.asks", 1);
             theirs.write_all(half).await.unwrap();
-            let ended = connection(ours, &Handle::new(requests, links), &asks).await;
+            let (_, records, _inquiries) = records::inbox();
+            let desks = Desks { node: Handle::new(requests, links), records, asks };
+            let ended = connection(ours, &desks).await;
             assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
             assert_eq!(theirs.read(&mut [0; 1]).await.unwrap(), 0);
         }

@@ -13,6 +13,7 @@ use crate::admin::client::Client;
 use crate::config::node::{NodeConfig, default_path};
 use crate::daemon::authority::{CaDesk, Neighbours};
 use crate::rt::{clock, platform};
+use crate::wire::ids::{AgentAddr, DEFAULT_NAMESPACE, Namespace};
 
 /// Which configuration.
 #[derive(Debug, Clone, Args)]
@@ -116,6 +117,40 @@ pub(crate) fn human_seconds(seconds: u64) -> String {
     }
 }
 
+/// `512 B`, `3.4 KiB`, `12.0 MiB`.
+pub(crate) fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut size = bytes as f64 / 1024.0;
+    if size < 1.0 {
+        return format!("{bytes} B");
+    }
+    let mut unit = 0;
+    while size >= 1024.0 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{size:.1} {}", UNITS[unit])
+}
+
+/// Now, in milliseconds since the epoch.
+pub(crate) fn now_ms() -> u64 {
+    clock::wall_ms()
+}
+
+/// A moment in milliseconds since the epoch, for people: `2026-01-31 12:00:00.250Z`.
+pub(crate) fn moment(ms: u64) -> String {
+    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000);
+    let Ok(at) = at else { return format!("{ms} ms") };
+    let (date, time) = (at.date(), at.time());
+    format!("{date} {:02}:{:02}:{:02}.{:03}Z", time.hour(), time.minute(), time.second(), time.millisecond())
+}
+
+/// Reads `NAME` or `NAMESPACE/NAME`.
+pub(crate) fn agent(given: &str) -> Result<AgentAddr, String> {
+    let home = Namespace::new(DEFAULT_NAMESPACE).map_err(|e| e.to_string())?;
+    AgentAddr::parse(given, &home).map_err(|e| e.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +164,9 @@ mod tests {
         for bad in ["", "5", "s", "0s", "1w", "-1s", "99999999999999999999d", "99999999999999999d"] {
             assert!(duration(bad).is_err_and(|why| why.contains("30s")), "{bad}");
         }
+        assert_eq!(human_bytes(1023), "1023 B");
+        assert_eq!(human_bytes(3 << 19), "1.5 MiB");
+        assert_eq!(moment(1_767_225_600_250), "2026-01-01 00:00:00.250Z");
         assert_eq!(human_seconds(59), "59s");
         assert_eq!(human_seconds(3 * 86_400 + 4 * 3600 + 5), "3d 4h");
     }

@@ -18,7 +18,7 @@ Examples:
   trishula listen --as echo --answer '{\"ok\":true}'   answers each COMMAND with this RESULT
   trishula listen --as once --count 1
 
-It goes on until Ctrl-C (or --count), and connects again by itself when the node was away. A newer session of the
+What it has printed is acknowledged. It goes on until Ctrl-C (or --count), and connects again by itself when the node was away. A newer session of the
 same agent takes over, and this one ends; with --shared on both they share the agent's messages.")]
 pub(crate) struct Args {
     /// As this agent [default: NODE.cli]
@@ -59,7 +59,8 @@ impl Args {
             Some(name) => Whom::Agent { name, shared: self.shared },
             None => Whom::Tool,
         };
-        let mut talk = print::progress("connecting", Talk::open(&self.way, &whom, &self.capability)).await?;
+        let mut talk =
+            print::progress("connecting", Talk::open(&self.way, &whom, Some(&self.capability))).await?;
         print::note(&format!("listening as {} (Ctrl-C ends)", talk.agent()));
         // How the client fares with its node from here on is in its log.
         logging::init("off,trishula::client=debug", false);

@@ -6,6 +6,7 @@ mod agents;
 mod cert;
 mod check;
 mod common;
+mod dlq;
 mod findings;
 mod init;
 mod invite;
@@ -17,9 +18,12 @@ mod print;
 mod request;
 mod run;
 mod send;
+mod show;
 mod status;
+mod store;
 mod talk;
 mod token;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -28,6 +32,8 @@ use clap::{Parser, Subcommand};
 /// The program's exit codes; 0 is success, and 2 (wrong usage) is clap's.
 const FAILED: u8 = 1;
 const BAD_CONFIGURATION: u8 = 64;
+/// Of commands whose 1 is an answer.
+const CANNOT_ASK: u8 = 2;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -81,6 +87,16 @@ enum Command {
     Status(status::Args),
     /// Show the agents that the mesh knows
     Agents(agents::Args),
+    /// Look at this machine's store, change its version, save what a damaged one has
+    #[command(subcommand)]
+    Store(store::Command),
+    /// Show where a message stands
+    Show(show::Args),
+    /// Show the way that a message took, with times
+    Trace(trace::Args),
+    /// Messages that died: list, show, retry, drop
+    #[command(subcommand)]
+    Dlq(dlq::Command),
 }
 
 /// It did not work, and why was said already.
@@ -88,25 +104,35 @@ enum Command {
 #[error("see above")]
 pub(crate) struct Said;
 
+/// The node can't be asked, where that is another thing than a negative answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the node of this machine can't be asked")]
+pub(crate) struct CannotAsk;
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help goes to stdout and an error to stderr; a reader that has gone needs neither.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FAILED));
-        }
+        Err(error) => return wrong_usage(&error),
     };
     match cli.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<print::ReaderGone>() => ExitCode::SUCCESS,
         Err(error) if error.is::<Said>() => ExitCode::from(FAILED),
-        Err(error) => {
-            print::error(&error);
-            ExitCode::from(code_of(&error))
-        }
+        Err(error) => match error.downcast::<clap::Error>() {
+            Ok(usage) => wrong_usage(&usage),
+            Err(error) => {
+                print::error(&error);
+                ExitCode::from(code_of(&error))
+            }
+        },
     }
+}
+
+/// Help goes to stdout and an error to stderr; a reader that has gone needs neither.
+fn wrong_usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FAILED))
 }
 
 impl Command {
@@ -125,11 +151,19 @@ impl Command {
             Command::Ping(args) => args.run(),
             Command::Status(args) => args.run(),
             Command::Agents(args) => args.run(),
+            Command::Store(command) => command.run(),
+            Command::Show(args) => args.run(),
+            Command::Trace(args) => args.run(),
+            Command::Dlq(command) => command.run(),
         }
     }
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {
     let bad = error.chain().any(|cause| cause.is::<crate::config::Error>());
-    if bad { BAD_CONFIGURATION } else { FAILED }
+    match error.is::<CannotAsk>() {
+        _ if bad => BAD_CONFIGURATION,
+        true => CANNOT_ASK,
+        false => FAILED,
+    }
 }

@@ -14,7 +14,7 @@ use crate::admin::protocol::{Pong, Request};
 use crate::client::Outgoing;
 use crate::node::status::{AgentRow, Status};
 use crate::rt::clock;
-use crate::wire::envelope::{Kind, Priority};
+use crate::wire::envelope::{Kind, Priority, State};
 use crate::wire::ids::{AgentAddr, DEFAULT_NAMESPACE, Namespace, NodeName};
 
 /// Between two pings.
@@ -87,7 +87,7 @@ impl Args {
             Goal::Node(_) => None,
             Goal::Agent(..) => {
                 let way = TalkArg { socket: self.socket.clone(), node: None, identity: None };
-                Some(Talk::open(&way, &Whom::Once, &[]).await?)
+                Some(Talk::open(&way, &Whom::Once, None).await?)
             }
         };
         let mut pings = Vec::new();
@@ -152,7 +152,11 @@ impl Args {
             priority: Some(Priority::URGENT.get()),
             ..Outgoing::new(Kind::Heartbeat, &agent.to_string(), Value::Null)
         };
-        print::progress(format!("waiting for {agent}"), talk.client.confirmed(ping, self.timeout)).await?;
+        print::progress(
+            format!("waiting for {agent}"),
+            talk.client.send_and_wait(ping, State::Delivered, self.timeout),
+        )
+        .await?;
         Ok(One { took_ms: (clock::micros() - began) as f64 / 1000.0, route: route.to_vec() })
     }
 

@@ -49,7 +49,7 @@ impl Args {
             None => Whom::Once,
         };
         let to = &self.message.to;
-        let talk = print::progress("connecting", Talk::open(&self.way, &whom, &[])).await?;
+        let talk = print::progress("connecting", Talk::open(&self.way, &whom, None)).await?;
         let message = self.message.outgoing(payload);
         let id = message.id.clone();
         let began = clock::micros();

@@ -1,9 +1,9 @@
 //! `trishula status`: how this node and the mesh stand.
 
-use super::common::{SocketArg, block_on, human_seconds};
+use super::common::{SocketArg, block_on, human_bytes, human_seconds, now_ms};
 use super::print;
 use crate::admin::protocol::Request;
-use crate::node::status::{LinkStatus, NodeStatus, Status};
+use crate::node::status::{DurableStatus, LinkStatus, NodeStatus, Status};
 use crate::wire::ids::NodeName;
 
 #[derive(Debug, clap::Args)]
@@ -53,7 +53,57 @@ fn show(status: &Status) -> anyhow::Result<()> {
     if !status.links.is_empty() {
         print::line("")?;
         let rows: Vec<_> = status.links.iter().map(link_row).collect();
-        print::table(&["link", "role", "by", "address", "dialled", "round trip", "up", "sessions"], &rows)?;
+        print::table(
+            &["link", "role", "by", "address", "dialled", "round trip", "clock", "up", "sessions"],
+            &rows,
+        )?;
+    }
+    if let Some(durable) = &status.durable {
+        print::line("")?;
+        show_durable(durable)?;
+    }
+    Ok(())
+}
+
+fn show_durable(durable: &DurableStatus) -> anyhow::Result<()> {
+    if let Some(seen) = durable.rolled_back {
+        print::line(&format!(
+            "STANDS STILL: the store is an old copy, the mesh has seen life {seen} of this node; say how to go on: trishula store resume --redeliver, or --bury"
+        ))?;
+    }
+    print::line(&format!(
+        "Messages: {} in mailboxes ({} in hand), {} on their way, {} handed over, {} copies; {}",
+        durable.mailbox,
+        durable.in_hand,
+        durable.outbox,
+        durable.handed,
+        durable.copies,
+        human_bytes(durable.bytes as u64)
+    ))?;
+    print::line(&format!(
+        "Ended: {} of which senders are still to be told, {} marks, {} dead letters{}",
+        durable.untold,
+        durable.marks,
+        durable.dead_letters,
+        if durable.dead_letters > 0 { ": trishula dlq list" } else { "" }
+    ))?;
+    let Some(store) = &durable.store else { return Ok(()) };
+    match store.trouble() {
+        None => print::line(&format!(
+            "Store: writes, slowest commit {:.1} ms, {} waiting",
+            store.slowest_commit_ms, store.waiting
+        ))?,
+        Some(why) => {
+            let since = now_ms().saturating_sub(store.since_ms) / 1000;
+            print::line(&format!(
+                "STORE: REFUSES TO WRITE for {} ({why}); {} waiting",
+                human_seconds(since),
+                store.waiting
+            ))?;
+        }
+    }
+    if store.quarantined > 0 {
+        print::line(&format!("Store: {} damaged messages were put aside", store.quarantined))?;
     }
     Ok(())
 }
@@ -86,6 +136,7 @@ fn link_row(link: &LinkStatus) -> Vec<String> {
         link.remote.clone(),
         dialled.into(),
         milliseconds(link.rtt_ms),
+        link.skew_ms.map_or_else(|| "–".into(), |ms| format!("{ms:+.0} ms")),
         human_seconds(link.up_seconds),
         link.sessions.to_string(),
     ]

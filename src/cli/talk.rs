@@ -65,8 +65,9 @@ pub(crate) struct Talk {
 }
 
 impl Talk {
-    /// Connects and registers.
-    pub async fn open(way: &TalkArg, whom: &Whom, capabilities: &[String]) -> anyhow::Result<Talk> {
+    /// Connects and registers. `listens`: what the agent can; without it, what comes for the agent is left for a
+    /// session that listens.
+    pub async fn open(way: &TalkArg, whom: &Whom, listens: Option<&[String]>) -> anyhow::Result<Talk> {
         let shared = match whom {
             Whom::Agent { shared, .. } => *shared,
             Whom::Tool => true,
@@ -76,7 +77,8 @@ impl Talk {
             Whom::Agent { name, .. } => Some(name.clone()),
             Whom::Tool | Whom::Once => None,
         };
-        let options = Options { agent, capabilities: capabilities.to_vec(), shared };
+        let (capabilities, manual) = (listens.unwrap_or_default().to_vec(), listens.is_none());
+        let options = Options { agent, capabilities, shared, manual };
         match (&way.node, &way.identity) {
             (Some(node), Some(folder)) => {
                 let client = over_quic(node, folder, options).await?;

@@ -12,7 +12,7 @@ use super::Error;
 use crate::wire::stream;
 
 /// Largest frame that a node may send us, in bytes.
-const MAX_FRAME: usize = 16 << 20;
+const MAX_FRAME: usize = crate::wire::frame::MAX_PAYLOAD + 1024;
 /// Bytes read at once.
 const CHUNK: usize = 16 * 1024;
 /// How long one address may take.

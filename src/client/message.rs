@@ -3,12 +3,16 @@
 use bytes::Bytes;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::Error;
+use crate::rt::clock;
 use crate::wire::client::MESH;
-use crate::wire::envelope::Kind;
+use crate::wire::envelope::{Class, Kind};
+
+/// Payload of an ACK that no program has asked for.
+const AUTOMATIC: &str = r#"{"auto":true}"#;
 
 /// A message as it arrived, from an agent or from `mesh`.
 #[derive(Debug, Clone, Deserialize)]
@@ -33,6 +37,12 @@ pub struct Message {
     /// The message that it answers.
     #[serde(default)]
     pub reply_to: Option<String>,
+    /// `durable` or `live`, where its sender said so.
+    #[serde(default)]
+    pub class: Option<String>,
+    /// It may have come before.
+    #[serde(default)]
+    pub redelivered: bool,
     /// JSON, as it was written.
     #[serde(default = "null")]
     pub payload: Box<RawValue>,
@@ -66,6 +76,17 @@ impl Message {
         Kind::parse(&self.kind) == Some(kind)
     }
 
+    /// Whether the mesh keeps it until it is acknowledged.
+    pub fn is_durable(&self) -> bool {
+        let by_kind = || Kind::parse(&self.kind).is_some_and(|kind| kind.default_class() == Class::Durable);
+        !self.is_from_mesh() && self.class.as_deref().map_or_else(by_kind, |class| class == "durable")
+    }
+
+    /// Whether it is an ACK that a client like this one sent by itself: no word of its program's.
+    pub(super) fn is_automatic(&self) -> bool {
+        self.is(Kind::Ack) && self.payload.get() == AUTOMATIC
+    }
+
     /// The payload as a type of the caller's.
     pub fn read<T: for<'de> Deserialize<'de>>(&self) -> Result<T, Error> {
         serde_json::from_str(self.payload.get())
@@ -83,6 +104,8 @@ pub struct Outgoing {
     pub to: String,
     /// Unique for the sender; a resend carries the same.
     pub id: String,
+    /// When it was made, in milliseconds since the epoch: a resend keeps it, and so is known for one after a move.
+    pub timestamp: u64,
     /// Any JSON.
     pub payload: Value,
     /// 1 (most urgent) to 5.
@@ -97,6 +120,18 @@ pub struct Outgoing {
     /// Milliseconds that it may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,
+    /// Milliseconds that it is held back for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_before_ms: Option<u64>,
+    /// `durable` or `live`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<&'static str>,
+    /// On how many machines it must lie before it is accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copies: Option<u8>,
+    /// Keep it for a recipient that has never registered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub create: Option<bool>,
 }
 
 impl Outgoing {
@@ -106,11 +141,16 @@ impl Outgoing {
             kind: kind.as_str(),
             to: to.to_owned(),
             id: new_id(),
+            timestamp: clock::wall_ms(),
             payload,
             priority: None,
             reply_to: None,
             receipt: None,
             ttl_ms: None,
+            not_before_ms: None,
+            class: None,
+            copies: None,
+            create: None,
         }
     }
 
@@ -126,6 +166,39 @@ impl Outgoing {
 
     pub(super) fn to_frame(&self) -> Result<Bytes, Error> {
         serde_json::to_vec(self).map(Bytes::from).map_err(|e| Error::Malformed(e.to_string()))
+    }
+}
+
+/// What a client does with a message that it was delivered.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Acked { automatic: bool },
+    Nacked { reason: String, requeue: bool },
+}
+
+/// The name of a message: who sent it, and what the sender calls it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Name {
+    from: String,
+    id: String,
+}
+
+impl Name {
+    pub(super) fn of(message: &Message) -> Name {
+        Name { from: message.from.clone(), id: message.id.clone() }
+    }
+
+    /// The frame that says the verdict.
+    pub(super) fn settle(&self, id: &str, verdict: &Verdict) -> Bytes {
+        let frame = match verdict {
+            Verdict::Acked { automatic } => json!({
+                "type": "ACK", "id": id, "to": self.from, "reply_to": self.id, "payload": automatic.then(|| json!({"auto": true})),
+            }),
+            Verdict::Nacked { reason, requeue } => json!({
+                "type": "NACK", "id": id, "to": self.from, "reply_to": self.id, "payload": {"reason": reason, "requeue": requeue},
+            }),
+        };
+        Bytes::from(frame.to_string())
     }
 }
 

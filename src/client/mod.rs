@@ -16,10 +16,12 @@
 //! | this one | what a program may do with a client |
 //! | `connect` | how it reaches its node, and reaches it again |
 //! | `message` | what it sends and gets |
+//! | `standing` | what it learns of what it sent |
 //! | `task` | the task that owns the connection |
 
 mod connect;
 mod message;
+mod standing;
 mod task;
 
 use std::time::Duration;
@@ -30,11 +32,14 @@ use tokio::sync::oneshot;
 
 pub use connect::{Connect, Connection, Quic};
 pub use message::{Agent, Message, Outgoing, Registered};
+use message::{Name, Verdict};
+pub use standing::{Receipt, Recipient, Standing};
 use task::{Command, Task, Wanted};
 
 use crate::rt::{queue, tasks};
 use crate::wire::client::ErrorPayload;
 use crate::wire::close::CloseCode;
+use crate::wire::envelope::State;
 use crate::wire::ids::AgentName;
 
 /// Messages that may wait for a listener; more are dropped, and counted.
@@ -63,6 +68,14 @@ pub enum Error {
     /// The connection broke before the answer came; whether the message arrived is not known.
     #[error("the connection broke before the answer came; whether the message arrived is not known")]
     Disconnected,
+    /// The message has ended, and its recipient does not have it, or does not want it.
+    #[error("the message is {state}: {reason}")]
+    Undelivered {
+        /// `nacked`, `expired` or `dead`.
+        state: String,
+        /// In the words of whoever ended it.
+        reason: String,
+    },
     /// No answer in time.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
@@ -95,6 +108,9 @@ pub struct Options {
     pub capabilities: Vec<String>,
     /// Shares the agent's messages with its other sessions.
     pub shared: bool,
+    /// The program acknowledges what it is delivered, by [`Client::ack`] and [`Client::nack`]. Otherwise a message is
+    /// acknowledged when the program asks for the next one, or closes the client.
+    pub manual: bool,
 }
 
 /// A registered session that comes back by itself. Dropping it cuts the connection; [`Client::close`] ends it
@@ -104,6 +120,9 @@ pub struct Client {
     commands: queue::Sender<Command>,
     inbox: queue::Receiver<Message>,
     registered: Registered,
+    manual: bool,
+    /// The message that the program was given last, until it is acknowledged.
+    given: Option<Name>,
     task: tasks::Task,
 }
 
@@ -135,10 +154,11 @@ impl Client {
     ) -> Result<Client, Error> {
         let (commands, waiting) = queue::bounded("client.commands", COMMANDS);
         let (arrived, inbox) = queue::bounded("client.inbox", INBOX);
+        let manual = options.manual;
         let mut task = Task::new(how, options, waiting, arrived);
         let registered = task.register(connection).await?;
         let task = tasks::spawn("client", task.run());
-        Ok(Client { commands, inbox, registered, task })
+        Ok(Client { commands, inbox, registered, manual, given: None, task })
     }
 
     /// As whom and where the client registered first.
@@ -146,13 +166,41 @@ impl Client {
         &self.registered
     }
 
-    /// The next message that is no answer to a request; `None`: the client has ended for good.
+    /// The next message that is no answer to a request; `None`: the client has ended for good. Asking for it
+    /// acknowledges the one before, unless the client is [manual](Options::manual). Losing this future loses nothing.
     pub async fn next(&mut self) -> Option<Message> {
-        self.inbox.recv().await
+        self.acknowledge_given().await;
+        let message = self.inbox.recv().await?;
+        if message.is_durable() && !self.manual {
+            self.given = Some(Name::of(&message));
+        }
+        Some(message)
+    }
+
+    async fn acknowledge_given(&mut self) {
+        let Some(name) = self.given.clone() else { return };
+        // A client that has ended acknowledges nothing: the message comes again elsewhere.
+        let _ = self.commands.send(Command::Settle(name, Verdict::Acked { automatic: true })).await;
+        self.given = None;
+    }
+
+    /// Says that the program has done with a message.
+    pub async fn ack(&self, message: &Message) -> Result<(), Error> {
+        self.settle(message, Verdict::Acked { automatic: false }).await
+    }
+
+    /// Refuses a message, for good or (`requeue`) until later.
+    pub async fn nack(&self, message: &Message, reason: &str, requeue: bool) -> Result<(), Error> {
+        self.settle(message, Verdict::Nacked { reason: reason.to_owned(), requeue }).await
+    }
+
+    async fn settle(&self, message: &Message, verdict: Verdict) -> Result<(), Error> {
+        self.sender().command(Command::Settle(Name::of(message), verdict)).await
     }
 
     /// Ends the session once all that was sent is out.
-    pub async fn close(self) {
+    pub async fn close(mut self) {
+        self.acknowledge_given().await;
         let Client { commands, inbox, task, .. } = self;
         // Nobody listens any more; a full inbox must not be in the way.
         drop(inbox);
@@ -171,14 +219,29 @@ impl Client {
         self.sender().send(message).await
     }
 
-    /// See [`Sender::confirmed`].
-    pub async fn confirmed(&self, message: Outgoing, within: Duration) -> Result<Message, Error> {
-        self.sender().confirmed(message, within).await
+    /// See [`Sender::send_and_wait`].
+    pub async fn send_and_wait(
+        &self,
+        message: Outgoing,
+        wish: State,
+        within: Duration,
+    ) -> Result<Receipt, Error> {
+        self.sender().send_and_wait(message, wish, within).await
     }
 
     /// See [`Sender::request`].
     pub async fn request(&self, to: &str, payload: Value, within: Duration) -> Result<Message, Error> {
         self.sender().request(to, payload, within).await
+    }
+
+    /// See [`Sender::query`].
+    pub async fn query(
+        &self,
+        message: &str,
+        from: Option<&str>,
+        within: Duration,
+    ) -> Result<Standing, Error> {
+        self.sender().query(message, from, within).await
     }
 
     /// See [`Sender::agents`].
@@ -195,10 +258,33 @@ impl Sender {
         wait.await.map_err(|_| ended())?
     }
 
-    /// Sends, and waits until the message was written to a socket of the recipient. Answers the receipt.
-    pub async fn confirmed(&self, message: Outgoing, within: Duration) -> Result<Message, Error> {
-        let message = Outgoing { receipt: Some("delivered".into()), ..message };
-        self.ask(message.to_frame()?, message.id.to_string(), Wanted::Receipt, within).await
+    /// Sends, and waits until the message has got so far: to `Accepted`, `Stored`, `Delivered` or `Acked`. When the
+    /// connection breaks, it is sent again over the next one with the same id, which is safe.
+    pub async fn send_and_wait(
+        &self,
+        message: Outgoing,
+        wish: State,
+        within: Duration,
+    ) -> Result<Receipt, Error> {
+        let message = Outgoing { receipt: Some(wish.as_str().into()), ..message };
+        let told = self.ask(message.to_frame()?, message.id.clone(), Wanted::Receipt(wish), within).await?;
+        standing::reached(&told, wish).unwrap_or(Err(Error::Disconnected))
+    }
+
+    /// Where a message stands, of this agent's own or (`from`) one that it was sent.
+    pub async fn query(
+        &self,
+        message: &str,
+        from: Option<&str>,
+        within: Duration,
+    ) -> Result<Standing, Error> {
+        let id = message::new_id();
+        let mut payload = serde_json::json!({"message": message});
+        if let Some(from) = from {
+            payload["from"] = from.into();
+        }
+        let frame = serde_json::json!({"type": "QUERY", "id": id, "payload": payload}).to_string();
+        self.ask(frame.into(), id, Wanted::State, within).await?.read()
     }
 
     /// Sends a COMMAND, and waits for the RESULT that answers it. An ERROR of the recipient is answered like

@@ -18,6 +18,8 @@ pub enum Incoming {
     NoFrame(&'static str),
     /// A sign of life without content.
     Alive,
+    /// The answer to the ping of this number; those before it count as answered (RFC 6455 section 5.5.3).
+    Pong(u64),
     /// The client has closed; in its words for the log.
     Closed(String),
     /// It can't be read any further.
@@ -63,8 +65,8 @@ pub trait Carrier: Send {
     /// Takes a frame, after [`Carrier::poll_ready`] said yes. It need not leave before a flush.
     fn send(&mut self, frame: Bytes) -> Result<(), Lost>;
 
-    /// Takes a ping, where there is one.
-    fn ping(&mut self) -> Result<(), Lost>;
+    /// Takes a ping, where there is one; it leaves behind the frames that were taken before.
+    fn ping(&mut self, number: u64) -> Result<(), Lost>;
 
     /// Writes out what was taken.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>>;

@@ -9,76 +9,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::link::{self, Event, Peer};
-use crate::rt::{queue, tasks};
-use crate::wire::close::{CloseCode, Code, Refusal};
-use crate::wire::frame::{AgentState, Attach, Deliver, Frame, Receipt};
-use crate::wire::ids::{AgentAddr, LinkId, NodeName, Sequence, SessionNo};
+use crate::rt::{clock, queue, tasks};
+use crate::wire::close::{Code, Refusal};
+use crate::wire::frame::{Attach, Deliver, Frame};
+use crate::wire::ids::{AgentAddr, LinkId, NodeName, SessionNo};
 
+mod told;
 mod wires;
 
+pub use told::{Delivery, End, Notice};
 use wires::{Wires, is_full};
 
 /// Messages that may wait for one session. A client that is further behind is closed as slow.
 pub const SESSION_QUEUE: usize = 1024;
-/// Bytes of large messages that may wait for one session: the number alone would let one client that does not read
-/// take a gigabyte. One message fits always.
+/// Bytes of large live messages that may wait for one session: the number alone would let one client that does not read
+/// take a gigabyte. One message fits always. Of durable ones the node hands out no more than
+/// [`MAX_IN_HAND`](crate::wire::frame::MAX_IN_HAND).
 pub const SESSION_BYTES: usize = 16 << 20;
 /// Requests of sessions that may wait for the hub.
 const REQUESTS: usize = 4096;
+/// No link has this number.
+const NO_LINK: u64 = u64::MAX;
 /// Events taken in one turn.
 const BATCH: usize = 64;
-
-/// A message on its way to a session; its parts are shared by all sessions that get it.
-#[derive(Debug)]
-pub struct Delivery {
-    /// The message's head and who wants to know.
-    pub deliver: Arc<Deliver>,
-    /// The frame as its sender wrote it.
-    pub payload: Bytes,
-    /// What it takes of the session's [`SESSION_BYTES`], if it is large.
-    pub place: Option<OwnedSemaphorePermit>,
-}
-
-/// What a session learns besides ordinary messages; it goes ahead of those.
-#[derive(Debug)]
-pub enum Notice {
-    /// The node has registered the session: messages may be written to this link.
-    Attached {
-        /// The link to the node.
-        link: link::Handle,
-        /// The node.
-        node: NodeName,
-    },
-    /// There is no node now.
-    Down,
-    /// What became of a message of this session.
-    Told(Receipt),
-    /// The answer to AGENTS.
-    Agents(Sequence, Vec<(AgentState, NodeName)>),
-    /// A message of priority 1.
-    Urgent(Delivery),
-}
-
-/// An order to end a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct End {
-    /// With which close code; `None`: the connection is gone already.
-    pub code: Option<CloseCode>,
-    /// What the client is told in an ERROR, where there is something to tell.
-    pub refusal: Option<Refusal>,
-    /// The close frame's reason.
-    pub reason: String,
-}
-
-impl End {
-    fn refused(refusal: Refusal) -> End {
-        let reason = refusal.message.clone();
-        End { code: Some(CloseCode::for_refusal(refusal.code)), refusal: Some(refusal), reason }
-    }
-}
 
 /// How the hub stands, for `/health`.
 #[derive(Debug, Clone, Default)]
@@ -121,6 +77,8 @@ struct Shared {
     requests: queue::Sender<Request>,
     next: AtomicU64,
     offered: watch::Receiver<Offered>,
+    /// The number of the link in use, or [`NO_LINK`].
+    current: Arc<AtomicU64>,
 }
 
 /// A revocation list as the node passed it on: number and DER; not verified.
@@ -130,8 +88,9 @@ pub type Offered = Option<(u64, Bytes)>;
 pub fn start(events: queue::Receiver<Event>) -> (HubHandle, tasks::Task) {
     let (requests, inbox) = queue::bounded("hub.requests", REQUESTS);
     let (revocations, offered) = watch::channel(None);
-    let shared = Shared { requests, next: AtomicU64::new(1), offered };
-    let task = tasks::spawn("hub", Hub::new(revocations).run(events, inbox));
+    let current = Arc::new(AtomicU64::new(NO_LINK));
+    let shared = Shared { requests, next: AtomicU64::new(1), offered, current: current.clone() };
+    let task = tasks::spawn("hub", Hub::new(revocations, current).run(events, inbox));
     (HubHandle { shared: Arc::new(shared) }, task)
 }
 
@@ -187,6 +146,11 @@ impl Seat {
         self.hub.request(Request::Attach(attach)).await
     }
 
+    /// Whether a link is the one in use. What another one brought and was to be settled, the node has taken back.
+    pub fn is_current(&self, link: LinkId) -> bool {
+        self.hub.shared.current.load(Ordering::Relaxed) == link.0
+    }
+
     /// Takes the registration back; `forget`: and the agent is to be forgotten.
     pub async fn detach(&self, forget: bool) -> Result<(), Stopped> {
         self.hub.request(Request::Detach(self.no, forget)).await
@@ -221,14 +185,16 @@ struct Hub {
     links: HashMap<LinkId, Up>,
     /// The link in use; others that are up wait in reserve.
     current: Option<LinkId>,
+    /// The same for sessions; see [`Seat::is_current`].
+    shown: Arc<AtomicU64>,
     /// Control frames that wait for room in the link.
     outbox: VecDeque<Frame>,
 }
 
 impl Hub {
-    fn new(revocations: watch::Sender<Offered>) -> Hub {
+    fn new(revocations: watch::Sender<Offered>, shown: Arc<AtomicU64>) -> Hub {
         let (sessions, links) = (HashMap::new(), HashMap::new());
-        Hub { revocations, sessions, links, current: None, outbox: VecDeque::new() }
+        Hub { revocations, sessions, links, current: None, shown, outbox: VecDeque::new() }
     }
 
     async fn run(mut self, mut events: queue::Receiver<Event>, mut requests: queue::Receiver<Request>) {
@@ -340,8 +306,7 @@ impl Hub {
         if self.current != Some(link) {
             return;
         }
-        self.current = None;
-        self.outbox.clear();
+        self.use_link(None);
         match self.links.keys().max().copied() {
             Some(reserve) => self.make_current(reserve),
             None => {
@@ -353,8 +318,11 @@ impl Hub {
     }
 
     fn make_current(&mut self, link: LinkId) {
-        self.current = Some(link);
-        self.outbox.clear();
+        self.use_link(Some(link));
+        let attached = self.sessions.iter().filter(|(_, entry)| entry.attach.is_some());
+        for no in attached.map(|(no, _)| *no).collect::<Vec<_>>() {
+            self.notice(no, Notice::Moved);
+        }
         for entry in self.sessions.values_mut() {
             entry.unanswered = 0;
             let Some(attach) = &entry.attach else { continue };
@@ -365,17 +333,24 @@ impl Hub {
         }
     }
 
+    fn use_link(&mut self, link: Option<LinkId>) {
+        self.current = link;
+        self.shown.store(link.map_or(NO_LINK, |link| link.0), Ordering::Relaxed);
+        self.outbox.clear();
+    }
+
     fn frame(&mut self, link: LinkId, frame: Frame) {
         match frame {
-            Frame::Deliver(deliver, payload) => self.deliver(deliver, payload),
+            Frame::Deliver(deliver, payload) => self.deliver(link, deliver, payload),
             Frame::Told(no, receipt) => self.notice(no, Notice::Told(receipt)),
             Frame::Attached(no) => self.attached(link, no),
             Frame::Evict(no, refusal) => self.evict(link, no, refusal),
             Frame::AgentList(no, number, list) => self.notice(no, Notice::Agents(number, list)),
+            Frame::Answer(no, number, state) => self.notice(no, Notice::Answer(number, state)),
             Frame::Ping(sent) => {
                 if let Some(up) = self.links.get(&link) {
                     // A pong that finds no room comes too late to measure anything.
-                    let _ = up.handle.try_send(&Frame::Pong(sent));
+                    let _ = up.handle.try_send(&Frame::Pong(sent, clock::wall_ms()));
                 }
             }
             Frame::Revocations(number, der) => {
@@ -409,14 +384,26 @@ impl Hub {
         }
     }
 
-    fn deliver(&mut self, deliver: Deliver, payload: Bytes) {
+    fn deliver(&mut self, link: LinkId, deliver: Deliver, payload: Bytes) {
         let urgent = link::Lane::of(&deliver.head) == link::Lane::Urgent;
+        let current = self.current == Some(link);
         let deliver = Arc::new(deliver);
-        for no in &deliver.sessions {
-            if let Some(entry) = self.sessions.get(no)
-                && let Err(slow) = entry.wires.deliver(&deliver, &payload, urgent)
+        for handing in &deliver.to {
+            // The node takes back what a link that the sessions have left was to bring.
+            if handing.tag != 0 && !current {
+                continue;
+            }
+            let delivery = Delivery {
+                deliver: deliver.clone(),
+                handing: *handing,
+                link,
+                payload: payload.clone(),
+                place: None,
+            };
+            if let Some(entry) = self.sessions.get(&handing.session)
+                && let Err(slow) = entry.wires.deliver(delivery, urgent)
             {
-                self.unreachable(*no, slow);
+                self.unreachable(handing.session, slow);
             }
         }
     }

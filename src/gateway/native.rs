@@ -163,7 +163,7 @@ where
         Ok(())
     }
 
-    fn ping(&mut self) -> Result<(), Lost> {
+    fn ping(&mut self, _number: u64) -> Result<(), Lost> {
         Ok(())
     }
 

@@ -8,12 +8,14 @@
 //! | `notices` | what comes from the node |
 //! | `watch` | deadlines: token, registration, signs of life |
 //! | `reply` | frames in which the server itself speaks |
+//! | `settle` | durable messages in its hands: written, acknowledged, refused |
 //! | `measure` | what the metrics say of its messages |
 
 mod frames;
 mod measure;
 mod notices;
 mod reply;
+mod settle;
 mod watch;
 
 use std::collections::VecDeque;
@@ -148,6 +150,14 @@ struct Attaching {
     held: Option<Parsed>,
 }
 
+/// A question that the node has not answered yet.
+struct Asked {
+    number: Sequence,
+    /// The frame to answer, and its type.
+    id: Option<MessageId>,
+    word: &'static str,
+}
+
 /// A message on its way into a full lane.
 type Stalled = Pin<Box<dyn Future<Output = Result<(), link::Closed>> + Send>>;
 
@@ -170,12 +180,15 @@ struct Session<C> {
     stalled: Option<Stalled>,
     /// Our own frames that wait for room in the carrier.
     out: VecDeque<Bytes>,
-    /// AGENTS that the node has not answered yet.
-    asked: VecDeque<(Sequence, Option<MessageId>)>,
+    /// AGENTS and QUERY that the node has not answered yet.
+    asked: VecDeque<Asked>,
     asked_last: u64,
+    hands: settle::Hands,
     /// Deliveries that were handed to the carrier and not yet flushed, and whom to tell.
     confirms: VecDeque<Receipt>,
     unflushed: bool,
+    /// Something found no room in the control lane, and is sent again by the timer.
+    again: bool,
     bad_in_a_row: u32,
     turns: u32,
     watch: watch::Watch,
@@ -218,8 +231,10 @@ impl<C: Carrier> Session<C> {
             out: VecDeque::new(),
             asked: VecDeque::new(),
             asked_last: 0,
+            hands: settle::Hands::default(),
             confirms: VecDeque::new(),
             unflushed: false,
+            again: false,
             bad_in_a_row: 0,
             turns: 0,
             measured: measure::Measured::default(),
@@ -266,8 +281,10 @@ impl<C: Carrier> Session<C> {
         }
         self.turns = 0;
         if let Poll::Ready(wake) = self.poll_read(cx) {
+            self.tell_gathered(false);
             return Poll::Ready(wake);
         }
+        self.tell_gathered(true);
         self.watch.poll_due(cx).map(|()| Wake::Due)
     }
 
@@ -291,11 +308,18 @@ impl<C: Carrier> Session<C> {
         if let Poll::Ready(Some(delivery)) = self.seat.messages.poll_recv(cx) {
             return Poll::Ready(Wake::Message(delivery));
         }
+        if let Some(number) = self.ack_ping() {
+            self.unflushed = true;
+            if let Err(lost) = self.carrier.ping(number) {
+                return Poll::Ready(Wake::Lost(lost.0));
+            }
+        }
         if self.unflushed {
             match self.carrier.poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
                     self.unflushed = false;
                     self.confirm();
+                    self.written();
                 }
                 Poll::Ready(Err(lost)) => return Poll::Ready(Wake::Lost(lost.0)),
                 Poll::Pending => {}
@@ -331,6 +355,10 @@ impl<C: Carrier> Session<C> {
             Incoming::Frame(text) => self.frame(text).await,
             Incoming::NoFrame(why) => self.refused(None, None, Refusal::new(Code::BadFrame, why)),
             Incoming::Alive => Ok(()),
+            Incoming::Pong(number) => {
+                self.pong(number);
+                Ok(())
+            }
             Incoming::Closed(reason) => Err(silent_end(CloseCode::Normal, reason)),
             Incoming::Failed(Fault::TooLarge(message)) => {
                 Err(refused_end(Refusal::new(Code::TooLarge, message)))
@@ -345,6 +373,7 @@ impl<C: Carrier> Session<C> {
 
     /// Says why, where there is something to say, closes and waits a little for the client to see it.
     async fn close(&mut self, end: End) -> Ended {
+        self.tell_settled();
         let Some(code) = end.code else { return Ended { code: None, reason: end.reason } };
         if let Some(refusal) = &end.refusal
             && (!self.carrier.tells_close() || told_by_error(refusal.code))

@@ -13,9 +13,9 @@ use super::hub::{self, HubHandle};
 use crate::link::{Event, Handle, Outlets, Peer, Role};
 use crate::rt::{queue, tasks};
 use crate::wire::close::CloseCode;
-use crate::wire::envelope::Target;
-use crate::wire::frame::{Deliver, Frame};
-use crate::wire::ids::{AgentAddr, Incarnation, LinkId, Namespace, NodeName, SessionNo};
+use crate::wire::envelope::{Class, Form, Head, Kind, Priority, Target};
+use crate::wire::frame::{Deliver, Frame, Handing};
+use crate::wire::ids::{AgentAddr, Incarnation, LinkId, MessageId, Namespace, NodeName, SessionNo};
 
 /// Everything waits for an event, and for no longer than this; on a paused clock it costs nothing.
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -28,6 +28,29 @@ pub fn namespace() -> Namespace {
 
 pub fn agent(name: &str) -> AgentAddr {
     AgentAddr::parse(name, &namespace()).unwrap()
+}
+
+/// A durable STATUS.
+pub fn head(from: &str, to: &str, id: &str, priority: u8) -> Head {
+    Head {
+        from: agent(from),
+        to: Target::Agent(agent(to)),
+        id: MessageId::new(id).unwrap(),
+        kind: Kind::Status,
+        priority: Priority::new(priority).unwrap(),
+        class: Class::Durable,
+        reply_to: None,
+        receipt: None,
+        ttl_ms: None,
+        not_before_ms: None,
+        copies: 1,
+        create: false,
+        form: Form::Json,
+        sent_ms: 0,
+        depth: 0,
+        retry_of: None,
+        taken: 0,
+    }
 }
 
 /// A hub with the other end of its link in the test's hands.
@@ -117,13 +140,18 @@ impl Node {
                     Frame::Detach(session, _) => agents.retain(|_, own| *own != session),
                     Frame::Submit(_, head, payload) => {
                         let Target::Agent(to) = &head.to else { continue };
-                        let sessions: Vec<_> = agents.get(to).copied().into_iter().collect();
+                        let to = agents.get(to).map(|session| Handing::live(*session)).into_iter().collect();
                         let confirm = head.receipt.map(|_| NodeName::new("agni").unwrap());
-                        self.tell(Frame::Deliver(Deliver { sessions, head, confirm }, payload)).await;
+                        self.tell(Frame::Deliver(Deliver { to, head, confirm }, payload)).await;
                     }
                     Frame::Receipt(receipt) => {
                         let session = agents[&receipt.sender];
                         self.tell(Frame::Told(session, receipt)).await;
+                    }
+                    Frame::Query(session, number, from, id) => {
+                        let state =
+                            format!("{{\"message\":\"{id}\",\"state\":\"stored\",\"from\":\"{from}\"}}");
+                        self.tell(Frame::Answer(session, number, state.into())).await;
                     }
                     Frame::AskAgents(session, number) => {
                         self.tell(Frame::AgentList(session, number, Vec::new())).await;
@@ -142,10 +170,14 @@ pub struct Wire {
     from_session: VecDeque<Bytes>,
     taken: VecDeque<Bytes>,
     pub pings: u32,
+    /// The number of the last ping.
+    pub pinged: u64,
     pub flushes: u32,
     pub closed: Option<(CloseCode, String)>,
     /// Whether the client reads.
     pub blocked: bool,
+    /// Whether the connection has no ping, like a stream of bytes.
+    pub no_ping: bool,
     session: Option<Waker>,
     test: Option<Waker>,
 }
@@ -196,8 +228,12 @@ impl MemoryClient {
 
     /// The next frame that was flushed to the client.
     pub async fn hear(&self) -> Value {
-        let text = self.until(|wire| wire.from_session.pop_front()).await;
-        serde_json::from_slice(&text).unwrap()
+        serde_json::from_slice(&self.hear_text().await).unwrap()
+    }
+
+    /// The same as it is written.
+    pub async fn hear_text(&self) -> Bytes {
+        self.until(|wire| wire.from_session.pop_front()).await
     }
 
     /// Frames that wait to be read.
@@ -208,6 +244,12 @@ impl MemoryClient {
     pub async fn closed(&self) -> (u16, String) {
         let (code, reason) = self.until(|wire| wire.closed.clone()).await;
         (code.number(), reason)
+    }
+
+    /// Answers the last ping.
+    pub fn pong(&self) {
+        let number = self.0.lock().unwrap().pinged;
+        self.put(Incoming::Pong(number));
     }
 
     pub async fn pinged(&self, times: u32) {
@@ -231,7 +273,7 @@ impl Carrier for MemoryCarrier {
     }
 
     fn has_ping(&self) -> bool {
-        true
+        !self.0.lock().unwrap().no_ping
     }
 
     fn tells_close(&self) -> bool {
@@ -251,8 +293,10 @@ impl Carrier for MemoryCarrier {
         Ok(())
     }
 
-    fn ping(&mut self) -> Result<(), Lost> {
-        self.0.lock().unwrap().pings += 1;
+    fn ping(&mut self, number: u64) -> Result<(), Lost> {
+        let mut wire = self.0.lock().unwrap();
+        (wire.pings, wire.pinged) = (wire.pings + 1, number);
+        wire.test.take().into_iter().for_each(Waker::wake);
         Ok(())
     }
 

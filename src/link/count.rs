@@ -44,7 +44,8 @@ mod tests {
         // covers T22
         let counters = IntCounterVec::new(prometheus::Opts::new("frames", "Frames"), &["kind"]).unwrap();
         let by_kind = ByKind::of(&counters);
-        for frame in [Frame::Ping(1), Frame::Ping(2), Frame::Pong(1), Frame::Unknown(200), Frame::Unknown(0)]
+        for frame in
+            [Frame::Ping(1), Frame::Ping(2), Frame::Pong(1, 2), Frame::Unknown(200), Frame::Unknown(0)]
         {
             by_kind.count(&frame);
         }

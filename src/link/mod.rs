@@ -75,7 +75,7 @@ impl Lane {
     /// The lane that a frame belongs to.
     pub fn for_frame(frame: &Frame) -> Lane {
         match frame {
-            Frame::Forward(forward, _) => Lane::of(&forward.head),
+            Frame::Forward(forward, _) | Frame::Hold(forward, _) => Lane::of(&forward.head),
             Frame::Submit(_, head, _) => Lane::of(head),
             Frame::Deliver(deliver, _) => Lane::of(&deliver.head),
             _ => Lane::Control,

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::topology::MAX_NODES;
-use super::{Event, Mesh};
+use super::{Event, Hop, Mesh, Step};
 use crate::wire::close::{Code, Refusal};
-use crate::wire::envelope::{Head, State, Target};
-use crate::wire::frame::{Deliver, Forward, Frame, MAX_HOPS, Presence, Receipt};
+use crate::wire::envelope::{Class, Head, MessageKey, State, Target};
+use crate::wire::frame::{Deliver, Dest, Forward, Frame, Handing, MAX_HOPS, Presence, Receipt};
 use crate::wire::ids::{AgentAddr, LinkId, NodeName, SessionNo};
 
 impl Mesh {
@@ -28,6 +28,9 @@ impl Mesh {
         if let Some(refusal) = refusal {
             let receipt = self.refused(&head, refusal);
             return self.send(link, Frame::Told(session, receipt));
+        }
+        if head.class == Class::Durable {
+            return self.take((link, session), head, payload);
         }
         match head.to.clone() {
             Target::Agent(agent) => self.send_to_agent(agent, head, payload),
@@ -56,9 +59,12 @@ impl Mesh {
         let forward = Forward {
             origin: self.config.node.clone(),
             incarnation: self.config.incarnation,
-            number: self.number(),
-            to: vec![home],
+            to: vec![Dest::live(home)],
             hops_left: MAX_HOPS,
+            redelivered: false,
+            again: false,
+            unseen: false,
+            age_ms: 0,
             head,
         };
         self.send(link, Frame::Forward(forward, payload));
@@ -66,13 +72,16 @@ impl Mesh {
 
     fn send_to_everybody(&mut self, head: Head, payload: Bytes) {
         let nodes = self.directory.nodes_with(head.to.namespace());
-        let to = nodes.filter(|node| **node != self.config.node).cloned().collect();
+        let to = nodes.filter(|node| **node != self.config.node).cloned().map(Dest::live).collect();
         let forward = Forward {
             origin: self.config.node.clone(),
             incarnation: self.config.incarnation,
-            number: self.number(),
             to,
             hops_left: MAX_HOPS,
+            redelivered: false,
+            again: false,
+            unseen: false,
+            age_ms: 0,
             head,
         };
         self.deliver_broadcast(&forward.head, &payload);
@@ -87,11 +96,18 @@ impl Mesh {
         }
         forward.hops_left = forward.hops_left.min(MAX_HOPS);
         if forward.hops_left == 0 {
-            let message = format!("went through {MAX_HOPS} nodes without reaching {:?}", forward.to);
+            let nodes: Vec<&NodeName> = forward.to.iter().map(|dest| &dest.node).collect();
+            let message = format!("went through {MAX_HOPS} nodes without reaching {nodes:?}");
+            if forward.head.class == Class::Durable {
+                return self.event(Event::Refused(Code::HopLimit.as_str()));
+            }
             return self.refuse_to(&forward.origin, forward.head, Refusal::new(Code::HopLimit, message));
         }
         forward.hops_left -= 1;
-        if let Some(at) = forward.to.iter().position(|node| *node == self.config.node) {
+        if forward.head.class == Class::Durable {
+            return self.forward_durable(forward, payload);
+        }
+        if let Some(at) = forward.to.iter().position(|dest| dest.node == self.config.node) {
             forward.to.swap_remove(at);
             match forward.head.to.clone() {
                 Target::Agent(agent) => {
@@ -104,23 +120,53 @@ impl Mesh {
         self.send_on(forward, payload);
     }
 
+    /// A message that its origin keeps until it is told that it was stored: what can't go on is sent again.
+    fn forward_durable(&mut self, mut forward: Forward, payload: Bytes) {
+        let (here, on): (Vec<Dest>, Vec<Dest>) =
+            std::mem::take(&mut forward.to).into_iter().partition(|dest| dest.node == self.config.node);
+        for dest in here {
+            self.arrive(&forward, dest, payload.clone());
+        }
+        if !on.is_empty() {
+            forward.to = on;
+            self.relayed(&forward);
+            self.send_on(forward, payload);
+        }
+    }
+
+    fn relayed(&mut self, forward: &Forward) {
+        for dest in &forward.to {
+            let to = match (&dest.agent, &forward.head.to) {
+                (Some(agent), _) | (None, Target::Agent(agent)) => agent.clone(),
+                _ => continue,
+            };
+            let key = MessageKey { from: forward.head.from.clone(), id: forward.head.id.clone(), to };
+            let (node, link) = (Some(dest.node.clone()), self.way_to(&dest.node));
+            let hop = Hop { key, taken: forward.head.taken, step: Step::Relayed, node, link };
+            self.event(Event::Hop(Box::new(hop)));
+        }
+    }
+
     /// Sends a message on, once a link, with those of its nodes that lie behind that link.
     fn send_on(&mut self, mut forward: Forward, payload: Bytes) {
         if let [only] = forward.to.as_slice()
-            && let Some(link) = self.way_to(only)
+            && let Some(link) = self.way_to(&only.node)
         {
             return self.send(link, Frame::Forward(forward, payload));
         }
-        let mut by_link: BTreeMap<LinkId, Vec<NodeName>> = BTreeMap::new();
+        let mut by_link: BTreeMap<LinkId, Vec<Dest>> = BTreeMap::new();
         let mut lost = Vec::new();
-        for node in std::mem::take(&mut forward.to) {
-            match self.way_to(&node) {
-                Some(link) => by_link.entry(link).or_default().push(node),
-                None => lost.push(node),
+        for dest in std::mem::take(&mut forward.to) {
+            match self.way_to(&dest.node) {
+                Some(link) => by_link.entry(link).or_default().push(dest),
+                None => lost.push(dest.node),
             }
         }
         for (link, to) in by_link {
             self.send(link, Frame::Forward(Forward { to, ..forward.clone() }, payload.clone()));
+        }
+        if forward.head.class == Class::Durable {
+            return;
         }
         for node in lost {
             let message = format!("no way leads to node {node}");
@@ -142,7 +188,7 @@ impl Mesh {
         };
         let confirm = (head.receipt == Some(State::Delivered)).then(|| origin.clone());
         self.event(Event::HandedOver);
-        self.send(link, Frame::Deliver(Deliver { sessions: vec![session], head, confirm }, payload));
+        self.send(link, Frame::Deliver(Deliver { to: vec![Handing::live(session)], head, confirm }, payload));
     }
 
     /// To every agent of the namespace that is connected here, but not back to the sender: one frame for
@@ -155,15 +201,15 @@ impl Mesh {
         let wanted =
             |agent: &&AgentAddr| agent.namespace == *namespace && **agent != head.from && at_home(agent);
         let agents: Vec<AgentAddr> = self.sessions.agents().filter(wanted).cloned().collect();
-        let mut by_link: BTreeMap<LinkId, Vec<SessionNo>> = BTreeMap::new();
+        let mut by_link: BTreeMap<LinkId, Vec<Handing>> = BTreeMap::new();
         for agent in agents {
             if let Some((link, session)) = self.sessions.next_of(&agent) {
-                by_link.entry(link).or_default().push(session);
+                by_link.entry(link).or_default().push(Handing::live(session));
             }
         }
-        for (link, sessions) in by_link {
+        for (link, to) in by_link {
             self.event(Event::HandedOver);
-            let deliver = Deliver { sessions, head: head.clone(), confirm: None };
+            let deliver = Deliver { to, head: head.clone(), confirm: None };
             self.send(link, Frame::Deliver(deliver, payload.clone()));
         }
     }
@@ -174,8 +220,15 @@ impl Mesh {
         // It goes into a client's frame, and into the log of its session.
         receipt.refusal = receipt.refusal.map(|refusal| Refusal::new(refusal.code, refusal.message));
         if receipt.to == self.config.node {
-            for (link, session) in self.sessions.of(&receipt.sender) {
-                self.send(link, Frame::Told(session, receipt.clone()));
+            if receipt.keeper != self.config.node && self.comes_too_late(&receipt) {
+                return;
+            }
+            let sessions = self.sessions.of(&receipt.sender);
+            for (link, session) in &sessions {
+                self.send(*link, Frame::Told(*session, receipt.clone()));
+            }
+            if !sessions.is_empty() && receipt.keeper != self.config.node {
+                self.confirm_heard(receipt);
             }
             return;
         }
@@ -193,6 +246,10 @@ impl Mesh {
         let full = |what: &str| Refusal::new(Code::Unavailable, format!("the queue towards {what} is full"));
         let peer = self.links.get(&link).map_or_else(String::new, |link| link.peer.to_string());
         match frame {
+            Frame::Forward(forward, _) if forward.head.class == Class::Durable => self.unsent_items(&forward),
+            Frame::Deliver(deliver, _) if deliver.head.class == Class::Durable => {
+                self.unsent_handings(link, &deliver);
+            }
             Frame::Forward(forward, _) => self.refuse_to(&forward.origin, forward.head, full(&peer)),
             Frame::Deliver(deliver, _) => {
                 let origin = match self.directory.home(&deliver.head.from) {
@@ -215,7 +272,7 @@ impl Mesh {
         self.receipt(receipt);
     }
 
-    fn refused(&mut self, head: &Head, refusal: Refusal) -> Receipt {
+    pub(super) fn refused(&mut self, head: &Head, refusal: Refusal) -> Receipt {
         self.event(Event::Refused(refusal.code.as_str()));
         let recipient = match &head.to {
             Target::Agent(agent) => agent.clone(),
@@ -228,8 +285,10 @@ impl Mesh {
             id: head.id.clone(),
             recipient,
             node: self.config.node.clone(),
-            state: State::Dead,
+            state: State::Refused,
             refusal: Some(refusal),
+            asked: false,
+            keeper: self.config.node.clone(),
             hops_left: MAX_HOPS,
         }
     }

@@ -37,6 +37,10 @@ impl Mesh {
             Learned::News(changed) => {
                 self.flood(&Frame::Agents(news), Some(from));
                 self.yield_to_newer_homes(&changed);
+                self.rehome(&changed);
+                for agent in &changed {
+                    self.tell_untold(agent);
+                }
             }
         }
     }
@@ -67,6 +71,7 @@ impl Mesh {
     /// Sends what the peer lacks of what we have; what we lack it sends for our own digest.
     pub(super) fn digest(&mut self, link: LinkId, theirs: &[Known]) {
         let theirs = &theirs[..theirs.len().min(MAX_NODES)];
+        self.look_for_rollback(theirs);
         let nodes: Vec<NodeName> = self.topology.all().map(|state| state.origin.clone()).collect();
         for node in nodes {
             let known = theirs.iter().find(|known| known.origin == node);

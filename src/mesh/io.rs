@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::wire::close::LinkClose;
-use crate::wire::frame::{AgentState, Call, Frame, Method};
-use crate::wire::ids::{AgentAddr, Incarnation, LinkId, NodeName, Sequence};
+use super::durable::{GoOn, Limits};
+use crate::wire::close::{LinkClose, Refusal};
+use crate::wire::envelope::{Head, MessageKey};
+use crate::wire::frame::{Call, Frame, Method};
+use crate::wire::ids::{AgentAddr, Incarnation, LinkId, MessageId, NodeName, Sequence, SessionNo};
+use crate::wire::record::Record;
 
 /// A moment on the driver's monotonic clock, in microseconds. The mesh never asks for it: it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -33,6 +36,8 @@ pub struct Config {
     pub node: NodeName,
     /// Its life: persisted before the mesh is made.
     pub incarnation: Incarnation,
+    /// Its life before this one, by its store; `None`: it has a new store.
+    pub previous: Option<Incarnation>,
     /// Whether it holds the key of the mesh CA.
     pub holds_ca: bool,
     /// Where others may dial it.
@@ -43,6 +48,8 @@ pub struct Config {
     pub heartbeat: Duration,
     /// A link that is silent for so long is closed.
     pub silence: Duration,
+    /// What an operator allows.
+    pub limits: Limits,
 }
 
 impl Config {
@@ -51,11 +58,13 @@ impl Config {
         Config {
             node,
             incarnation,
+            previous: None,
             holds_ca: false,
             addresses: Vec::new(),
             serial: String::new(),
             heartbeat: Duration::from_secs(1),
             silence: Duration::from_secs(3),
+            limits: Limits::default(),
         }
     }
 }
@@ -72,15 +81,6 @@ pub enum Role {
 /// Names a record until it is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
-
-/// What is to be written and fsynced.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Record {
-    /// This agent is registered here.
-    Agent(AgentState),
-    /// This agent is no longer known here.
-    Forget(AgentAddr),
-}
 
 /// What happened. One enum, one inbox: what the mesh does depends on nothing else.
 #[derive(Debug)]
@@ -127,6 +127,12 @@ pub enum Input {
     Answer(Call, Result<Bytes, String>),
     /// A revocation list that was verified: its number, its bytes, the serial numbers on it in hex.
     Revocations(u64, Bytes, BTreeSet<String>),
+    /// A message that the operator sends for somebody, a retry of one that died; answered by [`Output::Posted`].
+    Post(Sequence, Box<Head>, Bytes),
+    /// The operator lets a node go on whose store is an old one.
+    GoOn(GoOn),
+    /// A message that died is not wanted any more.
+    DropDead(MessageKey),
     /// This node is stopping: tell the peers to come back after so many milliseconds.
     Stop(u64),
     /// Time has passed; with the wall clock in milliseconds.
@@ -148,8 +154,105 @@ pub enum Output {
     Answered(Sequence, Result<(Vec<NodeName>, Bytes), AskFailed>),
     /// A newer revocation list came: verify it, then say [`Input::Revocations`].
     Revocations(u64, Bytes),
+    /// A session asks where a message stands: answer by [`Frame::Answer`] on this link. It may ask.
+    Query(LinkId, SessionNo, Sequence, Queried),
+    /// What came of an [`Input::Post`]: it was taken, and is being written; or not.
+    Posted(Sequence, Result<(), Refusal>),
     /// For the log and the metrics.
     Event(Event),
+}
+
+/// Which message is asked about, and who asks: only what that agent sent or got may be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queried {
+    /// Who asks.
+    pub asker: AgentAddr,
+    /// Who sent it.
+    pub from: AgentAddr,
+    /// What that one calls it.
+    pub id: MessageId,
+}
+
+/// One step of a message at this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hop {
+    /// Which.
+    pub key: MessageKey,
+    /// When it was taken, by the hybrid logical clock.
+    pub taken: u64,
+    /// What happened.
+    pub step: Step,
+    /// The other node, where there is one.
+    pub node: Option<NodeName>,
+    /// The link it went over, or the one of the session.
+    pub link: Option<LinkId>,
+}
+
+/// What happens to a message at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Taken from a session.
+    Taken,
+    /// Came from the node that has it.
+    Arrived,
+    /// Came before: recognised.
+    Recognised,
+    /// On this node's disk.
+    Kept,
+    /// Sent to its recipient's home.
+    Sent,
+    /// Sent there again.
+    SentAgain,
+    /// Passed on by a node between.
+    Relayed,
+    /// Stored at its recipient's home.
+    Stored,
+    /// Put into a session's hands.
+    HandedOver,
+    /// The same, and its recipient may have got it before.
+    HandedOverAgain,
+    /// Written to its recipient's socket.
+    Written,
+    /// Its recipient wants it later.
+    Requeued,
+    /// The session ended before it was done with.
+    TakenBack,
+    /// Acknowledged.
+    Acked,
+    /// Refused by its recipient.
+    Nacked,
+    /// Its time was over.
+    Expired,
+    /// Died.
+    Dead,
+    /// Its first holder stays away: it goes on from here.
+    TookOver,
+}
+
+impl Step {
+    /// In a word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Step::Taken => "taken",
+            Step::Arrived => "arrived",
+            Step::Recognised => "recognised",
+            Step::Kept => "kept",
+            Step::Sent => "sent",
+            Step::SentAgain => "sent again",
+            Step::Relayed => "relayed",
+            Step::Stored => "stored",
+            Step::HandedOver => "handed over",
+            Step::HandedOverAgain => "handed over again",
+            Step::Written => "written",
+            Step::Requeued => "requeued",
+            Step::TakenBack => "taken back",
+            Step::Acked => "acked",
+            Step::Nacked => "nacked",
+            Step::Expired => "expired",
+            Step::Dead => "dead",
+            Step::TookOver => "took over",
+        }
+    }
 }
 
 /// Why an [`Input::Ask`] has no answer.
@@ -189,6 +292,17 @@ pub enum Event {
     HandedOver,
     /// A message was refused.
     Refused(&'static str),
+    /// The store is older than what others have seen of this node: it stands still.
+    RolledBack {
+        /// The latest life in the store.
+        previous: Incarnation,
+        /// The latest life that others have seen.
+        seen: Incarnation,
+    },
+    /// A step of a durable message.
+    Hop(Box<Hop>),
+    /// A frame that says nothing to this node was left alone.
+    Stray(&'static str),
     /// Another process calls itself by this node's name.
     NameClash(LinkId),
     /// A frame that makes no sense on this link was ignored.

@@ -20,6 +20,9 @@ const SAMPLES: usize = 8;
 /// Measurements made one after the other when a link comes up, before the first is announced.
 const FIRST_SAMPLES: u64 = 4;
 
+/// A clock that differs from before by more than this was set, and does not drift.
+const SET_MS: f64 = 1000.0;
+
 /// A second connection of the same two nodes is closed so long after the other was chosen: what is under way
 /// on it still arrives.
 const RETIRES_AFTER: Duration = Duration::from_secs(2);
@@ -36,6 +39,8 @@ pub(super) struct Link {
     pub(super) heard: Time,
     /// Smoothed, in microseconds (RFC 6298: an eighth of each new measurement); 0: not measured.
     pub(super) rtt_us: u32,
+    /// By how much the peer's wall clock is ahead of ours, in milliseconds, smoothed; `None`: not measured.
+    pub(super) skew_ms: Option<f64>,
     /// The latest round trips, in microseconds.
     samples: VecDeque<u32>,
     /// As announced last.
@@ -66,6 +71,7 @@ impl Link {
             up_since: now,
             heard: now,
             rtt_us,
+            skew_ms: None,
             samples: VecDeque::new(),
             announced_us: 0,
             ping: None,
@@ -91,6 +97,16 @@ impl Link {
             0 => sample,
             old => ((u64::from(old) * 7 + u64::from(sample)) / 8) as u32,
         };
+    }
+
+    /// `theirs` and `ours` are wall clocks in milliseconds, ours at the end of that round trip: theirs was read about half
+    /// of it earlier. A clock that was set is followed at once.
+    fn measured_skew(&mut self, theirs: u64, ours: u64, rtt: Duration) {
+        let sample = theirs as f64 + rtt.as_secs_f64() * 500.0 - ours as f64;
+        self.skew_ms = Some(match self.skew_ms {
+            Some(old) if (sample - old).abs() < SET_MS => (old * 7.0 + sample) / 8.0,
+            _ => sample,
+        });
     }
 
     fn changed_much(&self) -> bool {
@@ -240,12 +256,13 @@ impl Mesh {
         }
     }
 
-    pub(super) fn pong(&mut self, id: LinkId, number: u64) {
-        let now = self.now;
+    pub(super) fn pong(&mut self, id: LinkId, number: u64, wall_ms: u64) {
+        let (now, ours) = (self.now, self.wall_ms());
         let Some(link) = self.links.get_mut(&id) else { return };
         if let Some((_, sent)) = link.ping.filter(|(expected, _)| *expected == number) {
             link.ping = None;
             link.measured(now.since(sent));
+            link.measured_skew(wall_ms, ours, now.since(sent));
             if link.next_ping < FIRST_SAMPLES {
                 return self.ping(id);
             }
@@ -253,5 +270,26 @@ impl Mesh {
                 self.announce_links();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_drifts_is_smoothed_and_one_that_was_set_is_followed() {
+        // covers T18
+        let name = NodeName::new("agni").unwrap();
+        let mut link = Link::new(name, Role::Node, Incarnation(1), true, 0, Time(0));
+        let rtt = Duration::from_millis(40);
+        let mut skew = |theirs: u64, ours: u64| {
+            link.measured_skew(theirs, ours, rtt);
+            link.skew_ms.unwrap()
+        };
+        assert_eq!(skew(1_000_000, 1_000_020), 0.0, "half of the round trip ago it was as late here");
+        assert_eq!(skew(1_000_080, 1_000_020), 10.0, "an eighth of what is new");
+        assert_eq!(skew(1_090_000, 1_000_020), 90_000.0);
+        assert_eq!(skew(1_000_000, 1_002_020), -2000.0);
     }
 }

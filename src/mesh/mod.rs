@@ -18,7 +18,8 @@
 //! | `links` | links coming up and going down, double connections, signs of life |
 //! | `flooding` | announcements passed on, and caught up with on a new link |
 //! | `sessions` | agents registered here, through which entrance |
-//! | `delivery` | a message on its way, and what its sender is told |
+//! | `durable` | messages that are kept until their end is known |
+//! | `delivery` | live messages on their way, and what senders are told |
 //! | `calls` | questions from node to node |
 //! | `snapshot` | the mesh as this node sees it, for `status` and `agents` |
 
@@ -27,12 +28,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::wire::frame::{AgentState, Frame, LinkState};
-use crate::wire::ids::{LinkId, NodeName, Sequence};
+use crate::wire::frame::{Frame, LinkState};
+use crate::wire::ids::{LinkId, NodeName};
+use crate::wire::record::{Memory, Record};
 
 mod calls;
 mod delivery;
 pub mod directory;
+mod durable;
 mod flooding;
 pub mod io;
 mod links;
@@ -42,11 +45,13 @@ mod snapshot;
 mod tests;
 pub mod topology;
 
-pub use io::{AskFailed, Config, Event, Input, Output, Record, Role, Ticket, Time};
+pub use durable::{DurableView, GoOn, Limits};
+pub use io::{AskFailed, Config, Event, Hop, Input, Output, Queried, Role, Step, Ticket, Time};
 pub use snapshot::{LinkView, NodeView, Snapshot};
 
 use calls::Calls;
 use directory::Directory;
+use durable::Durable;
 use links::Link;
 use sessions::Sessions;
 use topology::Topology;
@@ -68,9 +73,11 @@ pub struct Mesh {
     directory: Directory,
     sessions: Sessions,
     calls: Calls,
+    durable: Durable,
+    /// The wall clock in milliseconds, as it was told last, and when.
+    wall: (Time, u64),
     revocations: Option<(u64, Bytes)>,
     stopping: bool,
-    next_number: u64,
     next_ticket: u64,
     next_heartbeat: Time,
     next_digest: Time,
@@ -78,8 +85,9 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// A node that has just started and knows the agents that were registered with it before.
-    pub fn new(config: Config, now: Time, known: Vec<AgentState>) -> Mesh {
+    /// A node that has just started and knows what it had on disk; with the wall clock in milliseconds.
+    pub fn new(config: Config, now: Time, wall_ms: u64, memory: Memory) -> Mesh {
+        let Memory { agents: known, messages, horizons } = memory;
         let own = LinkState {
             origin: config.node.clone(),
             incarnation: config.incarnation,
@@ -89,7 +97,7 @@ impl Mesh {
             addresses: config.addresses.clone(),
             serial: config.serial.clone(),
         };
-        Mesh {
+        let mut mesh = Mesh {
             now,
             links: BTreeMap::new(),
             neighbours: BTreeMap::new(),
@@ -97,15 +105,18 @@ impl Mesh {
             directory: Directory::new(config.node.clone(), config.incarnation, known),
             sessions: Sessions::default(),
             calls: Calls::default(),
+            durable: Durable::new(),
+            wall: (now, wall_ms),
             revocations: None,
             stopping: false,
-            next_number: 0,
             next_ticket: 0,
             next_heartbeat: now.after(config.heartbeat),
             next_digest: now.after(DIGEST_EVERY),
             outputs: VecDeque::new(),
             config,
-        }
+        };
+        mesh.restore(messages, horizons);
+        mesh
     }
 
     /// This node's name.
@@ -123,11 +134,20 @@ impl Mesh {
             Input::LinkDown(link) => self.link_down(link),
             Input::Frame(link, frame) => self.frame(link, frame),
             Input::Unsent(link, frame) => self.unsent(link, frame),
-            Input::Persisted(ticket) => self.persisted(ticket),
-            Input::PersistFailed(ticket, why) => self.persist_failed(ticket, &why),
+            Input::Persisted(ticket) => {
+                self.persisted(ticket);
+                self.durable_persisted(ticket, None);
+            }
+            Input::PersistFailed(ticket, why) => {
+                self.persist_failed(ticket, &why);
+                self.durable_persisted(ticket, Some(&why));
+            }
             Input::Ask { number, to, method, body, within } => self.ask(number, to, method, body, within),
             Input::Answer(call, result) => self.answer(call, result),
             Input::Revocations(number, der, serials) => self.set_revocations(number, der, serials),
+            Input::Post(number, head, payload) => self.post(number, *head, payload),
+            Input::GoOn(how) => self.go_on(how),
+            Input::DropDead(key) => self.drop_dead(key),
             Input::Stop(come_back_ms) => self.stop(come_back_ms),
             Input::Tick(wall_ms) => self.tick(wall_ms),
         }
@@ -136,12 +156,15 @@ impl Mesh {
 
     /// The next thing to do; `None`: nothing until the next input.
     pub fn poll_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty() {
+            self.send_reports();
+        }
         self.outputs.pop_front()
     }
 
     /// When [`Input::Tick`] is due at the latest.
     pub fn next_timeout(&self) -> Time {
-        let first = self.next_heartbeat.min(self.next_digest);
+        let first = self.next_heartbeat.min(self.next_digest).min(self.next_durable());
         self.calls.next_deadline().map_or(first, |deadline| first.min(deadline))
     }
 
@@ -150,8 +173,8 @@ impl Mesh {
         from.heard = self.now;
         let role = from.role;
         match (role, frame) {
-            (_, Frame::Ping(number)) => self.send(link, Frame::Pong(number)),
-            (_, Frame::Pong(number)) => self.pong(link, number),
+            (_, Frame::Ping(number)) => self.send(link, Frame::Pong(number, self.wall_ms())),
+            (_, Frame::Pong(number, wall_ms)) => self.pong(link, number, wall_ms),
             (_, Frame::Revocations(number, der)) => self.offered_revocations(number, der),
             (_, Frame::Receipt(receipt)) => self.receipt(receipt),
             (Role::Node, Frame::Goodbye(_)) => self.goodbye(link),
@@ -161,6 +184,15 @@ impl Mesh {
             (Role::Node, Frame::Call(call, body)) => self.call(call, body),
             (Role::Node, Frame::Reply(reply, body)) => self.reply(reply, body),
             (Role::Node, Frame::Forward(forward, payload)) => self.forward(forward, payload),
+            (Role::Node, Frame::Confirm(confirm)) => self.confirm(confirm),
+            (Role::Node, Frame::Inquire(inquire)) => self.inquire(inquire),
+            (Role::Node, Frame::Hold(forward, payload)) => self.hold(forward, payload),
+            (Role::Node, Frame::Release(release)) => self.release(release),
+            (Role::Node, Frame::Heard(heard)) => self.heard(heard),
+            (Role::Entrance, Frame::Query(session, number, from, id)) => {
+                self.query(link, session, number, from, id);
+            }
+            (Role::Entrance, Frame::Settle(session, settled)) => self.settled(link, session, settled),
             (Role::Entrance, Frame::Attach(attach)) => self.attach(link, attach),
             (Role::Entrance, Frame::Detach(session, forget)) => self.detach(link, session, forget),
             (Role::Entrance, Frame::Submit(session, head, payload)) => {
@@ -172,6 +204,9 @@ impl Mesh {
     }
 
     fn tick(&mut self, wall_ms: u64) {
+        // The later of the two clocks counts: the monotonic one stands still while a machine sleeps, and the other one
+        // may be set back.
+        self.wall = (self.now, self.wall_ms().max(wall_ms));
         if self.now >= self.next_heartbeat {
             self.next_heartbeat = self.now.after(self.config.heartbeat);
             self.heartbeat();
@@ -183,6 +218,7 @@ impl Mesh {
             self.send_digests();
         }
         self.expire_calls();
+        self.durable_tick();
     }
 
     fn stop(&mut self, come_back_ms: u64) {
@@ -208,11 +244,6 @@ impl Mesh {
         ticket
     }
 
-    fn number(&mut self) -> Sequence {
-        self.next_number += 1;
-        Sequence(self.next_number)
-    }
-
     /// The link that leads towards a node, if any does.
     fn way_to(&self, node: &NodeName) -> Option<LinkId> {
         let next = &self.topology.route(node)?.next;
@@ -220,6 +251,9 @@ impl Mesh {
     }
 
     fn refresh_routes(&mut self) {
+        if !self.topology.is_dirty() {
+            return;
+        }
         let (gained, lost) = self.topology.refresh();
         for node in gained {
             self.event(Event::Reachable(node));
@@ -227,5 +261,6 @@ impl Mesh {
         for node in lost {
             self.event(Event::Unreachable(node));
         }
+        self.reroute();
     }
 }

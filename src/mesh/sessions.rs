@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::directory::bytes_of;
-use super::{FORGET_AFTER_MS, Mesh, Record, Ticket, Time};
+use super::{FORGET_AFTER_MS, Mesh, Ticket, Time};
 use crate::wire::client::{MAX_CAPABILITIES, MAX_CAPABILITY};
 use crate::wire::close::{Code, Refusal};
-use crate::wire::frame::{AgentState, Attach, Frame, Presence};
+use crate::wire::frame::{AgentState, Attach, Frame, MAX_IN_HAND, Presence};
 use crate::wire::ids::{AgentAddr, LinkId, NodeName, Sequence, SessionNo};
+use crate::wire::record::Record;
 
 /// An answer to AGENTS ends where it has so many bytes: more than fit into a client's frame (docs/protocol.md,
 /// section 8), so that whoever writes that one sees that something is missing.
@@ -16,6 +17,8 @@ const MAX_ANSWER_BYTES: usize = 2 << 20;
 
 /// Sessions that one entrance may have.
 const MAX_SESSIONS: usize = 65_536;
+/// Largest window of a session.
+const MAX_WINDOW: u16 = 1024;
 
 /// How long a session that ended may still be heard, and how many of them at once.
 const LEAVING_FOR: Duration = Duration::from_secs(5);
@@ -31,6 +34,17 @@ pub(super) struct Session {
     pub(super) agent: AgentAddr,
     /// Its registration is on disk and was confirmed.
     pub(super) ready: bool,
+    /// Durable messages that it may have in its hands at once; as many again of priority 1.
+    window: usize,
+    /// What it has: of priority 1, and others.
+    in_hand: (InHand, InHand),
+}
+
+/// Messages in a session's hands, and their bytes.
+#[derive(Debug, Clone, Copy, Default)]
+struct InHand {
+    count: usize,
+    bytes: usize,
 }
 
 /// Every session of this node.
@@ -78,6 +92,33 @@ impl Sessions {
         keys.back().copied()
     }
 
+    /// The session whose turn it is to get a durable message, of those that have room for it.
+    pub(super) fn next_with_room(&mut self, agent: &AgentAddr, urgent: bool, bytes: usize) -> Option<Key> {
+        let keys = self.by_agent.get_mut(agent)?;
+        let has_room = |key: &Key| {
+            self.by_key.get(key).is_some_and(|session| {
+                let (first, others) = session.in_hand;
+                let has = if urgent { first } else { others };
+                // One message may always go, however large.
+                has.count < session.window && (has.count == 0 || has.bytes + bytes <= MAX_IN_HAND)
+            })
+        };
+        let at = keys.iter().position(has_room)?;
+        keys.rotate_left(at + 1);
+        keys.back().copied()
+    }
+
+    /// A durable message is in a session's hands, or is no longer.
+    pub(super) fn holds(&mut self, key: Key, urgent: bool, bytes: usize, more: bool) {
+        let Some(session) = self.by_key.get_mut(&key) else { return };
+        let has = if urgent { &mut session.in_hand.0 } else { &mut session.in_hand.1 };
+        let (count, all) = (has.count, has.bytes);
+        *has = match more {
+            true => InHand { count: count + 1, bytes: all + bytes },
+            false => InHand { count: count.saturating_sub(1), bytes: all.saturating_sub(bytes) },
+        };
+    }
+
     /// Every agent with a session that is ready.
     pub(super) fn agents(&self) -> impl Iterator<Item = &AgentAddr> {
         self.by_agent.keys()
@@ -111,7 +152,13 @@ impl Mesh {
         if let Some(newer) = self.newer_elsewhere(&attach) {
             return self.evict(key, taken_over(&attach.agent, &newer));
         }
-        if !attach.resumed {
+        if attach.resumed {
+            // Whatever waits here for an agent that was away may be handed over from now on, and its mark for not having
+            // been is the time of the registration.
+            let away = |own: &&AgentState| own.presence != Presence::Online;
+            let own_ms = self.directory.own(&attach.agent).filter(away).map_or(0, |own| own.registered_ms);
+            attach.registered_ms = attach.registered_ms.max(own_ms + 1);
+        } else {
             attach.registered_ms = attach.registered_ms.max(self.later_than_elsewhere(&attach.agent));
         }
         if self.sessions.by_key.get(&key).is_some_and(|session| session.agent != attach.agent) {
@@ -119,8 +166,11 @@ impl Mesh {
         }
         let record = Record::Agent(state_of(&attach));
         // Registering again changes options; what is ready stays so meanwhile.
-        let ready = self.sessions.by_key.get(&key).is_some_and(|session| session.ready);
-        self.sessions.by_key.insert(key, Session { agent: attach.agent.clone(), ready });
+        let before = self.sessions.by_key.get(&key);
+        let (ready, in_hand) =
+            before.map_or((false, Default::default()), |session| (session.ready, session.in_hand));
+        let window = usize::from(attach.window.clamp(1, MAX_WINDOW));
+        self.sessions.by_key.insert(key, Session { agent: attach.agent.clone(), ready, window, in_hand });
         if let Some(link) = self.links.get_mut(&link) {
             link.sessions.insert(attach.session);
         }
@@ -177,6 +227,8 @@ impl Mesh {
         }
         self.announce_agent(state_of(&attach));
         self.send(key.0, Frame::Attached(key.1));
+        self.pump_mailbox(&attach.agent);
+        self.tell_untold(&attach.agent);
     }
 
     /// A registration was written for nobody: the next start would know an agent that never was.
@@ -209,7 +261,9 @@ impl Mesh {
 
     /// A session ended. When it was the agent's last, the agent is away, or forgotten if that was asked.
     pub(super) fn session_over(&mut self, link: LinkId, session: SessionNo, forget: bool) {
+        let no = session;
         let Some(session) = self.sessions.remove((link, session)) else { return };
+        self.take_back(link, no, &session.agent);
         if self.sessions.by_agent.contains_key(&session.agent) {
             return;
         }
@@ -219,7 +273,11 @@ impl Mesh {
         if forget {
             self.persist(Record::Forget(session.agent));
         }
+        let agent = state.agent.clone();
         self.announce_agent(state);
+        if forget {
+            self.bury(&agent);
+        }
     }
 
     /// Agents that registered elsewhere later than here: their home is there now.
@@ -254,8 +312,9 @@ impl Mesh {
     pub(super) fn forget_old_agents(&mut self, wall_ms: u64) {
         for agent in self.directory.own_away_for(FORGET_AFTER_MS, wall_ms) {
             let Some(state) = self.directory.own(&agent).cloned() else { continue };
-            self.persist(Record::Forget(agent));
+            self.persist(Record::Forget(agent.clone()));
             self.announce_agent(AgentState { presence: Presence::Gone, ..state });
+            self.bury(&agent);
         }
     }
 
@@ -283,10 +342,12 @@ impl Mesh {
         if there { state.presence } else { Presence::Away }
     }
 
-    fn announce_agent(&mut self, state: AgentState) {
+    pub(super) fn announce_agent(&mut self, state: AgentState) {
+        let agent = state.agent.clone();
         if let Some(news) = self.directory.change(state) {
             self.flood(&Frame::Agents(news), None);
         }
+        self.rehome(&[agent]);
     }
 
     fn no_room(&self) -> Refusal {
@@ -301,7 +362,9 @@ impl Mesh {
     /// The session is over at once, and nothing is announced of it.
     fn evict_for_good(&mut self, key: Key, refusal: Refusal) {
         self.evict(key, refusal);
-        self.sessions.remove(key);
+        if let Some(session) = self.sessions.remove(key) {
+            self.take_back(key.0, key.1, &session.agent);
+        }
         if let Some(link) = self.links.get_mut(&key.0) {
             link.sessions.remove(&key.1);
         }

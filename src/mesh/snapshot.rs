@@ -53,6 +53,8 @@ pub struct LinkView {
     pub dialled: bool,
     /// Smoothed round trip in microseconds; 0: not measured.
     pub rtt_us: u32,
+    /// By how much the peer's wall clock is ahead of ours, in milliseconds; `None`: not measured.
+    pub skew_ms: Option<f64>,
     /// When it came up.
     pub up_since: Time,
     /// Sessions behind it.
@@ -108,6 +110,12 @@ impl Mesh {
         }
     }
 
+    /// By how much the wall clock of each node that there is a link to is ahead of ours, in milliseconds.
+    pub fn skews(&self) -> Vec<(NodeName, f64)> {
+        let links = self.neighbours.iter().filter_map(|(node, id)| Some((node, self.links.get(id)?)));
+        links.filter_map(|(node, link)| Some((node.clone(), link.skew_ms?))).collect()
+    }
+
     fn link_view(&self, id: LinkId) -> Option<LinkView> {
         let link = self.links.get(&id)?;
         Some(LinkView {
@@ -116,6 +124,7 @@ impl Mesh {
             role: link.role,
             dialled: link.dialled,
             rtt_us: link.rtt_us,
+            skew_ms: link.skew_ms,
             up_since: link.up_since,
             sessions: link.sessions.len(),
         })

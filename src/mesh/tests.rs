@@ -3,6 +3,7 @@
 mod agents;
 mod calls;
 mod cluster;
+mod durable;
 mod forming;
 mod hostile;
 mod messages;

@@ -135,6 +135,11 @@ impl Topology {
             .map(|(_, node)| node)
     }
 
+    /// Whether something has changed since the routes were computed.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
     /// Computes the routes again if something changed; answers who became reachable and who no longer is.
     pub fn refresh(&mut self) -> (Vec<NodeName>, Vec<NodeName>) {
         if !std::mem::take(&mut self.dirty) {

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::handle::CallError;
 use super::status::CallAnswer;
 use crate::mesh::{AskFailed, Time};
+use crate::wire::close::Refusal;
 use crate::wire::ids::{NodeName, Sequence};
 
 /// Where an answer goes.
@@ -50,6 +51,31 @@ impl Calls {
             .map_err(|failed| error_of(failed, waiting.within));
         // Whoever asked may have gone.
         let _ = waiting.answer.send(result);
+    }
+}
+
+/// Messages that the operator sends for somebody: the mesh says at once whether it took them.
+#[derive(Default)]
+pub(super) struct Posts {
+    waiting: BTreeMap<Sequence, oneshot::Sender<Result<(), Refusal>>>,
+    last: u64,
+}
+
+impl Posts {
+    /// Remembers who waits; answers the number for the mesh.
+    pub(super) fn begin(&mut self, answer: oneshot::Sender<Result<(), Refusal>>) -> Sequence {
+        self.last += 1;
+        let number = Sequence(self.last);
+        self.waiting.insert(number, answer);
+        number
+    }
+
+    /// Tells who waits what came of it.
+    pub(super) fn end(&mut self, number: Sequence, result: Result<(), Refusal>) {
+        if let Some(answer) = self.waiting.remove(&number) {
+            // Whoever asked may have gone.
+            let _ = answer.send(result);
+        }
     }
 }
 

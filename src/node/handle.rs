@@ -8,8 +8,10 @@ use tokio::sync::oneshot;
 use super::status::{AgentRow, CallAnswer, Status};
 use crate::link;
 use crate::rt::queue;
-use crate::wire::frame::{Call, Method};
-use crate::wire::ids::{Namespace, NodeName};
+use crate::wire::close::Refusal;
+use crate::wire::envelope::{Head, MessageKey};
+use crate::wire::frame::{Call, Frame, Method};
+use crate::wire::ids::{LinkId, Namespace, NodeName};
 
 /// A question to the node task; the answer comes back through the channel in it.
 #[derive(Debug)]
@@ -33,6 +35,21 @@ pub enum Request {
     },
     /// See [`Handle::answer`].
     Answer(Call, Result<Bytes, String>),
+    /// See [`Handle::tell`].
+    Tell(LinkId, Box<Frame>),
+    /// See [`Handle::post`].
+    Post {
+        /// Its head.
+        head: Box<Head>,
+        /// Its text.
+        payload: Bytes,
+        /// Whether it was taken.
+        answer: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// See [`Handle::drop_dead`].
+    DropDead(MessageKey),
+    /// See [`Handle::resume`].
+    Resume(bool, oneshot::Sender<bool>),
     /// See [`Handle::set_revocations`].
     Revocations(u64, Bytes),
     /// See [`Handle::set_certificate_days`].
@@ -109,6 +126,28 @@ impl Handle {
     /// The answer to a [`super::Question`].
     pub async fn answer(&self, call: Call, result: Result<Bytes, String>) -> Result<(), CallError> {
         self.requests.send(Request::Answer(call, result)).await.map_err(|_| CallError::Stopping)
+    }
+
+    /// Sends a frame over a link; one that is not there any more needs none.
+    pub async fn tell(&self, link: LinkId, frame: Frame) -> Result<(), CallError> {
+        self.requests.send(Request::Tell(link, Box::new(frame))).await.map_err(|_| CallError::Stopping)
+    }
+
+    /// Sends a message for somebody. `Ok(Ok(()))`: it was taken, and is being written.
+    pub async fn post(&self, head: Head, payload: Bytes) -> Result<Result<(), Refusal>, CallError> {
+        let head = Box::new(head);
+        self.ask(|answer| Request::Post { head, payload, answer }).await
+    }
+
+    /// A message that died is not wanted any more.
+    pub async fn drop_dead(&self, key: MessageKey) -> Result<(), CallError> {
+        self.requests.send(Request::DropDead(key)).await.map_err(|_| CallError::Stopping)
+    }
+
+    /// Lets a node go on that stands still because its store is an old one: what waits in it is handed over again, marked,
+    /// or goes to the dead letters. `false`: it does not stand still.
+    pub async fn resume(&self, redeliver: bool) -> Result<bool, CallError> {
+        self.ask(|answer| Request::Resume(redeliver, answer)).await
     }
 
     /// A revocation list that was verified: spread it, and close links to those on it.

@@ -6,9 +6,11 @@
 //! | `calls` | answers that somebody waits for |
 //! | [`handle`] | what the rest of the program may ask the node task |
 //! | [`status`] | the answers, as `--json` shows them |
+//! | [`records`] | where messages stand, dead letters, traces: what the disks know |
 
 mod calls;
 pub mod handle;
+pub mod records;
 pub mod status;
 pub mod task;
 

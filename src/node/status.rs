@@ -29,6 +29,68 @@ pub struct Status {
     pub revocation_list: u64,
     /// Days until this node's own certificate ends.
     pub certificate_days_left: Option<i64>,
+    /// What it keeps; absent: it is of a release that keeps nothing.
+    #[serde(default)]
+    pub durable: Option<DurableStatus>,
+}
+
+/// What a node keeps of durable messages.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DurableStatus {
+    /// Messages in mailboxes of its agents, those in hands included.
+    pub mailbox: usize,
+    /// In the hands of sessions.
+    pub in_hand: usize,
+    /// On the way to other nodes, or waiting for one.
+    pub outbox: usize,
+    /// Taken over by other nodes: what becomes of them is not known yet.
+    pub handed: usize,
+    /// Second copies.
+    pub copies: usize,
+    /// Ended, and their senders are still to be told.
+    pub untold: usize,
+    /// From other nodes, waiting for an earlier one.
+    pub held: usize,
+    /// Refused by the disk, and written again.
+    pub unwritten: usize,
+    /// Marks of messages that have ended.
+    pub marks: usize,
+    /// Bytes of payloads.
+    pub bytes: usize,
+    /// The store is an old one, and this node stands still: others have seen this later life of it.
+    #[serde(default)]
+    pub rolled_back: Option<Incarnation>,
+    /// Messages that died: `trishula dlq list`.
+    pub dead_letters: u64,
+    /// The disk; absent: it has none.
+    pub store: Option<StoreStatus>,
+}
+
+/// How a node's disk is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Whether what is given to it is written.
+    pub writable: bool,
+    /// Since when that is so, in milliseconds since the epoch.
+    pub since_ms: u64,
+    /// What the disk said last, while it is not writable.
+    pub error: Option<String>,
+    /// What is wrong with the file: it is read, never written.
+    pub damaged: Option<String>,
+    /// The slowest commit of the last one to two minutes.
+    pub slowest_commit_ms: f64,
+    /// Records that waited after the last commit.
+    pub waiting: usize,
+    /// Damaged messages that were put aside.
+    pub quarantined: u64,
+}
+
+impl StoreStatus {
+    /// What is wrong with it.
+    pub fn trouble(&self) -> Option<&str> {
+        let refused = (!self.writable).then_some("the disk refuses to write");
+        self.damaged.as_deref().or_else(|| self.error.as_deref().filter(|_| !self.writable)).or(refused)
+    }
 }
 
 /// One node as this one sees it.
@@ -65,6 +127,9 @@ pub struct LinkStatus {
     pub dialled: bool,
     /// Smoothed round trip in milliseconds; absent: not measured yet.
     pub rtt_ms: Option<f64>,
+    /// By how much the peer's wall clock is ahead of this node's, in milliseconds, smoothed; absent: not measured yet.
+    #[serde(default)]
+    pub skew_ms: Option<f64>,
     /// Seconds since it came up.
     pub up_seconds: u64,
     /// Sessions of clients behind it.

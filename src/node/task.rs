@@ -10,18 +10,26 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
-use super::calls::Calls;
+use super::calls::{Calls, Posts};
 use super::handle::{Handle, Request};
-use super::status::{AgentRow, LinkStatus, NodeStatus, Status};
+use super::records;
 use crate::identity::{self, Trust, revocation::RevocationList};
 use crate::link;
-use crate::mesh::{Config, Event, Input, LinkView, Mesh, NodeView, Output, Record, Role, Ticket, Time};
+use crate::mesh::{Config, Event, GoOn, Input, Mesh, Output, Queried, Role, Step, Ticket, Time};
 use crate::metrics;
 use crate::rt::{clock, queue, tasks};
-use crate::store;
+use crate::store::{self, trace};
 use crate::wire::close::LinkClose;
-use crate::wire::frame::{AgentState, Call, Frame, Method, Presence};
-use crate::wire::ids::{LinkId, Namespace, NodeName};
+use crate::wire::frame::{Call, Frame, Method};
+use crate::wire::ids::{LinkId, NodeName, Sequence, SessionNo};
+use crate::wire::record::{Memory, Record};
+
+mod hops;
+mod skew;
+mod view;
+
+use skew::Skews;
+use view::role_word;
 
 /// Frames and other events of links that may wait.
 const LINK_EVENTS: usize = 8192;
@@ -53,8 +61,8 @@ pub struct Question {
 pub struct Settings {
     /// For the core.
     pub mesh: Config,
-    /// Agents that were registered here before.
-    pub agents: Vec<AgentState>,
+    /// What was on disk.
+    pub memory: Memory,
     /// Where records go.
     pub disk: Disk,
     /// Whom we believe; its revocations are kept up to date from the mesh.
@@ -63,6 +71,12 @@ pub struct Settings {
     pub revocations_file: Option<PathBuf>,
     /// Who answers [`Method::Enrol`] and [`Method::Renew`]; `None`: this node does not hold the CA.
     pub desk: Option<queue::Sender<Question>>,
+    /// Who answers where messages stand; `None`: nobody, as nothing is written.
+    pub records: Option<queue::Sender<records::Ask>>,
+    /// Where steps of messages go, for `trishula trace`; `None`: nowhere.
+    pub trace: Option<trace::Recorder>,
+    /// How the disk is, for `status`.
+    pub health: Option<watch::Receiver<store::Health>>,
     /// Program and version.
     pub software: String,
 }
@@ -106,6 +120,12 @@ struct Node {
     connected: watch::Sender<BTreeSet<NodeName>>,
     addresses: watch::Sender<Addresses>,
     calls: Calls,
+    posts: Posts,
+    skews: Skews,
+    /// Of the last step that was recorded.
+    hop_clock: u64,
+    /// When what is kept is counted again.
+    next_count: Time,
     certificate_days: Option<i64>,
     stopping: bool,
 }
@@ -125,8 +145,8 @@ impl Node {
         connected: watch::Sender<BTreeSet<NodeName>>,
         addresses: watch::Sender<Addresses>,
     ) -> Node {
-        let agents = std::mem::take(&mut settings.agents);
-        let mesh = Mesh::new(settings.mesh.clone(), Time(clock::micros()), agents);
+        let memory = std::mem::take(&mut settings.memory);
+        let mesh = Mesh::new(settings.mesh.clone(), Time(clock::micros()), clock::wall_ms(), memory);
         Node {
             mesh,
             settings,
@@ -135,6 +155,10 @@ impl Node {
             connected,
             addresses,
             calls: Calls::default(),
+            posts: Posts::default(),
+            skews: Skews::default(),
+            hop_clock: 0,
+            next_count: Time(0),
             certificate_days: None,
             stopping: false,
         }
@@ -168,6 +192,7 @@ impl Node {
                 Turn::Time => {
                     self.input(Input::Tick(clock::wall_ms()));
                     metrics::CONNECTED_AGENTS.set(self.mesh.agents_online() as i64);
+                    self.show_often();
                 }
                 Turn::Over => return,
             }
@@ -258,9 +283,14 @@ impl Node {
             Output::Asked(call, body) => self.asked(call, body),
             Output::Answered(number, result) => self.calls.end(number, Time(clock::micros()), result),
             Output::Revocations(_, der) => self.verify_revocations(&der),
+            Output::Query(link, session, number, queried) => self.queried(link, session, number, queried),
+            Output::Posted(number, result) => self.posts.end(number, result),
             Output::Event(event) => {
                 if let Event::Reachable(_) = event {
                     self.publish_addresses();
+                }
+                if let Event::Hop(hop) = &event {
+                    self.record(hop);
                 }
                 report(&event);
             }
@@ -283,11 +313,7 @@ impl Node {
         let Disk::Store(jobs, _) = &self.settings.disk else {
             return self.mesh.handle(Time(clock::micros()), Input::Persisted(ticket));
         };
-        let write = match record {
-            Record::Agent(state) => store::Write::Agent(state),
-            Record::Forget(agent) => store::Write::Forget(agent),
-        };
-        if jobs.try_send(store::Job { number: ticket.0, write }).is_err() {
+        if jobs.try_send(store::Job { number: ticket.0, record }).is_err() {
             let failed = Input::PersistFailed(ticket, "too much waits for the disk".into());
             self.mesh.handle(Time(clock::micros()), failed);
         }
@@ -315,8 +341,26 @@ impl Node {
                 },
                 None => Err("this node does not hold the CA".to_owned()),
             },
+            Method::Records => {
+                match self.ask_records(records::Ask::Call(Question { call: call.clone(), body })) {
+                    Ok(()) => return,
+                    Err(why) => Err(why.to_owned()),
+                }
+            }
         };
         self.mesh.handle(Time(clock::micros()), Input::Answer(call, answer));
+    }
+
+    /// A session asks where a message stands: the answer is another task's.
+    fn queried(&mut self, link: LinkId, session: SessionNo, number: Sequence, queried: Queried) {
+        if let Err(why) = self.ask_records(records::Ask::Query { link, session, number, queried }) {
+            self.send(link, Frame::Answer(session, number, records::unavailable(why)));
+        }
+    }
+
+    fn ask_records(&self, ask: records::Ask) -> Result<(), &'static str> {
+        let records = self.settings.records.as_ref().ok_or("this node keeps no records")?;
+        records.try_send(ask).map_err(|_| "too many ask where messages stand; try again in a second")
     }
 
     /// Anybody may offer a list; only what the CA signed counts.
@@ -364,6 +408,17 @@ impl Node {
                 self.input(Input::Ask { number, to, method, body, within });
             }
             Request::Answer(call, result) => self.input(Input::Answer(call, result)),
+            Request::Tell(link, frame) => self.send(link, *frame),
+            Request::Post { head, payload, answer } => {
+                let number = self.posts.begin(answer);
+                self.input(Input::Post(number, head, payload));
+            }
+            Request::DropDead(key) => self.input(Input::DropDead(key)),
+            Request::Resume(redeliver, answer) => {
+                let stood_still = self.mesh.rolled_back().is_some();
+                self.input(Input::GoOn(if redeliver { GoOn::Redeliver } else { GoOn::Bury }));
+                let _ = answer.send(stood_still);
+            }
             Request::Revocations(number, der) => {
                 tracing::debug!(number, "a revocation list from this machine");
                 self.verify_revocations(&der);
@@ -381,74 +436,11 @@ impl Node {
             }
         }
     }
-
-    fn status(&self) -> Status {
-        let view = self.mesh.snapshot();
-        Status {
-            node: self.settings.mesh.node.clone(),
-            incarnation: self.settings.mesh.incarnation,
-            software: self.settings.software.clone(),
-            uptime_seconds: clock::since(self.began).as_secs(),
-            whole: view.nodes.iter().all(|node| node.reachable),
-            nodes: view.nodes.into_iter().map(node_status).collect(),
-            links: view.links.into_iter().filter_map(|link| self.link_status(link)).collect(),
-            agents_online: view.agents_online,
-            agents_known: view.agents_known,
-            revocation_list: view.revocation_list,
-            certificate_days_left: self.certificate_days,
-        }
-    }
-
-    fn link_status(&self, view: LinkView) -> Option<LinkStatus> {
-        let info = self.links.get(&view.link)?;
-        let now = Time(clock::micros());
-        Some(LinkStatus {
-            peer: view.peer,
-            role: role_word(info).to_owned(),
-            carrier: info.handle.carrier().to_owned(),
-            remote: info.handle.remote().to_owned(),
-            dialled: view.dialled,
-            rtt_ms: (view.rtt_us > 0).then(|| f64::from(view.rtt_us) / 1e3),
-            up_seconds: now.since(view.up_since).as_secs(),
-            sessions: view.sessions,
-        })
-    }
-
-    fn agents(&self, namespace: Option<&Namespace>) -> Vec<AgentRow> {
-        let row = |(node, state): (NodeName, AgentState)| AgentRow {
-            agent: state.agent.to_string(),
-            online: state.presence == Presence::Online,
-            node,
-            capabilities: state.capabilities,
-            registered_ms: state.registered_ms,
-        };
-        self.mesh.agents_seen(namespace).into_iter().map(row).collect()
-    }
 }
 
 fn revocations_in_force(list: &RevocationList) -> Input {
     let serials = list.entries().iter().map(|entry| entry.serial.to_string()).collect();
     Input::Revocations(list.number(), Bytes::copy_from_slice(list.der()), serials)
-}
-
-fn node_status(view: NodeView) -> NodeStatus {
-    NodeStatus {
-        node: view.node,
-        incarnation: Some(view.incarnation),
-        reachable: view.reachable,
-        next_hop: view.next_hop,
-        rtt_ms: view.rtt_us.map(|us| us as f64 / 1e3),
-        agents_online: view.agents_online,
-        holds_ca: view.holds_ca,
-    }
-}
-
-fn role_word(info: &LinkInfo) -> &'static str {
-    match (info.peer.role, info.handle.carrier()) {
-        (link::Role::Node, _) => "node",
-        (link::Role::Entrance, "memory") => "gateway",
-        (link::Role::Entrance, _) => "edge",
-    }
 }
 
 fn report(event: &Event) {
@@ -460,6 +452,20 @@ fn report(event: &Event) {
         }
         Event::HandedOver => metrics::MESSAGES_DELIVERED.inc(),
         Event::Refused(code) => metrics::MESSAGES_REFUSED.with_label_values(&[*code]).inc(),
+        Event::Hop(hop) => match hop.step {
+            Step::Recognised => metrics::MESSAGES_RECOGNISED.inc(),
+            Step::TookOver => metrics::MESSAGES_TAKEN_OVER.inc(),
+            _ => {}
+        },
+        Event::Stray(frame) => {
+            tracing::debug!(frame, "a frame that says nothing to this node was left alone")
+        }
+        Event::RolledBack { previous, seen } => {
+            tracing::error!(
+                %previous, %seen,
+                "this node's store is an old one: others have seen a later life of this node. It takes and sends nothing until you say how to go on: trishula store resume --redeliver, or --bury"
+            );
+        }
         Event::NameClash(link) => {
             tracing::error!(%link, "another process calls itself by this node's name");
         }

@@ -1,25 +1,62 @@
 //! The disk: one writer thread, one SQLite file, one fsync for all that waits (group commit).
 //!
-//! What is here already: the node's incarnation, new and fsynced at each start, and the agents registered
-//! with it. Nothing is answered before it is on disk; a failed write is never retried, as after a failed
-//! fsync nobody knows what is on disk (Rebello et al., "Can Applications Recover from fsync Failures?",
-//! USENIX ATC 2020): the file is opened again and what waited is refused.
+//! Nothing is answered before it is on disk. A failed write is never retried, as after a failed fsync nobody knows what
+//! is on disk (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020): the file is opened
+//! again and what waited is refused.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `writer` | the thread that commits; `health` is what it tells of itself |
+//! | `writes`, `row` | records as SQL; messages as rows with checksums |
+//! | `schema` | the tables, and the migrations between their versions |
+//! | `load` | what is read at a start, and rows that are put into quarantine |
+//! | `reader` | questions beside the writer |
+//! | `index` | which row a message has, in memory |
+//! | `checkpoint` | the log written into the database, beside the writer |
+//! | `check` | the full check, in the background |
+//! | [`maintenance`] | what `trishula store` does |
+//! | [`trace`] | hop records, in a file of their own |
+//! | `file` | opening, the lock, checks |
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ErrorCode};
 
-use crate::metrics;
-use crate::rt::{clock, platform, queue};
-use crate::wire::frame::{AgentState, Presence};
-use crate::wire::ids::{AgentAddr, AgentName, Incarnation, Namespace};
+use crate::rt::{clock, queue};
+use crate::wire::ids::Incarnation;
+use crate::wire::record::{Memory, Record};
+
+mod check;
+mod checkpoint;
+mod file;
+mod health;
+mod index;
+mod load;
+pub mod maintenance;
+mod reader;
+mod row;
+mod schema;
+#[cfg(test)]
+mod testing;
+pub mod trace;
+mod writer;
+mod writes;
+
+pub use health::{Checked, Health};
+pub use load::Quarantined;
+pub use reader::{DeadLetter, Found, MOST, ReadError, Reader};
+pub use row::{Step, place_word};
+pub use schema::SCHEMA;
+pub use writes::Count;
+
+use writer::Writer;
 
 /// Records that may wait for the writer.
-const BOUND: usize = 4096;
+const BOUND: usize = 65_536;
 /// Records that share one fsync at most.
 const GROUP: usize = 1024;
-/// The shape of the tables that this release writes.
-const SCHEMA: i64 = 1;
 
 /// Why the store can't be used. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +69,22 @@ pub enum Error {
         /// What the system said.
         why: std::io::Error,
     },
+    /// No room for the first write, or a disk that fails.
+    #[error("{}: {why}; see whether the disk is full (df) or reports faults (dmesg): make room, or set [node] data_dir to another disk", file.display())]
+    Disk {
+        /// Which file.
+        file: PathBuf,
+        /// What SQLite said.
+        why: rusqlite::Error,
+    },
+    /// The file is damaged where it is needed.
+    #[error("{}: the store is damaged ({why}); see what can be saved with: trishula store salvage, or restore a backup", file.display())]
+    Damaged {
+        /// Which.
+        file: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// SQLite refuses the file.
     #[error("{}: {why}; restore a backup, or move the file away to start with an empty store", file.display())]
     Database {
@@ -41,12 +94,24 @@ pub enum Error {
         why: rusqlite::Error,
     },
     /// A newer release wrote it.
-    #[error("{}: written by a newer release (schema {found}, this one knows {SCHEMA}); run that release", file.display())]
+    #[error("{}: written by a newer release (schema {found}, this one knows {SCHEMA}); run that release, or go back with its: trishula store down {SCHEMA}", file.display())]
     TooNew {
         /// Which.
         file: PathBuf,
         /// What it has.
         found: i64,
+    },
+    /// There is no store.
+    #[error("{}: there is no store here; give the node's [node] data_dir by --config or --data", file.display())]
+    Missing {
+        /// Which was looked for.
+        file: PathBuf,
+    },
+    /// There is one already, and it is not written over.
+    #[error("{}: there is a store already; give an empty folder", file.display())]
+    Exists {
+        /// Which.
+        file: PathBuf,
     },
     /// Another process has it.
     #[error("{}: another process uses this data folder; stop it, or set another [node] data_dir", file.display())]
@@ -56,13 +121,17 @@ pub enum Error {
     },
 }
 
-/// What is to be written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Write {
-    /// This agent is registered here.
-    Agent(AgentState),
-    /// This agent is no longer known here.
-    Forget(AgentAddr),
+impl Error {
+    fn of(file: &Path, why: rusqlite::Error) -> Error {
+        match why.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy) => Error::InUse { file: file.into() },
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Error::Damaged { file: file.into(), why: why.to_string() }
+            }
+            Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => Error::Disk { file: file.into(), why },
+            _ => Error::Database { file: file.into(), why },
+        }
+    }
 }
 
 /// One write and the number under which its end is reported.
@@ -71,7 +140,7 @@ pub struct Job {
     /// The caller's number.
     pub number: u64,
     /// What.
-    pub write: Write,
+    pub record: Record,
 }
 
 /// What came of a group of writes.
@@ -87,229 +156,159 @@ pub struct Done {
 pub struct Opened {
     /// This start of the node: higher than every one before, and on disk.
     pub incarnation: Incarnation,
-    /// Agents registered before.
-    pub agents: Vec<AgentState>,
+    /// The start before; `None`: this is the first, or it can't be read any more.
+    pub previous: Option<Incarnation>,
+    /// What was written before. Of messages the payload is there where it may be sent again: not of those that died
+    /// ([`Reader::dead_letter`] has it), were handed over or have ended.
+    pub memory: Memory,
+    /// Messages that were damaged, and are not in the memory.
+    pub quarantined: Vec<Quarantined>,
+    /// What is wrong with the file: it is read only, and every job is refused. The incarnation is not on disk then.
+    pub damaged: Option<String>,
     /// To write to.
     pub jobs: queue::Sender<Job>,
     /// What came of it.
     pub done: queue::Receiver<Done>,
+    /// To ask it.
+    pub reader: Reader,
+    /// How it is, as it changes.
+    pub health: tokio::sync::watch::Receiver<Health>,
 }
 
 /// Opens the store in a folder and starts its writer; `wall_ms` is the wall clock. The writer ends when the
 /// last sender of jobs is dropped, after writing what waits.
 pub fn open(folder: &Path, wall_ms: u64) -> Result<Opened, Error> {
-    std::fs::create_dir_all(folder).map_err(|why| Error::Folder { folder: folder.into(), why })?;
-    // SQLite says "unable to open database file" for every cause: try the folder first.
-    let probe = folder.join(".write-test");
-    std::fs::write(&probe, b"").map_err(|why| Error::Folder { folder: folder.into(), why })?;
-    let _ = std::fs::remove_file(&probe);
-    let file = folder.join("node.sqlite");
-    let database = |why| match why {
-        rusqlite::Error::SqliteFailure(e, _) if e.code == rusqlite::ErrorCode::DatabaseBusy => {
-            Error::InUse { file: file.clone() }
-        }
-        why => Error::Database { file: file.clone(), why },
+    file::usable(folder)?;
+    let lock = file::lock(folder)?;
+    let path = file::database(folder);
+    let log_pages = log_pages();
+    let read = match read(&path, log_pages.clone(), wall_ms) {
+        Ok(read) => read,
+        Err(Failed::Store(error)) => return Err(error),
+        Err(Failed::Damage(why)) => read_damaged(&path, why, wall_ms),
     };
-    let connection = connect(&file).map_err(database)?;
-    let found = prepare(&connection).map_err(database)?;
-    if found > SCHEMA {
-        return Err(Error::TooNew { file, found });
-    }
-    let incarnation = next_incarnation(&connection, wall_ms).map_err(database)?;
-    let agents = read_agents(&connection).map_err(database)?;
+    let health = Health {
+        writable: read.damaged.is_none(),
+        since_ms: clock::wall_ms(),
+        error: read.damaged.as_ref().map(|damage| writer::damaged_words(&path, damage)),
+        damaged: read.damaged.clone(),
+        places: read.loaded.known.tally.counts(),
+        quarantined: read.quarantine_size,
+        ..Health::default()
+    };
+    let (report, health) = health::Report::new(health);
     let (jobs, waiting) = queue::bounded("store.jobs", BOUND);
-    let (report, done) = queue::bounded("store.done", BOUND);
-    let writer = Writer { file: file.clone(), connection: Some(connection) };
+    let (done_in, done) = queue::bounded("store.done", BOUND);
+    let unusable = |why| Error::Folder { folder: folder.into(), why };
+    let reader = reader::start(&path, read.loaded.known.index.clone()).map_err(unusable)?;
+    let check = match &read.damaged {
+        None => check::start(&path, report.sender()).map_err(unusable)?,
+        Some(_) => None,
+    };
+    let writer = Writer {
+        connection: read.connection,
+        known: read.loaded.known,
+        report,
+        damaged: read.damaged.clone(),
+        checkpoints: checkpoint::Checkpoints::start(&path).map_err(unusable)?,
+        log_pages,
+        check,
+        lock,
+        file: path,
+    };
     std::thread::Builder::new()
         .name("store.writer".into())
-        .spawn(move || writer.run(waiting, &report))
-        .map_err(|why| Error::Folder { folder: folder.into(), why })?;
-    Ok(Opened { incarnation, agents, jobs, done })
+        .spawn(move || writer.run(waiting, &done_in))
+        .map_err(unusable)?;
+    Ok(Opened {
+        incarnation: read.incarnation,
+        previous: read.previous,
+        memory: read.loaded.memory,
+        quarantined: read.loaded.quarantined,
+        damaged: read.damaged,
+        jobs,
+        done,
+        reader,
+        health,
+    })
 }
 
-fn connect(file: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(file)?;
-    // Exclusive: a second process on the same folder is refused at once, and WAL needs no shared memory.
-    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    if platform::FSYNC_NEEDS_FULLFSYNC {
-        connection.pragma_update(None, "fullfsync", "ON")?;
-        connection.pragma_update(None, "checkpoint_fullfsync", "ON")?;
-    }
-    Ok(connection)
+fn log_pages() -> Arc<AtomicUsize> {
+    Arc::new(AtomicUsize::new(0))
 }
 
-/// Makes the tables of a new file; answers the schema version that is there now.
-fn prepare(connection: &Connection) -> rusqlite::Result<i64> {
-    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if version == 0 {
-        connection.execute_batch(
-            "BEGIN IMMEDIATE;
-             CREATE TABLE life (one INTEGER PRIMARY KEY CHECK (one = 1), incarnation INTEGER NOT NULL);
-             CREATE TABLE agent (
-                 namespace TEXT NOT NULL, name TEXT NOT NULL, registered_ms INTEGER NOT NULL,
-                 shared INTEGER NOT NULL, capabilities TEXT NOT NULL,
-                 PRIMARY KEY (namespace, name)) WITHOUT ROWID;
-             PRAGMA user_version = 1;
-             COMMIT;",
-        )?;
-        return Ok(SCHEMA);
+/// What the file says, and the connection that goes on with it.
+struct Read {
+    connection: Option<Connection>,
+    incarnation: Incarnation,
+    previous: Option<Incarnation>,
+    loaded: load::Loaded,
+    quarantine_size: u64,
+    damaged: Option<String>,
+}
+
+enum Failed {
+    Store(Error),
+    Damage(String),
+}
+
+fn read(path: &Path, log_pages: Arc<AtomicUsize>, wall_ms: u64) -> Result<Read, Failed> {
+    let failed = |why: rusqlite::Error| {
+        if file::is_damage(&why) {
+            Failed::Damage(why.to_string())
+        } else {
+            Failed::Store(Error::of(path, why))
+        }
+    };
+    let mut connection = file::connect(path, log_pages).map_err(failed)?;
+    if let Some(damage) = file::check(&connection, "quick_check").map_err(failed)? {
+        return Err(Failed::Damage(damage));
     }
-    Ok(version)
+    let found = schema::migrate(&mut connection, SCHEMA).map_err(failed)?;
+    if !(0..=SCHEMA).contains(&found) {
+        return Err(Failed::Store(Error::TooNew { file: path.into(), found }));
+    }
+    let loaded = load::load(&mut connection, wall_ms).map_err(failed)?;
+    for message in &loaded.quarantined {
+        let (key, other) = (&message.key, &message.other);
+        tracing::error!(?key, ?other, why = message.why, "a message is damaged on disk; it is put aside");
+    }
+    let quarantine_size = load::quarantine_size(&connection).map_err(failed)?;
+    let previous = load::incarnation(&connection).map_err(failed)?;
+    let incarnation = next_incarnation(previous, wall_ms);
+    // One statement outside a transaction is a transaction: with synchronous=FULL it is on disk afterwards.
+    connection
+        .execute("INSERT OR REPLACE INTO life (one, incarnation) VALUES (1, ?1)", [incarnation.0 as i64])
+        .map_err(failed)?;
+    Ok(Read { connection: Some(connection), incarnation, previous, loaded, quarantine_size, damaged: None })
+}
+
+/// What can be read goes on being delivered; nothing new is taken, as every job is refused.
+fn read_damaged(path: &Path, damage: String, wall_ms: u64) -> Read {
+    tracing::error!(
+        file = %path.display(),
+        damage,
+        "the store is damaged: what can be read is served, nothing is accepted; see: trishula store salvage"
+    );
+    let connection = file::connect_to_read(path).ok();
+    let loaded = connection.as_ref().map(load::load_damaged).unwrap_or_default();
+    let previous = connection.as_ref().and_then(|connection| load::incarnation(connection).ok().flatten());
+    let quarantine_size = connection.as_ref().and_then(|c| load::quarantine_size(c).ok()).unwrap_or(0);
+    Read {
+        connection: None,
+        incarnation: next_incarnation(previous, wall_ms),
+        previous,
+        loaded,
+        quarantine_size,
+        damaged: Some(damage),
+    }
 }
 
 /// Higher than the last one, and by the wall clock when that is higher still: a node whose disk was lost
 /// does not start again from one.
-fn next_incarnation(connection: &Connection, wall_ms: u64) -> rusqlite::Result<Incarnation> {
-    let last: Option<i64> = connection
-        .query_row("SELECT incarnation FROM life", [], |row| row.get(0))
-        .map(Some)
-        .or_else(|e| if e == rusqlite::Error::QueryReturnedNoRows { Ok(None) } else { Err(e) })?;
-    let next = last.map_or(0, |last| last + 1).max(i64::try_from(wall_ms).unwrap_or(0));
-    // One statement outside a transaction is a transaction: with synchronous=FULL it is on disk afterwards.
-    connection.execute("INSERT OR REPLACE INTO life (one, incarnation) VALUES (1, ?1)", [next])?;
-    Ok(Incarnation(next as u64))
-}
-
-fn read_agents(connection: &Connection) -> rusqlite::Result<Vec<AgentState>> {
-    let mut select =
-        connection.prepare("SELECT namespace, name, registered_ms, shared, capabilities FROM agent")?;
-    let rows = select.query_map([], |row| {
-        let names: (String, String) = (row.get(0)?, row.get(1)?);
-        let rest: (i64, bool, String) = (row.get(2)?, row.get(3)?, row.get(4)?);
-        Ok((names, rest))
-    })?;
-    let mut agents = Vec::new();
-    for row in rows {
-        let ((namespace, name), (registered_ms, shared, capabilities)) = row?;
-        let (Ok(namespace), Ok(name)) = (Namespace::new(&namespace), AgentName::new(&name)) else {
-            tracing::warn!(
-                namespace,
-                name,
-                "the store has an agent with a name that is none; it is left alone"
-            );
-            continue;
-        };
-        agents.push(AgentState {
-            agent: AgentAddr::new(namespace, name),
-            presence: Presence::Away,
-            registered_ms: registered_ms as u64,
-            shared,
-            capabilities: serde_json::from_str(&capabilities).unwrap_or_default(),
-        });
-    }
-    Ok(agents)
-}
-
-struct Writer {
-    file: PathBuf,
-    connection: Option<Connection>,
-}
-
-impl Writer {
-    fn run(mut self, mut waiting: queue::Receiver<Job>, report: &queue::Sender<Done>) {
-        let mut group = Vec::with_capacity(GROUP);
-        while waiting.blocking_recv_many(&mut group, GROUP) > 0 {
-            let began = clock::Stopwatch::start();
-            let error = self.commit(&group).err().map(|why| why.to_string());
-            metrics::STORE_COMMIT.observe(began.seconds());
-            if let Some(why) = &error {
-                tracing::error!(file = %self.file.display(), why, "the store could not write; opening it again");
-                self.connection = None;
-            }
-            let numbers = group.drain(..).map(|job| job.number).collect();
-            if report.blocking_send(Done { numbers, error }).is_err() {
-                return;
-            }
-        }
-    }
-
-    fn commit(&mut self, group: &[Job]) -> rusqlite::Result<()> {
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            none => none.insert(connect(&self.file)?),
-        };
-        let transaction = connection.transaction()?;
-        for job in group {
-            write(&transaction, &job.write)?;
-        }
-        transaction.commit()
-    }
-}
-
-fn write(connection: &Connection, write: &Write) -> rusqlite::Result<()> {
-    match write {
-        Write::Agent(state) => {
-            let capabilities = serde_json::to_string(&state.capabilities).unwrap_or_default();
-            let (namespace, name) = (state.agent.namespace.as_str(), state.agent.name.as_str());
-            connection
-                .prepare_cached("INSERT OR REPLACE INTO agent VALUES (?1, ?2, ?3, ?4, ?5)")?
-                .execute(params![namespace, name, state.registered_ms as i64, state.shared, capabilities])?;
-        }
-        Write::Forget(agent) => {
-            connection
-                .prepare_cached("DELETE FROM agent WHERE namespace = ?1 AND name = ?2")?
-                .execute(params![agent.namespace.as_str(), agent.name.as_str()])?;
-        }
-    }
-    Ok(())
+fn next_incarnation(last: Option<Incarnation>, wall_ms: u64) -> Incarnation {
+    Incarnation(last.map_or(0, |last| last.0 + 1).max(wall_ms))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn agent(name: &str) -> AgentState {
-        AgentState {
-            agent: AgentAddr::new(Namespace::new("trishula").unwrap(), AgentName::new(name).unwrap()),
-            presence: Presence::Away,
-            registered_ms: 7,
-            shared: false,
-            capabilities: vec!["plan".into()],
-        }
-    }
-
-    async fn write_all(opened: &mut Opened, writes: Vec<Write>) {
-        for (number, write) in (0..).zip(writes) {
-            opened.jobs.send(Job { number, write }).await.unwrap();
-            let done = opened.done.recv().await.unwrap();
-            assert_eq!((done.numbers, done.error), (vec![number], None));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_start_is_higher_than_every_one_before_and_agents_are_remembered() {
-        // covers T05
-        let folder = tempfile::tempdir().unwrap();
-        let mut first = open(folder.path(), 1000).unwrap();
-        let writes =
-            vec![Write::Agent(agent("a")), Write::Agent(agent("b")), Write::Forget(agent("b").agent)];
-        write_all(&mut first, writes).await;
-        drop(first.jobs);
-        assert!(first.done.recv().await.is_none(), "the writer ends when nobody writes any more");
-
-        let second = open(folder.path(), 5).unwrap();
-        assert!(second.incarnation > first.incarnation, "also when the wall clock went back");
-        assert_eq!(second.agents, vec![agent("a")]);
-    }
-
-    #[tokio::test]
-    async fn a_second_process_on_the_same_folder_is_refused() {
-        // covers B19
-        let folder = tempfile::tempdir().unwrap();
-        let _first = open(folder.path(), 1).unwrap();
-        let error = open(folder.path(), 1).err().unwrap().to_string();
-        assert!(error.contains("another process uses this data folder"), "{error}");
-    }
-
-    #[test]
-    fn a_folder_that_cannot_be_written_is_named_with_what_to_do() {
-        // covers B19
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("file");
-        std::fs::write(&file, "").unwrap();
-        let error = open(&file, 1).err().unwrap().to_string();
-        assert!(error.contains("data_dir") && error.contains("file"), "{error}");
-    }
-}
+mod tests;

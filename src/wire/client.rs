@@ -4,21 +4,26 @@
 //! taken out, and the text itself travels on as the payload, byte for byte. Only `from`, `id` and
 //! `timestamp`, when the client left them out, are inserted behind the opening brace.
 
+mod insert;
 mod register;
+mod retry;
 mod server;
 mod text;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::close::{Code, Refusal};
 use super::envelope::{Class, Form, Head, Kind, Priority, State, Target};
-use super::ids::{AgentAddr, AgentName, MessageId, Namespace};
+use super::ids::{AgentAddr, MessageId, NameError, Namespace};
 
+use insert::Missing;
+pub use insert::marked;
 use register::RawRegister;
 pub use register::{AckMode, MAX_CAPABILITIES, MAX_CAPABILITY, Register};
+pub use retry::{Renamed, renamed};
 pub use server::{ErrorPayload, ServerFrame};
 use text::{Str, check_depth};
 
@@ -72,6 +77,15 @@ pub enum ClientFrame {
         message: MessageId,
         /// Why.
         reason: String,
+        /// Whether it is to come again later.
+        requeue: bool,
+    },
+    /// Where does this message stand?
+    Query {
+        /// Its sender; the session's agent when absent.
+        from: Option<AgentAddr>,
+        /// Which.
+        message: MessageId,
     },
     /// Carry this.
     Message(Box<Head>, Bytes),
@@ -109,6 +123,7 @@ impl ClientFrame {
             ClientFrame::Heartbeat => "HEARTBEAT".into(),
             ClientFrame::Agents => "AGENTS".into(),
             ClientFrame::Nack { .. } => "NACK".into(),
+            ClientFrame::Query { .. } => "QUERY".into(),
             ClientFrame::Message(head, _) => head.kind.as_str().into(),
             ClientFrame::Reserved(word) => (*word).into(),
         }
@@ -116,7 +131,7 @@ impl ClientFrame {
 
     /// Whether it can only be served by the session's node.
     pub fn needs_node(&self) -> bool {
-        matches!(self, ClientFrame::Message(..) | ClientFrame::Agents)
+        matches!(self, ClientFrame::Message(..) | ClientFrame::Agents | ClientFrame::Query { .. })
     }
 }
 
@@ -212,7 +227,7 @@ struct Raw<'a> {
 }
 
 /// Frames of the protocol that a later release serves.
-const RESERVED: [&str; 6] = ["QUERY", "SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH", "PRESENCE", "HISTORY"];
+const RESERVED: [&str; 5] = ["SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH", "PRESENCE", "HISTORY"];
 
 impl Raw<'_> {
     fn read(
@@ -239,6 +254,7 @@ impl Raw<'_> {
             "UNREGISTER" => Ok(ClientFrame::Unregister),
             "AGENTS" => Ok(ClientFrame::Agents),
             "NACK" => self.nack(text, speaker),
+            "QUERY" => self.query(text, speaker),
             word => match RESERVED.into_iter().find(|reserved| *reserved == word) {
                 Some(reserved) => Ok(ClientFrame::Reserved(reserved)),
                 None => {
@@ -255,24 +271,37 @@ impl Raw<'_> {
     /// What is particular to a control frame lies in its payload, or beside it when there is none.
     fn control<T: DeserializeOwned>(&self, text: &str) -> Result<T, Refusal> {
         let bad = |why: &str| Refusal::new(Code::BadFrame, format!("payload of {}: {why}", self.kind.0));
-        let source = self.payload.map(|payload| payload.get()).filter(|payload| *payload != "null");
-        let source = source.unwrap_or(text);
+        let source = self.payload.filter(|_| self.has_payload()).map_or(text, |payload| payload.get());
         if !source.trim_start().starts_with('{') {
             return Err(bad("is not an object"));
         }
         serde_json::from_str(source).map_err(|e| bad(&without_values(&e)))
     }
 
+    fn has_payload(&self) -> bool {
+        self.payload.is_some_and(|payload| payload.get() != "null")
+    }
+
     fn nack(&self, text: &str, speaker: Speaker<'_>) -> Result<ClientFrame, Refusal> {
         let message = self.reply_to()?.ok_or_else(|| {
             Refusal::new(Code::BadFrame, "reply_to: NACK must name the message that it refuses")
         })?;
-        let reason = self.control::<Reason>(text)?.reason;
+        let Reason { reason, requeue } = self.control(text)?;
         if reason.chars().count() > MAX_REASON {
             let message = format!("reason: has more than {MAX_REASON} characters");
             return Err(Refusal::new(Code::BadFrame, message));
         }
-        Ok(ClientFrame::Nack { to: self.target(speaker)?, message, reason })
+        Ok(ClientFrame::Nack { to: self.target(speaker)?, message, reason, requeue })
+    }
+
+    fn query(&self, text: &str, speaker: Speaker<'_>) -> Result<ClientFrame, Refusal> {
+        let bad = |field: &str, why: NameError| Refusal::new(Code::BadName, format!("{field}: {why}"));
+        let Asked { message, from } = self.control(text)?;
+        // In the shorthand `from` is the envelope's: who asks, not whose message it is.
+        let from = from.filter(|_| self.has_payload());
+        let from = from.map(|from| AgentAddr::parse(&from, speaker.namespace)).transpose();
+        let message = MessageId::new(&message).map_err(|e| bad("message", e))?;
+        Ok(ClientFrame::Query { from: from.map_err(|e| bad("from", e))?, message })
     }
 
     fn message(
@@ -291,26 +320,32 @@ impl Raw<'_> {
         };
         self.check_fields()?;
         self.check_from(agent, speaker.namespace)?;
-        let (stamped_id, now_ms) = if id.is_none() || self.timestamp.is_none() {
-            let (new, now) = stamp();
-            (id.cloned().unwrap_or(new), now)
-        } else {
-            (id.cloned().unwrap_or_else(|| stamp().0), 0)
+        let (stamped_id, now_ms) = match (id, self.timestamp) {
+            (Some(id), Some(at)) => (id.clone(), at as u64),
+            (given, at) => {
+                let (new, now) = stamp();
+                (given.cloned().unwrap_or(new), at.map_or(now, |at| at as u64))
+            }
         };
+        let class = self.class(kind)?;
         let head = Head {
             from: agent.clone(),
             to: self.target(speaker)?,
             kind,
             priority: self.priority()?,
-            class: self.class(kind)?,
+            class,
             reply_to: self.reply_to()?,
-            receipt: self.receipt(speaker)?,
+            receipt: self.receipt(class, speaker)?,
             ttl_ms: self.ttl_ms,
             not_before_ms: self.not_before_ms,
             copies: self.copies()?,
             create: self.create.unwrap_or(false),
             form: Form::Json,
             id: stamped_id,
+            sent_ms: now_ms,
+            depth: 0,
+            retry_of: None,
+            taken: 0,
         };
         let missing = Missing {
             from: self.from.is_none().then_some(&head.from.name),
@@ -381,10 +416,15 @@ impl Raw<'_> {
         }
     }
 
-    fn receipt(&self, speaker: Speaker<'_>) -> Result<Option<State>, Refusal> {
+    fn receipt(&self, class: Class, speaker: Speaker<'_>) -> Result<Option<State>, Refusal> {
         let Some(word) = &self.receipt else {
             let to_one = self.to.as_ref().is_some_and(|to| !is_broadcast(&to.0));
-            return Ok(speaker.receipts.filter(|_| to_one));
+            let wish = speaker.receipts.filter(|_| to_one);
+            // Of a live message there is one state to tell.
+            return Ok(match class {
+                Class::Durable => wish,
+                Class::Live => wish.filter(|wish| *wish >= State::Delivered).map(|_| State::Delivered),
+            });
         };
         State::parse_wish(&word.0)
             .map_err(|why| Refusal::new(Code::BadFrame, format!("receipt: {:?} {why}", word.0)))
@@ -407,7 +447,7 @@ fn is_broadcast(to: &str) -> bool {
 
 /// A type of the protocol, in upper case. Others are not repeated: they may be of any length.
 fn known_word(kind: &str) -> Option<String> {
-    const CONTROL: [&str; 5] = ["AUTH", "REGISTER", "UNREGISTER", "AGENTS", "NACK"];
+    const CONTROL: [&str; 6] = ["AUTH", "REGISTER", "UNREGISTER", "AGENTS", "NACK", "QUERY"];
     let word = kind.to_ascii_uppercase();
     let control = CONTROL.iter().chain(&RESERVED).any(|known| *known == word);
     (control || Kind::parse(&word).is_some()).then_some(word)
@@ -422,8 +462,15 @@ struct Token {
 struct Reason {
     #[serde(default)]
     reason: String,
-    #[serde(default, rename = "requeue")]
-    _requeue: bool,
+    #[serde(default)]
+    requeue: bool,
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    message: String,
+    #[serde(default, deserialize_with = "present")]
+    from: Option<String>,
 }
 
 /// What serde found, without the values in it: one of them may be a token.
@@ -435,37 +482,6 @@ fn without_values(error: &serde_json::Error) -> String {
             None => "wrong type".into(),
         },
         None => text,
-    }
-}
-
-/// What the client left out and a recipient may rely on.
-struct Missing<'a> {
-    from: Option<&'a AgentName>,
-    id: Option<&'a MessageId>,
-    timestamp: Option<u64>,
-}
-
-impl Missing<'_> {
-    /// The text with the missing fields right behind its opening brace. None of them needs escaping: names
-    /// and ids have no quote and no backslash.
-    fn insert_into(&self, text: &Bytes) -> Bytes {
-        if self.from.is_none() && self.id.is_none() && self.timestamp.is_none() {
-            return text.clone();
-        }
-        let open = text.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1);
-        let mut out = BytesMut::with_capacity(text.len() + 160);
-        out.put_slice(&text[..open]);
-        if let Some(from) = self.from {
-            out.put_slice(format!("\"from\":\"{from}\",").as_bytes());
-        }
-        if let Some(id) = self.id {
-            out.put_slice(format!("\"id\":\"{id}\",").as_bytes());
-        }
-        if let Some(timestamp) = self.timestamp {
-            out.put_slice(format!("\"timestamp\":{timestamp},").as_bytes());
-        }
-        out.put_slice(&text[open..]);
-        out.freeze()
     }
 }
 

@@ -56,8 +56,8 @@ refusals! {
     NotRegistered = "not_registered", retry false, hint "send REGISTER with an agent name";
     /// No agent of this name was ever registered.
     UnknownRecipient = "unknown_recipient", retry true, hint "AGENTS lists who is known; one that registered a moment ago may not be known everywhere yet";
-    /// The agent is known, and not connected; there is no store to keep the message yet.
-    RecipientOffline = "recipient_offline", retry true, hint "send again when AGENTS shows it online";
+    /// The agent is known, and not connected, and the message is a live one: it is not kept.
+    RecipientOffline = "recipient_offline", retry true, hint "send again when AGENTS shows it online, or with class: durable";
     /// No way leads to the recipient's node at the moment.
     NoRoute = "no_route", retry true, hint "send again in a few seconds; its operator sees why with: trishula status";
     /// The recipient's mailbox is full.
@@ -80,6 +80,12 @@ refusals! {
     TakenOver = "taken_over", retry false, hint "use one session an agent, or REGISTER with shared: true";
     /// Does not read what it is sent.
     Slow = "slow", retry true, hint "read faster, or ask for a smaller window";
+    /// Answers the answer of an answer, too many times over: two agents that answer each other for ever.
+    LoopStopped = "loop_stopped", retry false, hint "answer without reply_to, or break the loop between the two agents";
+    /// Settled already, taken back, or never delivered to this session.
+    NotInHand = "not_in_hand", retry false, hint "it was settled before, or the connection broke since: a message that was taken back comes again, marked redelivered";
+    /// The recipient said no.
+    Nacked = "nacked", retry false, hint "the reason is the recipient's own";
 }
 
 /// A code with the words for this case.

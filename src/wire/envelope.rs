@@ -173,6 +173,8 @@ pub enum State {
     Expired,
     /// Undeliverable; the reason is with it.
     Dead,
+    /// Never taken: its sender has it still. No receipt says this, the sender is told by ERROR.
+    Refused,
 }
 
 impl State {
@@ -186,7 +188,13 @@ impl State {
             State::Nacked => "nacked",
             State::Expired => "expired",
             State::Dead => "dead",
+            State::Refused => "refused",
         }
+    }
+
+    /// Whether nothing follows it.
+    pub fn is_end(self) -> bool {
+        self > State::Delivered
     }
 
     /// Reads one of the four words a sender may wait for; `none` is `Ok(None)`.
@@ -241,6 +249,26 @@ pub struct Head {
     pub create: bool,
     /// How the payload is written.
     pub form: Form,
+    /// When it was sent, in milliseconds since the epoch, by its sender's clock.
+    pub sent_ms: u64,
+    /// How many messages it is the answer to an answer of: 0 for one that answers nothing.
+    pub depth: u16,
+    /// The message whose content it has, which died.
+    pub retry_of: Option<MessageId>,
+    /// When a node took it, by its hybrid logical clock: milliseconds times 65,536 plus a counter. Orders traces,
+    /// audit and merged history, nothing else.
+    pub taken: u64,
+}
+
+/// What a message is called outside: its sender and what that calls it, and one of its recipients.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MessageKey {
+    /// Who sent it.
+    pub from: AgentAddr,
+    /// What the sender calls it.
+    pub id: MessageId,
+    /// To whom.
+    pub to: AgentAddr,
 }
 
 impl Head {
@@ -248,18 +276,25 @@ impl Head {
     /// half done. An entrance says so at once; a node checks again, as it trusts no entrance with that.
     pub fn refusal(&self) -> Option<Refusal> {
         let unserved = match (&self.to, self.receipt) {
-            (Target::Room(..), _) => "a message to a room".to_owned(),
+            (Target::Room(..), _) => "a message to a room",
             (to, _) if *to.namespace() != self.from.namespace => {
                 let message = format!("no rule lets {} send into {}", self.from, to.namespace());
                 return Some(Refusal::new(Code::Forbidden, message));
             }
-            (Target::Broadcast(_), Some(_)) => "a receipt for a broadcast".to_owned(),
-            (_, Some(wish)) if wish != State::Delivered => format!("receipt: {}", wish.as_str()),
-            _ if self.copies > 1 => "copies: 2".to_owned(),
-            _ if self.not_before_ms.is_some_and(|ms| ms > 0) => "not_before_ms".to_owned(),
+            (Target::Broadcast(_), Some(_)) if self.class == Class::Live => "a receipt for a live broadcast",
+            (Target::Broadcast(_), Some(wish)) if wish != State::Accepted => {
+                "a receipt for a broadcast other than accepted"
+            }
+            (_, Some(wish)) if self.class == Class::Live && wish != State::Delivered => {
+                "a receipt of a live message other than delivered"
+            }
+            _ if self.class == Class::Live && self.copies > 1 => "copies: 2 of a live message",
+            _ if self.class == Class::Live && self.not_before_ms.is_some_and(|ms| ms > 0) => {
+                "not_before_ms of a live message"
+            }
             _ => return None,
         };
-        Some(Refusal::unserved(&unserved))
+        Some(Refusal::unserved(unserved))
     }
 }
 

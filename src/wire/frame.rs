@@ -8,14 +8,19 @@ use bytes::{Buf, Bytes};
 use serde::{Deserialize, Serialize};
 
 use super::close::Refusal;
-use super::envelope::{Head, State};
+use super::envelope::Head;
 use super::ids::{AgentAddr, Incarnation, MessageId, NodeName, Sequence, SessionNo};
 
 mod codec;
+mod message;
 
 use codec::{Parts, pack, unpack};
 
 pub use codec::Reader;
+pub use message::{
+    Confirm, Deliver, Dest, Forward, Handing, Heard, Inquire, MAX_IN_HAND, Outcome, Receipt, Release,
+    Settlement,
+};
 
 /// Largest head, in bytes. The largest there is lists every agent of a node.
 pub const MAX_HEAD: usize = 4 << 20;
@@ -185,6 +190,8 @@ pub struct Attach {
     pub registered_ms: u64,
     /// Whether this is a repetition after the entrance's link to its node was renewed.
     pub resumed: bool,
+    /// Messages that it may have in its hands at once; as many again of priority 1.
+    pub window: u16,
 }
 
 /// What a call asks of a node.
@@ -198,6 +205,8 @@ pub enum Method {
     Enrol,
     /// A node asks for new leaves before its own end (to the holder of the CA).
     Renew,
+    /// What the node's disk knows of a message, as JSON; and its dead letters.
+    Records,
 }
 
 /// A question to one node, relayed by those between.
@@ -236,56 +245,6 @@ pub struct Reply {
     pub hops_left: u8,
 }
 
-/// A message between nodes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Forward {
-    /// The node that took it from its sender.
-    pub origin: NodeName,
-    /// In which life.
-    pub incarnation: Incarnation,
-    /// Which message of that life.
-    pub number: Sequence,
-    /// The nodes it is for: one, or for a broadcast all that have recipients. Each node on the way sends
-    /// it on once a link, with those nodes that lie behind it (explicit multicast, RFC 5058).
-    pub to: Vec<NodeName>,
-    /// Nodes it may still go through.
-    pub hops_left: u8,
-    /// The message.
-    pub head: Head,
-}
-
-/// What became of a message, on its way back to the node that took it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Receipt {
-    /// The node that took the message.
-    pub to: NodeName,
-    /// Who sent the message.
-    pub sender: AgentAddr,
-    /// What the sender calls it.
-    pub id: MessageId,
-    /// Its recipient.
-    pub recipient: AgentAddr,
-    /// The node that speaks.
-    pub node: NodeName,
-    /// The state reached.
-    pub state: State,
-    /// Why, when it is `dead` or `nacked`.
-    pub refusal: Option<Refusal>,
-    /// Nodes it may still go through.
-    pub hops_left: u8,
-}
-
-/// A message for sessions of one entrance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deliver {
-    /// Which of its sessions.
-    pub sessions: Vec<SessionNo>,
-    /// The message.
-    pub head: Head,
-    /// Where to say that it was written; `None`: nobody asked.
-    pub confirm: Option<NodeName>,
-}
-
 /// Every frame of a link. [`Frame::Unknown`] stands for one that a newer peer sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
@@ -293,8 +252,8 @@ pub enum Frame {
     Hello(Hello),
     /// Time of the sender's own clock, in microseconds; comes back in [`Frame::Pong`].
     Ping(u64),
-    /// See [`Frame::Ping`].
-    Pong(u64),
+    /// See [`Frame::Ping`]; with the wall clock of the one who answers, in milliseconds since the epoch.
+    Pong(u64, u64),
     /// The sender is stopping: use other ways, come back after so many milliseconds.
     Goodbye(u64),
     /// See [`LinkState`].
@@ -313,6 +272,16 @@ pub enum Frame {
     Forward(Forward, Bytes),
     /// See [`Receipt`].
     Receipt(Receipt),
+    /// See [`Confirm`].
+    Confirm(Confirm),
+    /// See [`Inquire`].
+    Inquire(Inquire),
+    /// Keep this as a second copy; see [`Forward`].
+    Hold(Forward, Bytes),
+    /// See [`Release`].
+    Release(Release),
+    /// See [`Heard`].
+    Heard(Heard),
     /// Entrance to node: see [`Attach`].
     Attach(Attach),
     /// Node to entrance: this session is registered.
@@ -327,6 +296,12 @@ pub enum Frame {
     Told(SessionNo, Receipt),
     /// Node to entrance: see [`Deliver`].
     Deliver(Deliver, Bytes),
+    /// Entrance to node: what became of messages in this session's hands, by their tags.
+    Settle(SessionNo, Vec<(u64, Settlement)>),
+    /// Entrance to node: where does a message of this sender stand? The number comes back with the answer.
+    Query(SessionNo, Sequence, AgentAddr, MessageId),
+    /// Node to entrance: the answer, the payload of STATE as JSON; or that of ERROR, where it is refused.
+    Answer(SessionNo, Sequence, Bytes),
     /// Entrance to node: who is there in this session's namespace? The number comes back with the list.
     AskAgents(SessionNo, Sequence),
     /// Node to entrance: the agents, with the node of each.
@@ -363,9 +338,9 @@ kinds! {
     Hello = 1, Ping = 2, Pong = 3, Goodbye = 4,
     LinkState = 8, Agents = 9, Digest = 10, Revocations = 11,
     Call = 16, Reply = 17,
-    Forward = 24, Receipt = 25,
+    Forward = 24, Receipt = 25, Confirm = 26, Inquire = 27, Hold = 28, Release = 29, Heard = 30,
     Attach = 32, Attached = 33, Detach = 34, Evict = 35,
-    Submit = 40, Told = 41, Deliver = 42, AskAgents = 43, AgentList = 44,
+    Submit = 40, Told = 41, Deliver = 42, AskAgents = 43, AgentList = 44, Settle = 45, Query = 46, Answer = 47,
 }
 
 /// A frame as it goes to a socket: two buffers, the second being the payload itself.
@@ -396,7 +371,8 @@ impl Frame {
         let none = Bytes::new;
         match self {
             Frame::Hello(head) => pack(kind, head, none()),
-            Frame::Ping(stamp) | Frame::Pong(stamp) | Frame::Goodbye(stamp) => pack(kind, stamp, none()),
+            Frame::Ping(stamp) | Frame::Goodbye(stamp) => pack(kind, stamp, none()),
+            Frame::Pong(stamp, wall_ms) => pack(kind, &(stamp, wall_ms), none()),
             Frame::LinkState(head) => pack(kind, head, none()),
             Frame::Agents(head) => pack(kind, head, none()),
             Frame::Digest(head) => pack(kind, head, none()),
@@ -405,6 +381,11 @@ impl Frame {
             Frame::Reply(head, body) => pack(kind, head, body.clone()),
             Frame::Forward(head, body) => pack(kind, head, body.clone()),
             Frame::Receipt(head) => pack(kind, head, none()),
+            Frame::Confirm(head) => pack(kind, head, none()),
+            Frame::Inquire(head) => pack(kind, head, none()),
+            Frame::Hold(head, body) => pack(kind, head, body.clone()),
+            Frame::Release(head) => pack(kind, head, none()),
+            Frame::Heard(head) => pack(kind, head, none()),
             Frame::Attach(head) => pack(kind, head, none()),
             Frame::Attached(session) => pack(kind, session, none()),
             Frame::Detach(session, forget) => pack(kind, &(session, forget), none()),
@@ -412,6 +393,9 @@ impl Frame {
             Frame::Submit(session, head, body) => pack(kind, &(session, head), body.clone()),
             Frame::Told(session, receipt) => pack(kind, &(session, receipt), none()),
             Frame::Deliver(head, body) => pack(kind, head, body.clone()),
+            Frame::Settle(session, settled) => pack(kind, &(session, settled), none()),
+            Frame::Query(session, number, from, id) => pack(kind, &(session, number, from, id), none()),
+            Frame::Answer(session, number, body) => pack(kind, &(session, number), body.clone()),
             Frame::AskAgents(session, number) => pack(kind, &(session, number), none()),
             Frame::AgentList(session, number, list) => pack(kind, &(session, number, list), none()),
             Frame::Unknown(kind) => pack(*kind, &(), none()),
@@ -433,7 +417,7 @@ impl Frame {
         let (frame, takes_payload) = match kind {
             kind::Hello => (Frame::Hello(unpack(kind, head)?), false),
             kind::Ping => (Frame::Ping(unpack(kind, head)?), false),
-            kind::Pong => (Frame::Pong(unpack(kind, head)?), false),
+            kind::Pong => unpack(kind, head).map(|(stamp, wall_ms)| (Frame::Pong(stamp, wall_ms), false))?,
             kind::Goodbye => (Frame::Goodbye(unpack(kind, head)?), false),
             kind::LinkState => (Frame::LinkState(unpack(kind, head)?), false),
             kind::Agents => (Frame::Agents(unpack(kind, head)?), false),
@@ -443,6 +427,11 @@ impl Frame {
             kind::Reply => (Frame::Reply(unpack(kind, head)?, body), true),
             kind::Forward => (Frame::Forward(unpack(kind, head)?, body), true),
             kind::Receipt => (Frame::Receipt(unpack(kind, head)?), false),
+            kind::Confirm => (Frame::Confirm(unpack(kind, head)?), false),
+            kind::Inquire => (Frame::Inquire(unpack(kind, head)?), false),
+            kind::Hold => (Frame::Hold(unpack(kind, head)?, body), true),
+            kind::Release => (Frame::Release(unpack(kind, head)?), false),
+            kind::Heard => (Frame::Heard(unpack(kind, head)?), false),
             kind::Attach => (Frame::Attach(unpack(kind, head)?), false),
             kind::Attached => (Frame::Attached(unpack(kind, head)?), false),
             kind::Detach => unpack(kind, head).map(|(s, forget)| (Frame::Detach(s, forget), false))?,
@@ -450,6 +439,11 @@ impl Frame {
             kind::Submit => unpack(kind, head).map(|(s, h)| (Frame::Submit(s, h, body), true))?,
             kind::Told => unpack(kind, head).map(|(s, receipt)| (Frame::Told(s, receipt), false))?,
             kind::Deliver => (Frame::Deliver(unpack(kind, head)?, body), true),
+            kind::Settle => unpack(kind, head).map(|(s, settled)| (Frame::Settle(s, settled), false))?,
+            kind::Query => {
+                unpack(kind, head).map(|(s, n, from, id)| (Frame::Query(s, n, from, id), false))?
+            }
+            kind::Answer => unpack(kind, head).map(|(s, n)| (Frame::Answer(s, n, body), true))?,
             kind::AskAgents => unpack(kind, head).map(|(s, n)| (Frame::AskAgents(s, n), false))?,
             kind::AgentList => unpack(kind, head).map(|(s, n, l)| (Frame::AgentList(s, n, l), false))?,
             _ => (Frame::Unknown(kind), true),

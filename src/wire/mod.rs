@@ -7,6 +7,7 @@
 //! | [`frame`] | the frames between nodes, and between an edge and its node |
 //! | [`client`] | the JSON frames that clients send and get (docs/protocol.md) |
 //! | [`close`] | why something is refused or closed |
+//! | [`record`] | what a node has on disk |
 //! | [`stream`] | client frames on a stream of bytes |
 
 pub mod client;
@@ -14,4 +15,5 @@ pub mod close;
 pub mod envelope;
 pub mod frame;
 pub mod ids;
+pub mod record;
 pub mod stream;

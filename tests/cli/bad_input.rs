@@ -146,6 +146,23 @@ fn a_name_that_is_no_name_is_wrong_usage() {
 }
 
 #[test]
+fn a_state_that_a_message_never_reaches_is_wrong_usage() {
+    // covers T07
+    let place = Place::with_mesh();
+    for (arguments, instead) in [
+        (&["broadcast", "x", "--wait", "delivered"][..], "--wait accepted"),
+        (&["akosha/broadcast", "x", "--wait", "acked"], "--wait accepted"),
+        (&["broadcast", "x", "--class", "live", "--wait", "accepted"], "--wait none"),
+        (&["agni", "x", "--class", "live", "--wait", "stored"], "--wait delivered"),
+        (&["agni", "x", "--type", "HEARTBEAT", "--wait", "acked"], "--class durable"),
+        (&["agni", "x", "--copies", "3"], "1..=2"),
+    ] {
+        let error = place.fails(2, &[&["send"], arguments, &["--config", AGNI]].concat());
+        assert!(error.contains(instead), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
 fn a_bad_ticket_says_what_is_wrong_with_it() {
     // covers Q07
     let place = Place::with_mesh();

@@ -18,6 +18,16 @@ const COMMANDS: &[&[&str]] = &[
     &["ping"],
     &["status"],
     &["agents"],
+    &["show"],
+    &["trace"],
+    &["dlq", "list"],
+    &["dlq", "show"],
+    &["dlq", "retry"],
+    &["dlq", "drop"],
+    &["store", "status"],
+    &["store", "up"],
+    &["store", "down"],
+    &["store", "salvage"],
 ];
 
 #[test]
@@ -46,6 +56,14 @@ fn commands_that_read_print_json() {
         &["cert", "show"],
         &["cert", "check"],
         &["listen"],
+        &["show"],
+        &["trace"],
+        &["dlq", "list"],
+        &["dlq", "show"],
+        &["dlq", "retry"],
+        &["dlq", "drop"],
+        &["store", "status"],
+        &["store", "salvage"],
     ] {
         let help = place.ok(&[command, &["--help"]].concat());
         assert!(help.contains("--json"), "{command:?}");

@@ -5,6 +5,7 @@ mod bad_input;
 mod help;
 mod mesh_files;
 mod running;
+mod store;
 
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};

@@ -127,12 +127,17 @@ fn messages_go_and_come_back_through_the_command_line() {
     assert_eq!((&answer["type"], &answer["payload"]["ok"]), (&"RESULT".into(), &true.into()));
     assert!(answer["took_ms"].as_f64().unwrap() > 0.0);
 
-    assert!(mesh.ok("dc", &["send", "agni", "hello"]).starts_with("delivered to agni at node agni"));
-    assert!(mesh.ok("dc", &["send", "broadcast", "hello"]).starts_with("sent"));
+    assert!(mesh.ok("dc", &["send", "agni", "hello"]).starts_with("accepted for agni at node dc"));
+    for (state, node) in [("accepted", "dc"), ("stored", "agni"), ("delivered", "agni"), ("acked", "agni")] {
+        let sent = mesh.json("dc", &["send", "agni", "hello", "--wait", state, "--ttl", "1m", "--json"]);
+        assert_eq!((&sent["receipt"]["state"], &sent["receipt"]["node"]), (&state.into(), &node.into()));
+    }
+    assert!(mesh.ok("dc", &["send", "agni", "hello", "--class", "live"]).starts_with("delivered to agni"));
+    assert!(mesh.ok("dc", &["send", "broadcast", "hello"]).starts_with("accepted"));
+    assert!(mesh.ok("dc", &["send", "broadcast", "hello", "--wait", "none"]).starts_with("sent"));
     let refused = fails(1, &mesh.at("dc", &["send", "nobody", "hello"]));
     assert!(refused.contains("unknown_recipient") && refused.contains("AGENTS"), "{refused}");
-    let refused = fails(1, &mesh.at("dc", &["send", "agni", "hello", "--wait", "accepted"]));
-    assert!(refused.contains("unsupported"), "{refused}");
+    assert!(mesh.ok("dc", &["send", "somebody", "hello", "--create"]).starts_with("accepted for somebody"));
 
     let pinged = mesh.json("dc", &["ping", "rushabdev", "-c", "2", "--json"]);
     assert_eq!((&pinged["kind"], &pinged["lost"]), (&"node".into(), &0.into()));
@@ -161,6 +166,30 @@ fn a_listener_ends_after_its_count_and_prints_what_came() {
     listener.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
     let frame: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&frame["from"], &frame["payload"]["n"]), (&"agni.cli".into(), &1.into()));
+}
+
+#[test]
+fn what_is_sent_to_an_agent_that_is_away_waits_for_it_and_comes_once() {
+    // covers T07, Q04
+    let mesh = Mesh::start();
+    let one = |what: &str| {
+        let (mut listener, _stderr) = mesh.listen("agni", &["--as", "away", "--count", "1", "--json"]);
+        until("it is sent", || what.is_empty() || mesh.at("dc", &["send", "away", what]).status.success());
+        assert!(listener.child.wait().unwrap().success());
+        let mut text = String::new();
+        listener.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()
+    };
+    assert_eq!(one("first")["payload"], "first");
+    let stored = mesh.json("dc", &["send", "away", "second", "--wait", "stored", "--json"]);
+    assert_eq!((&stored["receipt"]["state"], &stored["receipt"]["node"]), (&"stored".into(), &"agni".into()));
+    let late = ["send", "away", "late", "--ttl", "1s", "--wait", "delivered", "--timeout", "1m"];
+    let expired = fails(1, &mesh.at("dc", &late));
+    assert!(expired.contains("is expired"), "{expired}");
+    // The first was acknowledged when it was printed, and the late one is not worth anything any more.
+    let second = one("");
+    assert_eq!((&second["payload"], &second["id"]), (&"second".into(), &stored["id"]));
+    assert_eq!(one("third")["payload"], "third");
 }
 
 #[test]

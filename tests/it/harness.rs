@@ -85,7 +85,8 @@ pub struct Process {
 
 impl Process {
     pub fn start(program: &Path, arguments: &[&str], log: PathBuf) -> Process {
-        let file = fs::File::create(&log).unwrap();
+        // One that is started again goes on with its log.
+        let file = fs::File::options().create(true).append(true).open(&log).unwrap();
         let child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())
@@ -102,11 +103,31 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// A signal by its name, to this process only.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its exit code, when it ends by itself.
+    pub fn wait(&mut self) -> Option<i32> {
+        until("the process ends", || !self.runs());
+        self.child.wait().unwrap().code()
+    }
+
+    /// Whether it is still there.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// SIGTERM, and its exit code.
     pub fn stop(&mut self) -> Option<i32> {
-        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
-        until("the process ends", || self.child.try_wait().unwrap().is_some());
-        self.child.wait().unwrap().code()
+        self.signal("TERM");
+        self.wait()
     }
 
     pub fn log(&self) -> String {

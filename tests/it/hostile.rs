@@ -282,6 +282,7 @@ impl EvilEdge {
             shared: false,
             registered_ms: 1,
             resumed: false,
+            window: 64,
         }));
         while edge.hear() != Frame::Attached(SessionNo(1)) {}
         edge
@@ -320,6 +321,10 @@ fn submit(session: u64, from: &str, to: &str, n: usize) -> Frame {
         copies: 1,
         create: false,
         form: Form::Json,
+        sent_ms: 0,
+        depth: 0,
+        retry_of: None,
+        taken: 0,
     };
     Frame::Submit(SessionNo(session), head, Bytes::from_static(b"{}"))
 }
@@ -369,7 +374,7 @@ fn an_entrance_that_never_reads_stops_nobody_else() {
         loop {
             match well.hear() {
                 Frame::Deliver(deliver, _) => break assert_eq!(deliver.head.id.as_str(), format!("m-{n}")),
-                Frame::Ping(stamp) => well.say(&Frame::Pong(stamp)),
+                Frame::Ping(stamp) => well.say(&Frame::Pong(stamp, 0)),
                 Frame::Told(_, receipt) => panic!("{receipt:?}"),
                 _ => {}
             }

@@ -2,8 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bad_peers;
+mod chaos;
+mod durable;
 mod harness;
 mod hostile;
 mod membership;
 mod python;
+mod records;
+mod rollback;
 mod survival;
+mod wss;

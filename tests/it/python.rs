@@ -28,3 +28,15 @@ fn command_and_result(python: &Path, mesh: &mut Mesh) {
     assert_eq!(result["payload"]["echo"]["do"], "hello");
     assert_eq!(result["payload"]["note"], "kept", "a field that the mesh does not know survives the trip");
 }
+
+// covers T07
+#[test]
+fn a_python_client_that_never_acknowledges_is_acknowledged_for_by_its_library() {
+    let mut mesh = Mesh::start(&["dc", "agni", "rushabdev"]);
+    let python = python();
+    let mut responder =
+        PythonClient::start(&python, "responder.py", mesh.machine("rushabdev"), "worker", &[]);
+    assert_eq!(responder.line(), "ready");
+    let mut asker = PythonClient::start(&python, "states.py", mesh.machine("agni"), "asker", &["worker"]);
+    assert_eq!(asker.line(), "accepted stored delivered acked");
+}

@@ -17,7 +17,7 @@ use trishula::link::quic::{self, Admitted, Certificate};
 use trishula::link::{self, Event, Local, Peer, memory, unix};
 use trishula::rt::{clock, queue, tasks};
 use trishula::wire::envelope::{Form, Head, Kind, Priority, Target};
-use trishula::wire::frame::{Deliver, Frame, Hello, OLDEST_VERSION, VERSION};
+use trishula::wire::frame::{Deliver, Frame, Handing, Hello, OLDEST_VERSION, VERSION};
 use trishula::wire::ids::{
     AgentAddr, AgentName, Incarnation, LinkId, MessageId, Namespace, NodeName, SessionNo,
 };
@@ -226,8 +226,12 @@ pub fn message(from: &str, to: &str, number: usize, priority: u8, payload: Bytes
         copies: 1,
         create: false,
         form: Form::Json,
+        sent_ms: 0,
+        depth: 0,
+        retry_of: None,
+        taken: 0,
     };
-    Frame::Deliver(Deliver { sessions: vec![SessionNo(1)], head, confirm: None }, payload)
+    Frame::Deliver(Deliver { to: vec![Handing::live(SessionNo(1))], head, confirm: None }, payload)
 }
 
 pub fn id_of(frame: &Frame) -> String {

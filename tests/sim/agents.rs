@@ -110,6 +110,7 @@ impl Crowd {
                         shared: false,
                         registered_ms: 1 + self.errand.life,
                         resumed: false,
+                        window: 64,
                     };
                     self.send(Frame::Attach(attach));
                 }
@@ -125,7 +126,7 @@ impl Crowd {
     fn frame(&mut self, frame: Frame) {
         match frame {
             Frame::Attached(_) => self.ready += 1,
-            Frame::Ping(number) => self.send(Frame::Pong(number)),
+            Frame::Ping(number) => self.send(Frame::Pong(number, 0)),
             Frame::Deliver(deliver, payload) => self.delivered(deliver, payload),
             Frame::Told(_, receipt) => {
                 let code = receipt.refusal.expect("nothing but refusals was asked for").code;
@@ -141,7 +142,7 @@ impl Crowd {
     fn delivered(&mut self, deliver: Deliver, payload: Bytes) {
         let head = deliver.head;
         assert_eq!(payload, body(&head.id), "the payload arrives as it was sent");
-        let to = &self.agents[deliver.sessions[0].0 as usize];
+        let to = &self.agents[deliver.to[0].session.0 as usize];
         assert_eq!(head.to, Target::Agent(to.clone()), "and where it belongs");
         self.net.note(format!("{to} got {}", head.id));
         {
@@ -150,7 +151,7 @@ impl Crowd {
             entry.delivered.push(self.net.elapsed());
         }
         if head.kind == Kind::Command && self.link.is_some() {
-            let session = deliver.sessions[0].0;
+            let session = deliver.to[0].session.0;
             let id = format!("{}-result", head.id);
             self.submit(session, Kind::Result, head.from, &id, Some(head.id), head.priority);
         }
@@ -191,7 +192,7 @@ impl Crowd {
             id,
             kind,
             priority,
-            class: Class::Durable,
+            class: Class::Live,
             reply_to,
             receipt: None,
             ttl_ms: None,
@@ -199,6 +200,10 @@ impl Crowd {
             copies: 1,
             create: false,
             form: Form::Json,
+            sent_ms: 0,
+            depth: 0,
+            retry_of: None,
+            taken: 0,
         };
         self.send(Frame::Submit(SessionNo(session), head, payload));
     }

@@ -41,11 +41,14 @@ impl SimNode {
         let identity = pki().identity(&plan.name);
         let started = node::start(Settings {
             mesh: Config::new(plan.name.clone(), plan.incarnation),
-            agents: Vec::new(),
+            memory: trishula::wire::record::Memory::default(),
             disk: Disk::None,
             trust: identity.trust().clone(),
             revocations_file: None,
             desk: None,
+            records: None,
+            trace: None,
+            health: None,
             software: "simulated".into(),
         });
         let hello = Hello::new(plan.name.clone(), plan.incarnation, "simulated");

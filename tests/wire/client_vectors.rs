@@ -83,7 +83,20 @@ fn fault_of_valid(text: &str) -> Option<String> {
         (ClientFrame::Register(_), None) => word == "REGISTER",
         (ClientFrame::Unregister, None) => word == "UNREGISTER",
         (ClientFrame::Agents, None) => word == "AGENTS",
-        (ClientFrame::Nack { .. }, None) => word == "NACK",
+        (ClientFrame::Nack { message, reason, requeue, .. }, None) => {
+            let source = if given["payload"].is_null() { &given } else { &given["payload"] };
+            word == "NACK"
+                && given["reply_to"] == message.as_str()
+                && source["reason"].as_str().unwrap_or_default() == reason
+                && source["requeue"].as_bool().unwrap_or_default() == *requeue
+        }
+        (ClientFrame::Query { from, message }, None) => {
+            let source = if given["payload"].is_null() { &given } else { &given["payload"] };
+            let from = from.as_ref().map(|from| from.name.as_str());
+            word == "QUERY"
+                && source["message"] == message.as_str()
+                && given["payload"]["from"].as_str() == from
+        }
         (ClientFrame::Reserved(reserved), None) => *reserved == word,
         _ => false,
     };

@@ -52,6 +52,7 @@ fn words() -> Vec<(String, String)> {
         State::Nacked,
         State::Expired,
         State::Dead,
+        State::Refused,
     ];
     words.extend(states.iter().map(|state| (format!("state.{}", state.as_str()), number(state))));
     let others = [
@@ -66,6 +67,7 @@ fn words() -> Vec<(String, String)> {
         ("method.status", number(Method::Status)),
         ("method.enrol", number(Method::Enrol)),
         ("method.renew", number(Method::Renew)),
+        ("method.records", number(Method::Records)),
     ];
     words.extend(others.map(|(name, number)| (name.to_owned(), number)));
     words

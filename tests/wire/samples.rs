@@ -5,10 +5,10 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use trishula::wire::close::{Code, Refusal};
-use trishula::wire::envelope::{Class, Form, Head, Kind, Priority, State, Target};
+use trishula::wire::envelope::{Class, Form, Head, Kind, MessageKey, Priority, State, Target};
 use trishula::wire::frame::{
-    Adjacency, AgentState, Agents, Attach, Call, Deliver, Forward, Frame, Hello, Known, LinkState, Method,
-    Presence, Receipt, Reply,
+    Adjacency, AgentState, Agents, Attach, Call, Confirm, Deliver, Dest, Forward, Frame, Handing, Heard,
+    Hello, Inquire, Known, LinkState, Method, Outcome, Presence, Receipt, Release, Reply, Settlement,
 };
 use trishula::wire::ids::{
     AgentAddr, AgentName, Incarnation, MessageId, Namespace, NodeName, RoomName, Sequence, SessionNo,
@@ -37,6 +37,10 @@ fn head() -> Head {
         copies: 1,
         create: true,
         form: Form::Json,
+        sent_ms: 1_767_225_600_000,
+        depth: 3,
+        retry_of: Some(MessageId::new("c-9").unwrap()),
+        taken: 1_767_225_600_000 << 16 | 5,
     }
 }
 
@@ -59,8 +63,60 @@ fn receipt() -> Receipt {
         node: node("agni"),
         state: State::Dead,
         refusal: Some(refusal()),
+        asked: true,
+        keeper: NodeName::new("agni").unwrap(),
         hops_left: 16,
     }
+}
+
+fn key() -> MessageKey {
+    MessageKey { from: agent("dc"), id: MessageId::new("c-1").unwrap(), to: agent("agni") }
+}
+
+fn forward() -> Forward {
+    let dest = Dest {
+        node: node("agni"),
+        agent: Some(agent("agni.planner")),
+        number: Sequence(300),
+        after: Sequence(299),
+    };
+    let room = Target::Room(Namespace::new("trishula").unwrap(), RoomName::new("build/42").unwrap());
+    Forward {
+        origin: node("dc"),
+        incarnation: Incarnation(1_767_225_600_000),
+        to: vec![dest, Dest::live(node("rushabdev"))],
+        hops_left: 16,
+        redelivered: true,
+        again: true,
+        unseen: false,
+        age_ms: 1_500,
+        head: Head { to: room, ..head() },
+    }
+}
+
+fn confirm(incarnation: Incarnation) -> Confirm {
+    let reports = vec![
+        (Sequence(300), Outcome::Reached(State::Stored, None)),
+        (Sequence(301), Outcome::Reached(State::Nacked, Some(refusal()))),
+        (Sequence(302), Outcome::Held),
+        (Sequence(303), Outcome::Unknown),
+        (Sequence(304), Outcome::Elsewhere),
+    ];
+    Confirm { to: node("dc"), incarnation, node: node("agni"), reports, hops_left: 16 }
+}
+
+fn inquire(incarnation: Incarnation) -> Inquire {
+    let asked = vec![(Sequence(300), key())];
+    Inquire { to: node("agni"), from: node("dc"), incarnation, asked, hops_left: 16 }
+}
+
+fn settled() -> Vec<(u64, Settlement)> {
+    vec![
+        (300, Settlement::Written),
+        (301, Settlement::Acked),
+        (302, Settlement::Nacked("disk full".into())),
+        (303, Settlement::Requeued("busy".into())),
+    ]
 }
 
 fn refusal() -> Refusal {
@@ -74,7 +130,7 @@ fn body() -> Bytes {
 /// One of each kind, with values that a later release must read from this release's bytes.
 pub fn golden() -> Vec<Frame> {
     let incarnation = Incarnation(1_767_225_600_000);
-    let room = Target::Room(Namespace::new("trishula").unwrap(), RoomName::new("build/42").unwrap());
+    let handed = Handing { session: SessionNo(400), tag: 300, redelivered: true };
     vec![
         Frame::Hello(Hello {
             version: 2,
@@ -85,7 +141,7 @@ pub fn golden() -> Vec<Frame> {
             software: "trishula 0.1.0".into(),
         }),
         Frame::Ping(7),
-        Frame::Pong(300),
+        Frame::Pong(300, 1_767_225_600_000),
         Frame::Goodbye(1000),
         Frame::LinkState(LinkState {
             origin: node("agni"),
@@ -133,18 +189,13 @@ pub fn golden() -> Vec<Frame> {
             },
             body(),
         ),
-        Frame::Forward(
-            Forward {
-                origin: node("dc"),
-                incarnation,
-                number: Sequence(300),
-                to: vec![node("agni"), node("rushabdev")],
-                hops_left: 16,
-                head: Head { to: room, ..head() },
-            },
-            body(),
-        ),
+        Frame::Forward(forward(), body()),
         Frame::Receipt(receipt()),
+        Frame::Confirm(confirm(incarnation)),
+        Frame::Inquire(inquire(incarnation)),
+        Frame::Hold(forward(), body()),
+        Frame::Release(Release { to: node("agni"), messages: vec![(key(), State::Acked)], hops_left: 16 }),
+        Frame::Heard(Heard { to: node("agni"), message: key(), state: State::Expired, hops_left: 16 }),
         Frame::Attach(Attach {
             session: SessionNo(3),
             agent: agent("dc"),
@@ -152,6 +203,7 @@ pub fn golden() -> Vec<Frame> {
             shared: false,
             registered_ms: 1_767_225_600_000,
             resumed: true,
+            window: 64,
         }),
         Frame::Attached(SessionNo(3)),
         Frame::Detach(SessionNo(3), true),
@@ -160,12 +212,15 @@ pub fn golden() -> Vec<Frame> {
         Frame::Told(SessionNo(3), receipt()),
         Frame::Deliver(
             Deliver {
-                sessions: vec![SessionNo(3), SessionNo(400)],
+                to: vec![Handing::live(SessionNo(3)), handed],
                 head: Head { to: Target::Broadcast(Namespace::new("trishula").unwrap()), ..head() },
                 confirm: Some(node("dc")),
             },
             body(),
         ),
+        Frame::Settle(SessionNo(3), settled()),
+        Frame::Query(SessionNo(3), Sequence(1), agent("dc"), MessageId::new("c-1").unwrap()),
+        Frame::Answer(SessionNo(3), Sequence(1), Bytes::from_static(b"{\"state\":\"unknown\"}")),
         Frame::AskAgents(SessionNo(3), Sequence(1)),
         Frame::AgentList(SessionNo(3), Sequence(1), vec![(agent_state("agni.planner"), node("agni"))]),
     ]
@@ -207,6 +262,7 @@ fn any_state() -> impl Strategy<Value = State> + Clone {
         State::Nacked,
         State::Expired,
         State::Dead,
+        State::Refused,
     ])
 }
 
@@ -223,7 +279,9 @@ fn any_head() -> impl Strategy<Value = Head> + Clone {
         prop::sample::select(vec![Form::Json, Form::MsgPack]),
     );
     let numbers = (any::<Option<u64>>(), any::<Option<u64>>(), any::<u8>(), any::<bool>());
-    (ends, words, numbers).prop_map(|((from, to, id, reply_to, receipt), words, numbers)| {
+    let stamps = (any::<u64>(), any::<u16>(), option::of(any_id()), any::<u64>());
+    (ends, words, numbers, stamps).prop_map(|((from, to, id, reply_to, receipt), words, numbers, stamps)| {
+        let (sent_ms, depth, retry_of, taken) = stamps;
         let ((kind, priority, class, form), (ttl_ms, not_before_ms, copies, create)) = (words, numbers);
         Head {
             from,
@@ -239,6 +297,10 @@ fn any_head() -> impl Strategy<Value = Head> + Clone {
             copies,
             create,
             form,
+            sent_ms,
+            depth,
+            retry_of,
+            taken,
         }
     })
 }
@@ -258,8 +320,9 @@ fn any_agent_state() -> impl Strategy<Value = AgentState> + Clone {
 
 fn any_receipt() -> impl Strategy<Value = Receipt> + Clone {
     let names = (any_node(), any_agent(), any_id(), any_agent(), any_node());
-    (names, any_state(), option::of(any_refusal()), any::<u8>()).prop_map(
-        |((to, sender, id, recipient, node), state, refusal, hops_left)| Receipt {
+    (names, any_state(), option::of(any_refusal()), any::<(bool, u8)>()).prop_map(
+        |((to, sender, id, recipient, node), state, refusal, (asked, hops_left))| Receipt {
+            keeper: node.clone(),
             to,
             sender,
             id,
@@ -267,9 +330,68 @@ fn any_receipt() -> impl Strategy<Value = Receipt> + Clone {
             node,
             state,
             refusal,
+            asked,
             hops_left,
         },
     )
+}
+
+fn any_key() -> impl Strategy<Value = MessageKey> + Clone {
+    (any_agent(), any_id(), any_agent()).prop_map(|(from, id, to)| MessageKey { from, id, to })
+}
+
+fn any_forward() -> impl Strategy<Value = Forward> + Clone {
+    let dest = (any_node(), option::of(any_agent()), any_number(), any_number())
+        .prop_map(|(node, agent, number, after)| Dest { node, agent, number, after });
+    (any_node(), any_life(), vec(dest, 0..4), any::<(u8, bool, bool, bool, u64)>(), any_head()).prop_map(
+        |(origin, incarnation, to, (hops_left, redelivered, again, unseen, age_ms), head)| Forward {
+            origin,
+            incarnation,
+            to,
+            hops_left,
+            redelivered,
+            again,
+            unseen,
+            age_ms,
+            head,
+        },
+    )
+}
+
+fn any_outcome() -> impl Strategy<Value = Outcome> + Clone {
+    prop_oneof![
+        (any_state(), option::of(any_refusal())).prop_map(|(state, why)| Outcome::Reached(state, why)),
+        Just(Outcome::Held),
+        Just(Outcome::Unknown),
+        Just(Outcome::Elsewhere),
+    ]
+}
+
+fn any_settlement() -> impl Strategy<Value = Settlement> + Clone {
+    prop_oneof![
+        Just(Settlement::Written),
+        Just(Settlement::Acked),
+        "\\PC{0,40}".prop_map(Settlement::Nacked),
+        "\\PC{0,40}".prop_map(Settlement::Requeued),
+    ]
+}
+
+/// What nodes say to each other of messages that were sent.
+fn any_custody() -> impl Strategy<Value = Frame> {
+    let confirm = (any_node(), any_life(), any_node(), vec((any_number(), any_outcome()), 0..5), any::<u8>())
+        .prop_map(|(to, incarnation, node, reports, hops_left)| {
+            Frame::Confirm(Confirm { to, incarnation, node, reports, hops_left })
+        });
+    let inquire = (any_node(), any_node(), any_life(), vec((any_number(), any_key()), 0..4), any::<u8>())
+        .prop_map(|(to, from, incarnation, asked, hops_left)| {
+            Frame::Inquire(Inquire { to, from, incarnation, asked, hops_left })
+        });
+    let heard = (any_node(), any_key(), any_state(), any::<u8>())
+        .prop_map(|(to, message, state, hops_left)| Frame::Heard(Heard { to, message, state, hops_left }));
+    let release = (any_node(), vec((any_key(), any_state()), 0..4), any::<u8>())
+        .prop_map(|(to, messages, hops_left)| Frame::Release(Release { to, messages, hops_left }));
+    let hold = (any_forward(), any_body()).prop_map(|(forward, body)| Frame::Hold(forward, body));
+    prop_oneof![confirm, inquire, hold, release, heard]
 }
 
 fn any_body() -> impl Strategy<Value = Bytes> + Clone {
@@ -318,7 +440,7 @@ fn any_announcement() -> impl Strategy<Value = Frame> {
     prop_oneof![
         hello,
         any::<u64>().prop_map(Frame::Ping),
-        any::<u64>().prop_map(Frame::Pong),
+        (any::<u64>(), any::<u64>()).prop_map(|(stamp, wall_ms)| Frame::Pong(stamp, wall_ms)),
         any::<u64>().prop_map(Frame::Goodbye),
         link_state,
         agents,
@@ -328,7 +450,13 @@ fn any_announcement() -> impl Strategy<Value = Frame> {
 }
 
 fn any_call() -> impl Strategy<Value = Frame> {
-    let method = prop::sample::select(vec![Method::Ping, Method::Status, Method::Enrol, Method::Renew]);
+    let method = prop::sample::select(vec![
+        Method::Ping,
+        Method::Status,
+        Method::Enrol,
+        Method::Renew,
+        Method::Records,
+    ]);
     let ends = (any_node(), any_life(), any_number(), any_node(), vec(any_node(), 0..4));
     let call = (ends.clone(), method, any_body()).prop_map(
         |((from, incarnation, number, to, route), method, body)| {
@@ -344,14 +472,11 @@ fn any_call() -> impl Strategy<Value = Frame> {
 }
 
 fn any_message() -> impl Strategy<Value = Frame> {
-    let forward =
-        (any_node(), any_life(), any_number(), vec(any_node(), 0..4), any::<u8>(), any_head(), any_body())
-            .prop_map(|(origin, incarnation, number, to, hops_left, head, body)| {
-                Frame::Forward(Forward { origin, incarnation, number, to, hops_left, head }, body)
-            });
-    let deliver = (vec(any_session(), 0..5), any_head(), option::of(any_node()), any_body()).prop_map(
-        |(sessions, head, confirm, body)| Frame::Deliver(Deliver { sessions, head, confirm }, body),
-    );
+    let forward = (any_forward(), any_body()).prop_map(|(forward, body)| Frame::Forward(forward, body));
+    let handing = (any_session(), any::<u64>(), any::<bool>())
+        .prop_map(|(session, tag, redelivered)| Handing { session, tag, redelivered });
+    let deliver = (vec(handing, 0..5), any_head(), option::of(any_node()), any_body())
+        .prop_map(|(to, head, confirm, body)| Frame::Deliver(Deliver { to, head, confirm }, body));
     prop_oneof![
         forward,
         deliver,
@@ -362,17 +487,21 @@ fn any_message() -> impl Strategy<Value = Frame> {
 }
 
 fn any_session_frame() -> impl Strategy<Value = Frame> {
-    let attach = (any_session(), any_agent(), vec("\\PC{0,20}", 0..4), any::<(bool, u64, bool)>()).prop_map(
-        |(session, agent, capabilities, (shared, registered_ms, resumed))| {
-            Frame::Attach(Attach { session, agent, capabilities, shared, registered_ms, resumed })
-        },
-    );
+    let attach = (any_session(), any_agent(), vec("\\PC{0,20}", 0..4), any::<(bool, u64, bool, u16)>())
+        .prop_map(|(session, agent, capabilities, (shared, registered_ms, resumed, window))| {
+            Frame::Attach(Attach { session, agent, capabilities, shared, registered_ms, resumed, window })
+        });
+    let settle = (any_session(), vec((any::<u64>(), any_settlement()), 0..6));
+    let query = (any_session(), any_number(), any_agent(), any_id());
     let list = vec((any_agent_state(), any_node()), 0..4);
     prop_oneof![
         attach,
         any_session().prop_map(Frame::Attached),
         (any_session(), any::<bool>()).prop_map(|(no, forget)| Frame::Detach(no, forget)),
         (any_session(), any_refusal()).prop_map(|(no, refusal)| Frame::Evict(no, refusal)),
+        settle.prop_map(|(no, settled)| Frame::Settle(no, settled)),
+        query.prop_map(|(no, number, from, id)| Frame::Query(no, number, from, id)),
+        (any_session(), any_number(), any_body()).prop_map(|(no, n, body)| Frame::Answer(no, n, body)),
         (any_session(), any_number()).prop_map(|(no, number)| Frame::AskAgents(no, number)),
         (any_session(), any_number(), list).prop_map(|(no, number, list)| Frame::AgentList(no, number, list)),
     ]
@@ -380,5 +509,5 @@ fn any_session_frame() -> impl Strategy<Value = Frame> {
 
 /// Any frame of any kind.
 pub fn any_frame() -> impl Strategy<Value = Frame> {
-    prop_oneof![any_announcement(), any_call(), any_message(), any_session_frame()]
+    prop_oneof![any_announcement(), any_call(), any_message(), any_custody(), any_session_frame()]
 }

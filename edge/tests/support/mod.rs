@@ -30,7 +30,7 @@ use trishula::link::{Event, Handle, Outlets, Peer};
 use trishula::rt::{clock, queue, tasks};
 use trishula::wire::close::{Code, Refusal};
 use trishula::wire::envelope::{State, Target};
-use trishula::wire::frame::{AgentState, Attach, Deliver, Frame, Presence, Receipt};
+use trishula::wire::frame::{AgentState, Attach, Deliver, Frame, Handing, Presence, Receipt, Settlement};
 use trishula::wire::ids::{AgentAddr, AgentName, Incarnation, LinkId, Namespace, NodeName, SessionNo};
 use trishula_edge::config::EdgeConfig;
 use trishula_edge::prepare;
@@ -280,7 +280,7 @@ impl FakeNode {
             serial: String::new(),
         };
         events.send(Event::Up { link, peer, dialled: true, handle }).await.unwrap();
-        let mesh = Miniature { link, events, agents: HashMap::new() };
+        let mesh = Miniature { link, events, agents: HashMap::new(), handed: HashMap::new() };
         FakeNode { _task: Some(tasks::spawn("fake.node", mesh.run(outlets))) }
     }
 }
@@ -289,6 +289,8 @@ struct Miniature {
     link: LinkId,
     events: queue::Sender<Event>,
     agents: HashMap<AgentAddr, (SessionNo, Attach)>,
+    /// What was handed out to be acknowledged, by its tag: who is told, and what.
+    handed: HashMap<u64, (SessionNo, Receipt)>,
 }
 
 impl Miniature {
@@ -337,6 +339,15 @@ impl Miniature {
                 let list = list.collect();
                 self.tell(Frame::AgentList(session, number, list)).await;
             }
+            Frame::Settle(_, settled) => {
+                for (tag, settlement) in settled {
+                    if settlement == Settlement::Acked
+                        && let Some((sender, receipt)) = self.handed.remove(&tag)
+                    {
+                        self.tell(Frame::Told(sender, receipt)).await;
+                    }
+                }
+            }
             Frame::Receipt(receipt) => {
                 let (session, _) = self.agents[&receipt.sender];
                 self.tell(Frame::Told(session, receipt)).await;
@@ -350,21 +361,35 @@ impl Miniature {
             Target::Agent(agent) => self.agents.get(agent).map(|(no, _)| *no).into_iter().collect(),
             _ => self.agents.values().map(|(no, _)| *no).filter(|no| *no != session).collect(),
         };
-        if let (Target::Agent(agent), true) = (&head.to, to.is_empty()) {
-            let receipt = Receipt {
+        if let Target::Agent(agent) = &head.to {
+            let mut receipt = Receipt {
                 to: NodeName::new("agni").unwrap(),
                 sender: head.from.clone(),
                 id: head.id.clone(),
                 recipient: agent.clone(),
                 node: NodeName::new("agni").unwrap(),
-                state: State::Dead,
-                refusal: Some(Refusal::new(Code::UnknownRecipient, format!("no agent {agent} is known"))),
+                state: State::Acked,
+                refusal: None,
+                asked: true,
+                keeper: NodeName::new("agni").unwrap(),
                 hops_left: 1,
             };
-            return self.tell(Frame::Told(session, receipt)).await;
+            let Some(recipient) = to.first() else {
+                receipt.state = State::Refused;
+                receipt.refusal =
+                    Some(Refusal::new(Code::UnknownRecipient, format!("no agent {agent} is known")));
+                return self.tell(Frame::Told(session, receipt)).await;
+            };
+            if head.receipt == Some(State::Acked) {
+                let tag = self.handed.len() as u64 + 1;
+                self.handed.insert(tag, (session, receipt));
+                let to = vec![Handing { session: *recipient, tag, redelivered: true }];
+                return self.tell(Frame::Deliver(Deliver { to, head, confirm: None }, payload)).await;
+            }
         }
         let confirm = head.receipt.map(|_| NodeName::new("agni").unwrap());
-        self.tell(Frame::Deliver(Deliver { sessions: to, head, confirm }, payload)).await;
+        let to = to.into_iter().map(Handing::live).collect();
+        self.tell(Frame::Deliver(Deliver { to, head, confirm }, payload)).await;
     }
 
     async fn tell(&self, frame: Frame) {

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::{Delivery, End, Notice, SESSION_BYTES, SESSION_QUEUE};
 use crate::rt::queue;
-use crate::wire::frame::Deliver;
 
 /// Smaller messages are bounded well enough by their number.
 const SMALL: usize = 4096;
@@ -32,13 +30,13 @@ impl Wires {
     }
 
     /// `Err(true)`: the client is behind; `Err(false)`: the session is over.
-    pub(super) fn deliver(&self, deliver: &Arc<Deliver>, payload: &Bytes, urgent: bool) -> Result<(), bool> {
-        let bytes = payload.len().min(SESSION_BYTES);
-        let place = match bytes > SMALL {
-            true => Some(self.bytes.clone().try_acquire_many_owned(bytes as u32).map_err(|_| true)?),
-            false => None,
-        };
-        let delivery = Delivery { deliver: deliver.clone(), payload: payload.clone(), place };
+    pub(super) fn deliver(&self, mut delivery: Delivery, urgent: bool) -> Result<(), bool> {
+        let bytes = delivery.payload.len().min(SESSION_BYTES);
+        // What is to be settled, the node bounds: it puts no more into a session's hands.
+        if bytes > SMALL && delivery.handing.tag == 0 {
+            let place = self.bytes.clone().try_acquire_many_owned(bytes as u32);
+            delivery.place = Some(place.map_err(|_| true)?);
+        }
         if urgent {
             return self.notices.try_send(Notice::Urgent(delivery)).map_err(|refused| is_full(&refused));
         }

@@ -4,18 +4,18 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::watch::micros;
-use super::{Attaching, End, MAX_BAD_IN_A_ROW, Phase, Session, refused_end, silent_end, stopping};
+use super::{Asked, Attaching, End, MAX_BAD_IN_A_ROW, Phase, Session, refused_end, silent_end, stopping};
 use crate::gateway::auth::Identity;
 use crate::gateway::carrier::Carrier;
 use crate::rt::clock;
 use crate::rt::queue::Refused;
 use crate::wire::client::{self, AckMode, ClientFrame, Parsed, Register, Speaker};
 use crate::wire::close::{CloseCode, Code, Refusal};
-use crate::wire::envelope::{Head, State};
+use crate::wire::envelope::Head;
 use crate::wire::frame::{Attach, Frame};
-use crate::wire::ids::{AgentAddr, MessageId, Sequence};
+use crate::wire::ids::{AgentAddr, MessageId, Sequence, SessionNo};
 
-/// AGENTS that may wait for an answer at once.
+/// AGENTS and QUERY that may wait for an answer at once.
 const MAX_ASKED: usize = 64;
 
 #[derive(Serialize)]
@@ -103,6 +103,7 @@ impl<C: Carrier> Session<C> {
         let word = parsed.frame.word();
         let id = parsed.id;
         let done = match parsed.frame {
+            ClientFrame::Message(head, _) if self.acknowledged(&head) => Ok(()),
             ClientFrame::Message(head, payload) => self.submit(*head, payload),
             ClientFrame::Heartbeat => {
                 let interval_ms = self.register.heartbeat_ms;
@@ -112,8 +113,14 @@ impl<C: Carrier> Session<C> {
             ClientFrame::Auth { token } => self.auth(id.as_ref(), &token)?,
             ClientFrame::Register(register) => return self.register(id, register).await,
             ClientFrame::Unregister => return self.unregister(id.as_ref()).await,
-            ClientFrame::Agents => self.ask_agents(id.clone()),
-            ClientFrame::Nack { .. } => Err(Refusal::unserved("NACK")),
+            ClientFrame::Agents => self.ask(id.clone(), "AGENTS", Frame::AskAgents),
+            ClientFrame::Query { from, message } => match from.or_else(|| self.agent.clone()) {
+                Some(from) => {
+                    self.ask(id.clone(), "QUERY", |no, number| Frame::Query(no, number, from, message))
+                }
+                None => Err(Refusal::new(Code::NotRegistered, "QUERY needs a registered agent to ask")),
+            },
+            ClientFrame::Nack { to, message, reason, requeue } => self.nack(&to, &message, reason, requeue),
             ClientFrame::Reserved(word) => Err(Refusal::unserved(word)),
         };
         match done {
@@ -196,10 +203,6 @@ impl<C: Carrier> Session<C> {
             let message = "ack: auto needs a ping, which this connection does not have; say manual";
             return Err(Refusal::new(Code::Unsupported, message));
         }
-        if let Some(wish) = register.receipt_wish().filter(|wish| *wish != State::Delivered) {
-            let message = format!("receipts: {} is not served yet; none and delivered are", wish.as_str());
-            return Err(Refusal::new(Code::Unsupported, message));
-        }
         let Some(identity) = &self.identity else {
             return Err(Refusal::new(Code::NotRegistered, "the session has no identity"));
         };
@@ -233,9 +236,13 @@ impl<C: Carrier> Session<C> {
             shared: self.register.shared,
             registered_ms: clock::wall_ms(),
             resumed: false,
+            window: self.register.window,
         };
         self.phase = Phase::Registered;
-        self.agent = Some(agent);
+        // What another agent had in its hands is taken back with its registration.
+        if self.agent.replace(agent.clone()).is_some_and(|earlier| earlier != agent) {
+            self.hands.forget();
+        }
         // Messages must not overtake the registration, which travels in another lane.
         self.link = None;
         let deadline = clock::micros() + micros(self.settings.attach_within);
@@ -254,25 +261,31 @@ impl<C: Carrier> Session<C> {
         self.phase = Phase::Unregistered;
         self.agent = None;
         self.link = None;
+        self.hands.forget();
         // A registration that is still under way is not waited for any more.
         self.attaching = None;
         self.rearm();
         self.seat.detach(true).await.map_err(|_| stopping())
     }
 
-    fn ask_agents(&mut self, id: Option<MessageId>) -> Result<(), Refusal> {
+    fn ask(
+        &mut self,
+        id: Option<MessageId>,
+        word: &'static str,
+        question: impl FnOnce(SessionNo, Sequence) -> Frame,
+    ) -> Result<(), Refusal> {
         if self.phase == Phase::Unregistered {
-            return Err(Refusal::new(Code::NotRegistered, "AGENTS needs a registered agent to ask"));
+            return Err(Refusal::new(Code::NotRegistered, format!("{word} needs a registered agent to ask")));
         }
         if self.asked.len() >= MAX_ASKED {
-            let message = format!("{MAX_ASKED} AGENTS wait for their answers already");
+            let message = format!("{MAX_ASKED} AGENTS and QUERY wait for their answers already");
             return Err(Refusal::new(Code::RateLimited, message));
         }
         let Some((link, _)) = &self.link else { return Err(no_node()) };
         self.asked_last += 1;
         let number = Sequence(self.asked_last);
-        link.try_send(&Frame::AskAgents(self.seat.no, number)).map_err(|_| no_node())?;
-        self.asked.push_back((number, id));
+        link.try_send(&question(self.seat.no, number)).map_err(|_| no_node())?;
+        self.asked.push_back(Asked { number, id, word });
         Ok(())
     }
 

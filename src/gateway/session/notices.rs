@@ -1,21 +1,34 @@
 //! What comes to a session from its node.
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::reply::AgentsPayload;
-use super::{End, Phase, Session};
+use super::watch::micros;
+use super::{Asked, Attaching, End, Phase, Session};
 use crate::gateway::carrier::Carrier;
 use crate::gateway::hub::{Delivery, Notice};
 use crate::link;
 use crate::rt::clock;
 use crate::rt::queue::Refused;
+use crate::wire::client::{ErrorPayload, marked};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::State;
 use crate::wire::frame::{Frame, MAX_HOPS, Receipt};
-use crate::wire::ids::NodeName;
+use crate::wire::ids::{NodeName, Sequence};
 
 /// What this release serves of the reserved parts of the protocol.
-const FEATURES: [&str; 1] = ["receipts:delivered"];
+const FEATURES: [&str; 9] = [
+    "receipts:accepted",
+    "receipts:stored",
+    "receipts:delivered",
+    "receipts:acked",
+    "nack",
+    "query",
+    "not_before",
+    "copies",
+    "create",
+];
 
 #[derive(Serialize)]
 struct Registered<'a> {
@@ -25,7 +38,7 @@ struct Registered<'a> {
     session: &'a str,
     heartbeat_ms: u32,
     window: u16,
-    features: [&'static str; 1],
+    features: [&'static str; 9],
 }
 
 #[derive(Serialize)]
@@ -41,9 +54,13 @@ impl<C: Carrier> Session<C> {
     pub(super) async fn notice(&mut self, notice: Notice) -> Result<(), End> {
         match notice {
             Notice::Attached { link, node } => self.attached(link, node).await,
+            Notice::Moved => {
+                self.unlinked();
+                self.wait_for_link();
+                Ok(())
+            }
             Notice::Down => {
-                self.link = None;
-                self.fail_asked("the link to the node broke before it answered");
+                self.unlinked();
                 self.attach_failed("there is no link to a node at the moment").await
             }
             Notice::Told(receipt) => {
@@ -51,11 +68,15 @@ impl<C: Carrier> Session<C> {
                 Ok(())
             }
             Notice::Agents(number, list) => {
-                if let Some(at) = self.asked.iter().position(|(asked, _)| *asked == number)
-                    && let Some((_, id)) = self.asked.remove(at)
-                {
+                if let Some(asked) = self.answered(number) {
                     let payload = AgentsPayload::new(list, self.settings.max_frame);
-                    self.say("AGENTS", id.as_ref(), payload);
+                    self.say("AGENTS", asked.id.as_ref(), payload);
+                }
+                Ok(())
+            }
+            Notice::Answer(number, payload) => {
+                if let Some(asked) = self.answered(number) {
+                    self.say_state(asked, &payload);
                 }
                 Ok(())
             }
@@ -67,7 +88,13 @@ impl<C: Carrier> Session<C> {
     pub(super) fn deliver(&mut self, delivery: Delivery) -> Result<(), End> {
         // The session may have said UNREGISTER while the message was on its way.
         let Some(agent) = &self.agent else { return Ok(()) };
-        let Delivery { deliver, payload, .. } = delivery;
+        if delivery.handing.tag != 0 {
+            if !self.is_ours(&delivery, agent) {
+                return Ok(());
+            }
+            self.hands.take(&delivery);
+        }
+        let Delivery { deliver, handing, payload, .. } = delivery;
         let head = &deliver.head;
         if let (Some(to), Some((_, node))) = (&deliver.confirm, &self.link) {
             self.confirms.push_back(Receipt {
@@ -78,12 +105,15 @@ impl<C: Carrier> Session<C> {
                 node: node.clone(),
                 state: State::Delivered,
                 refusal: None,
+                asked: true,
+                keeper: node.clone(),
                 hops_left: MAX_HOPS,
             });
         }
         self.sent += 1;
         self.unflushed = true;
-        self.carrier.send(payload).map_err(|lost| super::lost_end(lost.0))
+        let text = marked(&payload, handing.redelivered, head.retry_of.as_ref());
+        self.carrier.send(text).map_err(|lost| super::lost_end(lost.0))
     }
 
     /// Tells the senders who asked that their messages were written; after the flush.
@@ -97,9 +127,8 @@ impl<C: Carrier> Session<C> {
             match (link.try_send(&frame), frame) {
                 (Ok(()), _) => {}
                 (Err(Refused::Full(())), Frame::Receipt(receipt)) => {
-                    // The timer tries again.
                     self.confirms.push_front(receipt);
-                    return;
+                    return self.try_again();
                 }
                 _ => return,
             }
@@ -152,23 +181,60 @@ impl<C: Carrier> Session<C> {
         }
     }
 
-    fn fail_asked(&mut self, why: &str) {
-        let refusal = Refusal::new(Code::Unavailable, why);
-        for (_, id) in std::mem::take(&mut self.asked) {
-            self.error(id.as_ref(), Some("AGENTS".into()), &refusal);
+    /// The link is not to be used any more. What it brought is the node's again, and what was asked over it has no answer.
+    fn unlinked(&mut self) {
+        self.link = None;
+        self.hands.forget();
+        let refusal = Refusal::new(Code::Unavailable, "the link to the node broke before it answered");
+        for asked in std::mem::take(&mut self.asked) {
+            self.error(asked.id.as_ref(), Some(asked.word.into()), &refusal);
+        }
+    }
+
+    /// The hub registers the session over another link: what the client says meanwhile waits for that.
+    fn wait_for_link(&mut self) {
+        if self.phase == Phase::Registered && self.attaching.is_none() {
+            let deadline = clock::micros() + micros(self.settings.attach_within);
+            self.attaching = Some(Attaching { deadline, answer: None, held: None });
+            self.rearm();
+        }
+    }
+
+    fn answered(&mut self, number: Sequence) -> Option<Asked> {
+        let at = self.asked.iter().position(|asked| asked.number == number)?;
+        self.asked.remove(at)
+    }
+
+    /// The answer to QUERY: the payload of STATE, or that of ERROR.
+    fn say_state(&mut self, asked: Asked, payload: &[u8]) {
+        let id = asked.id.as_ref();
+        if let Ok(error) = serde_json::from_slice::<ErrorPayload>(payload) {
+            return self.say("ERROR", id, ErrorPayload { frame: Some(asked.word.into()), ..error });
+        }
+        match serde_json::from_slice::<&RawValue>(payload) {
+            Ok(state) => self.say("STATE", id, state),
+            Err(e) => {
+                let message = format!("the node's answer can't be read: {e}");
+                self.error(id, Some(asked.word.into()), &Refusal::new(Code::Internal, message));
+            }
         }
     }
 
     fn told(&mut self, receipt: Receipt) {
         self.measured.told(&receipt.id, receipt.state, clock::micros());
-        if receipt.state == State::Dead {
+        let failed = matches!(receipt.state, State::Nacked | State::Expired | State::Dead | State::Refused);
+        if receipt.state == State::Refused || (failed && !receipt.asked) {
             let unknown = || Refusal::new(Code::Internal, "the message could not be delivered");
             let refusal = receipt.refusal.unwrap_or_else(unknown);
             self.error(Some(&receipt.id), None, &refusal);
             return;
         }
+        if !receipt.asked {
+            return;
+        }
         let recipient = self.shown(&receipt.recipient);
-        let reason = receipt.refusal.as_ref().map(|refusal| refusal.message.as_str());
+        let why = receipt.refusal.as_ref().map_or("", |refusal| refusal.message.as_str());
+        let reason = failed.then_some(why);
         let payload = Told {
             state: receipt.state.as_str(),
             recipient: &recipient,

@@ -7,10 +7,10 @@ use serde_json::json;
 use super::*;
 use crate::gateway::auth::{NewToken, Rules, issue};
 use crate::gateway::secret::Secret;
-use crate::gateway::testing::{MemoryClient, Node, Rig, agent, connection, namespace, soon};
+use crate::gateway::testing::{MemoryClient, Node, Rig, agent, connection, head, namespace, soon};
 use crate::rt::tasks;
-use crate::wire::envelope::{Class, Form, Head, Kind, Priority, State, Target};
-use crate::wire::frame::{Deliver, Frame};
+use crate::wire::envelope::State;
+use crate::wire::frame::{Deliver, Frame, Handing};
 use crate::wire::ids::{AgentName, SessionNo};
 
 fn secret() -> Secret {
@@ -53,28 +53,11 @@ pub(super) fn start(rig: &Rig, opening: Opening) -> (MemoryClient, tasks::Task) 
     (client, task)
 }
 
-fn head(from: &str, to: &str, id: &str, priority: u8) -> Head {
-    Head {
-        from: agent(from),
-        to: Target::Agent(agent(to)),
-        id: MessageId::new(id).unwrap(),
-        kind: Kind::Status,
-        priority: Priority::new(priority).unwrap(),
-        class: Class::Durable,
-        reply_to: None,
-        receipt: None,
-        ttl_ms: None,
-        not_before_ms: None,
-        copies: 1,
-        create: false,
-        form: Form::Json,
-    }
-}
-
-async fn deliver(node: &Node, session: SessionNo, id: &str, priority: u8) {
+pub(super) async fn deliver(node: &Node, session: SessionNo, id: &str, priority: u8) {
     let head = head("agni", "dc", id, priority);
     let payload = Bytes::from(format!("{{\"type\":\"STATUS\",\"id\":\"{id}\"}}"));
-    node.tell(Frame::Deliver(Deliver { sessions: vec![session], head, confirm: None }, payload)).await;
+    node.tell(Frame::Deliver(Deliver { to: vec![Handing::live(session)], head, confirm: None }, payload))
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -253,9 +236,9 @@ async fn a_slow_client_is_closed_and_only_it() {
     slow.block(true);
     for n in 0..crate::gateway::hub::SESSION_QUEUE + 2 {
         let head = head("x", "dc", &format!("m-{n}"), 3);
-        let sessions = vec![slow_session, well_session];
+        let to = vec![Handing::live(slow_session), Handing::live(well_session)];
         let payload = Bytes::from(format!("{{\"id\":{n}}}"));
-        node.tell(Frame::Deliver(Deliver { sessions, head, confirm: None }, payload)).await;
+        node.tell(Frame::Deliver(Deliver { to, head, confirm: None }, payload)).await;
         // In step, so that only the blocked one falls behind.
         assert_eq!(well.hear().await["id"], n);
     }
@@ -280,8 +263,8 @@ async fn large_messages_that_a_client_does_not_read_are_bounded_by_their_bytes()
     let fit = crate::gateway::hub::SESSION_BYTES / payload.len();
     for n in 0..fit + 1 {
         let head = head("x", "dc", &format!("m-{n}"), if n % 2 == 0 { 3 } else { 1 });
-        let sessions = vec![slow_session, well_session];
-        node.tell(Frame::Deliver(Deliver { sessions, head, confirm: None }, payload.clone())).await;
+        let to = vec![Handing::live(slow_session), Handing::live(well_session)];
+        node.tell(Frame::Deliver(Deliver { to, head, confirm: None }, payload.clone())).await;
         well.hear().await;
     }
     assert!(matches!(node.next().await, Frame::Detach(no, false) if no == slow_session));
@@ -290,7 +273,7 @@ async fn large_messages_that_a_client_does_not_read_are_bounded_by_their_bytes()
     // What was read gives its room back.
     for n in 0..2 * fit {
         let head = head("x", "agni", &format!("n-{n}"), 3);
-        let deliver = Deliver { sessions: vec![well_session], head, confirm: None };
+        let deliver = Deliver { to: vec![Handing::live(well_session)], head, confirm: None };
         node.tell(Frame::Deliver(deliver, payload.clone())).await;
         assert!(well.hear().await["id"].is_string());
     }
@@ -378,7 +361,10 @@ async fn a_delivery_is_confirmed_after_it_was_written() {
     let confirm = Some(NodeName::new("rushabdev").unwrap());
     let head = head("agni", "dc", "m-1", 3);
     client.block(true);
-    let frame = Frame::Deliver(Deliver { sessions: vec![session], head, confirm }, Bytes::from_static(b"{}"));
+    let frame = Frame::Deliver(
+        Deliver { to: vec![Handing::live(session)], head, confirm },
+        Bytes::from_static(b"{}"),
+    );
     node.tell(frame).await;
     rig.hub.snapshot().await.unwrap();
     assert!(node.outlets.lanes.iter_mut().all(|lane| lane.try_recv().is_err()));
@@ -409,5 +395,5 @@ async fn pings_of_the_node_are_answered() {
     let rig = Rig::new();
     let mut node = rig.link(1, "agni").await;
     node.tell(Frame::Ping(7)).await;
-    assert_eq!(node.next().await, Frame::Pong(7));
+    assert!(matches!(node.next().await, Frame::Pong(7, 1..)));
 }

@@ -13,6 +13,8 @@ use crate::wire::close::{CloseCode, Code, Refusal};
 
 /// Longest time that the timer sleeps: wall clocks jump and laptops sleep, and a token ends by the wall.
 const LONGEST: u64 = 60_000_000;
+/// How soon a full control lane is tried again.
+const TRY_AGAIN: u64 = 50_000;
 
 pub(super) struct Watch {
     opened: u64,
@@ -67,7 +69,8 @@ impl<C: Carrier> Session<C> {
             Phase::Registered | Phase::Unregistered => None,
         };
         let attach = self.attaching.as_ref().map(|attaching| attaching.deadline);
-        let next = [phase_end, attach, self.watch.expires, self.next_ping()];
+        let again = self.again.then_some(now + TRY_AGAIN);
+        let next = [phase_end, attach, self.watch.expires, self.next_ping(), again];
         let next = next.into_iter().flatten().min().unwrap_or(now + LONGEST);
         self.watch.sleep_until(next, now);
     }
@@ -99,11 +102,20 @@ impl<C: Carrier> Session<C> {
             self.attach_failed("the node did not answer in time").await?;
         }
         self.check_life(now)?;
+        self.again = false;
         if !self.confirms.is_empty() && !self.unflushed {
             self.confirm();
         }
+        self.tell_settled();
         self.rearm();
         Ok(())
+    }
+
+    /// The control lane is full: what did not get in is sent again soon.
+    pub(super) fn try_again(&mut self) {
+        if !std::mem::replace(&mut self.again, true) {
+            self.rearm();
+        }
     }
 
     fn check_token(&self, now: u64) -> Result<(), End> {
@@ -134,7 +146,8 @@ impl<C: Carrier> Session<C> {
         }
         if self.watch.pinged.is_none() && silence >= self.ping_after() {
             self.watch.pinged = Some(now);
-            if self.carrier.ping().is_ok() {
+            let number = self.hands.next_ping();
+            if self.carrier.ping(number).is_ok() {
                 self.unflushed = true;
             }
         }

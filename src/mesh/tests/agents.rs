@@ -330,6 +330,7 @@ fn attach_large(cluster: &mut Cluster, at: &Client, n: u64) -> Client {
         shared: false,
         registered_ms: 1,
         resumed: false,
+        window: 64,
     };
     cluster.frame(&client, Frame::Attach(attach));
     client

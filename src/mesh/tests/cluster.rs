@@ -7,9 +7,10 @@ use bytes::Bytes;
 
 use super::super::*;
 use crate::wire::close::{Code, LinkClose, Refusal};
-use crate::wire::envelope::{Class, Form, Head, Kind, Priority, Target};
-use crate::wire::frame::{Attach, Call, Deliver, Method, Receipt};
-use crate::wire::ids::{AgentAddr, Incarnation, MessageId, Namespace, SessionNo};
+use crate::wire::envelope::{Class, Form, Head, Kind, MessageKey, Priority, Target};
+use crate::wire::frame::{AgentState, Attach, Call, Deliver, Method, Receipt};
+use crate::wire::ids::{AgentAddr, Incarnation, MessageId, Namespace, Sequence, SessionNo};
+use crate::wire::record::{Kept, Place};
 
 /// One way over a link between nodes, unless a test says otherwise.
 pub const DELAY: Duration = Duration::from_millis(10);
@@ -63,8 +64,37 @@ struct Machine {
     mesh: Mesh,
     disk: Disk,
     records: Vec<(Ticket, Record)>,
+    /// What is on its disk.
+    memory: BTreeMap<MessageKey, Kept>,
+    agents: BTreeMap<AgentAddr, AgentState>,
     /// Answers calls.
     answers: bool,
+}
+
+impl Machine {
+    fn on_disk(&self) -> Memory {
+        let mut messages: Vec<Kept> = self.memory.values().cloned().collect();
+        messages.sort_by_key(|kept| kept.order);
+        Memory { agents: self.agents.values().cloned().collect(), messages, horizons: Vec::new() }
+    }
+
+    fn write(&mut self, record: &Record) {
+        match record {
+            Record::Agent(state) => drop(self.agents.insert(state.agent.clone(), state.clone())),
+            Record::Forget(agent) => drop(self.agents.remove(agent)),
+            Record::Keep(kept) => drop(self.memory.insert(kept.key.clone(), (**kept).clone())),
+            Record::Erase(key) => drop(self.memory.remove(key)),
+            Record::Horizon(..) => {}
+            Record::Change(key, change) => {
+                let Some(kept) = self.memory.get_mut(key) else { return };
+                (kept.place, kept.state, kept.reason) = (change.place, change.state, change.reason.clone());
+                (kept.other, kept.told) = (change.other.clone(), change.told);
+                if matches!(change.place, Place::Handed | Place::Ended) {
+                    kept.payload = Bytes::new();
+                }
+            }
+        }
+    }
 }
 
 struct LinkEnd {
@@ -147,6 +177,30 @@ impl Cluster {
 
     /// Starts a node, or starts it again: the links of its earlier life are silent from now on.
     pub fn start(&mut self, config: Config, known: Vec<AgentState>) {
+        self.boot(config, Memory { agents: known, ..Memory::default() });
+    }
+
+    /// A copy of what a node has on disk, with the life that it was made in.
+    pub fn backup(&self, name: &str) -> (Incarnation, Memory) {
+        let machine = &self.machines[&node(name)];
+        (machine.mesh.config.incarnation, machine.on_disk())
+    }
+
+    /// Starts a node with a copy instead of what it has on disk.
+    pub fn restore(&mut self, name: &str, (previous, memory): (Incarnation, Memory)) {
+        let mut config = self.machines[&node(name)].mesh.config.clone();
+        config.previous = Some(previous);
+        config.incarnation.0 += 1;
+        self.boot(config, memory);
+    }
+
+    /// Starts a node again with what it has on disk.
+    pub fn restart(&mut self, name: &str) {
+        let (previous, memory) = self.backup(name);
+        self.restore(name, (previous, memory));
+    }
+
+    fn boot(&mut self, config: Config, memory: Memory) {
         let name = config.node.clone();
         for end in self.links.values_mut() {
             if end.owner == name || end.peer.as_ref().is_some_and(|(peer, _)| *peer == name) {
@@ -155,8 +209,11 @@ impl Cluster {
         }
         self.links.retain(|_, end| end.owner != name);
         self.due.retain(|_, (owner, _)| *owner != name);
-        let mesh = Mesh::new(config, self.now, known);
-        let machine = Machine { mesh, disk: Disk::Works, records: Vec::new(), answers: true };
+        let on_disk = memory.messages.iter().map(|kept| (kept.key.clone(), kept.clone())).collect();
+        let agents = memory.agents.iter().map(|state| (state.agent.clone(), state.clone())).collect();
+        let mesh = Mesh::new(config, self.now, self.wall_ms(), memory);
+        let (disk, records) = (Disk::Works, Vec::new());
+        let machine = Machine { mesh, disk, records, memory: on_disk, agents, answers: true };
         self.machines.insert(name, machine);
     }
 
@@ -328,6 +385,7 @@ impl Cluster {
             shared: how.shared,
             registered_ms: how.registered_ms.unwrap_or(self.last_wall),
             resumed: how.resumed,
+            window: 64,
         };
         self.frame(client, Frame::Attach(attach));
     }
@@ -369,6 +427,9 @@ impl Cluster {
             Output::Close(link, code, _) => self.close(name, link, code),
             Output::Persist(ticket, record) => {
                 let (now, machine) = (self.now, self.machines.get_mut(name).unwrap());
+                if machine.disk != Disk::Fails {
+                    machine.write(&record);
+                }
                 match machine.disk {
                     Disk::Works => self.at(now.after(FSYNC), name, Input::Persisted(ticket)),
                     Disk::Fails => {
@@ -389,6 +450,7 @@ impl Cluster {
             Output::Revocations(number, der) => {
                 self.at(self.now, name, Input::Revocations(number, der, Default::default()));
             }
+            Output::Query(..) | Output::Posted(..) => {}
             Output::Event(event) => self.events.push((name.clone(), event)),
         }
     }
@@ -406,7 +468,7 @@ impl Cluster {
         match to {
             None => {
                 if let Frame::Ping(number) = frame {
-                    self.at(self.now, name, Input::Frame(link, Frame::Pong(number)));
+                    self.at(self.now, name, Input::Frame(link, Frame::Pong(number, 0)));
                 }
                 self.inboxes.entry(link).or_default().push(frame);
             }
@@ -459,6 +521,16 @@ impl Cluster {
         self.events.clear();
         self.closed.clear();
         self.inboxes.clear();
+    }
+
+    /// Forgets all but the latest frames of each entrance.
+    pub fn forget_but_last(&mut self) {
+        self.sent.clear();
+        self.events.clear();
+        for inbox in self.inboxes.values_mut() {
+            let keep = inbox.len().saturating_sub(20);
+            inbox.drain(..keep);
+        }
     }
 
     /// What a client's session got.
@@ -571,7 +643,7 @@ pub fn head(from: &Client, to: &str, id: &str) -> Head {
         id: MessageId::new(id).unwrap(),
         kind: Kind::Command,
         priority: Priority::DEFAULT,
-        class: Class::Durable,
+        class: Class::Live,
         reply_to: None,
         receipt: None,
         ttl_ms: None,
@@ -579,12 +651,17 @@ pub fn head(from: &Client, to: &str, id: &str) -> Head {
         copies: 1,
         create: false,
         form: Form::Json,
+        // Later than every start.
+        sent_ms: 2_000_000_000_000,
+        depth: 0,
+        retry_of: None,
+        taken: 0,
     }
 }
 
 fn is_for(frame: &Frame, session: SessionNo) -> bool {
     match frame {
-        Frame::Deliver(deliver, _) => deliver.sessions.contains(&session),
+        Frame::Deliver(deliver, _) => deliver.to.iter().any(|handing| handing.session == session),
         Frame::Attached(no) | Frame::Evict(no, _) | Frame::Told(no, _) | Frame::AgentList(no, ..) => {
             *no == session
         }

@@ -12,7 +12,7 @@ use crate::mesh::*;
 use crate::wire::close::{Code, MAX_REFUSAL, Refusal};
 use crate::wire::envelope::{Class, Form, Head, Kind, Priority, State, Target};
 use crate::wire::frame::*;
-use crate::wire::ids::{AgentAddr, Incarnation, MessageId, SessionNo};
+use crate::wire::ids::{AgentAddr, Incarnation, MessageId, Sequence, SessionNo};
 
 const EVIL: LinkId = LinkId(1);
 const HONEST: LinkId = LinkId(2);
@@ -24,7 +24,8 @@ struct Victim(Mesh);
 
 impl Victim {
     fn new() -> Victim {
-        let mut victim = Victim(Mesh::new(Config::new(node("dc"), Incarnation(1)), Time(1), Vec::new()));
+        let mut victim =
+            Victim(Mesh::new(Config::new(node("dc"), Incarnation(1)), Time(1), 0, Default::default()));
         for (link, peer, role) in [
             (EVIL, "evil", Role::Node),
             (HONEST, "agni", Role::Node),
@@ -77,6 +78,7 @@ fn attach(session: u64, name: &str) -> Attach {
         shared: true,
         registered_ms: 1,
         resumed: false,
+        window: 64,
     }
 }
 
@@ -117,6 +119,10 @@ fn head(from: &str, to: &str) -> Head {
         copies: 1,
         create: false,
         form: Form::Json,
+        sent_ms: 0,
+        depth: 0,
+        retry_of: None,
+        taken: 0,
     }
 }
 
@@ -129,6 +135,8 @@ fn receipt(to: &str, sender: &str, message: String) -> Receipt {
         node: node("evil"),
         state: State::Dead,
         refusal: Some(Refusal { code: Code::Internal, message }),
+        asked: false,
+        keeper: node("dc"),
         hops_left: 255,
     }
 }
@@ -208,8 +216,11 @@ fn a_message_for_more_nodes_than_there_are_makes_one_refusal() {
     let forward = |to: Vec<NodeName>, hops_left: u8| Forward {
         origin: node("evil"),
         incarnation: Incarnation(1),
-        number: Sequence(1),
-        to,
+        to: to.into_iter().map(Dest::live).collect(),
+        redelivered: false,
+        again: false,
+        unseen: false,
+        age_ms: 0,
         hops_left,
         head: head("x", "one"),
     };
@@ -270,12 +281,15 @@ fn an_entrance_speaks_for_its_own_sessions_only() {
         let code = receipt.refusal.as_ref().map(|refusal| refusal.code);
         assert!(matches!(code, Some(Code::NotRegistered | Code::FromMismatch)), "{code:?}");
     }
-    let deliver = Deliver { sessions: vec![SessionNo(2)], head: head("one", "two"), confirm: None };
+    let deliver = Deliver { to: vec![Handing::live(SessionNo(2))], head: head("one", "two"), confirm: None };
     let forward = Forward {
         origin: node("dc"),
         incarnation: Incarnation(1),
-        number: Sequence(1),
-        to: vec![node("dc")],
+        to: vec![Dest::live(node("dc"))],
+        redelivered: false,
+        again: false,
+        unseen: false,
+        age_ms: 0,
         hops_left: 16,
         head: head("one", "two"),
     };

@@ -1,0 +1,108 @@
+//! `trishula trace`: the way that a message took.
+
+use super::common::{SocketArg, agent, block_on, moment};
+use super::show::note_not_asked;
+use super::{CannotAsk, Said, print};
+use crate::admin::protocol::Request;
+use crate::node::records::trace::{Journey, Step, Traced};
+use crate::wire::ids::{AgentAddr, MessageId};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  trishula trace c-1                        every step on every node, with times from the first one
+  trishula trace c-1 --from agni.planner    where two senders have used the same id
+  trishula trace c-1 --json | jq '.journeys[].steps[] | select(.after == \"commit\")'
+
+Each node in reach is asked for its records; they are kept for a week. Where the clocks of two nodes differ, the times of
+one are moved so that nothing arrives before it was sent.
+Exit codes: 0 found, 1 no node has a record of it, 2 the node of this machine can't be asked.")]
+pub(crate) struct Args {
+    /// What its sender calls it
+    #[arg(value_name = "ID")]
+    id: MessageId,
+    /// Only of this sender: NAME or NAMESPACE/NAME
+    #[arg(long, value_name = "AGENT", value_parser = agent)]
+    from: Option<AgentAddr>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    socket: SocketArg,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let request = Request::Trace { from: self.from.clone(), id: self.id.clone() };
+        let traced: Traced = block_on(async {
+            let asked =
+                async { self.socket.connect().await?.ask(&request).await.map_err(anyhow::Error::from) };
+            print::progress("asking the nodes", asked).await.map_err(|e| e.context(CannotAsk))
+        })?;
+        if self.json {
+            print::json(&traced)?;
+        } else {
+            traced.journeys.iter().try_for_each(|journey| show(&traced.id, journey))?;
+        }
+        note_not_asked(&traced.not_asked);
+        for gone in &traced.gone {
+            let since = moment(gone.before_ms);
+            print::note(&format!(
+                "node {} has records since {since} only: older ones may have gone",
+                gone.node
+            ));
+        }
+        if traced.journeys.is_empty() {
+            let of = self.from.map_or_else(String::new, |from| format!(" of {from}"));
+            print::note(&format!("no node that was asked has a record of a message {}{of}", traced.id));
+            return Err(Said.into());
+        }
+        Ok(())
+    }
+}
+
+fn show(id: &MessageId, journey: &Journey) -> anyhow::Result<()> {
+    let retries = match journey.retries {
+        0 => String::new(),
+        n => format!(", {n} times sent or handed over again"),
+    };
+    print::line(&format!(
+        "{id} of {} to {}: taken {}, {} steps in {:.2} ms{retries}",
+        journey.from,
+        journey.to,
+        moment(journey.began_ms),
+        journey.steps.len(),
+        journey.took_ms
+    ))?;
+    for shift in &journey.shifts {
+        let way = if shift.ms > 0.0 { "behind" } else { "ahead" };
+        print::line(&format!(
+            "the clock of {} is {:.2} ms {way}: its times are moved",
+            shift.node,
+            shift.ms.abs()
+        ))?;
+    }
+    print::line("")?;
+    let rows: Vec<_> = journey.steps.iter().map(row).collect();
+    print::table(&["after", "node", "step", "with", "by", "took"], &rows)?;
+    print::line("")
+}
+
+fn row(step: &Step) -> Vec<String> {
+    let role = step.role.as_deref().filter(|role| *role != "node");
+    let with = match (&step.peer, role) {
+        (_, Some(role)) => role.to_owned(),
+        (Some(peer), None) => peer.to_string(),
+        (None, None) => String::new(),
+    };
+    let by = match (&step.carrier, step.link) {
+        (Some(carrier), Some(link)) => format!("{carrier}, link {link}"),
+        (None, Some(link)) => format!("link {link}"),
+        (carrier, None) => carrier.clone().unwrap_or_default(),
+    };
+    let took = match (&step.after, step.after_ms) {
+        (Some(what), Some(ms)) => format!("{what} {ms:.2} ms"),
+        _ => String::new(),
+    };
+    vec![format!("{:.2} ms", step.offset_ms), step.node.to_string(), step.step.clone(), with, by, took]
+}

@@ -1,0 +1,346 @@
+//! Messages from other nodes for agents whose home is here: put in order, recognised, stored.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::table::{Flow, Known, No};
+use crate::mesh::{Event, Mesh, Step, Time};
+use crate::wire::envelope::{Head, MessageKey, State, Target};
+use crate::wire::frame::{Confirm, Dest, Forward, Frame, Inquire, MAX_HOPS, Outcome};
+use crate::wire::ids::{Incarnation, NodeName};
+use crate::wire::record::{Place, Upstream};
+
+/// Messages that wait for an earlier one of their flow: what is beyond is sent again by its node.
+const MAX_HELD: usize = 4096;
+/// Their bytes.
+const MAX_HELD_BYTES: usize = 32 << 20;
+/// How long one waits for another, after the latest that does.
+const HELD_FOR: Duration = Duration::from_secs(15);
+/// Flows that are followed; those that are forgotten begin anew, and what is known by its name stays known.
+const MAX_FLOWS: usize = 50_000;
+
+/// A message that came from another node.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    from: Upstream,
+    key: MessageKey,
+    head: Head,
+    payload: Bytes,
+    redelivered: bool,
+    unseen: bool,
+    age_ms: u64,
+}
+
+/// How far one flow of one node has come.
+#[derive(Debug, Default)]
+struct Followed {
+    incarnation: Incarnation,
+    done: u64,
+    /// By number: after which one, and what.
+    held: BTreeMap<u64, (u64, Arrived)>,
+    /// When one was held last.
+    held_at: Time,
+}
+
+/// Every flow that comes here.
+#[derive(Debug, Default)]
+pub(super) struct Arrivals {
+    flows: BTreeMap<(NodeName, Flow), Followed>,
+    held: usize,
+    bytes: usize,
+}
+
+impl Arrivals {
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    pub(super) fn flows(&self) -> usize {
+        self.flows.len()
+    }
+
+    fn followed(&mut self, node: NodeName, flow: Flow, incarnation: Incarnation) -> Option<&mut Followed> {
+        if self.flows.len() >= MAX_FLOWS {
+            self.flows.retain(|_, followed| !followed.held.is_empty());
+        }
+        let followed = self.flows.entry((node, flow)).or_default();
+        if followed.incarnation > incarnation {
+            return None;
+        }
+        if followed.incarnation < incarnation {
+            self.held -= followed.held.len();
+            self.bytes -= followed.held.values().map(|(_, arrived)| arrived.payload.len()).sum::<usize>();
+            *followed = Followed { incarnation, ..Followed::default() };
+        }
+        Some(followed)
+    }
+}
+
+impl Mesh {
+    /// One place of a durable message is here.
+    pub(in crate::mesh) fn arrive(&mut self, forward: &Forward, dest: Dest, payload: Bytes) {
+        if self.rolled_back().is_some() {
+            // Its node keeps it, and sends it again.
+            return;
+        }
+        let Some(to) = dest.agent.or_else(|| match &forward.head.to {
+            Target::Agent(agent) => Some(agent.clone()),
+            Target::Broadcast(_) | Target::Room(..) => None,
+        }) else {
+            return self.event(Event::Stray("Forward"));
+        };
+        self.seen_clock(forward.head.taken);
+        let arrived = Arrived {
+            from: Upstream::Node(forward.origin.clone(), forward.incarnation, dest.number),
+            key: MessageKey { from: forward.head.from.clone(), id: forward.head.id.clone(), to },
+            head: forward.head.clone(),
+            payload,
+            redelivered: forward.redelivered,
+            unseen: forward.unseen,
+            age_ms: forward.age_ms,
+        };
+        if arrived.head.not_before_ms.unwrap_or(0) > 0 {
+            self.store_arrived(arrived);
+            return;
+        }
+        let flow = (arrived.key.from.clone(), arrived.key.to.clone(), arrived.head.priority);
+        let (number, after) = (dest.number.0, dest.after.0);
+        let arrivals = &mut self.durable.arrivals;
+        let (now, held, held_bytes) = (self.now, arrivals.held, arrivals.bytes);
+        let Some(followed) = arrivals.followed(forward.origin.clone(), flow.clone(), forward.incarnation)
+        else {
+            return;
+        };
+        if after > followed.done {
+            let bytes = arrived.payload.len();
+            let known = followed.held.contains_key(&number);
+            if !known && (held >= MAX_HELD || held_bytes + bytes > MAX_HELD_BYTES) {
+                return self.event(Event::Stray("Forward"));
+            }
+            followed.held_at = now;
+            if let Some((_, old)) = followed.held.insert(number, (after, arrived)) {
+                arrivals.bytes -= old.payload.len();
+                arrivals.held -= 1;
+            }
+            arrivals.bytes += bytes;
+            arrivals.held += 1;
+            return;
+        }
+        if self.store_arrived(arrived) {
+            self.done(&forward.origin, &flow, number);
+            self.release_held(forward.origin.clone(), flow);
+        }
+    }
+
+    /// Once a round: whose node sends nothing more does not hold anything for ever. A node that still has what is
+    /// dropped here sends it again.
+    pub(super) fn drop_long_held(&mut self) {
+        let (now, arrivals) = (self.now, &mut self.durable.arrivals);
+        if arrivals.held == 0 {
+            return;
+        }
+        for followed in arrivals.flows.values_mut() {
+            if !followed.held.is_empty() && now.since(followed.held_at) >= HELD_FOR {
+                arrivals.held -= followed.held.len();
+                arrivals.bytes -=
+                    followed.held.values().map(|(_, arrived)| arrived.payload.len()).sum::<usize>();
+                followed.held.clear();
+            }
+        }
+    }
+
+    /// What waited for a message that is here now.
+    fn release_held(&mut self, node: NodeName, flow: Flow) {
+        loop {
+            let arrivals = &mut self.durable.arrivals;
+            let Some(followed) = arrivals.flows.get_mut(&(node.clone(), flow.clone())) else { return };
+            let Some(first) = followed.held.first_entry().filter(|first| first.get().0 <= followed.done)
+            else {
+                return;
+            };
+            let (number, (_, arrived)) = first.remove_entry();
+            arrivals.held -= 1;
+            arrivals.bytes -= arrived.payload.len();
+            if self.store_arrived(arrived) {
+                self.done(&node, &flow, number);
+            }
+        }
+    }
+
+    fn done(&mut self, node: &NodeName, flow: &Flow, number: u64) {
+        if let Some(followed) = self.durable.arrivals.flows.get_mut(&(node.clone(), flow.clone())) {
+            followed.done = followed.done.max(number);
+        }
+    }
+
+    /// In its turn: recognised, refused, or stored; `false`: it does not belong here, and its turn is still to come.
+    fn store_arrived(&mut self, arrived: Arrived) -> bool {
+        let home = self.directory.home(&arrived.key.to).map(|(home, _)| home.clone());
+        match self.durable.table.known(&arrived.key) {
+            Some(Known::Mark(mark)) => {
+                let outcome = Outcome::Reached(mark.state, mark.reason.clone());
+                self.recognised(&arrived.key, &arrived.head);
+                self.report(&arrived.from, outcome);
+                return true;
+            }
+            Some(Known::Item(no)) if !self.lies_elsewhere(no) => {
+                self.arrived_again(no, arrived.from);
+                return true;
+            }
+            Some(Known::Item(no)) if home.as_ref() == Some(&self.config.node) => {
+                self.adopt(no, arrived);
+                return true;
+            }
+            _ => {}
+        }
+        let home = match home {
+            None if arrived.head.create => Some(self.create_agent(&arrived.key.to)),
+            home => home,
+        };
+        if home.as_ref() != Some(&self.config.node) {
+            self.report(&arrived.from, Outcome::Elsewhere);
+            return false;
+        }
+        self.store_new(arrived);
+        true
+    }
+
+    /// Whether all that is here of a message is what another node is to be asked, or a second copy.
+    fn lies_elsewhere(&self, no: No) -> bool {
+        let item = self.durable.table.get(no);
+        item.is_some_and(|item| matches!(item.place, Place::Handed | Place::Copy) && !item.ending)
+    }
+
+    fn store_new(&mut self, arrived: Arrived) {
+        let checked = self.check_age(&arrived.head);
+        let checked = checked.and_then(|()| self.check_room(&arrived.key.to, arrived.payload.len()));
+        if let Err(refusal) = checked {
+            return self.report(&arrived.from, Outcome::Reached(State::Refused, Some(refusal)));
+        }
+        let no = self.durable.table.next_no();
+        let node = match &arrived.from {
+            Upstream::Node(node, ..) => Some(node.clone()),
+            Upstream::Sender => None,
+        };
+        let over = arrived.head.ttl_ms == Some(0);
+        let mut item = self.new_item(arrived.key, arrived.head, arrived.payload, arrived.from);
+        item.redelivered = arrived.redelivered;
+        item.sent_ms = item.taken_ms.saturating_sub(arrived.age_ms);
+        item.was_home = arrived.unseen;
+        item.state = State::Stored;
+        item.second = true;
+        self.durable.table.insert(no, item);
+        self.hop(no, Step::Arrived, node.as_ref(), None);
+        if over {
+            // Its node asks whether it came in time: it did not, and if it still comes it is recognised.
+            return self.end(no, State::Expired, None);
+        }
+        self.place(no);
+        self.pump_all(&[no]);
+    }
+
+    fn arrived_again(&mut self, no: No, from: Upstream) {
+        self.hop(no, Step::Recognised, None, None);
+        self.add_upstream(no, from.clone());
+        self.report_stand(no, &from);
+    }
+
+    /// Says where an item stands, if that is on disk; else it is said when it is.
+    pub(super) fn report_stand(&mut self, no: No, to: &Upstream) {
+        let Some(item) = self.durable.table.get(no).filter(|item| item.on_disk) else { return };
+        if !item.state.is_end() && (item.ending || item.moving) {
+            return;
+        }
+        self.report(to, item.stand());
+    }
+
+    /// What was handed to another node, or kept as a copy for it, comes back: the recipient lives here now.
+    fn adopt(&mut self, no: No, arrived: Arrived) {
+        let Some(item) = self.durable.table.get(no) else { return };
+        let (other, place) = (item.other.clone(), item.place);
+        if let Some(other) = other {
+            self.forget_theirs(&other, no);
+        }
+        if place == Place::Handed {
+            self.durable.table.set_payload(no, arrived.payload);
+        }
+        self.add_upstream(no, arrived.from);
+        // It comes after what came before it from there: its old number may be lower than theirs.
+        let Some(no) = self.durable.table.renumber(no) else { return };
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        // That node may have handed it over.
+        (item.place, item.redelivered, item.second) = (Place::Outbox, true, true);
+        (item.other, item.sent) = (None, None);
+        self.place(no);
+        self.pump_all(&[no]);
+    }
+
+    /// Whom to tell as well: of one node only its latest number counts.
+    pub(super) fn add_upstream(&mut self, no: No, from: Upstream) {
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        let node_of = |upstream: &Upstream| match upstream {
+            Upstream::Node(node, ..) => Some(node.clone()),
+            Upstream::Sender => None,
+        };
+        let node = node_of(&from);
+        match item.upstream.iter_mut().find(|known| node_of(known) == node) {
+            Some(known) => *known = from,
+            None => item.upstream.push(from),
+        }
+    }
+
+    /// Notes what another node is to be told; what is noted in one turn goes in one frame.
+    pub(super) fn report(&mut self, to: &Upstream, outcome: Outcome) {
+        if let Upstream::Node(node, incarnation, number) = to {
+            let reports = self.durable.reports.entry((node.clone(), *incarnation)).or_default();
+            reports.push((*number, outcome));
+        }
+    }
+
+    /// Sends what was noted.
+    pub(in crate::mesh) fn send_reports(&mut self) {
+        if self.durable.reports.is_empty() {
+            return;
+        }
+        for ((to, incarnation), reports) in std::mem::take(&mut self.durable.reports) {
+            // One that is lost is asked for again by whoever waits for it.
+            let Some(link) = self.way_to(&to) else { continue };
+            let node = self.config.node.clone();
+            self.send(link, Frame::Confirm(Confirm { to, incarnation, node, reports, hops_left: MAX_HOPS }));
+        }
+    }
+
+    /// Another node asks where its messages stand.
+    pub(in crate::mesh) fn inquire(&mut self, mut inquire: Inquire) {
+        if inquire.to != self.config.node {
+            inquire.hops_left = inquire.hops_left.min(MAX_HOPS);
+            if inquire.hops_left > 0
+                && let Some(link) = self.way_to(&inquire.to)
+            {
+                inquire.hops_left -= 1;
+                self.send(link, Frame::Inquire(inquire));
+            }
+            return;
+        }
+        for (number, key) in inquire.asked {
+            let asker = Upstream::Node(inquire.from.clone(), inquire.incarnation, number);
+            self.answer_inquiry(asker, &key);
+        }
+    }
+
+    fn answer_inquiry(&mut self, asker: Upstream, key: &MessageKey) {
+        match self.durable.table.known(key) {
+            Some(Known::Item(no)) => {
+                self.add_upstream(no, asker.clone());
+                self.report_stand(no, &asker);
+            }
+            Some(Known::Mark(mark)) => {
+                let outcome = Outcome::Reached(mark.state, mark.reason.clone());
+                self.report(&asker, outcome);
+            }
+            None => self.report(&asker, Outcome::Unknown),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Loops and floods are stopped with a reason that their sender sees.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::table::Known;
+use crate::mesh::{Mesh, Time};
+use crate::wire::close::{Code, Refusal};
+use crate::wire::envelope::{Head, MessageKey, Target};
+use crate::wire::ids::AgentAddr;
+
+/// Pairs that are followed at once; of more, the idle ones are forgotten.
+const MAX_PAIRS: usize = 10_000;
+/// A clock of another node that is further ahead is not followed, in milliseconds: a minute.
+const MAX_DRIFT_MS: u64 = 60_000;
+
+/// What an operator allows.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Messages that one agent's mailbox holds.
+    pub mailbox_messages: usize,
+    /// Their bytes.
+    pub mailbox_bytes: usize,
+    /// Answers to answers, one after the other, before a loop is taken for granted.
+    pub reply_depth: u16,
+    /// Messages a second of one sender to one recipient, over a longer time.
+    pub pair_rate: u32,
+    /// How many of them at once.
+    pub pair_burst: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            mailbox_messages: 10_000,
+            mailbox_bytes: 64 << 20,
+            reply_depth: 1_000,
+            pair_rate: 10_000,
+            pair_burst: 100_000,
+        }
+    }
+}
+
+/// A token bucket (RFC 2697, one colour), in thousandths of a message.
+#[derive(Debug)]
+struct Bucket {
+    left: u64,
+    at: Time,
+}
+
+/// The rates of all pairs, and the hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", OPODIS 2014).
+#[derive(Debug, Default)]
+pub(super) struct Brakes {
+    pairs: BTreeMap<(AgentAddr, AgentAddr), Bucket>,
+    clock: u64,
+}
+
+impl Brakes {
+    /// Pairs that have been quiet for long have all their tokens again.
+    pub(super) fn forget_idle(&mut self, now: Time) {
+        if self.pairs.len() > MAX_PAIRS / 2 {
+            self.pairs.retain(|_, bucket| now.since(bucket.at) < Duration::from_secs(60));
+        }
+    }
+}
+
+impl Mesh {
+    /// Whether a message may pass.
+    pub(super) fn brake(&mut self, head: &Head) -> Result<(), Refusal> {
+        let limits = &self.config.limits;
+        if head.depth > limits.reply_depth {
+            let message = format!(
+                "{} answers, each to the one before: {} and its partner are in a loop",
+                limits.reply_depth, head.from
+            );
+            return Err(Refusal::new(Code::LoopStopped, message));
+        }
+        let Target::Agent(to) = &head.to else { return Ok(()) };
+        let (full, rate) = (u64::from(limits.pair_burst) * 1000, u64::from(limits.pair_rate));
+        let now = self.now;
+        let pairs = &mut self.durable.brakes.pairs;
+        if pairs.len() >= MAX_PAIRS {
+            return Ok(());
+        }
+        let bucket = pairs.entry((head.from.clone(), to.clone())).or_insert(Bucket { left: full, at: now });
+        let earned = now.since(bucket.at).as_micros() as u64 * rate / 1000;
+        bucket.left = bucket.left.saturating_add(earned).min(full);
+        bucket.at = now;
+        match bucket.left.checked_sub(1000) {
+            Some(left) => {
+                bucket.left = left;
+                Ok(())
+            }
+            None => {
+                let message = format!("{} sends {to} more than {rate} messages a second", head.from);
+                Err(Refusal::new(Code::RateLimited, message))
+            }
+        }
+    }
+
+    /// How deep a message lies in answers to answers, as far as this node has seen them.
+    pub(super) fn depth_of(&self, head: &Head) -> u16 {
+        let (Some(answered), Target::Agent(to)) = (&head.reply_to, &head.to) else { return 0 };
+        let key = MessageKey { from: to.clone(), id: answered.clone(), to: head.from.clone() };
+        match self.durable.table.known(&key) {
+            Some(Known::Item(no)) => self.durable.table.get(no).map_or(0, |item| item.head.depth + 1),
+            Some(Known::Mark(mark)) => mark.depth + 1,
+            None => 0,
+        }
+    }
+
+    /// The next reading of the hybrid logical clock.
+    pub(super) fn next_clock(&mut self) -> u64 {
+        let wall = self.wall_ms() << 16;
+        let clock = &mut self.durable.brakes.clock;
+        *clock = wall.max(*clock + 1);
+        *clock
+    }
+
+    /// Another node's reading: ours is later from now on, unless that one is far ahead.
+    pub(super) fn seen_clock(&mut self, theirs: u64) {
+        let limit = (self.wall_ms() + MAX_DRIFT_MS) << 16;
+        if theirs <= limit {
+            let clock = &mut self.durable.brakes.clock;
+            *clock = theirs.max(*clock);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Mailboxes of agents whose home is here, and what is in the hands of their sessions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::table::{Hand, Item, No};
+use crate::mesh::{Event, Mesh, Step};
+use crate::wire::close::{Code, Refusal};
+use crate::wire::envelope::{Priority, State};
+use crate::wire::frame::{Deliver, Frame, Handing, Settlement};
+use crate::wire::ids::{AgentAddr, LinkId, SessionNo};
+use crate::wire::record::Place;
+
+/// A message that its recipient wants later comes again after this long, twice as long each time …
+const REQUEUE_AFTER: Duration = Duration::from_secs(1);
+/// … but not longer, …
+const REQUEUE_AT_MOST: Duration = Duration::from_secs(60);
+/// … and not more often.
+const REQUEUES: u32 = 20;
+
+/// What waits for one agent.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    /// Neither in a session's hands nor delayed.
+    waiting: BTreeSet<(Priority, No)>,
+    count: usize,
+    bytes: usize,
+}
+
+impl Mailbox {
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Every agent's.
+#[derive(Debug, Default)]
+pub(super) struct Mailboxes(BTreeMap<AgentAddr, Mailbox>);
+
+impl Mailboxes {
+    pub(super) fn get(&self, agent: &AgentAddr) -> Option<&Mailbox> {
+        self.0.get(agent)
+    }
+
+    pub(super) fn add(&mut self, no: No, item: &Item, waits: bool) {
+        let mailbox = self.0.entry(item.key.to.clone()).or_default();
+        if waits {
+            mailbox.waiting.insert((item.head.priority, no));
+        }
+        mailbox.count += 1;
+        mailbox.bytes += item.payload.len();
+    }
+
+    pub(super) fn remove_item(&mut self, no: No, item: &Item) {
+        let Some(mailbox) = self.0.get_mut(&item.key.to) else { return };
+        mailbox.waiting.remove(&(item.head.priority, no));
+        mailbox.count -= 1;
+        mailbox.bytes -= item.payload.len();
+        if mailbox.count == 0 {
+            self.0.remove(&item.key.to);
+        }
+    }
+
+    pub(super) fn waits(&mut self, no: No, item: &Item, waits: bool) {
+        let Some(mailbox) = self.0.get_mut(&item.key.to) else { return };
+        let entry = (item.head.priority, no);
+        if waits {
+            mailbox.waiting.insert(entry);
+        } else {
+            mailbox.waiting.remove(&entry);
+        }
+    }
+}
+
+impl Mesh {
+    /// Hands over what can be handed over to an agent: urgent messages first, and by a window of their own.
+    pub(in crate::mesh) fn pump_mailbox(&mut self, agent: &AgentAddr) {
+        if self.rolled_back().is_some() {
+            return;
+        }
+        for urgent in [true, false] {
+            while let Some(no) = self.next_waiting(agent, urgent) {
+                let bytes = self.durable.table.get(no).map_or(0, |item| item.payload.len());
+                let Some(session) = self.sessions.next_with_room(agent, urgent, bytes) else { break };
+                self.hand_over(no, session);
+            }
+        }
+    }
+
+    fn next_waiting(&self, agent: &AgentAddr, urgent: bool) -> Option<No> {
+        let waiting = &self.durable.mailboxes.get(agent)?.waiting;
+        let first_other = (Priority::URGENT, No::MAX);
+        let next =
+            if urgent { waiting.range(..=first_other).next() } else { waiting.range(first_other..).next() };
+        next.map(|(_, no)| *no)
+    }
+
+    fn hand_over(&mut self, no: No, (link, session): (LinkId, SessionNo)) {
+        self.durable.last_tag += 1;
+        let hand = Hand { link, session, tag: self.durable.last_tag };
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        let redelivered = item.redelivered;
+        item.redelivered = true;
+        item.hand = Some(hand);
+        self.durable.mailboxes.waits(no, item, false);
+        self.durable.hands.insert(hand, no);
+        let (head, payload, urgent) = (item.head.clone(), item.payload.clone(), item.urgent());
+        self.sessions.holds((link, session), urgent, payload.len(), true);
+        self.event(Event::HandedOver);
+        let step = if redelivered { Step::HandedOverAgain } else { Step::HandedOver };
+        self.hop(no, step, None, Some(link));
+        let to = vec![Handing { session, tag: hand.tag, redelivered }];
+        self.send(link, Frame::Deliver(Deliver { to, head, confirm: None }, payload));
+    }
+
+    /// The frame did not fit into the link's queue: it was never in the session's hands.
+    pub(in crate::mesh) fn unsent_handings(&mut self, link: LinkId, deliver: &Deliver) {
+        for handing in &deliver.to {
+            let hand = Hand { link, session: handing.session, tag: handing.tag };
+            if let Some(no) = self.durable.hands.get(&hand).copied() {
+                self.out_of_hand(hand);
+                if let Some(item) = self.durable.table.get_mut(no) {
+                    item.redelivered = handing.redelivered;
+                    self.durable.mailboxes.waits(no, item, true);
+                }
+                // The next round tries again.
+                self.durable.unplaced.insert(no);
+            }
+        }
+    }
+
+    /// What became of messages in a session's hands.
+    pub(in crate::mesh) fn settled(
+        &mut self,
+        link: LinkId,
+        session: SessionNo,
+        settled: Vec<(u64, Settlement)>,
+    ) {
+        let agent = self.sessions.get((link, session)).map(|known| known.agent.clone());
+        for (tag, settlement) in settled {
+            let hand = Hand { link, session, tag };
+            // It was taken back, or the session never had it.
+            let Some(no) = self.durable.hands.get(&hand).copied() else { continue };
+            match settlement {
+                Settlement::Written => self.written(no),
+                Settlement::Acked => {
+                    self.out_of_hand(hand);
+                    self.end(no, State::Acked, None);
+                }
+                Settlement::Nacked(why) => {
+                    self.out_of_hand(hand);
+                    self.end(no, State::Nacked, Some(Refusal::new(Code::Nacked, why)));
+                }
+                Settlement::Requeued(why) => {
+                    self.out_of_hand(hand);
+                    self.requeue(no, &why);
+                }
+            }
+        }
+        if let Some(agent) = agent {
+            self.pump_mailbox(&agent);
+        }
+    }
+
+    fn written(&mut self, no: No) {
+        if let Some(item) = self.durable.table.get_mut(no)
+            && item.state < State::Delivered
+        {
+            item.state = State::Delivered;
+            self.hop(no, Step::Written, None, None);
+            self.announce(no);
+        }
+    }
+
+    fn requeue(&mut self, no: No, why: &str) {
+        let now_ms = self.wall_ms();
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        item.requeues += 1;
+        if item.requeues > REQUEUES {
+            let message = format!("its recipient put it off {REQUEUES} times; the last time: {why}");
+            return self.end(no, State::Dead, Some(Refusal::new(Code::Nacked, message)));
+        }
+        let wait = REQUEUE_AFTER * 2u32.saturating_pow(item.requeues - 1).min(64);
+        self.hop(no, Step::Requeued, None, None);
+        self.durable.table.wake_at(no, now_ms + wait.min(REQUEUE_AT_MOST).as_millis() as u64);
+    }
+
+    pub(super) fn out_of_hand(&mut self, hand: Hand) {
+        let Some(no) = self.durable.hands.remove(&hand) else { return };
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        item.hand = None;
+        let (urgent, bytes) = (item.urgent(), item.payload.len());
+        self.sessions.holds((hand.link, hand.session), urgent, bytes, false);
+    }
+
+    /// A session is over: what it had in its hands is handed out again, marked.
+    pub(in crate::mesh) fn take_back(&mut self, link: LinkId, session: SessionNo, agent: &AgentAddr) {
+        let first = Hand { link, session, tag: 0 };
+        let last = Hand { link, session, tag: u64::MAX };
+        let hands: Vec<(Hand, No)> =
+            self.durable.hands.range(first..=last).map(|(h, no)| (*h, *no)).collect();
+        for (hand, no) in &hands {
+            self.out_of_hand(*hand);
+            self.hop(*no, Step::TakenBack, None, Some(link));
+            if let Some(item) = self.durable.table.get(*no).filter(|item| item.place == Place::Mailbox) {
+                self.durable.mailboxes.waits(*no, item, true);
+            }
+            self.place(*no);
+            self.look_at_time(*no);
+        }
+        if !hands.is_empty() {
+            self.pump_mailbox(agent);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Durable messages: kept from the moment they are taken until their end is known.
+//!
+//! Every durable message that a node knows of is one item in one [`table`](table::Table), whatever part the node plays
+//! for it. Where its recipient's home is decides what happens next, and is looked at again whenever that changes:
+//!
+//! | place | what the node does |
+//! |---|---|
+//! | mailbox | the recipient's home is here: hand it to a session, as soon as one has room |
+//! | outbox | the home is elsewhere: send it there until that node says that it has stored it |
+//! | handed | the home has it: wait for what becomes of it, ask now and then |
+//! | copy | a second copy of what lies elsewhere: step in when that node stays away |
+//! | ended | only the mark is left, by which the message is recognised |
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | [`table`] | the items, the marks, and their indexes |
+//! | `taking` | a message from a session of this node |
+//! | `placing` | where an item belongs now |
+//! | `outbox` | on the way to other nodes: windows, order, sending again |
+//! | `arrivals` | from other nodes: order, and recognising what came before |
+//! | `mailbox` | in the hands of sessions |
+//! | `receipts` | what upstream is told, and the end |
+//! | `copies` | the second machine |
+//! | `timing` | what happens because time passes |
+//! | `brakes` | loops and floods |
+//! | `restore` | what was on disk at the start |
+//! | `rollback` | an old store brought back |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Mesh, Ticket, Time};
+use crate::wire::close::Refusal;
+use crate::wire::envelope::{MessageKey, State};
+use crate::wire::frame::Outcome;
+use crate::wire::ids::{AgentAddr, Incarnation, NodeName, Sequence};
+use crate::wire::record::Change;
+
+mod arrivals;
+mod brakes;
+mod copies;
+mod mailbox;
+mod outbox;
+mod placing;
+mod receipts;
+mod restore;
+mod rollback;
+mod table;
+mod taking;
+mod timing;
+mod view;
+
+pub use brakes::Limits;
+pub use rollback::GoOn;
+pub(super) use table::No;
+pub use view::DurableView;
+
+use arrivals::Arrivals;
+use brakes::Brakes;
+use mailbox::Mailboxes;
+use outbox::Peer;
+use table::{Flow, Hand, Table};
+
+/// A message without a time to live has this, in milliseconds: 30 days.
+const LONGEST_MS: u64 = 30 * 24 * 3600 * 1000;
+/// Items that a node keeps at most …
+const MAX_ITEMS: usize = 200_000;
+/// … and the bytes of their payloads: they are in memory as well as on disk.
+const MAX_BYTES: usize = 512 << 20;
+
+/// What the disk has been asked for.
+#[derive(Debug)]
+enum Waiting {
+    Kept(No),
+    End(No, State, Option<Refusal>),
+    Changed(Box<(MessageKey, Change)>),
+}
+
+/// Reports to another node that wait to be sent together.
+type Reports = BTreeMap<(NodeName, Incarnation), Vec<(Sequence, Outcome)>>;
+
+/// All that a node has of durable messages.
+#[derive(Debug, Default)]
+pub(super) struct Durable {
+    table: Table,
+    waiting: BTreeMap<Ticket, Waiting>,
+    /// Items that could not be written, and are written again; with their end, if that is what failed.
+    unwritten: BTreeMap<No, Option<(State, Option<Refusal>)>>,
+    /// Changes that could not be written: the latest of each message.
+    rewrites: BTreeMap<MessageKey, Change>,
+    mailboxes: Mailboxes,
+    hands: BTreeMap<Hand, No>,
+    last_tag: u64,
+    peers: BTreeMap<NodeName, Peer>,
+    /// Items on the way to other nodes, in the order of each flow.
+    flows: BTreeMap<Flow, BTreeSet<No>>,
+    arrivals: Arrivals,
+    reports: Reports,
+    /// Nodes that can't be reached, since when.
+    away: BTreeMap<NodeName, Time>,
+    brakes: Brakes,
+    next_round: Time,
+    /// When a peer whose queue was full is tried again.
+    pump_at: Option<Time>,
+    /// When this life began.
+    started: Time,
+    /// Agents whose home is here, since when.
+    here: BTreeMap<AgentAddr, Time>,
+    /// What senders here were told lately by other nodes: how far each message is.
+    heard_here: BTreeMap<MessageKey, (State, Time)>,
+    /// See [`Mesh::rolled_back`].
+    rolled_back: Option<Incarnation>,
+    /// The operator has said how to go on.
+    went_on: bool,
+    /// Items whose recipient's home is looked at again in the next round.
+    unplaced: BTreeSet<No>,
+}
+
+/// Between two rounds over what was sent and not confirmed.
+const ROUND: Duration = Duration::from_secs(1);
+
+impl Mesh {
+    /// The wall clock now, in milliseconds, from the latest tick.
+    pub(super) fn wall_ms(&self) -> u64 {
+        let (at, wall_ms) = self.wall;
+        wall_ms.saturating_add(self.now.since(at).as_millis() as u64)
+    }
+
+    /// When [`Mesh::durable_tick`] has something to do.
+    pub(super) fn next_durable(&self) -> Time {
+        let round = self.durable.next_round;
+        let round = self.durable.pump_at.map_or(round, |when| when.min(round));
+        match self.durable.table.next_deadline() {
+            None => round,
+            Some(wall_ms) => {
+                let wait = Duration::from_millis(wall_ms.saturating_sub(self.wall_ms()));
+                round.min(self.now.after(wait.max(Duration::from_millis(1))))
+            }
+        }
+    }
+}

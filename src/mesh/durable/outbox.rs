@@ -1,0 +1,388 @@
+//! Items on their way to other nodes: how many at once, in which order, and again when nothing was heard of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::copies::TAKES_OVER_AFTER;
+use super::table::{No, Sent};
+use crate::mesh::{Event, Mesh, Step, Time};
+use crate::wire::close::{Code, Refusal};
+use crate::wire::envelope::{Head, Priority, State, Target};
+use crate::wire::frame::{Confirm, Dest, Forward, Frame, Inquire, MAX_HOPS, Outcome};
+use crate::wire::ids::{Incarnation, LinkId, NodeName, Sequence};
+use crate::wire::record::Place;
+
+/// Messages on the way to one node that it has not confirmed; as many again of priority 1.
+const WINDOW: usize = 1024;
+/// Their bytes; one message may always go.
+const WINDOW_BYTES: usize = 8 << 20;
+/// A message that was not confirmed for so long is sent again.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// After a full queue.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Between two questions about messages that a node has taken over.
+const ASK_AFTER: Duration = Duration::from_secs(30);
+/// Messages in one question.
+const ASK_AT_ONCE: usize = 500;
+
+/// Whether a recipient may have got a message, whether it was sent before, and whether it is known that nobody got it.
+type Seen = (bool, bool, bool);
+
+/// What this node has to do with another one.
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    /// Not sent yet, or to be sent again.
+    pub(super) waiting: BTreeSet<(Priority, No)>,
+    /// Sent, and not confirmed.
+    in_flight: BTreeSet<No>,
+    bytes: usize,
+    urgent: usize,
+    /// Items that lie there: what becomes of them is asked.
+    pub(super) theirs: BTreeSet<No>,
+    /// Its life when something was sent last.
+    incarnation: Incarnation,
+    via: Option<LinkId>,
+    paused_until: Time,
+    ask_at: Time,
+    asked_up_to: No,
+}
+
+impl Peer {
+    pub(super) fn landed(&mut self, no: No, bytes: usize, urgent: bool) {
+        if self.in_flight.remove(&no) {
+            self.bytes -= bytes;
+            self.urgent -= usize::from(urgent);
+        }
+    }
+
+    fn has_room(&self, bytes: usize, urgent: bool) -> bool {
+        if urgent {
+            return self.urgent < WINDOW;
+        }
+        let others = self.in_flight.len() - self.urgent;
+        others < WINDOW && (self.bytes + bytes <= WINDOW_BYTES || others == 0)
+    }
+}
+
+impl Mesh {
+    pub(super) fn pump_peers(&mut self, nodes: impl IntoIterator<Item = NodeName>) {
+        let mut ready = Vec::new();
+        for node in nodes {
+            self.take_ready(&node, &mut ready);
+        }
+        self.send_items(&ready);
+    }
+
+    fn take_ready(&mut self, node: &NodeName, ready: &mut Vec<No>) {
+        if self.way_to(node).is_none() || self.rolled_back().is_some() {
+            return;
+        }
+        let now = self.now;
+        let Some(peer) = self.durable.peers.get_mut(node).filter(|peer| peer.paused_until <= now) else {
+            return;
+        };
+        let mut full = false;
+        let mut gone = Vec::new();
+        for (priority, no) in &peer.waiting {
+            let urgent = *priority == Priority::URGENT;
+            if full && !urgent {
+                break;
+            }
+            let Some(bytes) = self.durable.table.get(*no).map(|item| item.payload.len()) else {
+                gone.push((*priority, *no));
+                continue;
+            };
+            if !peer.has_room(bytes, urgent) {
+                full = !urgent;
+                continue;
+            }
+            peer.in_flight.insert(*no);
+            peer.bytes += bytes;
+            peer.urgent += usize::from(urgent);
+            gone.push((*priority, *no));
+            ready.push(*no);
+        }
+        for entry in gone {
+            peer.waiting.remove(&entry);
+        }
+    }
+
+    /// Sends items that were taken out of their queues; those of one message share a frame for each link.
+    fn send_items(&mut self, items: &[No]) {
+        let mut together: BTreeMap<(LinkId, u64, Seen), (Vec<Dest>, No)> = BTreeMap::new();
+        for no in items {
+            let Some((link, dest, seen)) = self.prepare(*no) else { continue };
+            let Some(item) = self.durable.table.get(*no) else { continue };
+            let several = matches!(item.head.to, Target::Broadcast(_));
+            // What a broadcast's items have in common: when it was taken, which no other message shares.
+            let message = if several { item.head.taken } else { *no };
+            together.entry((link, message, seen)).or_insert_with(|| (Vec::new(), *no)).0.push(dest);
+        }
+        for ((link, _, (redelivered, again, unseen)), (to, no)) in together {
+            let Some(item) = self.durable.table.get(no) else { continue };
+            let (head, payload) = (
+                self.head_left(item.head.clone(), item.expires_ms, item.not_before_ms),
+                item.payload.clone(),
+            );
+            let forward = Forward {
+                origin: self.config.node.clone(),
+                incarnation: self.config.incarnation,
+                to,
+                hops_left: MAX_HOPS,
+                redelivered,
+                again,
+                unseen,
+                age_ms: self.age_ms(no),
+                head,
+            };
+            self.send(link, Frame::Forward(forward, payload));
+        }
+    }
+
+    /// The head with the times that are left.
+    pub(super) fn head_left(&self, mut head: Head, expires_ms: u64, not_before_ms: u64) -> Head {
+        let now_ms = self.wall_ms();
+        head.ttl_ms = Some(expires_ms.saturating_sub(now_ms));
+        head.not_before_ms = (not_before_ms > 0).then(|| not_before_ms.saturating_sub(now_ms).max(1));
+        head
+    }
+
+    fn prepare(&mut self, no: No) -> Option<(LinkId, Dest, Seen)> {
+        let item = self.durable.table.get(no)?;
+        let node = item.peer.clone()?;
+        let after =
+            item.flow().and_then(|flow| self.durable.flows.get(&flow)?.range(..no).next_back().copied());
+        let link = self.way_to(&node);
+        let incarnation = self.life_of(&node);
+        let now = self.now;
+        if let Some(peer) = self.durable.peers.get_mut(&node) {
+            peer.incarnation = incarnation;
+            peer.via = link;
+        }
+        let item = self.durable.table.get_mut(no)?;
+        // Another node, or an earlier life of that one, may have handed it over and forgotten it.
+        item.redelivered |=
+            item.sent.as_ref().is_some_and(|sent| sent.node != node || sent.incarnation != incarnation);
+        let again = item.sent.is_some();
+        let step = if again { Step::SentAgain } else { Step::Sent };
+        item.sent = Some(Sent { node: node.clone(), incarnation, at: now });
+        let agent = matches!(item.head.to, Target::Broadcast(_)).then(|| item.key.to.clone());
+        let dest = Dest { node, agent, number: Sequence(no), after: Sequence(after.unwrap_or(0)) };
+        let (redelivered, unseen) = (item.redelivered, item.was_home && !item.redelivered);
+        self.hop(no, step, Some(&dest.node), link);
+        Some((link?, dest, (redelivered, again, unseen)))
+    }
+
+    fn life_of(&self, node: &NodeName) -> Incarnation {
+        self.topology.announced(node).map_or(Incarnation(0), |state| state.incarnation)
+    }
+
+    /// What another node says of messages that it was sent.
+    pub(in crate::mesh) fn confirm(&mut self, mut confirm: Confirm) {
+        if confirm.to != self.config.node {
+            confirm.hops_left = confirm.hops_left.min(MAX_HOPS);
+            if confirm.hops_left > 0
+                && let Some(link) = self.way_to(&confirm.to)
+            {
+                confirm.hops_left -= 1;
+                self.send(link, Frame::Confirm(confirm));
+            }
+            return;
+        }
+        if confirm.incarnation != self.config.incarnation {
+            return;
+        }
+        for (number, outcome) in confirm.reports {
+            self.reported(&confirm.node, number.0, outcome);
+        }
+        self.pump_peers([confirm.node]);
+    }
+
+    fn reported(&mut self, node: &NodeName, no: No, outcome: Outcome) {
+        let Some(item) = self.durable.table.get(no) else { return };
+        let asked = item.sent.as_ref().is_some_and(|sent| sent.node == *node);
+        let theirs = item.other.as_ref() == Some(node);
+        match outcome {
+            _ if !asked && !theirs => self.event(Event::Stray("Confirm")),
+            Outcome::Held => self.held_at(no, node),
+            Outcome::Reached(State::Refused, why) if asked => self.refused_there(no, why),
+            Outcome::Reached(state, why) if state.is_end() && state != State::Refused => {
+                self.ended_elsewhere(no, state, why);
+            }
+            Outcome::Reached(state, _) if asked => self.stored_there(no, node, state),
+            Outcome::Unknown => self.unknown_there(no, node),
+            Outcome::Elsewhere if asked => self.not_there(no),
+            _ => {}
+        }
+    }
+
+    /// The home has it on disk: it has taken it over.
+    fn stored_there(&mut self, no: No, node: &NodeName, state: State) {
+        let Some(item) = self.durable.table.get(no) else { return };
+        if item.ending || item.place == Place::Mailbox {
+            return;
+        }
+        let first = item.place == Place::Outbox;
+        self.out_of_outbox(no);
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        item.state = item.state.max(state);
+        item.second = true;
+        if first {
+            item.place = if item.head.copies > 1 { Place::Copy } else { Place::Handed };
+            item.other = Some(node.clone());
+            if item.place == Place::Handed {
+                self.durable.table.drop_payload(no);
+            }
+            self.durable.peers.entry(node.clone()).or_default().theirs.insert(no);
+            self.write_change(no);
+        }
+        if first {
+            self.hop(no, Step::Stored, Some(node), None);
+        }
+        self.announce(no);
+    }
+
+    fn refused_there(&mut self, no: No, why: Option<Refusal>) {
+        let why = why.unwrap_or_else(|| Refusal::new(Code::Internal, "refused without a reason"));
+        let Some(item) = self.durable.table.get(no) else { return };
+        let untold = item.told.is_none() && item.is_of_this_node() && !item.on_disk;
+        if untold { self.refuse_taken(no, why) } else { self.end(no, State::Dead, Some(why)) }
+    }
+
+    fn unknown_there(&mut self, no: No, node: &NodeName) {
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        match item.place {
+            // Its copy there is gone: with ours it can be sent again.
+            Place::Copy => {
+                item.place = Place::Outbox;
+                item.redelivered = true;
+                self.forget_theirs(node, no);
+                self.write_change(no);
+                self.place(no);
+                self.pump_all(&[no]);
+            }
+            Place::Handed => {
+                self.forget_theirs(node, no);
+                let message = format!(
+                    "node {node} had taken it over, and knows nothing of it any more: its disk was lost"
+                );
+                self.end(no, State::Dead, Some(Refusal::new(Code::Internal, message)));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn forget_theirs(&mut self, node: &NodeName, no: No) {
+        if let Some(peer) = self.durable.peers.get_mut(node) {
+            peer.theirs.remove(&no);
+        }
+    }
+
+    /// The two nodes do not agree where the recipient lives; news of it is on the way.
+    fn not_there(&mut self, no: No) {
+        let Some(item) = self.durable.table.get(no) else { return };
+        let (Some(node), priority, bytes, urgent) =
+            (item.peer.clone(), item.head.priority, item.payload.len(), item.urgent())
+        else {
+            return;
+        };
+        let now = self.now;
+        if let Some(peer) = self.durable.peers.get_mut(&node) {
+            peer.landed(no, bytes, urgent);
+            peer.waiting.insert((priority, no));
+            peer.paused_until = now.after(PAUSE);
+            self.durable.pump_at = Some(now.after(PAUSE));
+        }
+    }
+
+    /// There was no room in the link's queue.
+    pub(in crate::mesh) fn unsent_items(&mut self, forward: &Forward) {
+        if forward.origin == self.config.node && forward.incarnation == self.config.incarnation {
+            for dest in &forward.to {
+                self.not_there(dest.number.0);
+            }
+        }
+    }
+
+    /// Routes have changed: what was under way to a node over another way, or to an earlier life of it, is sent again.
+    pub(in crate::mesh) fn reroute(&mut self) {
+        let nodes: Vec<NodeName> = self.durable.peers.keys().cloned().collect();
+        for node in &nodes {
+            let (via, life, now) = (self.way_to(node), self.life_of(node), self.now);
+            let away = &mut self.durable.away;
+            if via.is_some() {
+                away.remove(node);
+            } else {
+                away.entry(node.clone()).or_insert(now);
+            }
+            let Some(peer) = self.durable.peers.get_mut(node) else { continue };
+            let same = via == peer.via && life == peer.incarnation;
+            if via.is_none() || same {
+                continue;
+            }
+            (peer.via, peer.incarnation, peer.ask_at) = (via, life, now);
+            self.send_again(node, Duration::ZERO);
+        }
+        self.pump_peers(nodes);
+    }
+
+    /// What was sent so long ago and not confirmed waits again.
+    fn send_again(&mut self, node: &NodeName, after: Duration) {
+        let now = self.now;
+        let Some(peer) = self.durable.peers.get_mut(node) else { return };
+        for no in peer.in_flight.clone() {
+            let Some(item) = self.durable.table.get(no) else { continue };
+            if item.sent.as_ref().is_none_or(|sent| now.since(sent.at) >= after) {
+                peer.landed(no, item.payload.len(), item.urgent());
+                peer.waiting.insert((item.head.priority, no));
+            }
+        }
+    }
+
+    /// Once a round: what was not heard of for too long.
+    pub(super) fn round_of_peers(&mut self) {
+        let nodes: Vec<NodeName> = self.durable.peers.keys().cloned().collect();
+        for node in &nodes {
+            if self.way_to(node).is_some() {
+                self.durable.away.remove(node);
+                self.send_again(node, AGAIN_AFTER);
+                self.ask_about(node);
+                continue;
+            }
+            self.durable.away.entry(node.clone()).or_insert(self.now);
+            if self.is_away(node, TAKES_OVER_AFTER) {
+                self.take_over_from(node);
+            }
+        }
+        self.pump_peers(nodes);
+        self.durable.peers.retain(|_, peer| {
+            !(peer.waiting.is_empty() && peer.in_flight.is_empty() && peer.theirs.is_empty())
+        });
+    }
+
+    fn ask_about(&mut self, node: &NodeName) {
+        let (now, Some(link)) = (self.now, self.way_to(node)) else { return };
+        let Some(peer) = self.durable.peers.get_mut(node).filter(|peer| peer.ask_at <= now) else { return };
+        let from = peer.asked_up_to + 1;
+        let asked: Vec<No> = peer.theirs.range(from..).take(ASK_AT_ONCE).copied().collect();
+        let more = asked.len() == ASK_AT_ONCE;
+        peer.asked_up_to = if more { asked.last().copied().unwrap_or(0) } else { 0 };
+        peer.ask_at = if more { now } else { now.after(ASK_AFTER) };
+        let key = |no: No| Some((Sequence(no), self.durable.table.get(no)?.key.clone()));
+        let asked: Vec<_> = asked.into_iter().filter_map(key).collect();
+        if !asked.is_empty() {
+            let inquire = Inquire {
+                to: node.clone(),
+                from: self.config.node.clone(),
+                incarnation: self.config.incarnation,
+                asked,
+                hops_left: MAX_HOPS,
+            };
+            self.send(link, Frame::Inquire(inquire));
+        }
+    }
+
+    pub(super) fn is_away(&self, node: &NodeName, long: Duration) -> bool {
+        self.durable.away.get(node).is_some_and(|since| self.now.since(*since) >= long)
+    }
+}

@@ -1,0 +1,246 @@
+//! Where an item belongs: in a mailbox here, or on the way to its recipient's home.
+
+use std::collections::BTreeSet;
+
+use super::table::{Item, MARK_MS, No};
+use crate::mesh::{Mesh, Time};
+use crate::wire::close::{Code, Refusal};
+use crate::wire::envelope::{Head, State};
+use crate::wire::frame::{Outcome, Presence};
+use crate::wire::ids::{AgentAddr, NodeName};
+use crate::wire::record::{Place, Upstream};
+
+/// A message whose recipient was known, and is no longer, waits so long for news of it, in milliseconds.
+const HOMELESS_MS: u64 = 60_000;
+/// What a message's age may lack: the ways that it took, and what clocks are off; at most, in milliseconds.
+const AGE_UNKNOWN_MS: u64 = 5_000;
+
+impl Mesh {
+    /// Puts an item where it belongs now. One whose recipient is nowhere known waits.
+    pub(super) fn place(&mut self, no: No) {
+        let Some(item) = self.durable.table.get(no) else { return };
+        if item.ending || item.hand.is_some() || !item.is_ours() {
+            return;
+        }
+        match self.directory.home(&item.key.to).map(|(home, _)| home.clone()) {
+            Some(home) if home == self.config.node => self.put_in_mailbox(no),
+            Some(home) => self.put_in_outbox(no, home),
+            None => self.leave_unplaced(no),
+        }
+    }
+
+    /// These agents' homes may have changed: what waits for them follows.
+    pub(in crate::mesh) fn rehome(&mut self, agents: &[AgentAddr]) {
+        for agent in agents {
+            self.note_move(agent);
+            let items = self.durable.table.of_recipient(agent);
+            for no in &items {
+                self.place(*no);
+            }
+            self.pump_all(&items);
+        }
+    }
+
+    /// Notes when an agent's home moves here: had it lived elsewhere before, that node has the marks of what it got.
+    fn note_move(&mut self, agent: &AgentAddr) {
+        let here = self.directory.home(agent).is_some_and(|(home, _)| *home == self.config.node);
+        if here {
+            // Also where no other home is known: it may be one that can't be reached.
+            self.durable.here.entry(agent.clone()).or_insert(self.now);
+        } else {
+            self.durable.here.remove(agent);
+        }
+    }
+
+    /// Sends and hands over what can go on of these items.
+    pub(super) fn pump_all(&mut self, items: &[No]) {
+        let (mut agents, mut nodes) = (BTreeSet::new(), BTreeSet::new());
+        for no in items {
+            let Some(item) = self.durable.table.get(*no) else { continue };
+            match (item.place, &item.peer) {
+                (Place::Mailbox, _) => drop(agents.insert(item.key.to.clone())),
+                (Place::Outbox, Some(node)) => drop(nodes.insert(node.clone())),
+                _ => {}
+            }
+        }
+        self.pump_peers(nodes);
+        for agent in agents {
+            self.pump_mailbox(&agent);
+        }
+    }
+
+    /// An agent was forgotten: what still waits for it here is dead, unless it lives elsewhere.
+    pub(in crate::mesh) fn bury(&mut self, agent: &AgentAddr) {
+        self.rehome(std::slice::from_ref(agent));
+        if self.directory.home(agent).is_some() {
+            return;
+        }
+        for no in self.durable.table.of_recipient(agent) {
+            if self.durable.table.get(no).is_some_and(|item| item.is_ours() && item.hand.is_none()) {
+                let message = format!("{agent} was unregistered");
+                self.end(no, State::Dead, Some(Refusal::new(Code::UnknownRecipient, message)));
+            }
+        }
+    }
+
+    /// Its recipient is nowhere known: perhaps news of it are still to come. If it was known before, they have a minute.
+    fn leave_unplaced(&mut self, no: No) {
+        let had_home = self
+            .durable
+            .table
+            .get(no)
+            .is_some_and(|item| item.peer.is_some() || item.place == Place::Mailbox);
+        self.out_of_outbox(no);
+        let fresh = self.durable.table.get(no).is_some_and(|item| !item.placed);
+        let now_ms = self.wall_ms();
+        if let Some(item) = self.durable.table.get_mut(no) {
+            item.placed = true;
+            item.homeless_ms = if had_home { now_ms } else { item.homeless_ms };
+            if item.place == Place::Mailbox {
+                self.durable.mailboxes.remove_item(no, item);
+                item.place = Place::Outbox;
+            }
+        }
+        if had_home {
+            self.durable.table.look_again(no, now_ms + HOMELESS_MS);
+        }
+        if fresh {
+            self.write_item(no);
+        }
+    }
+
+    /// Whether an item's recipient has been gone for too long.
+    pub(super) fn is_homeless(&self, item: &Item, now_ms: u64) -> bool {
+        let waits = item.place == Place::Outbox && item.peer.is_none() && item.homeless_ms > 0;
+        waits && now_ms >= item.homeless_ms + HOMELESS_MS
+    }
+
+    fn put_in_mailbox(&mut self, no: No) {
+        let Some(item) = self.durable.table.get(no) else { return };
+        if item.placed && item.place == Place::Mailbox {
+            return;
+        }
+        let agent = item.key.to.clone();
+        self.out_of_outbox(no);
+        // What was sent before may have been handed over before: by the agent's earlier home, or by an earlier life of this
+        // node that did not write it down.
+        let here_since = self.durable.here.get(&agent).copied().unwrap_or_default().max(self.durable.started);
+        let early = self.sent_by(self.age_ms(no)) < here_since;
+        let (unseen_since, now_ms) = (self.away_since_registration(&agent), self.wall_ms());
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        item.redelivered |= item.sent.take().is_some() || (!item.was_home && early);
+        (item.was_home, item.moving) = (true, true);
+        item.unseen_since = if item.redelivered || item.head.copies > 1 { 0 } else { unseen_since };
+        item.place = Place::Mailbox;
+        item.placed = true;
+        item.state = item.state.max(State::Stored);
+        let waits = item.not_before_ms <= now_ms;
+        self.durable.mailboxes.add(no, item, waits);
+        self.write_item(no);
+        self.hold_elsewhere(no);
+    }
+
+    /// How long ago an item's sender sent it, in milliseconds, as far as that is known.
+    pub(super) fn age_ms(&self, no: No) -> u64 {
+        self.durable.table.get(no).map_or(0, |item| self.wall_ms().saturating_sub(item.sent_ms))
+    }
+
+    /// When a message of this age was sent at the earliest, by the clock that stands still while the machine sleeps and
+    /// is never set: nothing counts as later than it is.
+    fn sent_by(&self, age_ms: u64) -> Time {
+        let most_ms = age_ms.saturating_add(age_ms.min(AGE_UNKNOWN_MS));
+        Time(self.now.0.saturating_sub(most_ms.saturating_mul(1_000)))
+    }
+
+    /// When an agent registered last, if it is away now and can't have got anything since; else 0.
+    fn away_since_registration(&self, agent: &AgentAddr) -> u64 {
+        match self.directory.own(agent) {
+            Some(state) if state.presence != Presence::Online => state.registered_ms,
+            _ => 0,
+        }
+    }
+
+    fn put_in_outbox(&mut self, no: No, home: NodeName) {
+        let Some(item) = self.durable.table.get(no) else { return };
+        if item.placed && item.place == Place::Outbox && item.peer.as_ref() == Some(&home) {
+            return;
+        }
+        self.out_of_outbox(no);
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        let fresh = !item.placed;
+        let moved = item.place == Place::Mailbox && item.placed;
+        if moved {
+            self.durable.mailboxes.remove_item(no, item);
+        }
+        item.place = Place::Outbox;
+        item.placed = true;
+        item.peer = Some(home.clone());
+        let (flow, priority) = (item.flow(), item.head.priority);
+        if let Some(flow) = flow {
+            self.durable.flows.entry(flow).or_default().insert(no);
+        }
+        self.durable.peers.entry(home).or_default().waiting.insert((priority, no));
+        if fresh {
+            self.write_item(no);
+            if self.durable.table.get(no).is_some_and(|item| item.other.is_some()) {
+                self.hold_elsewhere(no);
+            }
+        } else if moved {
+            self.write_change(no);
+        }
+    }
+
+    /// It is not on its way to anybody any more.
+    pub(super) fn out_of_outbox(&mut self, no: No) {
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        let Some(node) = item.peer.take() else { return };
+        let (flow, priority, bytes, urgent) =
+            (item.flow(), item.head.priority, item.payload.len(), item.urgent());
+        if let Some(peer) = self.durable.peers.get_mut(&node) {
+            peer.waiting.remove(&(priority, no));
+            peer.landed(no, bytes, urgent);
+        }
+        if let Some(flow) = flow
+            && let Some(nos) = self.durable.flows.get_mut(&flow)
+        {
+            nos.remove(&no);
+            if nos.is_empty() {
+                self.durable.flows.remove(&flow);
+            }
+        }
+    }
+
+    /// Writes what has changed in an item; nobody waits for it.
+    pub(super) fn write_change(&mut self, no: No) {
+        let at_ms = self.wall_ms();
+        // The end of one that is ending is written with it.
+        if let Some(item) = self.durable.table.get(no).filter(|item| !item.ending) {
+            let (key, change) = (item.key.clone(), item.change(at_ms));
+            self.persist_change(key, change);
+        }
+    }
+}
+
+impl Head {
+    /// When it was sent, by the wall clock in milliseconds: as its sender says, unless that makes no sense.
+    pub(super) fn sent_about_ms(&self, taken_ms: u64) -> u64 {
+        let sense = taken_ms.saturating_sub(MARK_MS)..=taken_ms;
+        if sense.contains(&self.sent_ms) { self.sent_ms } else { taken_ms }
+    }
+}
+
+impl Item {
+    /// What another node may be told of it, once that is on disk. On its way it is as good as a second copy.
+    pub(super) fn stand(&self) -> Outcome {
+        let on_its_way = self.place == Place::Outbox && self.state < State::Stored;
+        match !self.state.is_end() && (on_its_way || self.place == Place::Copy) {
+            true => Outcome::Held,
+            false => Outcome::Reached(self.state.max(State::Stored), self.reason.clone()),
+        }
+    }
+
+    /// Whether its sender is a client of this node.
+    pub(super) fn is_of_this_node(&self) -> bool {
+        self.upstream.contains(&Upstream::Sender)
+    }
+}

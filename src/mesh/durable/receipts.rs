@@ -1,0 +1,444 @@
+//! What upstream is told of an item, and its end.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Waiting;
+use super::table::{Item, Known, No};
+use crate::mesh::{Event, Mesh, Step, Ticket, Time};
+use crate::wire::close::{Code, Refusal};
+use crate::wire::envelope::{Head, MessageKey, State};
+use crate::wire::frame::{Frame, Heard, MAX_HOPS, Presence, Receipt};
+use crate::wire::ids::AgentAddr;
+use crate::wire::record::{Change, Place, Record, Upstream};
+
+/// States on the way to a good end, in their order.
+const ON_THE_WAY: [State; 4] = [State::Accepted, State::Stored, State::Delivered, State::Acked];
+/// Receipts kept for one sender that is away; of more, the oldest ends untold.
+const MAX_UNTOLD: usize = 10_000;
+/// Receipts that are sent to other nodes in one round.
+const TOLD_A_ROUND: usize = 500;
+/// So much later a receipt may come than one that was sent after it …
+const OVERTAKEN_WITHIN: Duration = Duration::from_secs(5);
+/// … and of so many messages it is noticed.
+const MAX_HEARD: usize = 20_000;
+/// A receipt that another node did not confirm is sent again after this.
+const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+impl Mesh {
+    /// A record is on disk, or could not be written.
+    pub(in crate::mesh) fn durable_persisted(&mut self, ticket: Ticket, failed: Option<&str>) {
+        match (self.durable.waiting.remove(&ticket), failed) {
+            (Some(Waiting::Kept(no)), None) => self.kept(no),
+            (Some(Waiting::Kept(no)), Some(why)) => self.not_kept(no, why),
+            (Some(Waiting::End(no, state, reason)), None) => self.ended(no, state, reason),
+            // Nobody is told before it is written in a later round.
+            (Some(Waiting::End(no, state, reason)), Some(_)) => {
+                self.durable.unwritten.insert(no, Some((state, reason)));
+            }
+            (Some(Waiting::Changed(_)), None) => {}
+            (Some(Waiting::Changed(changed)), Some(_)) => self.not_changed(*changed),
+            (None, _) => {}
+        }
+    }
+
+    fn kept(&mut self, no: No) {
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        (item.on_disk, item.moving) = (true, false);
+        self.hop(no, Step::Kept, None, None);
+        self.announce(no);
+    }
+
+    fn not_kept(&mut self, no: No, why: &str) {
+        let Some(item) = self.durable.table.get(no) else { return };
+        if !item.on_disk && item.is_of_this_node() && item.told.is_none() && !item.is_seen() {
+            let message = format!("the disk of node {} refused it: {why}", self.config.node);
+            return self.refuse_taken(no, Refusal::new(Code::Unavailable, message));
+        }
+        // Whoever has it still keeps it until it is on disk here.
+        if !item.ending || item.state.is_end() {
+            self.durable.unwritten.insert(no, None);
+        }
+    }
+
+    /// A change is not on disk: it is written again, unless what is written since says more.
+    fn not_changed(&mut self, (key, change): (MessageKey, Change)) {
+        match self.durable.table.known(&key) {
+            Some(Known::Item(no)) => {
+                let ending =
+                    self.durable.table.get(no).is_some_and(|item| item.ending && !item.state.is_end());
+                if !ending {
+                    self.durable.unwritten.entry(no).or_insert(None);
+                }
+            }
+            Some(Known::Mark(_)) => drop(self.durable.rewrites.insert(key, change)),
+            None => {}
+        }
+    }
+
+    /// Once a round: what the disk refused is written again.
+    pub(super) fn write_again(&mut self) {
+        for (no, end) in std::mem::take(&mut self.durable.unwritten) {
+            let Some(item) = self.durable.table.get(no) else { continue };
+            match end {
+                Some((state, reason)) => self.write_end(no, state, reason),
+                // Its end is being written, and all of it with that.
+                None if item.ending && !item.state.is_end() => {}
+                None => self.write_item(no),
+            }
+        }
+        for (key, change) in std::mem::take(&mut self.durable.rewrites) {
+            self.persist_change(key, change);
+        }
+    }
+
+    /// Writes what has changed in a message; what the disk refuses is written again.
+    pub(super) fn persist_change(&mut self, key: MessageKey, change: Change) {
+        let ticket = self.persist(Record::Change(key.clone(), change.clone()));
+        self.durable.waiting.insert(ticket, Waiting::Changed(Box::new((key, change))));
+    }
+
+    /// A message that was taken and not accepted is given back to its sender.
+    pub(super) fn refuse_taken(&mut self, no: No, refusal: Refusal) {
+        self.out_of_outbox(no);
+        let Some(item) = self.durable.table.get(no) else { return };
+        if item.place == Place::Mailbox {
+            self.durable.mailboxes.remove_item(no, item);
+        }
+        let Some(item) = self.durable.table.remove(no) else { return };
+        self.durable.unplaced.remove(&no);
+        self.persist(Record::Erase(item.key.clone()));
+        self.event(Event::Refused(refusal.code.as_str()));
+        let receipt = self.receipt_of(&item.key, State::Refused, Some(refusal), false);
+        self.tell_sender(receipt);
+    }
+
+    /// Refuses a message to the session that sent it.
+    pub(in crate::mesh) fn refuse_at(
+        &mut self,
+        sender: super::taking::Sender,
+        head: &Head,
+        refusal: Refusal,
+    ) {
+        let receipt = self.refused(head, refusal);
+        self.send(sender.0, Frame::Told(sender.1, receipt));
+    }
+
+    /// An item that lies here ends: told once that is on disk.
+    pub(super) fn end(&mut self, no: No, state: State, reason: Option<Refusal>) {
+        self.out_of_outbox(no);
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        if item.ending || item.state.is_end() {
+            return;
+        }
+        item.ending = true;
+        if item.place == Place::Mailbox && item.placed {
+            self.durable.mailboxes.remove_item(no, item);
+        }
+        self.durable.unplaced.remove(&no);
+        self.write_end(no, state, reason);
+    }
+
+    fn write_end(&mut self, no: No, state: State, reason: Option<Refusal>) {
+        let (at_ms, told) = (self.wall_ms(), self.will_be_told(no, state));
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        item.place = if state == State::Dead { Place::Dead } else { Place::Ended };
+        let record = if item.on_disk {
+            let mut change = item.change(at_ms);
+            (change.state, change.reason, change.told) = (state, reason.clone(), told);
+            Record::Change(item.key.clone(), change)
+        } else {
+            let mut kept = item.kept(no);
+            (kept.state, kept.reason, kept.told) = (state, reason.clone(), told);
+            if state != State::Dead {
+                kept.payload = Bytes::new();
+            }
+            Record::Keep(Box::new(kept))
+        };
+        let ticket = self.persist(record);
+        self.durable.waiting.insert(ticket, Waiting::End(no, state, reason));
+    }
+
+    fn ended(&mut self, no: No, state: State, reason: Option<Refusal>) {
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        (item.state, item.reason, item.on_disk) = (state, reason, true);
+        self.hop(no, step_of(state), None, None);
+        self.announce(no);
+    }
+
+    /// Another node says how an item ended that it had taken over.
+    pub(super) fn ended_elsewhere(&mut self, no: No, state: State, reason: Option<Refusal>) {
+        let Some(item) = self.durable.table.get(no) else { return };
+        if item.ending || item.state.is_end() {
+            return;
+        }
+        let in_mailbox = item.place == Place::Mailbox;
+        let hand = item.hand;
+        if let Some(hand) = hand {
+            self.out_of_hand(hand);
+        }
+        self.out_of_outbox(no);
+        let told = self.will_be_told(no, state);
+        let at_ms = self.wall_ms();
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        if in_mailbox {
+            self.durable.mailboxes.remove_item(no, item);
+        }
+        (item.state, item.reason, item.place, item.ending) = (state, reason, Place::Ended, true);
+        item.second = true;
+        self.hop(no, step_of(state), None, None);
+        let Some(item) = self.durable.table.get(no) else { return };
+        let mut change = item.change(at_ms);
+        change.told = told;
+        let key = item.key.clone();
+        self.persist_change(key, change);
+        self.announce(no);
+    }
+
+    /// Whether nobody will be left to be told of this end.
+    fn will_be_told(&self, no: No, state: State) -> bool {
+        let Some(item) = self.durable.table.get(no) else { return true };
+        let asked = item.head.receipt;
+        let silent = if state == State::Acked { asked < Some(State::Acked) } else { false };
+        !item.is_of_this_node() || silent || self.hears_here(&item.key.from)
+    }
+
+    fn hears_here(&self, sender: &AgentAddr) -> bool {
+        !self.sessions.of(sender).is_empty()
+    }
+
+    /// Tells upstream what it may know and has not been told.
+    pub(super) fn announce(&mut self, no: No) {
+        let Some(item) = self.durable.table.get(no) else { return };
+        let is_end = item.state.is_end();
+        if !item.on_disk || (!item.second && !is_end) || item.told == Some(item.state) {
+            return;
+        }
+        // An end that is being written is told when it is written, and so is a move into a mailbox.
+        if (item.ending || item.moving) && !is_end {
+            return;
+        }
+        let (state, told, stand) = (item.state, item.told, item.stand());
+        let mut all_told = true;
+        for upstream in item.upstream.clone() {
+            match upstream {
+                Upstream::Sender => all_told &= self.tell_states(no, told, state),
+                node => self.report(&node, stand.clone()),
+            }
+        }
+        self.durable.table.set_untold(no, !all_told);
+        if !all_told {
+            return self.bound_untold(no);
+        }
+        if let Some(item) = self.durable.table.get_mut(no) {
+            item.told = Some(state);
+        }
+        if is_end {
+            self.forget_ended(no);
+        }
+    }
+
+    /// Tells a sender of this node each state that it asked for; `false`: it is not there.
+    fn tell_states(&mut self, no: No, told: Option<State>, state: State) -> bool {
+        let Some(item) = self.durable.table.get(no) else { return true };
+        let (key, wish, reason) = (item.key.clone(), item.head.receipt, item.reason.clone());
+        let good = ON_THE_WAY.into_iter().filter(|s| Some(*s) > told && *s <= state && Some(*s) <= wish);
+        let mut states: Vec<State> = if state <= State::Acked { good.collect() } else { Vec::new() };
+        if state > State::Acked {
+            states.push(state);
+        }
+        if states.is_empty() {
+            return true;
+        }
+        if !self.hears(&key.from) {
+            return false;
+        }
+        let here = self.hears_here(&key.from);
+        let last = states.last().copied();
+        let home = self.durable.table.get(no).and_then(Item::lies_at).cloned();
+        for state in states {
+            let reason = reason.clone().filter(|_| state.is_end());
+            let mut receipt = self.receipt_of(&key, state, reason, wish.is_some());
+            if state > State::Accepted
+                && let Some(home) = &home
+            {
+                receipt.node = home.clone();
+            }
+            self.tell_sender(receipt);
+        }
+        // An end that was sent to another node is kept until that has passed it on.
+        let passed_on = here || !last.is_some_and(State::is_end);
+        if !passed_on && let Some(item) = self.durable.table.get_mut(no) {
+            item.told = Some(State::Delivered);
+            item.told_at = self.now;
+        }
+        passed_on
+    }
+
+    /// A sender here was told how its message ended, which another node keeps for it.
+    pub(in crate::mesh) fn confirm_heard(&mut self, receipt: Receipt) {
+        if !receipt.state.is_end() || receipt.state == State::Refused {
+            return;
+        }
+        let message = MessageKey { from: receipt.sender, id: receipt.id, to: receipt.recipient };
+        let (to, state) = (receipt.keeper, receipt.state);
+        if let Some(link) = self.way_to(&to) {
+            self.send(link, Frame::Heard(Heard { to, message, state, hops_left: MAX_HOPS }));
+        }
+    }
+
+    /// Whether a sender here has been told more of its message already: what another node tells may come by another way
+    /// than what it told before.
+    pub(in crate::mesh) fn comes_too_late(&mut self, receipt: &Receipt) -> bool {
+        if receipt.state == State::Refused {
+            return false;
+        }
+        let (sender, id) = (receipt.sender.clone(), receipt.id.clone());
+        let message = MessageKey { from: sender, id, to: receipt.recipient.clone() };
+        let full = self.durable.heard_here.len() >= MAX_HEARD;
+        match self.durable.heard_here.get_mut(&message) {
+            Some((state, _)) if receipt.state < *state && !receipt.state.is_end() => return true,
+            Some(known) => *known = (receipt.state, self.now),
+            None if full => {}
+            None => drop(self.durable.heard_here.insert(message, (receipt.state, self.now))),
+        }
+        false
+    }
+
+    /// Once a round: what was told so long ago is not overtaken any more.
+    pub(super) fn forget_heard(&mut self) {
+        let now = self.now;
+        self.durable.heard_here.retain(|_, (_, at)| now.since(*at) < OVERTAKEN_WITHIN);
+    }
+
+    /// A sender elsewhere was told.
+    pub(in crate::mesh) fn heard(&mut self, mut heard: Heard) {
+        if heard.to != self.config.node {
+            heard.hops_left = heard.hops_left.min(MAX_HOPS);
+            if heard.hops_left > 0
+                && let Some(link) = self.way_to(&heard.to)
+            {
+                heard.hops_left -= 1;
+                self.send(link, Frame::Heard(heard));
+            }
+            return;
+        }
+        let Some(Known::Item(no)) = self.durable.table.known(&heard.message) else { return };
+        let Some(item) = self.durable.table.get_mut(no).filter(|item| item.state == heard.state) else {
+            return;
+        };
+        item.told = Some(heard.state);
+        self.durable.table.set_untold(no, false);
+        self.forget_ended(no);
+    }
+
+    /// Once a round: receipts for senders that are connected elsewhere by now.
+    pub(super) fn tell_elsewhere(&mut self) {
+        let mut left = TOLD_A_ROUND;
+        for sender in self.durable.table.untold_senders() {
+            if left == 0 || self.hears_here(&sender) || !self.hears(&sender) {
+                continue;
+            }
+            for no in self.durable.table.untold_of(&sender).into_iter().take(left) {
+                let told_at = self.durable.table.get(no).map_or(self.now, |item| item.told_at);
+                if told_at == Time::default() || self.now.since(told_at) >= TOLD_AGAIN_AFTER {
+                    left -= 1;
+                    self.announce(no);
+                }
+            }
+        }
+    }
+
+    /// Whether a sender is connected where it can be told.
+    fn hears(&self, sender: &AgentAddr) -> bool {
+        self.hears_here(sender)
+            || self.directory.home(sender).is_some_and(|(node, state)| {
+                *node != self.config.node
+                    && state.presence == Presence::Online
+                    && self.topology.route(node).is_some()
+            })
+    }
+
+    /// To the sender's sessions, here or at its home.
+    pub(super) fn tell_sender(&mut self, mut receipt: Receipt) {
+        if !self.hears_here(&receipt.sender)
+            && let Some((home, _)) = self.directory.home(&receipt.sender)
+        {
+            receipt.to = home.clone();
+        }
+        self.receipt(receipt);
+    }
+
+    /// A sender is here (again): it is told what it missed.
+    pub(in crate::mesh) fn tell_untold(&mut self, sender: &AgentAddr) {
+        for no in self.durable.table.untold_of(sender) {
+            self.announce(no);
+        }
+    }
+
+    /// Its end is known wherever it matters: only the mark is left.
+    fn forget_ended(&mut self, no: No) {
+        let Some(item) = self.durable.table.get(no) else { return };
+        let (sender, place, item_is_own) = (item.key.from.clone(), item.place, item.is_of_this_node());
+        if let Some(other) = item.other.clone() {
+            self.forget_theirs(&other, no);
+            self.release_copy(&other, no);
+        }
+        if !self.hears_here(&sender) && place == Place::Ended && item_is_own {
+            self.write_told(no);
+        }
+        let before = self.durable.table.horizon(&sender);
+        let gone = self.durable.table.leave_mark(no);
+        self.erase(gone);
+        let after = self.durable.table.horizon(&sender);
+        if after != before
+            && let Some(sent_ms) = after
+        {
+            self.persist(Record::Horizon(sender, sent_ms));
+        }
+    }
+
+    /// Its sender has been told by another node: so that it is not told again after a restart.
+    fn write_told(&mut self, no: No) {
+        let at_ms = self.wall_ms();
+        let Some(item) = self.durable.table.get(no).filter(|item| item.head.receipt.is_some()) else {
+            return;
+        };
+        let mut change = item.change(at_ms);
+        change.told = true;
+        let key = item.key.clone();
+        self.persist_change(key, change);
+    }
+
+    pub(super) fn erase(&mut self, gone: Vec<MessageKey>) {
+        for key in gone {
+            self.persist(Record::Erase(key));
+        }
+    }
+
+    /// Receipts that wait for a sender that does not come have a bound.
+    fn bound_untold(&mut self, no: No) {
+        let Some(sender) = self.durable.table.get(no).map(|item| item.key.from.clone()) else { return };
+        if self.durable.table.untold_count(&sender) <= MAX_UNTOLD {
+            return;
+        }
+        let untold = self.durable.table.untold_of(&sender);
+        let over = untold.len().saturating_sub(MAX_UNTOLD);
+        for no in untold.into_iter().take(over) {
+            if self.durable.table.get(no).is_some_and(|item| item.state.is_end()) {
+                self.event(Event::Refused("receipt_dropped"));
+                self.forget_ended(no);
+            }
+        }
+    }
+}
+
+fn step_of(end: State) -> Step {
+    match end {
+        State::Acked => Step::Acked,
+        State::Nacked => Step::Nacked,
+        State::Expired => Step::Expired,
+        _ => Step::Dead,
+    }
+}

@@ -1,0 +1,80 @@
+//! An old store brought back: a restored backup, or a copy of a disk.
+//!
+//! What has been delivered, acknowledged or sent since that copy was made is not in it, so this node can't tell what is
+//! still to be done. It keeps what it has and answers questions, but takes nothing, hands nothing over and sends
+//! nothing until the operator says how to go on.
+
+use super::table::No;
+use crate::mesh::{Event, Mesh};
+use crate::wire::close::{Code, Refusal};
+use crate::wire::envelope::State;
+use crate::wire::frame::Known;
+use crate::wire::ids::Incarnation;
+use crate::wire::record::Place;
+
+/// How an operator lets a node go on whose store is older than what others have seen of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GoOn {
+    /// Everything that waits is handed over again, marked as redelivered.
+    Redeliver,
+    /// Everything that waits goes to the dead letters, from where it can be sent again one by one.
+    Bury,
+}
+
+impl Mesh {
+    /// A peer tells what it knows of this node: if that is a life after the one in the store, the store is old.
+    pub(in crate::mesh) fn look_for_rollback(&mut self, theirs: &[Known]) {
+        let Some(previous) = self.config.previous else { return };
+        if self.durable.rolled_back.is_some() || self.durable.went_on {
+            return;
+        }
+        let me = &self.config.node;
+        let seen = theirs.iter().find(|known| known.origin == *me).map(|known| known.incarnation);
+        if let Some(seen) = seen.filter(|seen| *seen > previous && *seen < self.config.incarnation) {
+            self.durable.rolled_back = Some(seen);
+            self.event(Event::RolledBack { previous, seen });
+        }
+    }
+
+    /// The life that others have seen and the store has not, while this node stands still for it.
+    pub fn rolled_back(&self) -> Option<Incarnation> {
+        self.durable.rolled_back
+    }
+
+    /// What a sender is told meanwhile.
+    pub(super) fn stands_still(&self) -> Option<Refusal> {
+        self.durable.rolled_back.map(|_| {
+            let message = format!(
+                "the store of node {} is older than what the mesh has seen of it; its operator must say how to go on",
+                self.config.node
+            );
+            Refusal::new(Code::Unavailable, message)
+        })
+    }
+
+    /// The operator has decided.
+    pub(in crate::mesh) fn go_on(&mut self, how: GoOn) {
+        if self.durable.rolled_back.take().is_none() {
+            return;
+        }
+        self.durable.went_on = true;
+        let waiting: Vec<No> =
+            self.durable.table.iter().filter(|(_, item)| item.is_ours()).map(|(no, _)| no).collect();
+        for no in &waiting {
+            if how == GoOn::Bury {
+                let message = "it waited in a store that was brought back from a copy";
+                self.end(*no, State::Dead, Some(Refusal::new(Code::Internal, message)));
+                continue;
+            }
+            if let Some(item) = self.durable.table.get_mut(*no) {
+                item.redelivered = true;
+                if item.place == Place::Mailbox {
+                    item.unseen_since = 0;
+                }
+            }
+            self.place(*no);
+        }
+        self.pump_all(&waiting);
+    }
+}

@@ -1,0 +1,206 @@
+//! What is read at a start: agents, messages, and the rows among them that a disk has changed.
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension};
+
+use super::row::{KeyText, Message, Row, place_word, read_agent};
+use super::writes::Known;
+use crate::wire::envelope::MessageKey;
+use crate::wire::frame::{AgentState, Presence};
+use crate::wire::ids::{AgentAddr, AgentName, Incarnation, Namespace, NodeName};
+use crate::wire::record::Memory;
+
+/// A message that was damaged and is kept aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Its name, if that can still be read; it may be the damaged part.
+    pub key: Option<MessageKey>,
+    /// The node that has the other copy or that has taken it over, if that can still be read.
+    pub other: Option<NodeName>,
+    /// What is wrong with it.
+    pub why: &'static str,
+}
+
+/// Everything that was read.
+#[derive(Default)]
+pub(super) struct Loaded {
+    pub memory: Memory,
+    pub known: Known,
+    pub quarantined: Vec<Quarantined>,
+    /// Their rows.
+    bad: Vec<(i64, &'static str)>,
+    /// Rows whose column `place` says something else than their passage.
+    misplaced: Vec<(i64, &'static str)>,
+}
+
+/// Reads all of a file that is whole, and puts damaged rows aside.
+pub(super) fn load(connection: &mut Connection, wall_ms: u64) -> rusqlite::Result<Loaded> {
+    let mut loaded = Loaded::default();
+    agents(connection, &mut loaded.memory.agents)?;
+    horizons(connection, &mut loaded.memory.horizons)?;
+    messages(connection, "", &mut loaded)?;
+    loaded.memory.messages.sort_by_key(|kept| kept.order);
+    if !loaded.bad.is_empty() || !loaded.misplaced.is_empty() {
+        set_aside(connection, &loaded, wall_ms)?;
+    }
+    Ok(loaded)
+}
+
+/// Reads what can be read of a damaged file: from the front up to the damage, then from the back.
+pub(super) fn load_damaged(connection: &Connection) -> Loaded {
+    let mut loaded = Loaded::default();
+    let _ = agents(connection, &mut loaded.memory.agents);
+    let _ = horizons(connection, &mut loaded.memory.horizons);
+    if messages(connection, "ORDER BY n", &mut loaded).is_err() {
+        let mut rest = Loaded::default();
+        let _ = messages(connection, "ORDER BY n DESC", &mut rest);
+        let known: std::collections::BTreeSet<MessageKey> =
+            loaded.memory.messages.iter().map(|kept| kept.key.clone()).collect();
+        let new = rest.memory.messages.into_iter().filter(|kept| !known.contains(&kept.key));
+        loaded.memory.messages.extend(new);
+    }
+    loaded.memory.messages.sort_by_key(|kept| kept.order);
+    loaded
+}
+
+/// The last incarnation that was written.
+pub(super) fn incarnation(connection: &Connection) -> rusqlite::Result<Option<Incarnation>> {
+    let last =
+        connection.query_row("SELECT incarnation FROM life", [], |row| row.get::<_, i64>(0)).optional()?;
+    Ok(last.map(|last| Incarnation(last as u64)))
+}
+
+/// The columns of a message without its payload, as [`row`] reads them.
+pub(super) const COLUMNS: &str = "n, id, sender, recipient, ord, head, passage";
+/// Its payload, wherever it lies.
+pub(super) const PAYLOAD: &str =
+    "coalesce(payload, (SELECT body.payload FROM body WHERE body.n = message.n))";
+
+fn messages(connection: &Connection, order: &str, loaded: &mut Loaded) -> rusqlite::Result<()> {
+    let mut select = connection.prepare(&format!(
+        "SELECT {COLUMNS}, CASE WHEN place NOT IN ('dead', 'handed', 'ended') THEN {PAYLOAD} END, place
+         FROM message {order}"
+    ))?;
+    let mut rows = select.query([])?;
+    while let Some(sql) = rows.next()? {
+        let n: i64 = sql.get(0)?;
+        loaded.known.last = loaded.known.last.max(n);
+        let place = text(sql.get_ref(8)?);
+        let mut row = row(sql)?;
+        row.payload = blob(sql.get_ref(7)?);
+        let (name, key, other) = (row.key.clone(), row.key.read(), row.other());
+        // The dead are many and are looked at one at a time: their payload is checked then.
+        let with_payload = place != "dead";
+        match row.decode(with_payload) {
+            Ok(Message { kept, bytes, .. }) => {
+                if let Some(older) = loaded.known.index.insert(&name, n) {
+                    // Never written like this: the later one is what counts.
+                    loaded.bad.push((older, "a second row of the same message"));
+                    loaded.memory.messages.retain(|known| known.key != kept.key);
+                }
+                loaded.known.tally.add(kept.place, bytes);
+                if place != place_word(kept.place) {
+                    loaded.misplaced.push((n, place_word(kept.place)));
+                }
+                loaded.memory.messages.push(kept);
+            }
+            Err(why) => {
+                loaded.bad.push((n, why));
+                loaded.quarantined.push(Quarantined { key, other, why });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads [`COLUMNS`]; what is of a wrong type or no text is left for the checksums to find.
+pub(super) fn row(sql: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+    Ok(Row {
+        key: KeyText {
+            id: text(sql.get_ref(1)?),
+            sender: text(sql.get_ref(2)?),
+            recipient: text(sql.get_ref(3)?),
+        },
+        order: sql.get_ref(4)?.as_i64().unwrap_or_default() as u64,
+        head: blob(sql.get_ref(5)?).unwrap_or_default(),
+        passage: blob(sql.get_ref(6)?).unwrap_or_default(),
+        payload: None,
+    })
+}
+
+fn text(value: ValueRef<'_>) -> String {
+    match value {
+        ValueRef::Text(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        _ => String::new(),
+    }
+}
+
+pub(super) fn blob(value: ValueRef<'_>) -> Option<Vec<u8>> {
+    match value {
+        ValueRef::Blob(bytes) | ValueRef::Text(bytes) => Some(bytes.to_vec()),
+        _ => None,
+    }
+}
+
+fn set_aside(connection: &mut Connection, loaded: &Loaded, wall_ms: u64) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    // A row whose place has changed is not in its index any more, and could not be deleted.
+    transaction.execute_batch("REINDEX message")?;
+    for (n, why) in &loaded.bad {
+        transaction.execute(
+            &format!(
+                "INSERT INTO quarantine (at_ms, why, id, sender, recipient, ord, place, bytes, head, passage, payload)
+                 SELECT ?2, ?3, id, sender, recipient, ord, place, bytes, head, passage, {PAYLOAD}
+                 FROM message WHERE n = ?1"
+            ),
+            rusqlite::params![n, wall_ms as i64, why],
+        )?;
+        transaction.execute("DELETE FROM body WHERE n = ?1", [n])?;
+        transaction.execute("DELETE FROM message WHERE n = ?1", [n])?;
+    }
+    for (n, place) in &loaded.misplaced {
+        transaction.execute("UPDATE message SET place = ?2 WHERE n = ?1", rusqlite::params![n, place])?;
+    }
+    transaction.commit()
+}
+
+/// Rows in quarantine, of this start and of earlier ones.
+pub(super) fn quarantine_size(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.query_row("SELECT count(*) FROM quarantine", [], |row| row.get::<_, i64>(0)).map(|n| n as u64)
+}
+
+fn horizons(connection: &Connection, horizons: &mut Vec<(AgentAddr, u64)>) -> rusqlite::Result<()> {
+    let mut select = connection.prepare("SELECT sender, sent_ms FROM horizon")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        if let Some(sender) = read_agent(&text(row.get_ref(0)?)) {
+            horizons.push((sender, row.get::<_, i64>(1).unwrap_or_default() as u64));
+        }
+    }
+    Ok(())
+}
+
+fn agents(connection: &Connection, agents: &mut Vec<AgentState>) -> rusqlite::Result<()> {
+    let mut select =
+        connection.prepare("SELECT namespace, name, registered_ms, shared, capabilities FROM agent")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let (namespace, name) = (text(row.get_ref(0)?), text(row.get_ref(1)?));
+        let (Ok(namespace), Ok(name)) = (Namespace::new(&namespace), AgentName::new(&name)) else {
+            tracing::warn!(
+                namespace,
+                name,
+                "the store has an agent with a name that is none; it is left alone"
+            );
+            continue;
+        };
+        agents.push(AgentState {
+            agent: AgentAddr::new(namespace, name),
+            presence: Presence::Away,
+            registered_ms: row.get::<_, i64>(2).unwrap_or_default() as u64,
+            shared: row.get(3).unwrap_or_default(),
+            capabilities: serde_json::from_str(&text(row.get_ref(4)?)).unwrap_or_default(),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,302 @@
+//! What `trishula store` does with a data folder: look at it beside a running node, and with the node stopped change its
+//! schema, or save what a damaged file still has.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, params_from_iter};
+
+use super::file::{self, check, database, is_damage};
+use super::health::by_word;
+use super::load::{self, COLUMNS};
+use super::row::{PLACES, has_payload};
+use super::schema::{self, SCHEMA};
+use super::writes::Count;
+use super::{Error, log_pages};
+use crate::wire::record::Place;
+
+/// How a store is. Times are milliseconds of the wall clock.
+#[derive(Debug, serde::Serialize)]
+pub struct Survey {
+    /// The database.
+    pub file: PathBuf,
+    /// Whether a process has it open for writing.
+    pub in_use: bool,
+    /// The version of its tables.
+    pub schema: i64,
+    /// The one that this release writes.
+    pub newest_schema: i64,
+    /// The last start of its node.
+    pub incarnation: Option<u64>,
+    /// Bytes of the database and its log.
+    pub file_bytes: u64,
+    /// Agents registered here.
+    pub agents: u64,
+    /// Messages by place, with the bytes of their payloads.
+    #[serde(serialize_with = "by_word")]
+    pub places: Vec<(Place, Count)>,
+    /// When the oldest message that still waits was taken.
+    pub oldest_ms: Option<u64>,
+    /// Messages that were damaged and put aside.
+    pub quarantined: u64,
+    /// What the check found; `None`: nothing.
+    pub damage: Option<String>,
+}
+
+/// Looks at a store; nothing is changed, and the node may run. `full`: every index and row, not only pages.
+pub fn survey(folder: &Path, full: bool) -> Result<Survey, Error> {
+    let path = existing(folder)?;
+    let failed = |why| Error::of(&path, why);
+    let mut survey = Survey {
+        in_use: file::is_locked(folder),
+        schema: 0,
+        newest_schema: SCHEMA,
+        incarnation: None,
+        file_bytes: bytes_of(&path) + bytes_of(&path.with_extension("sqlite-wal")),
+        agents: 0,
+        places: Vec::new(),
+        oldest_ms: None,
+        quarantined: 0,
+        damage: None,
+        file: path.clone(),
+    };
+    let connection = connect_to_look(&path).map_err(failed)?;
+    survey.damage =
+        check(&connection, if full { "integrity_check" } else { "quick_check" }).map_err(failed)?;
+    match fill(&connection, &mut survey) {
+        Err(why) if is_damage(&why) || survey.damage.is_some() => {
+            survey.damage.get_or_insert_with(|| why.to_string());
+        }
+        Err(why) => return Err(failed(why)),
+        Ok(()) => {}
+    }
+    Ok(survey)
+}
+
+fn fill(connection: &Connection, survey: &mut Survey) -> rusqlite::Result<()> {
+    survey.schema = schema::version(connection)?;
+    if survey.schema == 0 || survey.schema > SCHEMA {
+        return Ok(());
+    }
+    survey.incarnation = load::incarnation(connection)?.map(|incarnation| incarnation.0);
+    survey.agents = count(connection, "agent")?;
+    if survey.schema < 2 {
+        return Ok(());
+    }
+    survey.quarantined = load::quarantine_size(connection)?;
+    for (place, word) in PLACES {
+        let (messages, bytes): (i64, i64) = connection.query_row(
+            "SELECT count(*), coalesce(sum(bytes), 0) FROM message WHERE place = ?1",
+            [word],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let bytes = if has_payload(place) { bytes as u64 } else { 0 };
+        survey.places.push((place, Count { messages: messages as u64, bytes }));
+    }
+    let mut oldest = connection.prepare(&format!(
+        "SELECT {COLUMNS} FROM message WHERE place IN ('mailbox', 'outbox', 'copy') ORDER BY n LIMIT 1"
+    ))?;
+    let mut rows = oldest.query([])?;
+    if let Some(row) = rows.next()? {
+        survey.oldest_ms = load::row(row)?.decode(false).ok().map(|message| message.kept.taken_ms);
+    }
+    Ok(())
+}
+
+/// What going to a version would lose, in words.
+pub fn losses(folder: &Path, target: i64) -> Result<Vec<String>, Error> {
+    let path = existing(folder)?;
+    let connection = connect_to_look(&path).map_err(|why| Error::of(&path, why))?;
+    schema::loses(&connection, target).map_err(|why| Error::of(&path, why))
+}
+
+/// Brings a store to a version, with the node stopped; answers which it had.
+pub fn migrate(folder: &Path, target: i64) -> Result<i64, Error> {
+    let path = existing(folder)?;
+    let _lock = file::lock(folder)?;
+    let failed = |why| Error::of(&path, why);
+    let mut connection = file::connect(&path, log_pages()).map_err(failed)?;
+    let found = schema::migrate(&mut connection, target).map_err(failed)?;
+    if found > SCHEMA {
+        return Err(Error::TooNew { file: path, found });
+    }
+    file::checkpoint(&connection, "TRUNCATE").map_err(failed)?;
+    Ok(found)
+}
+
+/// What can be saved of one table.
+#[derive(Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Saved {
+    /// Which.
+    pub table: &'static str,
+    /// Rows that can be read.
+    pub rows: u64,
+    /// Whether some can't.
+    pub whole: bool,
+}
+
+/// Tables with the column by which they are read, and whether that is a number that can be skipped along.
+const TABLES: [(&str, &str, bool); 6] = [
+    ("life", "one", true),
+    ("agent", "namespace, name", false),
+    ("horizon", "sender", false),
+    ("message", "n", true),
+    ("body", "n", true),
+    ("quarantine", "rowid", true),
+];
+
+/// Reads what can be read of a store, with its node stopped; with `out`, into a new store in that folder. Messages whose
+/// rows can be read and are damaged are found, and put aside, when the new store is opened.
+pub fn salvage(folder: &Path, out: Option<&Path>) -> Result<Vec<Saved>, Error> {
+    let path = existing(folder)?;
+    let _lock = file::lock(folder)?;
+    let from = connect_to_look(&path).map_err(|why| Error::of(&path, why))?;
+    let version = schema::version(&from).map_err(|why| Error::of(&path, why))?;
+    if !(1..=SCHEMA).contains(&version) {
+        return Err(Error::TooNew { file: path, found: version });
+    }
+    let mut to = out.map(|out| new_store(out, version)).transpose()?;
+    let transaction = match &mut to {
+        Some((connection, path)) => {
+            Some((connection.transaction().map_err(|why| Error::of(path, why))?, path.clone()))
+        }
+        None => None,
+    };
+    let mut saved = Vec::new();
+    for (table, key, skips) in TABLES {
+        let is_there = "SELECT count(*) FROM sqlite_schema WHERE name = ?1";
+        let is_there: i64 =
+            from.query_row(is_there, [table], |row| row.get(0)).map_err(|why| Error::of(&path, why))?;
+        if is_there == 0 {
+            continue;
+        }
+        let mut copy = Copy { table, to: transaction.as_ref().map(|(t, _)| &**t), rows: 0 };
+        let whole = copy
+            .all(&from, key, skips)
+            .map_err(|why| Error::of(transaction.as_ref().map_or(&path, |(_, path)| path), why))?;
+        saved.push(Saved { table, rows: copy.rows, whole });
+    }
+    if let Some((transaction, path)) = transaction {
+        transaction.commit().map_err(|why| Error::of(&path, why))?;
+    }
+    Ok(saved)
+}
+
+fn new_store(out: &Path, version: i64) -> Result<(Connection, PathBuf), Error> {
+    file::usable(out)?;
+    let path = database(out);
+    if path.exists() {
+        return Err(Error::Exists { file: path });
+    }
+    let mut connection = file::connect(&path, log_pages()).map_err(|why| Error::of(&path, why))?;
+    schema::migrate(&mut connection, version).map_err(|why| Error::of(&path, why))?;
+    Ok((connection, path))
+}
+
+struct Copy<'a> {
+    table: &'static str,
+    to: Option<&'a Connection>,
+    rows: u64,
+}
+
+impl Copy<'_> {
+    /// Whether all could be read. A row that is hit twice, from both sides of the damage, is there once.
+    fn all(&mut self, from: &Connection, key: &str, skips: bool) -> rusqlite::Result<bool> {
+        let (last, end) = self.run(from, &format!("ORDER BY {key}"))?;
+        if end == End::Whole {
+            return Ok(true);
+        }
+        if !skips {
+            self.run(from, &format!("ORDER BY {} DESC", key.replace(',', " DESC,")))?;
+            return Ok(false);
+        }
+        // Over the damaged page, however many rows it had, and over the next one.
+        let (mut last, mut step) = (last.unwrap_or(0), 1_i64);
+        while let Some(next) = last.checked_add(step) {
+            let (reached, end) = self.run(from, &format!("WHERE {key} >= {next} ORDER BY {key}"))?;
+            match (reached, end) {
+                (_, End::Whole) => break,
+                (Some(reached), End::Damage) => (last, step) = (reached, 1),
+                (None, End::Damage) => step = step.saturating_mul(2),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads until the end or the damage; answers the last key if that is a number.
+    fn run(&mut self, from: &Connection, order: &str) -> rusqlite::Result<(Option<i64>, End)> {
+        let mut last = None;
+        let sql = format!("SELECT rowid, * FROM {} {order}", self.table);
+        let without_rowid = format!("SELECT 0, * FROM {} {order}", self.table);
+        let mut select = match from.prepare(&sql) {
+            Ok(select) => select,
+            Err(why) if is_damage(&why) => return Ok((None, End::Damage)),
+            Err(_) => from.prepare(&without_rowid)?,
+        };
+        let columns = select.column_count();
+        let mut rows = match select.query([]) {
+            Ok(rows) => rows,
+            Err(why) if is_damage(&why) => return Ok((None, End::Damage)),
+            Err(why) => return Err(why),
+        };
+        loop {
+            let row = match rows.next() {
+                Ok(Some(row)) => row,
+                Ok(None) => return Ok((last, End::Whole)),
+                Err(why) if is_damage(&why) => return Ok((last, End::Damage)),
+                Err(why) => return Err(why),
+            };
+            last = Some(row.get(0)?);
+            let values: Vec<Value> = (1..columns).map(|column| row.get(column)).collect::<Result<_, _>>()?;
+            self.take(values)?;
+        }
+    }
+
+    fn take(&mut self, values: Vec<Value>) -> rusqlite::Result<()> {
+        let Some(to) = self.to else {
+            self.rows += 1;
+            return Ok(());
+        };
+        let marks = vec!["?"; values.len()].join(", ");
+        let sql = format!("INSERT OR IGNORE INTO {} VALUES ({marks})", self.table);
+        self.rows += to.prepare_cached(&sql)?.execute(params_from_iter(values))? as u64;
+        Ok(())
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum End {
+    Whole,
+    Damage,
+}
+
+fn existing(folder: &Path) -> Result<PathBuf, Error> {
+    let path = database(folder);
+    if path.exists() { Ok(path) } else { Err(Error::Missing { file: path }) }
+}
+
+/// Also where the folder can't be written, if no log is left beside the file.
+fn connect_to_look(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = file::connect_to_read(path)?;
+    match schema::version(&connection) {
+        Err(why) if !is_damage(&why) && bytes_of(&path.with_extension("sqlite-wal")) == 0 => {
+            let uri = format!("file:{}?immutable=1", path.display());
+            Connection::open_with_flags(
+                uri,
+                OpenFlags::SQLITE_OPEN_READ_ONLY
+                    | OpenFlags::SQLITE_OPEN_URI
+                    | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+            )
+        }
+        _ => Ok(connection),
+    }
+}
+
+fn bytes_of(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+fn count(connection: &Connection, table: &str) -> rusqlite::Result<u64> {
+    let sql = format!("SELECT count(*) FROM {table}");
+    connection.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(|n| n as u64)
+}

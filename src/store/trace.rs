@@ -1,0 +1,402 @@
+//! Hop records: what happened to each message on this node, for `trishula trace`.
+//!
+//! They are worth little next to the messages themselves: a file and a thread of their own, no fsync for them, and
+//! what comes faster than it can be written is dropped and counted (`trishula_queue_full_total{queue="store.trace"}`). Old ones
+//! go, and a look-up says up to when something may be missing.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, params};
+use tokio::sync::oneshot;
+
+use super::file::{check, is_damage};
+use super::reader::ReadError;
+use super::row::read_agent;
+use crate::rt::{clock, queue};
+use crate::wire::ids::{AgentAddr, MessageId, NodeName};
+
+/// Records that may wait.
+const BOUND: usize = 8192;
+/// Records of one transaction.
+const GROUP: usize = 1024;
+/// Records that are deleted after one, at most: more than come in.
+const PRUNE: i64 = 2 * GROUP as i64;
+/// Records of one answer.
+const MOST: usize = 1000;
+/// How long after a failure the file is tried again.
+const AGAIN_SECONDS: f64 = 10.0;
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Milliseconds that a record is kept.
+    pub age_ms: u64,
+    /// Bytes of the file that are in use.
+    pub bytes: u64,
+}
+
+impl Default for Limits {
+    /// A week, 256 MiB.
+    fn default() -> Limits {
+        Limits { age_ms: 7 * 24 * 3600 * 1000, bytes: 256 << 20 }
+    }
+}
+
+/// One thing that happened to a message.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Hop {
+    /// By the wall clock of the node, in milliseconds.
+    pub at_ms: u64,
+    /// By its hybrid logical clock: orders the records of several nodes.
+    pub clock: u64,
+    /// The message's sender.
+    #[serde(serialize_with = "as_text")]
+    pub from: AgentAddr,
+    /// What the sender calls it.
+    pub id: MessageId,
+    /// For whom: an agent, a broadcast or a room.
+    pub to: String,
+    /// On which node.
+    pub node: NodeName,
+    /// A short word: `taken`, `written`, `sent` …
+    pub what: Cow<'static, str>,
+    /// The rest, for people.
+    pub detail: String,
+}
+
+fn as_text<S: serde::Serializer>(agent: &AgentAddr, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(agent)
+}
+
+/// What is known of a message.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Trail {
+    /// By the logical clock; the first thousand.
+    pub hops: Vec<Hop>,
+    /// Records from before this time, in milliseconds of the wall clock, may have gone.
+    pub gone_before_ms: u64,
+}
+
+enum Ask {
+    Write(Hop),
+    Find(Option<AgentAddr>, MessageId, oneshot::Sender<rusqlite::Result<Trail>>),
+}
+
+/// Takes records. Cheap to clone.
+#[derive(Clone)]
+pub struct Recorder(queue::Sender<Ask>);
+
+impl Recorder {
+    /// Hands a record over; one that finds no room is dropped and counted.
+    pub fn record(&self, hop: Hop) {
+        let _ = self.0.try_send(Ask::Write(hop));
+    }
+}
+
+/// Finds them again. Cheap to clone.
+#[derive(Clone)]
+pub struct Lookup {
+    asks: queue::Sender<Ask>,
+    file: String,
+}
+
+impl Lookup {
+    /// What happened to messages of this id, of one sender or of all.
+    pub async fn find(&self, from: Option<AgentAddr>, id: MessageId) -> Result<Trail, ReadError> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.send(Ask::Find(from, id, answer)).await.map_err(|_| ReadError::Closed)?;
+        let found = answered.await.map_err(|_| ReadError::Closed)?;
+        found.map_err(|why| ReadError::Database { file: self.file.clone(), why })
+    }
+}
+
+/// Opens the records of a data folder, and begins anew where that can't be done; the thread ends with the last handle.
+pub fn open(folder: &Path) -> (Recorder, Lookup) {
+    open_with(folder, Limits::default())
+}
+
+/// The same with other limits.
+pub fn open_with(folder: &Path, limits: Limits) -> (Recorder, Lookup) {
+    let path = folder.join("trace.sqlite");
+    let file = path.display().to_string();
+    let (asks, asked) = queue::bounded("store.trace", BOUND);
+    let keeper = Keeper { path, limits, connection: None, failed: None };
+    if let Err(why) = std::thread::Builder::new().name("store.trace".into()).spawn(move || keeper.run(asked))
+    {
+        tracing::error!(%why, "no thread for hop records: trishula trace will know nothing of this node");
+    }
+    (Recorder(asks.clone()), Lookup { asks, file })
+}
+
+struct Keeper {
+    path: PathBuf,
+    limits: Limits,
+    connection: Option<Connection>,
+    /// Since when the file can't be used.
+    failed: Option<clock::Stopwatch>,
+}
+
+impl Keeper {
+    fn run(mut self, mut asked: queue::Receiver<Ask>) {
+        let mut asks = Vec::with_capacity(GROUP);
+        while asked.blocking_recv_many(&mut asks, GROUP) > 0 {
+            let mut hops = Vec::with_capacity(asks.len());
+            for ask in asks.drain(..) {
+                match ask {
+                    Ask::Write(hop) => hops.push(hop),
+                    Ask::Find(from, id, answer) => {
+                        self.write(&std::mem::take(&mut hops));
+                        let found =
+                            self.connected().and_then(|connection| find(connection, from.as_ref(), &id));
+                        // Whoever asked may have gone.
+                        let _ = answer.send(found);
+                    }
+                }
+            }
+            self.write(&hops);
+        }
+    }
+
+    fn write(&mut self, hops: &[Hop]) {
+        if hops.is_empty() || self.failed.is_some_and(|since| since.seconds() < AGAIN_SECONDS) {
+            return;
+        }
+        let limits = self.limits;
+        let written = self.connected().and_then(|connection| {
+            insert(connection, hops)?;
+            prune(connection, limits)
+        });
+        match written {
+            Ok(()) => self.failed = None,
+            Err(why) => {
+                if self.failed.is_none() {
+                    let file = self.path.display();
+                    tracing::warn!(%file, %why, "hop records can't be written; trishula trace will miss some of this node");
+                }
+                self.failed = Some(clock::Stopwatch::start());
+                self.connection = None;
+                if is_damage(&why) {
+                    set_aside(&self.path);
+                }
+            }
+        }
+    }
+
+    fn connected(&mut self) -> rusqlite::Result<&mut Connection> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => match connect(&self.path) {
+                Err(why) if is_damage(&why) => {
+                    set_aside(&self.path);
+                    connect(&self.path)?
+                }
+                opened => opened?,
+            },
+        };
+        Ok(self.connection.insert(connection))
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // A power cut costs the last records, not the file.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    if let Some(damage) = check(&connection, "quick_check")? {
+        return Err(super::file::failure(rusqlite::ffi::SQLITE_CORRUPT, &damage));
+    }
+    // Before the first record there was none.
+    connection.execute_batch(
+        "CREATE TABLE IF NOT EXISTS hop (
+             n INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, clock INTEGER NOT NULL, sender TEXT NOT NULL,
+             id TEXT NOT NULL, recipient TEXT NOT NULL, node TEXT NOT NULL, what TEXT NOT NULL, detail TEXT NOT NULL);
+         CREATE INDEX IF NOT EXISTS hop_id ON hop (id);
+         CREATE TABLE IF NOT EXISTS gone (one INTEGER PRIMARY KEY CHECK (one = 1), before_ms INTEGER NOT NULL);",
+    )?;
+    let began = clock::wall_ms() as i64;
+    connection.execute("INSERT OR IGNORE INTO gone VALUES (1, ?1)", [began])?;
+    Ok(connection)
+}
+
+/// Keeps one damaged file, for whoever wants to know; the next one takes its place.
+fn set_aside(path: &Path) {
+    let aside = path.with_extension("sqlite.damaged");
+    tracing::warn!(file = %path.display(), aside = %aside.display(), "hop records are damaged; they begin anew");
+    if std::fs::rename(path, &aside).is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    for rest in ["sqlite-wal", "sqlite-shm"] {
+        let _ = std::fs::remove_file(path.with_extension(rest));
+    }
+}
+
+fn insert(connection: &mut Connection, hops: &[Hop]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    {
+        let mut insert = transaction.prepare_cached(
+            "INSERT INTO hop (at_ms, clock, sender, id, recipient, node, what, detail)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?;
+        for hop in hops {
+            insert.execute(params![
+                hop.at_ms as i64,
+                hop.clock as i64,
+                hop.from.to_string(),
+                hop.id.as_str(),
+                hop.to,
+                hop.node.as_str(),
+                hop.what,
+                hop.detail
+            ])?;
+        }
+    }
+    transaction.commit()
+}
+
+/// Deletes some of the oldest records if there are too old ones or too many, and remembers up to when.
+fn prune(connection: &mut Connection, limits: Limits) -> rusqlite::Result<()> {
+    let number = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    let pages = number("page_count")? - number("freelist_count")?;
+    let too_many = pages as u64 * number("page_size")? as u64 > limits.bytes;
+    let too_old = clock::wall_ms().saturating_sub(limits.age_ms) as i64;
+    let (oldest, rows): (Option<i64>, i64) = connection
+        .prepare_cached(
+            "SELECT (SELECT at_ms FROM hop ORDER BY n LIMIT 1),
+                    coalesce((SELECT max(n) FROM hop) - (SELECT min(n) FROM hop), 0)",
+        )?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if oldest.is_none_or(|oldest| oldest >= too_old && !too_many) {
+        return Ok(());
+    }
+    // Never all of them at once, however little room there is.
+    let some = (rows / 4).clamp(1, PRUNE);
+    let transaction = connection.transaction()?;
+    let (last, newest): (Option<i64>, Option<i64>) = transaction.query_row(
+        &format!(
+            "SELECT max(n), max(at_ms) FROM (SELECT n, at_ms FROM hop ORDER BY n LIMIT {some})
+             WHERE ?1 OR at_ms < ?2"
+        ),
+        params![too_many, too_old],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    if let (Some(last), Some(newest)) = (last, newest) {
+        transaction.execute("DELETE FROM hop WHERE n <= ?1", [last])?;
+        transaction.execute("UPDATE gone SET before_ms = max(before_ms, ?1)", [newest + 1])?;
+    }
+    transaction.commit()
+}
+
+fn find(connection: &Connection, from: Option<&AgentAddr>, id: &MessageId) -> rusqlite::Result<Trail> {
+    let mut select = connection.prepare_cached(&format!(
+        "SELECT at_ms, clock, sender, id, recipient, node, what, detail FROM hop
+         WHERE id = ?1 AND (?2 IS NULL OR sender = ?2) ORDER BY clock, n LIMIT {MOST}"
+    ))?;
+    let mut rows = select.query(params![id.as_str(), from.map(ToString::to_string)])?;
+    let mut hops = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (sender, id, node): (String, String, String) = (row.get(2)?, row.get(3)?, row.get(5)?);
+        let (Some(from), Ok(id), Ok(node)) = (read_agent(&sender), MessageId::new(&id), NodeName::new(&node))
+        else {
+            continue;
+        };
+        hops.push(Hop {
+            at_ms: row.get::<_, i64>(0)? as u64,
+            clock: row.get::<_, i64>(1)? as u64,
+            from,
+            id,
+            to: row.get(4)?,
+            node,
+            what: Cow::Owned(row.get(6)?),
+            detail: row.get(7)?,
+        });
+    }
+    let gone: i64 = connection.query_row("SELECT before_ms FROM gone", [], |row| row.get(0))?;
+    Ok(Trail { hops, gone_before_ms: gone as u64 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::{address, key};
+
+    fn hop(n: u64, clock: u64, at_ms: u64) -> Hop {
+        Hop {
+            at_ms,
+            clock,
+            from: address("dc"),
+            id: key(n).id,
+            to: "trishula/agni".into(),
+            node: NodeName::new("agni").unwrap(),
+            what: "taken".into(),
+            detail: "x".repeat(100),
+        }
+    }
+
+    #[tokio::test]
+    async fn hops_are_found_by_their_message_in_the_order_of_the_clock_also_after_a_restart() {
+        // covers Q05
+        let folder = tempfile::tempdir().unwrap();
+        let now = clock::wall_ms();
+        let (recorder, lookup) = open(folder.path());
+        for (n, clock) in [(1, 30), (2, 5), (1, 10)] {
+            recorder.record(hop(n, clock, now));
+        }
+        let trail = lookup.find(None, key(1).id).await.unwrap();
+        assert_eq!(trail.hops, vec![hop(1, 10, now), hop(1, 30, now)]);
+        assert!(trail.gone_before_ms >= now, "from before the first record nothing is known");
+        drop((recorder, lookup));
+
+        let (_recorder, lookup) = open(folder.path());
+        assert_eq!(lookup.find(Some(address("dc")), key(1).id).await.unwrap().hops.len(), 2);
+        assert!(lookup.find(Some(address("agni")), key(1).id).await.unwrap().hops.is_empty());
+    }
+
+    #[tokio::test]
+    async fn old_hops_and_too_many_go_and_it_is_said_up_to_when() {
+        // covers Q05
+        let folder = tempfile::tempdir().unwrap();
+        let limits = Limits { bytes: 256 << 10, ..Limits::default() };
+        let (recorder, lookup) = open_with(folder.path(), limits);
+        let now = clock::wall_ms() + 1000;
+        for n in 0..6000 {
+            recorder.record(hop(n, n, now + n));
+            if n % 1000 == 0 {
+                // It keeps up.
+                lookup.find(None, key(n).id).await.unwrap();
+            }
+        }
+        let (first, last) =
+            (lookup.find(None, key(0).id).await.unwrap(), lookup.find(None, key(5999).id).await.unwrap());
+        assert_eq!((first.hops.len(), last.hops.len()), (0, 1));
+        assert!(first.gone_before_ms > now && first.gone_before_ms <= now + 5999);
+        drop((recorder, lookup));
+
+        let (recorder, lookup) = open_with(folder.path(), Limits { age_ms: 1, bytes: 1 << 30 });
+        recorder.record(hop(9000, 1, 5));
+        recorder.record(hop(9001, 2, now + 100_000_000));
+        let trail = lookup.find(None, key(9001).id).await.unwrap();
+        assert_eq!(trail.hops.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_moved_aside_and_begun_anew() {
+        // covers Q05
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("trace.sqlite"), [b'x'; 5000]).unwrap();
+        let (recorder, lookup) = open(folder.path());
+        recorder.record(hop(1, 1, clock::wall_ms()));
+        assert_eq!(lookup.find(None, key(1).id).await.unwrap().hops.len(), 1);
+        assert!(folder.path().join("trace.sqlite.damaged").exists());
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_room_is_dropped_and_nobody_waits() {
+        // covers Q05
+        let (asks, asked) = queue::bounded("store.trace", 1);
+        let recorder = Recorder(asks);
+        recorder.record(hop(1, 1, 1));
+        recorder.record(hop(2, 1, 1));
+        assert_eq!(asked.len(), 1);
+    }
+}

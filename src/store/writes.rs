@@ -1,0 +1,217 @@
+//! Records as SQL, one after another within a group's transaction.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::index::Index;
+use super::row::{self, KeyText, Step, has_payload, place_index, place_word, read_place};
+use crate::wire::record::{Change, Kept, Place, Record};
+
+/// Payloads up to this size lie in their message's row.
+pub(super) const INLINE: usize = 2048;
+
+/// How many messages lie at each place, and how many bytes of payload; kept along, as counting would read the whole file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    places: [Count; row::PLACES.len()],
+}
+
+/// Messages, and the bytes of their payloads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Count {
+    /// How many.
+    pub messages: u64,
+    /// Of their payloads, as far as they are kept there.
+    pub bytes: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, place: Place, bytes: u64) {
+        let count = &mut self.places[place_index(place)];
+        count.messages += 1;
+        count.bytes += if has_payload(place) { bytes } else { 0 };
+    }
+
+    pub fn remove(&mut self, place: Place, bytes: u64) {
+        let count = &mut self.places[place_index(place)];
+        count.messages = count.messages.saturating_sub(1);
+        let bytes = if has_payload(place) { bytes } else { 0 };
+        count.bytes = count.bytes.saturating_sub(bytes);
+    }
+
+    pub fn counts(&self) -> Vec<(Place, Count)> {
+        row::PLACES.iter().map(|(place, _)| (*place, self.places[place_index(*place)])).collect()
+    }
+}
+
+/// What is known of the file's messages beside the file.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known {
+    pub tally: Tally,
+    pub index: Index,
+    /// The highest row.
+    pub last: i64,
+}
+
+/// Writes one record.
+pub(super) fn write(connection: &Connection, record: &Record, known: &mut Known) -> rusqlite::Result<()> {
+    match record {
+        Record::Agent(state) => {
+            let capabilities = serde_json::to_string(&state.capabilities).unwrap_or_default();
+            let (namespace, name) = (state.agent.namespace.as_str(), state.agent.name.as_str());
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO agent VALUES (?1, ?2, ?3, ?4, ?5)")?
+                .execute(params![namespace, name, state.registered_ms as i64, state.shared, capabilities])?;
+        }
+        Record::Forget(agent) => {
+            connection
+                .prepare_cached("DELETE FROM agent WHERE namespace = ?1 AND name = ?2")?
+                .execute(params![agent.namespace.as_str(), agent.name.as_str()])?;
+        }
+        Record::Keep(kept) => keep(connection, kept, known)?,
+        Record::Change(key, change) => self::change(connection, &KeyText::of(key), change, known)?,
+        Record::Erase(key) => erase(connection, &KeyText::of(key), known)?,
+        // A horizon never goes back.
+        Record::Horizon(sender, sent_ms) => {
+            connection
+                .prepare_cached(
+                    "INSERT INTO horizon VALUES (?1, ?2)
+                     ON CONFLICT DO UPDATE SET sent_ms = max(sent_ms, excluded.sent_ms)",
+                )?
+                .execute(params![sender.to_string(), *sent_ms as i64])?;
+        }
+    }
+    Ok(())
+}
+
+fn keep(connection: &Connection, kept: &Kept, known: &mut Known) -> rusqlite::Result<()> {
+    let key = KeyText::of(&kept.key);
+    let (head, mut passage) = row::encode(&key, kept).map_err(not_encoded)?;
+    let place = place_word(kept.place);
+    let with = has_payload(kept.place);
+    let inline = (with && kept.payload.len() <= INLINE).then_some(&kept.payload[..]);
+    let bytes = kept.payload.len() as u64;
+    known.last += 1;
+    let n = known.last;
+    if let Some(before) = known.index.insert(&key, n)
+        && let Some(before) = read(connection, before)?
+    {
+        // What was known of it is replaced; its steps go on.
+        passage = before.passage.clone();
+        row::append(&mut passage, &key, &Step::first(kept)).map_err(not_encoded)?;
+        remove(connection, &before, known)?;
+    }
+    connection
+        .prepare_cached(
+            "INSERT INTO message (n, id, sender, recipient, ord, place, bytes, head, passage, payload)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        )?
+        .execute(params![
+            n,
+            key.id,
+            key.sender,
+            key.recipient,
+            kept.order as i64,
+            place,
+            bytes as i64,
+            head,
+            passage,
+            inline
+        ])?;
+    if with && inline.is_none() {
+        connection
+            .prepare_cached("INSERT INTO body (n, payload) VALUES (?1, ?2)")?
+            .execute(params![n, &kept.payload[..]])?;
+    }
+    known.tally.add(kept.place, bytes);
+    Ok(())
+}
+
+/// A change of a message that is not known is no error: it was erased in the same turn.
+fn change(
+    connection: &Connection,
+    key: &KeyText,
+    change: &Change,
+    known: &mut Known,
+) -> rusqlite::Result<()> {
+    let Some(mut row) = find(connection, &known.index, key)? else { return Ok(()) };
+    row::append(&mut row.passage, key, &Step::of(change)).map_err(not_encoded)?;
+    let place = place_word(change.place);
+    if has_payload(change.place) {
+        connection
+            .prepare_cached("UPDATE message SET place = ?2, passage = ?3 WHERE n = ?1")?
+            .execute(params![row.n, place, row.passage])?;
+    } else {
+        connection
+            .prepare_cached("UPDATE message SET place = ?2, passage = ?3, payload = NULL WHERE n = ?1")?
+            .execute(params![row.n, place, row.passage])?;
+        drop_body(connection, &row)?;
+    }
+    known.tally.remove(row.place, row.bytes);
+    known.tally.add(change.place, row.bytes);
+    Ok(())
+}
+
+fn erase(connection: &Connection, key: &KeyText, known: &mut Known) -> rusqlite::Result<()> {
+    let Some(row) = find(connection, &known.index, key)? else { return Ok(()) };
+    remove(connection, &row, known)?;
+    known.index.remove(key);
+    Ok(())
+}
+
+/// A row that is there already.
+struct Before {
+    n: i64,
+    place: Place,
+    bytes: u64,
+    passage: Vec<u8>,
+}
+
+fn find(connection: &Connection, index: &Index, key: &KeyText) -> rusqlite::Result<Option<Before>> {
+    index.get(key).map_or(Ok(None), |n| read(connection, n))
+}
+
+fn read(connection: &Connection, n: i64) -> rusqlite::Result<Option<Before>> {
+    connection
+        .prepare_cached("SELECT place, bytes, passage FROM message WHERE n = ?1")?
+        .query_row([n], |row| {
+            let place = read_place(row.get_ref(0)?.as_str()?).unwrap_or(Place::Ended);
+            Ok(Before { n, place, bytes: row.get::<_, i64>(1)? as u64, passage: row.get(2)? })
+        })
+        .optional()
+}
+
+fn remove(connection: &Connection, row: &Before, known: &mut Known) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM message WHERE n = ?1")?.execute([row.n])?;
+    drop_body(connection, row)?;
+    known.tally.remove(row.place, row.bytes);
+    Ok(())
+}
+
+fn drop_body(connection: &Connection, row: &Before) -> rusqlite::Result<()> {
+    if has_payload(row.place) && row.bytes > INLINE as u64 {
+        connection.prepare_cached("DELETE FROM body WHERE n = ?1")?.execute([row.n])?;
+    }
+    Ok(())
+}
+
+/// Reads anew what is in the file: after a commit that failed nobody knows what of it is.
+pub(super) fn look_again(connection: &Connection, known: &mut Known) -> rusqlite::Result<()> {
+    known.index.clear();
+    (known.tally, known.last) = (Tally::default(), 0);
+    let mut select = connection.prepare("SELECT n, id, sender, recipient, place, bytes FROM message")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let key = KeyText { id: row.get(1)?, sender: row.get(2)?, recipient: row.get(3)? };
+        let n = row.get(0)?;
+        known.last = known.last.max(n);
+        known.index.insert(&key, n);
+        if let Some(place) = read_place(row.get_ref(4)?.as_str()?) {
+            known.tally.add(place, row.get::<_, i64>(5)? as u64);
+        }
+    }
+    Ok(())
+}
+
+fn not_encoded(why: postcard::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(why))
+}

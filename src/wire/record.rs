@@ -1,0 +1,110 @@
+//! What a node has on disk: the mesh says what is to be written, the store writes it, and reads it back at the next start.
+
+use bytes::Bytes;
+
+use super::close::Refusal;
+use super::envelope::{Head, MessageKey, State};
+use super::frame::AgentState;
+use super::ids::{AgentAddr, Incarnation, NodeName, Sequence};
+
+/// What is to be written and fsynced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// This agent is registered here.
+    Agent(AgentState),
+    /// This agent is no longer known here.
+    Forget(AgentAddr),
+    /// This message is kept here; replaces what was known of it.
+    Keep(Box<Kept>),
+    /// A message that is kept here has moved on.
+    Change(MessageKey, Change),
+    /// A message is forgotten: its mark is no longer needed.
+    Erase(MessageKey),
+    /// Marks of this sender were dropped whose messages were sent up to this time, in milliseconds of its own clock:
+    /// what it sends again from before can't be recognised any more.
+    Horizon(AgentAddr, u64),
+}
+
+/// Where a message that a node knows of lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Here, for an agent whose home is here.
+    Mailbox,
+    /// Here, on its way to its recipient's home.
+    Outbox,
+    /// Here as a second copy, for the node that has the first.
+    Copy,
+    /// At its recipient's home, which has taken it over: only what became of it is known here.
+    Handed,
+    /// Here as well, for the operator: it died.
+    Dead,
+    /// Nowhere: it has ended, and this is the mark by which it is recognised.
+    Ended,
+}
+
+/// From whom a node has a message, and whom it tells what becomes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Upstream {
+    /// Its sender, here.
+    Sender,
+    /// Another node, which calls it by this number of this life of its own.
+    Node(NodeName, Incarnation, Sequence),
+}
+
+/// All that a node keeps of one message for one recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Its name.
+    pub key: MessageKey,
+    /// Orders the messages of a node: higher than that of every message taken before.
+    pub order: u64,
+    /// Where it lies.
+    pub place: Place,
+    /// From whom it came.
+    pub upstream: Upstream,
+    /// As it was taken; `ttl_ms` and `not_before_ms` count from `taken_ms`.
+    pub head: Head,
+    /// Empty where it is not needed any more.
+    pub payload: Bytes,
+    /// How far it is.
+    pub state: State,
+    /// Why it ended, where there is something to say.
+    pub reason: Option<Refusal>,
+    /// The wall clock when it was taken here, in milliseconds.
+    pub taken_ms: u64,
+    /// When its recipient had registered last at that time, if it was away then: as long as that is so, it can't have
+    /// got the message. Milliseconds of the wall clock; 0: it may have got it.
+    pub unseen_since: u64,
+    /// The node that has the other copy, or that has taken it over.
+    pub other: Option<NodeName>,
+    /// Whether its end was told to whoever it came from.
+    pub told: bool,
+}
+
+/// What changes in a message that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Where it lies now. For [`Place::Handed`] and [`Place::Ended`] the payload is dropped.
+    pub place: Place,
+    /// How far it is.
+    pub state: State,
+    /// Why it ended.
+    pub reason: Option<Refusal>,
+    /// The wall clock in milliseconds.
+    pub at_ms: u64,
+    /// See [`Kept::other`].
+    pub other: Option<NodeName>,
+    /// See [`Kept::told`].
+    pub told: bool,
+}
+
+/// What a node knew before it was restarted.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    /// Agents registered here.
+    pub agents: Vec<AgentState>,
+    /// Messages, by their order; those that have ended without payload.
+    pub messages: Vec<Kept>,
+    /// See [`Record::Horizon`].
+    pub horizons: Vec<(AgentAddr, u64)>,
+}

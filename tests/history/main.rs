@@ -1,0 +1,41 @@
+//! Histories of small clusters under every fault that we know of: the real core and the real frames, on a simulated
+//! network, disk and clock, all from one seed and in one thread.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `world`, `wires` | what there is, and the loop that lets time pass |
+//! | `net` | wires: delay, order of a lane, what is under way is lost with them |
+//! | `disk` | fsync by batch, loss of power, records that can't be read |
+//! | `clock` | monotonic and wall clocks that are wrong, and sleep |
+//! | `client`, `sender` | entrances, sessions, and what agents do |
+//! | `faults` | what is done to all of them |
+//! | `model` | what senders were told and recipients got, and nothing of how |
+//! | `invariants` | what must hold |
+//! | `scenario` | a run from beginning to end |
+//! | `runs` | many seeds, on all processors |
+//! | `sabotage` | faults planted on purpose, each of which must be found |
+//! | `directed` | histories that are told in words |
+//!
+//! `SEEDS=100000 cargo test --test history` runs more of them;
+//! `SEED=123 cargo test --test history replay -- --nocapture` runs one again and shows its last steps, and with
+//! `ABOUT='"m7",m7 '` those about a message. `BROKEN=1000` goes on until so many seeds are broken; `IGNORE=word,word`
+//! passes over findings with these words, to see what else there is.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
+mod client;
+mod clock;
+mod directed;
+mod disk;
+mod faults;
+mod invariants;
+mod model;
+mod net;
+mod rng;
+mod runs;
+mod sabotage;
+mod scenario;
+mod sender;
+mod trace;
+mod wires;
+mod world;

@@ -1,0 +1,145 @@
+//! Disks that are full, or can't be written: the node process runs in a mount namespace of its own, with its data on a
+//! small disk (`unshare`, Linux; where that is not allowed these tests say so and check nothing).
+#![allow(clippy::print_stderr, reason = "a test that can't be run here says so")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{command, goes_away, manual, open_when_it_can, run, said, told};
+use crate::harness::{Machine, Mesh, PATIENCE, Process, TRISHULA};
+use crate::wss::Door;
+
+/// So much fits beside what a node needs to start.
+const SMALL: &str = "size=4m";
+
+/// Whether this machine lets us mount.
+fn can_mount() -> bool {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).stderr(Stdio::null());
+    let can = unshare.status().is_ok_and(|status| status.success());
+    if !can {
+        eprintln!("skipped: no mount namespace for us here");
+    }
+    can
+}
+
+/// Starts the machine's node behind a mount of its own. `exec`, all the way: the process is the node.
+fn start_behind(machine: &mut Machine, mount: &str) {
+    let data = machine.folder.join("data").display().to_string();
+    let script = format!("{mount} && exec \"$0\" run --config \"$2\"");
+    let (config, log) = (machine.config(), machine.folder.join("node.log"));
+    let arguments = ["-rm", "sh", "-c", &script, TRISHULA, &data, &config];
+    machine.node = Some(Process::start(Path::new("unshare"), &arguments, log));
+}
+
+/// A file as the node sees it.
+fn inside(machine: &Machine, name: &str) -> PathBuf {
+    let pid = machine.node.as_ref().unwrap().pid();
+    let data = machine.folder.join("data").join(name);
+    Path::new(&format!("/proc/{pid}/root")).join(data.strip_prefix("/").unwrap())
+}
+
+// covers B19, T04
+#[test]
+fn a_full_disk_refuses_at_once_loses_nothing_and_mends_itself() {
+    if !can_mount() {
+        return;
+    }
+    let mut mesh = Mesh::init(&["dc", "agni"]);
+    fs::create_dir(mesh.machine("agni").folder.join("data")).unwrap();
+    start_behind(mesh.machine("agni"), &format!("mount -t tmpfs -o {SMALL} tmpfs \"$1\""));
+    mesh.machine("dc").start_node();
+    mesh.machines.iter_mut().for_each(Machine::start_edge);
+    mesh.wait_whole();
+    run(async {
+        let worker = Door::of(mesh.machine("agni"), "worker");
+        goes_away(worker.must_open(manual()).await).await;
+        let mut sender = Door::of(mesh.machine("agni"), "sender").must_open(json!({})).await;
+        let mut accepted = Vec::new();
+        for n in 0..10 {
+            assert_eq!(
+                said(&mut sender, command("worker", &format!("m-{n}"), "accepted", json!({}))).await,
+                "accepted"
+            );
+            accepted.push(format!("m-{n}"));
+        }
+        // Until nothing more fits: then not even a message.
+        fs::write(inside(mesh.machine("agni"), "filler"), vec![1; 8 << 20]).unwrap_err();
+        let (mut n, mut refused) = (10, Vec::new());
+        let filled = Instant::now();
+        while refused.len() < 3 {
+            assert!(filled.elapsed() < PATIENCE, "it goes on accepting on a full disk");
+            let id = format!("m-{n}");
+            let asked = Instant::now();
+            let filler = json!({"payload": "x".repeat(30_000)});
+            match said(&mut sender, command("worker", &id, "accepted", filler)).await.as_str() {
+                "accepted" => accepted.push(id),
+                "unavailable" => {
+                    let took = asked.elapsed();
+                    assert!(took < Duration::from_secs(2), "at once: {took:?}");
+                    refused.push(id);
+                }
+                other => panic!("{id} is {other}"),
+            }
+            n += 1;
+        }
+        // What is taken elsewhere waits there.
+        let mut far = Door::of(mesh.machine("dc"), "far").must_open(json!({})).await;
+        assert_eq!(said(&mut far, command("worker", "far", "stored", json!({}))).await, "accepted");
+
+        fs::remove_file(inside(mesh.machine("agni"), "filler")).unwrap();
+        let freed = Instant::now();
+        for id in &refused {
+            while said(&mut sender, command("worker", id, "accepted", json!({}))).await != "accepted" {
+                assert!(freed.elapsed() < PATIENCE, "it does not come back by itself");
+            }
+            accepted.push(id.clone());
+        }
+        told(&mut far, "far", "stored").await;
+        accepted.push("far".into());
+        let mut worker = worker.must_open(manual()).await;
+        let mut got = Vec::new();
+        while got.len() < accepted.len() {
+            let message = worker.message().await;
+            got.push(message["id"].as_str().unwrap().to_owned());
+            worker.ack(&message).await.unwrap();
+        }
+        accepted.sort();
+        got.sort();
+        assert_eq!(got, accepted);
+    });
+    let log = mesh.machine("agni").node_log();
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+// covers B19, T04
+#[test]
+fn a_node_whose_disk_is_read_only_does_not_start_and_nothing_accepted_is_lost() {
+    if !can_mount() {
+        return;
+    }
+    let mut mesh = Mesh::start(&["agni"]);
+    let agni = mesh.machine("agni");
+    run(async {
+        let mut sender = Door::of(agni, "sender").must_open(json!({})).await;
+        let create = json!({"create": true});
+        assert_eq!(said(&mut sender, command("worker", "m-0", "accepted", create)).await, "accepted");
+
+        agni.node.as_mut().unwrap().kill();
+        start_behind(agni, "mount --bind -o ro \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\"");
+        let status = agni.node.as_mut().unwrap().wait();
+        let log = agni.node_log();
+        assert!(status != Some(0) && log.contains("data_dir"), "{status:?}: {log}");
+        let asked = Instant::now();
+        assert_eq!(said(&mut sender, command("worker", "m-1", "accepted", json!({}))).await, "unavailable");
+        assert!(asked.elapsed() < Duration::from_secs(2), "at once: {:?}", asked.elapsed());
+
+        agni.start_node();
+        let mut worker = open_when_it_can(&Door::of(agni, "worker")).await;
+        assert_eq!(worker.message().await["id"], "m-0");
+    });
+}

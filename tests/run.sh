@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test. `--long` adds the slow ones: long simulations, soak, benches in full.
+# Runs every test. `--long` adds the slow ones: long simulations, soak, benches in full. `SEEDS=n` says how many
+# histories are simulated.
 # Installs what it needs below target/, or stops with one line that says what to install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -47,5 +48,6 @@ cargo test --locked --workspace --no-fail-fast
 if $long; then
     # Five minutes of kills, stops and restarts; it prints the seed that repeats its blows.
     CHAOS_SECONDS=300 cargo test --locked --test it chaos:: -- --nocapture
+    SEEDS=${SEEDS:-20000} cargo test --locked --release --test history
     cargo bench --locked
 fi

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use trishula::mesh::{GoOn, Input};
+
 use crate::client::Agent;
 use crate::clock::{MS, SECOND, Us};
 use crate::faults::{Fault, Hurt};
@@ -163,6 +165,41 @@ fn a_recipient_that_moves_while_its_home_is_cut_off_is_told_what_comes_twice() {
     run(&mut world, 30 * SECOND);
     let world = at_rest(world);
     assert_eq!(reached(&world, &numbers, 1), 30);
+}
+
+#[test]
+fn an_old_store_brought_back_sends_nothing_until_its_operator_says_how() {
+    // covers B26, T06, Q02
+    for (how, times) in [(GoOn::Redeliver, 2..=3), (GoOn::Bury, 1..=2)] {
+        let mut world = meshed(3);
+        strike(&mut world, Fault::Leave { agent: 1, away: 10 * SECOND });
+        let old = send(&mut world, 0, 1, 20, 1);
+        run(&mut world, 2 * SECOND);
+        let backup = world.machines[1].disk.platter.clone();
+        strike(&mut world, Fault::Crash { m: 1, off: SECOND, hurt: Hurt::None });
+        run(&mut world, 20 * SECOND);
+        assert_eq!(reached(&world, &old, 1), 20);
+        // What was acknowledged is not in the copy.
+        strike(&mut world, Fault::Crash { m: 1, off: SECOND, hurt: Hurt::None });
+        world.machines[1].disk.platter = backup;
+        run(&mut world, 10 * SECOND);
+        let stands_still = |world: &World| world.machines[1].mesh.as_ref().unwrap().rolled_back().is_some();
+        assert!(stands_still(&world));
+        let new = send(&mut world, 0, 1, 20, 1);
+        run(&mut world, 10 * SECOND);
+        assert_eq!((accepted(&world, &new), reached(&world, &new, 1)), (20, 0));
+        world.input(1, Input::GoOn(how));
+        run(&mut world, 20 * SECOND);
+        assert!(!stands_still(&world));
+        let world = at_rest(world);
+        assert_eq!(reached(&world, &new, 1), 20);
+        for number in &old {
+            let part = &world.model.messages[*number].parts[&1];
+            let got = &part.got;
+            // Once more, if its recipient was back before any other node: what comes twice is marked in any case.
+            assert!(times.contains(&(got.len() - part.requeued as usize)), "{how:?}: {got:?}");
+        }
+    }
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub struct Platter {
     pub agents: BTreeMap<AgentAddr, AgentState>,
     pub messages: BTreeMap<MessageKey, Kept>,
     pub horizons: BTreeMap<AgentAddr, u64>,
+    /// The node's latest life, written before its first frame leaves.
+    pub incarnation: Option<u64>,
 }
 
 impl Platter {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use trishula::mesh::{Config, Input, Mesh, Output};
+use trishula::mesh::{Config, Input, Mesh, Output, Step};
 use trishula::wire::frame::Frame;
 use trishula::wire::ids::{Incarnation, LinkId, MessageId, NodeName, Sequence};
 
@@ -252,6 +252,7 @@ impl World {
         machine.tick_at = Us::MAX;
         let life = machine.life;
         let mut config = Config::new(machine.name.clone(), Incarnation(machine.incarnation));
+        config.previous = machine.disk.platter.incarnation.replace(machine.incarnation).map(Incarnation);
         (config.heartbeat, config.silence) = (self.heartbeat, self.heartbeat * 3);
         let mut memory = machine.disk.memory();
         if let Some(sabotage) = self.sabotage {
@@ -356,7 +357,14 @@ impl World {
                 self.machines[m].disk.give(ticket, record);
                 self.begin_write(m);
             }
-            Output::Event(event) => self.trace.note(self.now, || format!("n{m} says {event:?}")),
+            Output::Event(event) => {
+                if let trishula::mesh::Event::Hop(hop) = &event
+                    && let Some(what) = counted_as(hop.step)
+                {
+                    self.trace.count(what);
+                }
+                self.trace.note(self.now, || format!("n{m} says {event:?}"));
+            }
             // What operators ask, and lists of revoked certificates: not part of these histories.
             _ => {}
         }
@@ -439,5 +447,17 @@ impl World {
             (false, false) => 0,
         };
         self.machines[m].full_until > self.now && dice < share
+    }
+}
+
+/// What must have been gone through often enough.
+fn counted_as(step: Step) -> Option<&'static str> {
+    match step {
+        Step::SentAgain => Some("sent again"),
+        Step::Recognised => Some("recognised"),
+        Step::Relayed => Some("relayed"),
+        Step::TakenBack => Some("taken back"),
+        Step::TookOver => Some("second copies that went on"),
+        _ => None,
     }
 }

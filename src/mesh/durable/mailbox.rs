@@ -106,6 +106,7 @@ impl Mesh {
         let redelivered = item.redelivered;
         item.redelivered = true;
         item.hand = Some(hand);
+        self.durable.doubtful.remove(&no);
         self.durable.mailboxes.waits(no, item, false);
         self.durable.hands.insert(hand, no);
         let (head, payload, urgent) = (item.head.clone(), item.payload.clone(), item.urgent());

@@ -110,6 +110,8 @@ pub(super) struct Durable {
     heard_here: BTreeMap<MessageKey, (State, Time)>,
     /// See [`Mesh::rolled_back`].
     rolled_back: Option<Incarnation>,
+    /// Nobody has got these, unless the store is an old one: they are marked until another node has said that it is not.
+    doubtful: BTreeSet<No>,
     /// The operator has said how to go on.
     went_on: bool,
     /// Items whose recipient's home is looked at again in the next round.

@@ -163,6 +163,7 @@ impl Mesh {
         // Another node, or an earlier life of that one, may have handed it over and forgotten it.
         item.redelivered |=
             item.sent.as_ref().is_some_and(|sent| sent.node != node || sent.incarnation != incarnation);
+        self.durable.doubtful.remove(&no);
         let again = item.sent.is_some();
         let step = if again { Step::SentAgain } else { Step::Sent };
         item.sent = Some(Sent { node: node.clone(), incarnation, at: now });

@@ -22,7 +22,11 @@ impl Mesh {
             let (no, place, told, other) = (kept.order, kept.place, kept.told, kept.other.clone());
             let unseen = self.still_unseen(&kept);
             let mut item = restored(kept);
-            item.redelivered = !unseen;
+            let doubtful = unseen && self.config.previous.is_some();
+            item.redelivered = !unseen || doubtful;
+            if doubtful {
+                self.durable.doubtful.insert(no);
+            }
             let untold = item.is_of_this_node() && !told && item.state != State::Acked
                 || item.is_of_this_node() && !told && item.head.receipt == Some(State::Acked);
             let is_end = matches!(place, Place::Ended | Place::Dead);

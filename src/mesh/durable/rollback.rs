@@ -34,6 +34,17 @@ impl Mesh {
         if let Some(seen) = seen.filter(|seen| *seen > previous && *seen < self.config.incarnation) {
             self.durable.rolled_back = Some(seen);
             self.event(Event::RolledBack { previous, seen });
+        } else if seen == Some(previous) {
+            self.trust_the_store();
+        }
+    }
+
+    /// The life before this one is the one that the store knows: what it says nobody has got, nobody has got.
+    fn trust_the_store(&mut self) {
+        for no in std::mem::take(&mut self.durable.doubtful) {
+            if let Some(item) = self.durable.table.get_mut(no) {
+                item.redelivered = false;
+            }
         }
     }
 

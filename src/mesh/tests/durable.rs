@@ -435,3 +435,22 @@ fn the_bytes_in_a_sessions_hands_are_bounded_too() {
     cluster.settle(&bob, "m-0", Settlement::Acked);
     assert_eq!(cluster.handings(&bob).len(), 3);
 }
+
+#[test]
+fn what_waited_in_a_store_is_marked_until_another_node_knows_its_latest_life() {
+    // covers B26, Q04
+    for (meets_others, marked) in [(false, true), (true, false)] {
+        let mut cluster = Cluster::meshed(&TRIO);
+        let alice = cluster.register("agni", "alice");
+        cluster.away("dc", "bob");
+        cluster.post(&alice, "bob", "m-1");
+        cluster.restart("dc");
+        if meets_others {
+            cluster.connect("dc", "agni");
+            cluster.run(seconds(3));
+        }
+        let bob = cluster.register("dc", "bob");
+        cluster.run(seconds(1));
+        assert_eq!(cluster.handings(&bob)[0].1.redelivered, marked);
+    }
+}

@@ -139,7 +139,7 @@ async def main():
     tls = ssl.create_default_context(cafile="$folder/agni/edge-identity/ca.pem")
     url = "wss://localhost:$edge_port/?token=$token"
     async with websockets.connect(url, ssl=tls) as ws:
-        await ws.send(json.dumps({"type": "COMMAND", "to": "rushabdev", "id": "c1", "payload": {"do": "hello"}}))
+        await ws.send(json.dumps({"type": "COMMAND", "to": "rushabdev", "payload": {"do": "hello"}}))
         print(await ws.recv())
 asyncio.run(main())
 PYTHON

@@ -4,25 +4,40 @@ use anyhow::Result;
 use rusqlite::{Connection, params};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 
-/// 1 KiB at the end of a file, and an fdatasync.
+/// 1 KiB at the end of a file, or over what is there, and an fdatasync.
 pub struct Fsync {
     file: File,
+    appends: bool,
 }
 
 impl Fsync {
-    pub fn new(path: &Path) -> Result<Fsync> {
-        Ok(Fsync { file: OpenOptions::new().append(true).create(true).open(path)? })
+    /// At the end.
+    pub fn appended(path: &Path) -> Result<Fsync> {
+        Ok(Fsync { file: OpenOptions::new().append(true).create(true).open(path)?, appends: true })
+    }
+
+    /// Over what is there, as a log that does not grow is written: the file system has nothing to note.
+    pub fn over(path: &Path) -> Result<Fsync> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        file.write_all_at(&[1; 1 << 20], 0)?;
+        file.sync_all()?;
+        Ok(Fsync { file, appends: false })
     }
 
     pub fn write(&mut self, times: usize) -> Result<Figures> {
         let record = vec![0x5a; 1024];
         let (mut histogram, start) = (histogram(), Instant::now());
-        for _ in 0..times {
+        for n in 0..times {
             let began = Instant::now();
-            self.file.write_all(&record)?;
+            if self.appends {
+                self.file.write_all(&record)?;
+            } else {
+                self.file.write_all_at(&record, n as u64 * 1024)?;
+            }
             self.file.sync_data()?;
             histogram.record(began.elapsed().as_nanos() as u64)?;
         }

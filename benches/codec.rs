@@ -49,7 +49,6 @@ fn frames(payload: usize) -> [(&'static str, Frame); 3] {
         to: vec![Dest { agent: None, number: Sequence(123_456), after: Sequence(0), node: node("agni") }],
         hops_left: 16,
         redelivered: false,
-        again: false,
         unseen: false,
         age_ms: 0,
         head: head(),

@@ -163,7 +163,6 @@ fn decisions(effort: &Effort, nodes: usize) {
         to: vec![Dest::live(node(far))],
         hops_left: 16,
         redelivered: false,
-        again: false,
         unseen: false,
         age_ms: 0,
         head: head(agent(0, 1), Target::Agent(agent(7, far))),

@@ -98,21 +98,16 @@ impl Mesh {
     }
 
     pub(super) fn reply(&mut self, mut reply: Reply, body: Bytes) {
-        reply.hops_left = reply.hops_left.min(MAX_HOPS);
         reply.route.truncate(2 * usize::from(MAX_HOPS));
         reply.route.push(self.config.node.clone());
         self.pass_reply(reply, body);
     }
 
-    fn pass_reply(&mut self, mut reply: Reply, body: Bytes) {
+    fn pass_reply(&mut self, reply: Reply, body: Bytes) {
         if reply.to != self.config.node {
-            if reply.hops_left > 0
-                && let Some(link) = self.way_to(&reply.to)
-            {
-                reply.hops_left -= 1;
-                self.send(link, Frame::Reply(reply, body));
-            }
-            return;
+            let to = reply.to.clone();
+            return self
+                .pass_on(&to, reply.hops_left, |hops_left| Frame::Reply(Reply { hops_left, ..reply }, body));
         }
         // An answer to an earlier life's call, or one that came too late, answers nobody.
         if reply.incarnation != self.config.incarnation || self.calls.waiting.remove(&reply.number).is_none()

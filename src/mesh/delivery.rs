@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::topology::MAX_NODES;
 use super::{Event, Hop, Mesh, Step};
 use crate::wire::close::{Code, Refusal};
-use crate::wire::envelope::{Class, Head, MessageKey, State, Target};
+use crate::wire::envelope::{Class, Head, State, Target};
 use crate::wire::frame::{Deliver, Dest, Forward, Frame, Handing, MAX_HOPS, Presence, Receipt};
 use crate::wire::ids::{AgentAddr, LinkId, NodeName, SessionNo};
 
@@ -62,7 +62,6 @@ impl Mesh {
             to: vec![Dest::live(home)],
             hops_left: MAX_HOPS,
             redelivered: false,
-            again: false,
             unseen: false,
             age_ms: 0,
             head,
@@ -79,7 +78,6 @@ impl Mesh {
             to,
             hops_left: MAX_HOPS,
             redelivered: false,
-            again: false,
             unseen: false,
             age_ms: 0,
             head,
@@ -136,11 +134,7 @@ impl Mesh {
 
     fn relayed(&mut self, forward: &Forward) {
         for dest in &forward.to {
-            let to = match (&dest.agent, &forward.head.to) {
-                (Some(agent), _) | (None, Target::Agent(agent)) => agent.clone(),
-                _ => continue,
-            };
-            let key = MessageKey { from: forward.head.from.clone(), id: forward.head.id.clone(), to };
+            let Some(key) = forward.key_at(dest) else { continue };
             let (node, link) = (Some(dest.node.clone()), self.way_to(&dest.node));
             let hop = Hop { key, taken: forward.head.taken, step: Step::Relayed, node, link };
             self.event(Event::Hop(Box::new(hop)));
@@ -216,7 +210,6 @@ impl Mesh {
 
     /// What became of a message: for a sender of this node, or to be passed on.
     pub(super) fn receipt(&mut self, mut receipt: Receipt) {
-        receipt.hops_left = receipt.hops_left.min(MAX_HOPS);
         // It goes into a client's frame, and into the log of its session.
         receipt.refusal = receipt.refusal.map(|refusal| Refusal::new(refusal.code, refusal.message));
         if receipt.to == self.config.node {
@@ -232,12 +225,8 @@ impl Mesh {
             }
             return;
         }
-        if receipt.hops_left > 0
-            && let Some(link) = self.way_to(&receipt.to)
-        {
-            receipt.hops_left -= 1;
-            self.send(link, Frame::Receipt(receipt));
-        }
+        let to = receipt.to.clone();
+        self.pass_on(&to, receipt.hops_left, |hops_left| Frame::Receipt(Receipt { hops_left, ..receipt }));
     }
 
     /// A frame did not fit into its link's queue. A message's sender is told; announcements and calls are

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::wire::frame::{Frame, LinkState};
+use crate::wire::frame::{Frame, LinkState, MAX_HOPS};
 use crate::wire::ids::{LinkId, NodeName};
 use crate::wire::record::{Memory, Record};
 
@@ -242,6 +242,17 @@ impl Mesh {
         let ticket = Ticket(self.next_ticket);
         self.outputs.push_back(Output::Persist(ticket, record));
         ticket
+    }
+
+    /// Passes a frame on towards the node that it is for, if it may go through one node more; `frame` makes it, with the
+    /// nodes that are left.
+    fn pass_on(&mut self, to: &NodeName, hops_left: u8, frame: impl FnOnce(u8) -> Frame) {
+        // What a peer says is not believed beyond the limit.
+        if let Some(left) = hops_left.min(MAX_HOPS).checked_sub(1)
+            && let Some(link) = self.way_to(to)
+        {
+            self.send(link, frame(left));
+        }
     }
 
     /// The link that leads towards a node, if any does.

@@ -87,7 +87,6 @@ fn forward() -> Forward {
         to: vec![dest, Dest::live(node("rushabdev"))],
         hops_left: 16,
         redelivered: true,
-        again: true,
         unseen: false,
         age_ms: 1_500,
         head: Head { to: room, ..head() },
@@ -343,14 +342,13 @@ fn any_key() -> impl Strategy<Value = MessageKey> + Clone {
 fn any_forward() -> impl Strategy<Value = Forward> + Clone {
     let dest = (any_node(), option::of(any_agent()), any_number(), any_number())
         .prop_map(|(node, agent, number, after)| Dest { node, agent, number, after });
-    (any_node(), any_life(), vec(dest, 0..4), any::<(u8, bool, bool, bool, u64)>(), any_head()).prop_map(
-        |(origin, incarnation, to, (hops_left, redelivered, again, unseen, age_ms), head)| Forward {
+    (any_node(), any_life(), vec(dest, 0..4), any::<(u8, bool, bool, u64)>(), any_head()).prop_map(
+        |(origin, incarnation, to, (hops_left, redelivered, unseen, age_ms), head)| Forward {
             origin,
             incarnation,
             to,
             hops_left,
             redelivered,
-            again,
             unseen,
             age_ms,
             head,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::table::{Flow, Known, No};
 use crate::mesh::{Event, Mesh, Step, Time};
-use crate::wire::envelope::{Head, MessageKey, State, Target};
+use crate::wire::envelope::{Head, MessageKey, State};
 use crate::wire::frame::{Confirm, Dest, Forward, Frame, Inquire, MAX_HOPS, Outcome};
 use crate::wire::ids::{Incarnation, NodeName};
 use crate::wire::record::{Place, Upstream};
@@ -85,16 +85,11 @@ impl Mesh {
             // Its node keeps it, and sends it again.
             return;
         }
-        let Some(to) = dest.agent.or_else(|| match &forward.head.to {
-            Target::Agent(agent) => Some(agent.clone()),
-            Target::Broadcast(_) | Target::Room(..) => None,
-        }) else {
-            return self.event(Event::Stray("Forward"));
-        };
+        let Some(key) = forward.key_at(&dest) else { return self.event(Event::Stray("Forward")) };
         self.seen_clock(forward.head.taken);
         let arrived = Arrived {
             from: Upstream::Node(forward.origin.clone(), forward.incarnation, dest.number),
-            key: MessageKey { from: forward.head.from.clone(), id: forward.head.id.clone(), to },
+            key,
             head: forward.head.clone(),
             payload,
             redelivered: forward.redelivered,
@@ -313,16 +308,12 @@ impl Mesh {
     }
 
     /// Another node asks where its messages stand.
-    pub(in crate::mesh) fn inquire(&mut self, mut inquire: Inquire) {
+    pub(in crate::mesh) fn inquire(&mut self, inquire: Inquire) {
         if inquire.to != self.config.node {
-            inquire.hops_left = inquire.hops_left.min(MAX_HOPS);
-            if inquire.hops_left > 0
-                && let Some(link) = self.way_to(&inquire.to)
-            {
-                inquire.hops_left -= 1;
-                self.send(link, Frame::Inquire(inquire));
-            }
-            return;
+            let to = inquire.to.clone();
+            return self.pass_on(&to, inquire.hops_left, |hops_left| {
+                Frame::Inquire(Inquire { hops_left, ..inquire })
+            });
         }
         for (number, key) in inquire.asked {
             let asker = Upstream::Node(inquire.from.clone(), inquire.incarnation, number);

@@ -79,10 +79,11 @@ impl Mesh {
         let (full, rate) = (u64::from(limits.pair_burst) * 1000, u64::from(limits.pair_rate));
         let now = self.now;
         let pairs = &mut self.durable.brakes.pairs;
-        if pairs.len() >= MAX_PAIRS {
+        let pair = (head.from.clone(), to.clone());
+        if pairs.len() >= MAX_PAIRS && !pairs.contains_key(&pair) {
             return Ok(());
         }
-        let bucket = pairs.entry((head.from.clone(), to.clone())).or_insert(Bucket { left: full, at: now });
+        let bucket = pairs.entry(pair).or_insert(Bucket { left: full, at: now });
         let earned = now.since(bucket.at).as_micros() as u64 * rate / 1000;
         bucket.left = bucket.left.saturating_add(earned).min(full);
         bucket.at = now;
@@ -103,8 +104,10 @@ impl Mesh {
         let (Some(answered), Target::Agent(to)) = (&head.reply_to, &head.to) else { return 0 };
         let key = MessageKey { from: to.clone(), id: answered.clone(), to: head.from.clone() };
         match self.durable.table.known(&key) {
-            Some(Known::Item(no)) => self.durable.table.get(no).map_or(0, |item| item.head.depth + 1),
-            Some(Known::Mark(mark)) => mark.depth + 1,
+            Some(Known::Item(no)) => {
+                self.durable.table.get(no).map_or(0, |item| item.head.depth.saturating_add(1))
+            }
+            Some(Known::Mark(mark)) => mark.depth.saturating_add(1),
             None => 0,
         }
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::table::{Known, No};
 use crate::mesh::{Event, Mesh, Step};
 use crate::wire::close::{Code, Refusal};
-use crate::wire::envelope::{MessageKey, State, Target};
+use crate::wire::envelope::{State, Target};
 use crate::wire::frame::{Dest, Forward, Frame, MAX_HOPS, Outcome, Release};
 use crate::wire::ids::{NodeName, Sequence};
 use crate::wire::record::{Place, Upstream};
@@ -51,15 +51,14 @@ impl Mesh {
         let Some(item) = self.durable.table.get_mut(no) else { return };
         item.other = Some(holder.clone());
         let agent = matches!(item.head.to, Target::Broadcast(_)).then(|| item.key.to.clone());
-        let (head, payload) = (item.head.clone(), item.payload.clone());
-        let head = self.head_of(no).unwrap_or(head);
+        let payload = item.payload.clone();
+        let Some(head) = self.head_left(no) else { return };
         let forward = Forward {
             origin: self.config.node.clone(),
             incarnation: self.config.incarnation,
             to: vec![Dest { node: holder, agent, number: Sequence(no), after: Sequence(0) }],
             hops_left: MAX_HOPS,
             redelivered: false,
-            again: false,
             unseen: false,
             age_ms: self.age_ms(no),
             head,
@@ -67,30 +66,15 @@ impl Mesh {
         self.send(link, Frame::Hold(forward, payload));
     }
 
-    fn head_of(&self, no: No) -> Option<crate::wire::envelope::Head> {
-        let item = self.durable.table.get(no)?;
-        Some(self.head_left(item.head.clone(), item.expires_ms, item.not_before_ms))
-    }
-
     /// Another node asks this one to keep a second copy, or to pass that on.
-    pub(in crate::mesh) fn hold(&mut self, mut forward: Forward, payload: Bytes) {
+    pub(in crate::mesh) fn hold(&mut self, forward: Forward, payload: Bytes) {
         let Some(dest) = forward.to.first().cloned() else { return };
         if dest.node != self.config.node {
-            forward.hops_left = forward.hops_left.min(MAX_HOPS);
-            if forward.hops_left > 0
-                && let Some(link) = self.way_to(&dest.node)
-            {
-                forward.hops_left -= 1;
-                self.send(link, Frame::Hold(forward, payload));
-            }
-            return;
+            return self.pass_on(&dest.node, forward.hops_left, |hops_left| {
+                Frame::Hold(Forward { hops_left, ..forward }, payload)
+            });
         }
-        let to = match (dest.agent, &forward.head.to) {
-            (Some(agent), _) => agent,
-            (None, Target::Agent(agent)) => agent.clone(),
-            _ => return self.event(Event::Stray("Hold")),
-        };
-        let key = MessageKey { from: forward.head.from.clone(), id: forward.head.id.clone(), to };
+        let Some(key) = forward.key_at(&dest) else { return self.event(Event::Stray("Hold")) };
         let upstream = Upstream::Node(forward.origin.clone(), forward.incarnation, dest.number);
         match self.durable.table.known(&key) {
             Some(Known::Item(no)) => {
@@ -170,16 +154,12 @@ impl Mesh {
     }
 
     /// A second copy that this node has is not needed any more.
-    pub(in crate::mesh) fn release(&mut self, mut release: Release) {
+    pub(in crate::mesh) fn release(&mut self, release: Release) {
         if release.to != self.config.node {
-            release.hops_left = release.hops_left.min(MAX_HOPS);
-            if release.hops_left > 0
-                && let Some(link) = self.way_to(&release.to)
-            {
-                release.hops_left -= 1;
-                self.send(link, Frame::Release(release));
-            }
-            return;
+            let to = release.to.clone();
+            return self.pass_on(&to, release.hops_left, |hops_left| {
+                Frame::Release(Release { hops_left, ..release })
+            });
         }
         for (key, state) in release.messages {
             let Some(Known::Item(no)) = self.durable.table.known(&key) else { continue };

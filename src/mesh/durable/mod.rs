@@ -52,14 +52,13 @@ mod view;
 
 pub use brakes::Limits;
 pub use rollback::GoOn;
-pub(super) use table::No;
 pub use view::DurableView;
 
 use arrivals::Arrivals;
 use brakes::Brakes;
 use mailbox::Mailboxes;
 use outbox::Peer;
-use table::{Flow, Hand, Table};
+use table::{Flow, Hand, No, Table};
 
 /// A message without a time to live has this, in milliseconds: 30 days.
 const LONGEST_MS: u64 = 30 * 24 * 3600 * 1000;

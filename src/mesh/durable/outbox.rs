@@ -25,8 +25,8 @@ const ASK_AFTER: Duration = Duration::from_secs(30);
 /// Messages in one question.
 const ASK_AT_ONCE: usize = 500;
 
-/// Whether a recipient may have got a message, whether it was sent before, and whether it is known that nobody got it.
-type Seen = (bool, bool, bool);
+/// Whether a recipient may have got a message, and whether it is known that nobody got it.
+type Seen = (bool, bool);
 
 /// What this node has to do with another one.
 #[derive(Debug, Default)]
@@ -118,19 +118,15 @@ impl Mesh {
             let message = if several { item.head.taken } else { *no };
             together.entry((link, message, seen)).or_insert_with(|| (Vec::new(), *no)).0.push(dest);
         }
-        for ((link, _, (redelivered, again, unseen)), (to, no)) in together {
-            let Some(item) = self.durable.table.get(no) else { continue };
-            let (head, payload) = (
-                self.head_left(item.head.clone(), item.expires_ms, item.not_before_ms),
-                item.payload.clone(),
-            );
+        for ((link, _, (redelivered, unseen)), (to, no)) in together {
+            let Some(head) = self.head_left(no) else { continue };
+            let Some(payload) = self.durable.table.get(no).map(|item| item.payload.clone()) else { continue };
             let forward = Forward {
                 origin: self.config.node.clone(),
                 incarnation: self.config.incarnation,
                 to,
                 hops_left: MAX_HOPS,
                 redelivered,
-                again,
                 unseen,
                 age_ms: self.age_ms(no),
                 head,
@@ -139,12 +135,15 @@ impl Mesh {
         }
     }
 
-    /// The head with the times that are left.
-    pub(super) fn head_left(&self, mut head: Head, expires_ms: u64, not_before_ms: u64) -> Head {
-        let now_ms = self.wall_ms();
-        head.ttl_ms = Some(expires_ms.saturating_sub(now_ms));
-        head.not_before_ms = (not_before_ms > 0).then(|| not_before_ms.saturating_sub(now_ms).max(1));
-        head
+    /// An item's head with the times that are left.
+    pub(super) fn head_left(&self, no: No) -> Option<Head> {
+        let (now_ms, item) = (self.wall_ms(), self.durable.table.get(no)?);
+        let not_before = |at_ms: u64| at_ms.saturating_sub(now_ms).max(1);
+        Some(Head {
+            ttl_ms: Some(item.expires_ms.saturating_sub(now_ms)),
+            not_before_ms: (item.not_before_ms > 0).then_some(item.not_before_ms).map(not_before),
+            ..item.head.clone()
+        })
     }
 
     fn prepare(&mut self, no: No) -> Option<(LinkId, Dest, Seen)> {
@@ -164,14 +163,13 @@ impl Mesh {
         item.redelivered |=
             item.sent.as_ref().is_some_and(|sent| sent.node != node || sent.incarnation != incarnation);
         self.durable.doubtful.remove(&no);
-        let again = item.sent.is_some();
-        let step = if again { Step::SentAgain } else { Step::Sent };
+        let step = if item.sent.is_some() { Step::SentAgain } else { Step::Sent };
         item.sent = Some(Sent { node: node.clone(), incarnation, at: now });
         let agent = matches!(item.head.to, Target::Broadcast(_)).then(|| item.key.to.clone());
         let dest = Dest { node, agent, number: Sequence(no), after: Sequence(after.unwrap_or(0)) };
         let (redelivered, unseen) = (item.redelivered, item.was_home && !item.redelivered);
         self.hop(no, step, Some(&dest.node), link);
-        Some((link?, dest, (redelivered, again, unseen)))
+        Some((link?, dest, (redelivered, unseen)))
     }
 
     fn life_of(&self, node: &NodeName) -> Incarnation {
@@ -179,16 +177,12 @@ impl Mesh {
     }
 
     /// What another node says of messages that it was sent.
-    pub(in crate::mesh) fn confirm(&mut self, mut confirm: Confirm) {
+    pub(in crate::mesh) fn confirm(&mut self, confirm: Confirm) {
         if confirm.to != self.config.node {
-            confirm.hops_left = confirm.hops_left.min(MAX_HOPS);
-            if confirm.hops_left > 0
-                && let Some(link) = self.way_to(&confirm.to)
-            {
-                confirm.hops_left -= 1;
-                self.send(link, Frame::Confirm(confirm));
-            }
-            return;
+            let to = confirm.to.clone();
+            return self.pass_on(&to, confirm.hops_left, |hops_left| {
+                Frame::Confirm(Confirm { hops_left, ..confirm })
+            });
         }
         if confirm.incarnation != self.config.incarnation {
             return;
@@ -236,8 +230,6 @@ impl Mesh {
             }
             self.durable.peers.entry(node.clone()).or_default().theirs.insert(no);
             self.write_change(no);
-        }
-        if first {
             self.hop(no, Step::Stored, Some(node), None);
         }
         self.announce(no);

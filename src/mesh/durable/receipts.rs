@@ -313,16 +313,11 @@ impl Mesh {
     }
 
     /// A sender elsewhere was told.
-    pub(in crate::mesh) fn heard(&mut self, mut heard: Heard) {
+    pub(in crate::mesh) fn heard(&mut self, heard: Heard) {
         if heard.to != self.config.node {
-            heard.hops_left = heard.hops_left.min(MAX_HOPS);
-            if heard.hops_left > 0
-                && let Some(link) = self.way_to(&heard.to)
-            {
-                heard.hops_left -= 1;
-                self.send(link, Frame::Heard(heard));
-            }
-            return;
+            let to = heard.to.clone();
+            return self
+                .pass_on(&to, heard.hops_left, |hops_left| Frame::Heard(Heard { hops_left, ..heard }));
         }
         let Some(Known::Item(no)) = self.durable.table.known(&heard.message) else { return };
         let Some(item) = self.durable.table.get_mut(no).filter(|item| item.state == heard.state) else {

@@ -313,7 +313,8 @@ impl Table {
             depth: item.head.depth,
             taken_ms: item.taken_ms,
             sent_ms: item.head.sent_ms,
-            keep_ms: item.expires_ms.min(item.taken_ms.saturating_add(item.head.ttl_ms.unwrap_or(0))),
+            // A resend can come as long as the message lives; one without a time to live has no say in that.
+            keep_ms: if item.head.ttl_ms.is_some() { item.expires_ms } else { item.taken_ms },
         };
         self.mark(item.key, mark)
     }

@@ -1,6 +1,5 @@
 //! How much a node keeps, for `status` and for tests.
 
-use super::table::No;
 use crate::mesh::Mesh;
 use crate::wire::record::Place;
 
@@ -54,11 +53,5 @@ impl Mesh {
             }
         }
         view
-    }
-
-    /// The numbers of the items, for tests.
-    #[doc(hidden)]
-    pub fn durable_numbers(&self) -> Vec<No> {
-        self.durable.table.iter().map(|(no, _)| no).collect()
     }
 }

@@ -8,8 +8,8 @@ use super::cluster::*;
 use crate::mesh::{DurableView, GoOn, Input};
 use crate::wire::close::Code;
 use crate::wire::envelope::{Class, Head, Priority, State, Target};
-use crate::wire::frame::{Deliver, Frame, Handing, Settlement};
-use crate::wire::ids::{Incarnation, MessageId};
+use crate::wire::frame::{Deliver, Dest, Forward, Frame, Handing, Settlement};
+use crate::wire::ids::{Incarnation, MessageId, Sequence};
 
 const TRIO: [&str; 3] = ["agni", "dc", "rushabdev"];
 
@@ -453,4 +453,31 @@ fn what_waited_in_a_store_is_marked_until_another_node_knows_its_latest_life() {
         cluster.run(seconds(1));
         assert_eq!(cluster.handings(&bob)[0].1.redelivered, marked);
     }
+}
+
+#[test]
+fn a_depth_that_a_peer_made_up_stops_the_answer_and_nothing_else() {
+    // covers B19, Q05
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    let bob = cluster.register("agni", "bob");
+    let forward = Forward {
+        origin: node("dc"),
+        incarnation: Incarnation(1),
+        to: vec![Dest { node: node("agni"), agent: None, number: Sequence(1), after: Sequence(0) }],
+        hops_left: 1,
+        redelivered: false,
+        unseen: false,
+        age_ms: 0,
+        head: Head { depth: u16::MAX, ..durable(&alice, "bob", "m-1") },
+    };
+    cluster.inject("agni", "dc", Frame::Forward(forward, Bytes::from_static(b"{}")));
+    cluster.run(seconds(1));
+    let reply_to = Some(MessageId::new("m-1").unwrap());
+    cluster.submit(&bob, Head { reply_to: reply_to.clone(), ..durable(&bob, "alice", "r-1") });
+    cluster.settle(&bob, "m-1", Settlement::Acked);
+    cluster.submit(&bob, Head { reply_to, ..durable(&bob, "alice", "r-2") });
+    assert_eq!(cluster.refusals(&bob), [Code::LoopStopped; 2], "whether it is known whole or by its mark");
+    cluster.post(&bob, "alice", "m-2");
+    assert_eq!(cluster.states(&bob, "m-2"), [State::Accepted, State::Stored]);
 }

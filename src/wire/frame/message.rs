@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::wire::close::Refusal;
-use crate::wire::envelope::{Head, MessageKey, State};
+use crate::wire::envelope::{Head, MessageKey, State, Target};
 use crate::wire::ids::{AgentAddr, Incarnation, MessageId, NodeName, Sequence, SessionNo};
 
 /// A message between nodes.
@@ -20,14 +20,23 @@ pub struct Forward {
     pub hops_left: u8,
     /// Whether its recipient may have got it before, from another node or an earlier life of this one.
     pub redelivered: bool,
-    /// Whether it was sent before.
-    pub again: bool,
     /// Whether it comes from its recipient's earlier home, which knows that nobody has got it.
     pub unseen: bool,
     /// How long ago its sender sent it, in milliseconds, as far as the node knows that took it.
     pub age_ms: u64,
     /// The message; the times in it are those that are left.
     pub head: Head,
+}
+
+impl Forward {
+    /// What the message is called at one of its places; `None`: that does not say for whom it is there.
+    pub fn key_at(&self, dest: &Dest) -> Option<MessageKey> {
+        let to = match (&dest.agent, &self.head.to) {
+            (Some(agent), _) | (None, Target::Agent(agent)) => agent.clone(),
+            (None, Target::Broadcast(_) | Target::Room(..)) => return None,
+        };
+        Some(MessageKey { from: self.head.from.clone(), id: self.head.id.clone(), to })
+    }
 }
 
 /// One place that a message goes to.

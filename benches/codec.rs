@@ -6,7 +6,7 @@
 
 use bytes::{Bytes, BytesMut};
 use trishula::wire::client::{DEFAULT_MAX_FRAME, Speaker, parse};
-use trishula::wire::envelope::{Class, Form, Head, Kind, Priority, Target};
+use trishula::wire::envelope::{Head, Kind, Target};
 use trishula::wire::frame::{Deliver, Dest, Forward, Frame, Handing, Reader};
 use trishula::wire::ids::{AgentAddr, Incarnation, MessageId, Namespace, NodeName, Sequence, SessionNo};
 
@@ -19,25 +19,12 @@ fn agent(name: &str) -> AgentAddr {
 }
 
 fn head() -> Head {
-    Head {
-        from: agent("dc"),
-        to: Target::Agent(agent("agni.planner")),
-        id: MessageId::new("e7a4f0d2-1b8c-4d0e-8a44-7f0f9c2d5b31").unwrap(),
-        kind: Kind::Command,
-        priority: Priority::DEFAULT,
-        class: Class::Durable,
-        reply_to: None,
-        receipt: None,
-        ttl_ms: None,
-        not_before_ms: None,
-        copies: 1,
-        create: false,
-        form: Form::Json,
-        sent_ms: 0,
-        depth: 0,
-        retry_of: None,
-        taken: 0,
-    }
+    Head::new(
+        agent("dc"),
+        Target::Agent(agent("agni.planner")),
+        MessageId::new("e7a4f0d2-1b8c-4d0e-8a44-7f0f9c2d5b31").unwrap(),
+        Kind::Command,
+    )
 }
 
 fn frames(payload: usize) -> [(&'static str, Frame); 3] {
@@ -46,7 +33,13 @@ fn frames(payload: usize) -> [(&'static str, Frame); 3] {
     let forward = Forward {
         origin: node("dc"),
         incarnation: Incarnation(1_767_225_600_000),
-        to: vec![Dest { agent: None, number: Sequence(123_456), after: Sequence(0), node: node("agni") }],
+        to: vec![Dest {
+            agent: None,
+            number: Sequence(123_456),
+            after: Sequence(0),
+            life: Incarnation(0),
+            node: node("agni"),
+        }],
         hops_left: 16,
         redelivered: false,
         unseen: false,

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `options` | the command line, and the settings every relay is started with |
 //! | `way` | the seam: what can be measured from client to client; `ours` and `chain` are two of it |
+//! | `programs` | our own programs on two machines, for this bench and for `publish` |
 //! | `load` | the two clients and the three kinds of load |
 //! | `hops` | the bare hops: echo round trips |
 //! | `relay` | what the relay processes run |
@@ -35,6 +36,8 @@ mod net;
 mod options;
 #[path = "endtoend/ours.rs"]
 mod ours;
+#[path = "endtoend/programs.rs"]
+mod programs;
 #[path = "endtoend/relay.rs"]
 mod relay;
 #[path = "endtoend/report.rs"]
@@ -83,7 +86,11 @@ async fn measure(options: &Options) -> Result<()> {
     for hop in options.hop.chosen() {
         ways.push(Box::new(chain::BareChain::new(hop, identity.clone(), options.settings.clone())));
     }
-    ways.extend(ours::ours()?);
+    let programs = match &options.programs {
+        Some(folder) => programs::Programs::in_folder(folder)?,
+        None => programs::Programs::build()?,
+    };
+    ways.push(ours::ours(programs));
 
     let mut report = Report::new(options);
     for round in 0..size.rounds {

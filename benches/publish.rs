@@ -1,5 +1,6 @@
 //! Durable publish through the real programs, beside what it stands on, in the same run and on the same disk:
-//! `cargo bench --bench publish [-- --quick]`.
+//! `cargo bench --bench publish [-- --quick]`. `--only 64` or `--only forwarding` measures one of the loads, and
+//! `--programs FOLDER` another build of the programs.
 //!
 //! | row | what it does |
 //! |---|---|
@@ -8,14 +9,15 @@
 //! | fsync, appended | 1 KiB at the end of a file, and an fdatasync: the file grows, and the file system notes that |
 //! | fsync, over | the same over what is there, as a warm log is written |
 //! | copies: 2 | as ours with one in flight, accepted on two nodes (of this one machine and disk) |
-//! | forwarding | client → edge → node → node → edge → client, one way, durable and live messages in turn |
+//! | forwarding | client → edge → node → node → edge → client, one way, one at a time: live, durable, and durable with a receipt `accepted`, in an order and with pauses by chance |
 //!
 //! The ways take turns, a slice each, and ratios are of neighbouring slices: the disk's mood changes by the second.
 //!
 //! | module | what it is for |
 //! |---|---|
 //! | `bare` | what it stands on |
-//! | `machines` | the real programs, as `trishula init` sets them up |
+//! | `programs` | the real programs, as `trishula init` sets them up |
+//! | `counters` | what they say of themselves |
 //! | `clients` | the loads |
 #![allow(clippy::print_stdout, clippy::expect_used)]
 
@@ -26,34 +28,60 @@ mod bare;
 mod child;
 #[path = "publish/clients.rs"]
 mod clients;
+#[path = "publish/counters.rs"]
+mod counters;
 #[path = "endtoend/lean.rs"]
 #[allow(dead_code)]
 mod lean;
-#[path = "publish/machines.rs"]
-mod machines;
 #[path = "endtoend/net.rs"]
 #[allow(dead_code)]
 mod net;
 #[path = "endtoend/options.rs"]
 #[allow(dead_code)]
 mod options;
+#[path = "endtoend/programs.rs"]
+mod programs;
 #[path = "endtoend/way.rs"]
 #[allow(dead_code)]
 mod way;
 
 use anyhow::Result;
 use bare::{Fsync, GroupCommit};
-use clients::{Publisher, forwarding};
+use clap::Parser;
+use clients::{CLASSES, Forwarder, Publisher};
+use counters::Counters;
 use hdrhistogram::Histogram;
-use machines::{Counters, Machines};
-use std::path::Path;
+use programs::{Programs, TwoMachines};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Durable publish beside what it stands on.
+#[derive(Debug, Parser)]
+struct Options {
+    /// A smoke run of seconds; it compares nothing.
+    #[arg(long)]
+    quick: bool,
+    /// One load: the number in flight, or `forwarding`.
+    #[arg(long, value_name = "LOAD")]
+    only: Option<String>,
+    /// Slices of each load.
+    #[arg(long)]
+    slices: Option<usize>,
+    /// A folder with the programs of another build, to compare; by default they are built.
+    #[arg(long, value_name = "FOLDER")]
+    programs: Option<PathBuf>,
+    /// What `cargo bench` adds; means nothing here.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
 
 /// Bytes of a message's payload, before it is wrapped.
 const PAYLOAD: usize = 1024;
 const IN_FLIGHT: [usize; 3] = [1, 64, 256];
 /// Written before anything is measured: logs that are written over do not grow.
 const WARM_UP: usize = 8192;
+/// Forwarded messages of each class in a slice.
+const OF_EACH: usize = 100;
 
 /// Of one way in one slice, or the medians of all of them.
 #[derive(Debug, Clone, Copy)]
@@ -81,19 +109,29 @@ fn slice_of(in_flight: usize) -> usize {
 }
 
 fn main() -> Result<()> {
-    let quick = std::env::args().any(|arg| arg == "--quick");
-    let slices = if quick { 2 } else { 20 };
+    let options = Options::parse();
+    let slices = options.slices.unwrap_or(if options.quick { 2 } else { 20 });
+    let programs = match &options.programs {
+        Some(folder) => Programs::in_folder(folder)?,
+        None => Programs::build()?,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-    let machines = Machines::start(&folder.path().join("mesh"))?;
+    let machines = TwoMachines::start(&programs, &folder.path().join("mesh"))?;
+    let chosen = |load: &str| options.only.as_ref().is_none_or(|only| only == load);
     println!("payload {PAYLOAD} bytes; {slices} slices, medians; from submitting to reading `accepted`");
     runtime.block_on(async {
         let mut publisher = Publisher::connect(&machines, "publisher").await?;
-        publisher.publish(64, if quick { 512 } else { WARM_UP }, 1).await?;
+        publisher.publish(64, if options.quick { 512 } else { WARM_UP }, 1).await?;
         for in_flight in IN_FLIGHT {
-            measure(&machines, &mut publisher, folder.path(), in_flight, slices).await?;
+            if chosen(&in_flight.to_string()) {
+                measure(&machines, &mut publisher, folder.path(), in_flight, slices).await?;
+            }
         }
-        forwards(&machines, if quick { 200 } else { 4_000 }).await
+        if chosen("forwarding") {
+            forwards(&machines, slices).await?;
+        }
+        Ok(())
     })
 }
 
@@ -101,7 +139,7 @@ fn main() -> Result<()> {
 type Table = Vec<(&'static str, Vec<Figures>)>;
 
 async fn measure(
-    machines: &Machines,
+    machines: &TwoMachines,
     publisher: &mut Publisher,
     folder: &Path,
     in_flight: usize,
@@ -126,9 +164,9 @@ async fn measure(
         for way in order {
             let figures = match way {
                 0 => {
-                    let before = machines.counters().await?;
+                    let before = Counters::of(machines).await?;
                     let figures = publisher.publish(in_flight, messages, 1).await?;
-                    spent.add(&machines.counters().await?, &before);
+                    spent.add(&Counters::of(machines).await?, &before);
                     figures
                 }
                 1 => bare.write(in_flight, messages)?,
@@ -144,14 +182,30 @@ async fn measure(
     Ok(())
 }
 
-async fn forwards(machines: &Machines, messages: u64) -> Result<()> {
-    let (live, durable) = forwarding(machines, messages).await?;
-    println!("\nforwarding, one way, {messages} of each in turn, 2 ms apart");
-    println!("{:<20} {:>10} {:>10}", "", "p50 µs", "p99 µs");
-    for (name, figures) in [("live", live), ("durable", durable)] {
-        println!("{name:<20} {:>10.0} {:>10.0}", figures.p50_us, figures.p99_us);
+async fn forwards(machines: &TwoMachines, slices: usize) -> Result<()> {
+    let mut forwarder = Forwarder::connect(machines).await?;
+    forwarder.forward(OF_EACH).await?;
+    let mut table: Table = CLASSES.map(|class| (class.name(), Vec::new())).into();
+    for _ in 0..slices {
+        for ((_, all), figures) in table.iter_mut().zip(forwarder.forward(OF_EACH).await?) {
+            all.push(figures);
+        }
     }
-    println!("durable / live       p50 {:.2}   target 1.10 at most", durable.p50_us / live.p50_us);
+    println!("\nforwarding, one way, one at a time, slices of {OF_EACH} of each");
+    println!("{:<22} {:>10} {:>10}   p50 / live (quartiles)", "", "p50 µs", "p99 µs");
+    for (name, all) in &table {
+        let of = |figure: fn(&Figures) -> f64| median(all.iter().map(figure));
+        let ratios = || all.iter().zip(&table[0].1).map(|(it, live)| it.p50_us / live.p50_us);
+        println!(
+            "{name:<22} {:>10.0} {:>10.0}   {:.2} ({:.2}, {:.2})",
+            of(|f| f.p50_us),
+            of(|f| f.p99_us),
+            median(ratios()),
+            quantile(ratios(), 0.25),
+            quantile(ratios(), 0.75),
+        );
+    }
+    println!("target: durable at most 1.10 x live");
     Ok(())
 }
 
@@ -162,10 +216,12 @@ fn show(in_flight: usize, table: &Table) {
     for (name, all) in table {
         let of = |figure: fn(&Figures) -> f64| median(all.iter().map(figure));
         let ratio = |figure: fn(&Figures) -> f64| {
-            median(ours.iter().zip(all).map(|(ours, it)| figure(ours) / figure(it)))
+            let ratios = || ours.iter().zip(all).map(|(ours, it)| figure(ours) / figure(it));
+            let (low, high) = (quantile(ratios(), 0.25), quantile(ratios(), 0.75));
+            format!("{:.2} ({low:.2}, {high:.2})", median(ratios()))
         };
         println!(
-            "{name:<20} {:>10.0} {:>10.0} {:>10.0}   rate {:.2}  p50 {:.2}",
+            "{name:<20} {:>10.0} {:>10.0} {:>10.0}   rate {}  p50 {}",
             of(|f| f.per_second),
             of(|f| f.p50_us),
             of(|f| f.p99_us),
@@ -185,7 +241,11 @@ fn show(in_flight: usize, table: &Table) {
 }
 
 fn median(of: impl Iterator<Item = f64>) -> f64 {
+    quantile(of, 0.5)
+}
+
+fn quantile(of: impl Iterator<Item = f64>, share: f64) -> f64 {
     let mut all: Vec<f64> = of.collect();
     all.sort_by(f64::total_cmp);
-    all[(all.len() - 1) / 2]
+    all[((all.len() - 1) as f64 * share) as usize]
 }

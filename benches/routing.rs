@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use trishula::mesh::topology::Topology;
 use trishula::mesh::{Config, Input, Mesh, Output, Role, Time};
-use trishula::wire::envelope::{Class, Form, Head, Kind, Priority, Target};
+use trishula::wire::envelope::{Head, Kind, Target};
 use trishula::wire::frame::{
     Adjacency, AgentState, Agents, Attach, Dest, Forward, Frame, LinkState, Presence,
 };
@@ -118,25 +118,7 @@ fn mesh(nodes: usize) -> Mesh {
 }
 
 fn head(from: AgentAddr, to: Target) -> Head {
-    Head {
-        from,
-        to,
-        id: MessageId::new("e7a4f0d2-1b8c-4d0e-8a44-7f0f9c2d5b31").unwrap(),
-        kind: Kind::Command,
-        priority: Priority::DEFAULT,
-        class: Class::Durable,
-        reply_to: None,
-        receipt: None,
-        ttl_ms: None,
-        not_before_ms: None,
-        copies: 1,
-        create: false,
-        form: Form::Json,
-        sent_ms: 0,
-        depth: 0,
-        retry_of: None,
-        taken: 0,
-    }
+    Head::new(from, to, MessageId::new("e7a4f0d2-1b8c-4d0e-8a44-7f0f9c2d5b31").unwrap(), Kind::Command)
 }
 
 fn decisions(effort: &Effort, nodes: usize) {

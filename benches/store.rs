@@ -23,7 +23,7 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 use rusqlite::{Connection, params};
 use trishula::store::{self, Job, Opened};
-use trishula::wire::envelope::{Class, Form, Head, Kind, MessageKey, Priority, State, Target};
+use trishula::wire::envelope::{Head, Kind, MessageKey, State, Target};
 use trishula::wire::ids::{AgentAddr, MessageId, Namespace};
 use trishula::wire::record::{Change, Kept, Place, Record, Upstream};
 
@@ -154,23 +154,10 @@ fn message(n: u64) -> Kept {
     let mixed = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let id = MessageId::new(&format!("{:016x}-{n:08x}", mixed ^ (mixed >> 29))).unwrap();
     let head = Head {
-        from: from.clone(),
-        to: Target::Agent(to.clone()),
-        id: id.clone(),
-        kind: Kind::Command,
-        priority: Priority::DEFAULT,
-        class: Class::Durable,
-        reply_to: None,
         receipt: Some(State::Accepted),
-        ttl_ms: None,
-        not_before_ms: None,
-        copies: 1,
-        create: false,
-        form: Form::Json,
         sent_ms: 1_767_225_600_000 + n,
-        depth: 0,
-        retry_of: None,
         taken: (1_767_225_600_000 + n) << 16,
+        ..Head::new(from.clone(), Target::Agent(to.clone()), id.clone(), Kind::Command)
     };
     let payload: Vec<u8> = (0..PAYLOAD as u64).map(|at| (mixed >> (at % 57)) as u8 ^ at as u8).collect();
     Kept {

@@ -16,8 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 
 use crate::admin;
+use crate::config::limits::LimitsSection;
 use crate::config::node::NodeConfig;
 use crate::gateway::hub::{self, HubHandle};
 use crate::identity::bundle::{Bundle, REVOKED};
@@ -184,7 +186,8 @@ impl Ready {
         let hello = Hello::new(me.clone(), incarnation, software());
         let local = Local::new(hello, self.identity.clone(), handle.links());
         let (node, endpoint) = (handle.clone(), self.endpoint.clone());
-        let mut running = Running { node, local: local.clone(), endpoint, tasks: vec![task] };
+        let written = (health.clone(), trace.ended());
+        let mut running = Running { node, local: local.clone(), endpoint, tasks: vec![task], written };
         let answers = Records { me: me.clone(), node: handle.clone(), reader, trace, health };
         running.tasks.push(answers.start(inquiries));
 
@@ -230,6 +233,8 @@ struct Running {
     local: Arc<Local>,
     endpoint: quinn::Endpoint,
     tasks: Vec<tasks::Task>,
+    /// Of the store and of the trace: closed when its thread has written all it has.
+    written: (watch::Receiver<store::Health>, watch::Receiver<()>),
 }
 
 impl Running {
@@ -249,6 +254,17 @@ impl Running {
             tracing::warn!("some peers did not take notice of the stop in time");
         }
         drop(self.tasks);
+        // Nobody can hand the disk more: its threads write what they have, and end.
+        let (mut store, mut trace) = self.written;
+        let written = async {
+            while store.changed().await.is_ok() {}
+            while trace.changed().await.is_ok() {}
+        };
+        if tokio::time::timeout(STOP_WITHIN, written).await.is_err() {
+            tracing::warn!(
+                "the disk is slow: what was accepted is on it, what nobody waited for may be missing"
+            );
+        }
     }
 }
 
@@ -266,7 +282,27 @@ fn mesh_config(
         heartbeat,
         silence: heartbeat * 3,
         previous,
+        limits: mesh_limits(&config.limits),
         ..mesh::Config::new(config.node.name.clone(), incarnation)
+    }
+}
+
+/// The bounds of each value are the configuration's: none of these can be too large for its type.
+fn mesh_limits(given: &LimitsSection) -> mesh::Limits {
+    let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let mib = |number: u64| count(number << 20);
+    mesh::Limits {
+        mailbox_messages: count(given.mailbox_messages),
+        mailbox_bytes: mib(given.mailbox_mib),
+        reply_depth: given.reply_depth.try_into().unwrap_or(u16::MAX),
+        pair_rate: given.pair_per_second.try_into().unwrap_or(u32::MAX),
+        pair_burst: given.pair_burst.try_into().unwrap_or(u32::MAX),
+        node_messages: count(given.node_messages),
+        node_bytes: mib(given.node_mib),
+        receipts_of_sender: count(given.receipts_of_sender),
+        marks_of_sender: count(given.marks_of_sender),
+        broadcast_recipients: count(given.broadcast_recipients),
+        takes_over_after: Duration::from_secs(given.takeover_seconds),
     }
 }
 

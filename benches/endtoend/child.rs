@@ -12,7 +12,6 @@ pub struct Child {
 
 impl Child {
     /// Any program, as it is given.
-    #[allow(dead_code, reason = "for ways that are not made of relays")]
     pub fn start(name: &'static str, command: &mut Command) -> Result<Self> {
         let process = command.spawn().with_context(|| format!("starting {name}"))?;
         Ok(Self { name, process })

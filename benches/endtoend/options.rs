@@ -1,6 +1,7 @@
 //! The command line, and the settings every relay is started with.
 use clap::{Args, Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// End to end beside a bare chain.
@@ -18,6 +19,9 @@ pub struct Options {
     /// Everything on core 0 (by `taskset`): steadier, since no sleeping core has to be woken.
     #[arg(long)]
     pub one_core: bool,
+    /// A folder with the programs of another build, to compare; by default they are built.
+    #[arg(long, value_name = "FOLDER")]
+    pub programs: Option<PathBuf>,
     #[command(flatten)]
     pub settings: Settings,
     /// What `cargo bench` adds; means nothing here.

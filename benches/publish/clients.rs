@@ -1,12 +1,12 @@
 //! The loads: WebSocket clients at the real edges.
-use crate::machines::Machines;
 use crate::net::{self, ClientSocket};
+use crate::programs::TwoMachines;
 use crate::{Figures, PAYLOAD, histogram};
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 use std::time::{Duration, Instant};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 /// A phase that takes longer hangs.
@@ -32,7 +32,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    pub async fn connect(machines: &Machines, agent: &str) -> Result<Publisher> {
+    pub async fn connect(machines: &TwoMachines, agent: &str) -> Result<Publisher> {
         Ok(Publisher { socket: connect(machines, 0, agent).await?, sent: 0, began: Vec::new() })
     }
 
@@ -70,7 +70,7 @@ impl Publisher {
     }
 }
 
-async fn connect(machines: &Machines, machine: u16, agent: &str) -> Result<ClientSocket> {
+async fn connect(machines: &TwoMachines, machine: u16, agent: &str) -> Result<ClientSocket> {
     let endpoint = machines.endpoint(machine, agent)?;
     let mut socket = net::wss_connect(&endpoint, &machines.ca).await?;
     socket.send(Message::text(r#"{"type":"REGISTER","id":"r"}"#)).await?;
@@ -78,56 +78,133 @@ async fn connect(machines: &Machines, machine: u16, agent: &str) -> Result<Clien
     Ok(socket)
 }
 
-/// One way from a client of one machine to one of the other: live, and durable.
-pub async fn forwarding(machines: &Machines, messages: u64) -> Result<(Figures, Figures)> {
-    let mut sender = connect(machines, 0, "sender").await?;
-    let mut recipient = connect(machines, 1, "recipient").await?;
-    let mut began: Vec<Instant> = Vec::new();
-    let (mut live, mut durable) = (histogram(), histogram());
-    // News of the recipient take their time: the first that arrives says that they are there.
-    let start = Instant::now();
-    loop {
-        ensure!(start.elapsed() < PATIENCE, "the recipient does not become known");
-        sender
-            .send(Message::text(r#"{"type":"STATUS","to":"recipient","id":"hello","class":"live"}"#))
-            .await?;
-        match timeout(Duration::from_millis(200), recipient.next()).await {
-            Ok(Some(frame)) => {
-                if frame?.is_text() {
-                    break;
+/// What is asked of a message on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    Live,
+    /// Its sender is told when it does not arrive, and nothing else.
+    Durable,
+    /// Its sender waits for `accepted`.
+    Receipt,
+}
+
+pub const CLASSES: [Class; 3] = [Class::Live, Class::Durable, Class::Receipt];
+
+impl Class {
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Live => "live",
+            Class::Durable => "durable",
+            Class::Receipt => "durable, with receipt",
+        }
+    }
+
+    fn fields(self) -> &'static str {
+        match self {
+            Class::Live => r#""class":"live""#,
+            Class::Durable => r#""class":"durable""#,
+            Class::Receipt => r#""class":"durable","receipt":"accepted""#,
+        }
+    }
+}
+
+/// One way from a client of one machine to one of the other.
+///
+/// One message at a time, in an order by chance; behind each a pause by chance, of 1 to 6 ms to the microsecond. So what a
+/// message leaves behind (commits, confirmations, its acknowledgement) falls on each class alike, and no timer of the
+/// programs stays in step with the clients.
+pub struct Forwarder {
+    sender: ClientSocket,
+    recipient: ClientSocket,
+    sent: u64,
+}
+
+impl Forwarder {
+    pub async fn connect(machines: &TwoMachines) -> Result<Forwarder> {
+        let mut sender = connect(machines, 0, "sender").await?;
+        let mut recipient = connect(machines, 1, "recipient").await?;
+        // News of the recipient take their time: the first that arrives says that they are there.
+        let start = Instant::now();
+        loop {
+            ensure!(start.elapsed() < PATIENCE, "the recipient does not become known");
+            sender
+                .send(Message::text(r#"{"type":"STATUS","to":"recipient","id":"hello","class":"live"}"#))
+                .await?;
+            match timeout(Duration::from_millis(200), recipient.next()).await {
+                Ok(Some(frame)) => {
+                    if frame?.is_text() {
+                        break;
+                    }
                 }
-            }
-            Ok(None) => bail!("closed"),
-            Err(_) => {}
-        }
-    }
-    let mut ticks = interval(Duration::from_millis(2));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut got = 0;
-    while got < 2 * messages {
-        tokio::select! {
-            frame = recipient.next() => {
-                let Message::Text(text) = frame.context("closed")?? else { continue };
-                let frame: Answer<'_> = serde_json::from_str(&text)?;
-                let Some(n) = frame.id.strip_prefix("f-") else { continue };
-                let n: usize = n.parse()?;
-                let of = if n.is_multiple_of(2) { &mut live } else { &mut durable };
-                of.record(began[n].elapsed().as_nanos() as u64)?;
-                got += 1;
-            }
-            frame = sender.next() => {
-                let frame = frame.context("closed")??;
-                ensure!(!frame.is_text() || start.elapsed() < PATIENCE, "{frame}");
-            }
-            _ = ticks.tick(), if (began.len() as u64) < 2 * messages => {
-                let n = began.len();
-                let class = if n.is_multiple_of(2) { "live" } else { "durable" };
-                let body = "x".repeat(PAYLOAD);
-                let text = format!(r#"{{"type":"STATUS","to":"recipient","id":"f-{n}","class":"{class}","payload":"{body}"}}"#);
-                began.push(Instant::now());
-                sender.send(Message::text(text)).await?;
+                Ok(None) => bail!("closed"),
+                Err(_) => {}
             }
         }
+        Ok(Forwarder { sender, recipient, sent: 0 })
     }
-    Ok((Figures::of(&live, start.elapsed()), Figures::of(&durable, start.elapsed())))
+
+    /// So many of each class; figures in the order of [`CLASSES`].
+    pub async fn forward(&mut self, of_each: usize) -> Result<Vec<Figures>> {
+        let start = Instant::now();
+        let mut histograms = CLASSES.map(|_| histogram());
+        let mut order: Vec<usize> = (0..CLASSES.len()).cycle().take(CLASSES.len() * of_each).collect();
+        for n in (1..order.len()).rev() {
+            order.swap(n, rand::random_range(0..=n));
+        }
+        for class in order {
+            self.pause().await?;
+            let took = timeout(PATIENCE, self.one(CLASSES[class])).await.context("forwarding hangs")??;
+            histograms[class].record(took.as_nanos() as u64)?;
+        }
+        Ok(histograms.iter().map(|histogram| Figures::of(histogram, start.elapsed())).collect())
+    }
+
+    async fn one(&mut self, class: Class) -> Result<Duration> {
+        let (n, fields, body) = (self.sent, class.fields(), "x".repeat(PAYLOAD));
+        self.sent += 1;
+        let id = format!("f-{n}");
+        let text = format!(r#"{{"type":"STATUS","to":"recipient","id":"{id}",{fields},"payload":"{body}"}}"#);
+        let began = Instant::now();
+        self.sender.send(Message::text(text)).await?;
+        loop {
+            tokio::select! {
+                biased;
+                frame = self.recipient.next() => {
+                    let Message::Text(text) = frame.context("closed")?? else { continue };
+                    let took = began.elapsed();
+                    let frame: Answer<'_> = serde_json::from_str(&text)?;
+                    if frame.id == id {
+                        return Ok(took);
+                    }
+                }
+                frame = self.sender.next() => told(frame)?,
+            }
+        }
+    }
+
+    /// Both sockets are read meanwhile: the recipient's library answers pings.
+    async fn pause(&mut self) -> Result<()> {
+        let pause = sleep(Duration::from_millis(rand::random_range(1..=5)));
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => break,
+                frame = self.sender.next() => told(frame)?,
+                frame = self.recipient.next() => drop(frame.context("closed")??),
+            }
+        }
+        // The runtime's timers tick by the millisecond.
+        std::thread::sleep(Duration::from_micros(rand::random_range(0..1000)));
+        Ok(())
+    }
+}
+
+/// What the sender hears: receipts at most.
+fn told(frame: Option<Result<Message, tokio_tungstenite::tungstenite::Error>>) -> Result<()> {
+    if let Message::Text(text) = frame.context("closed")?? {
+        let answer: Answer<'_> = serde_json::from_str(&text)?;
+        // The first ones may have come before the recipient was known.
+        ensure!(answer.kind != "ERROR" || answer.reply_to == Some("hello"), "refused: {text}");
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! What several commands share.
 
+use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,13 +8,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 
+use super::{CannotAsk, print};
 use crate::admin::client::Client;
+use crate::admin::protocol::Request;
 use crate::config::node::{NodeConfig, default_path};
 use crate::daemon::authority::{CaDesk, Neighbours};
 use crate::rt::{clock, platform};
-use crate::wire::ids::{AgentAddr, DEFAULT_NAMESPACE, Namespace};
+use crate::wire::ids::{AgentAddr, DEFAULT_NAMESPACE, MessageId, Namespace};
 
 /// Which configuration.
 #[derive(Debug, Clone, Args)]
@@ -103,6 +107,42 @@ pub(crate) fn duration(given: &str) -> Result<Duration, String> {
     match milliseconds {
         Some(milliseconds) if milliseconds > 0 => Ok(Duration::from_millis(milliseconds)),
         _ => Err(wrong()),
+    }
+}
+
+/// Which message is asked about, and how the answer is wanted.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Which {
+    /// What its sender calls it
+    #[arg(value_name = "ID")]
+    pub id: MessageId,
+    /// Only of this sender: NAME or NAMESPACE/NAME
+    #[arg(long, value_name = "AGENT", value_parser = agent)]
+    pub from: Option<AgentAddr>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    socket: SocketArg,
+}
+
+impl Which {
+    /// Asks the node of this machine, which asks the others.
+    pub fn ask<T: DeserializeOwned>(&self, request: &Request) -> anyhow::Result<T> {
+        block_on(async {
+            let asked =
+                async { self.socket.connect().await?.ask(request).await.map_err(anyhow::Error::from) };
+            print::progress("asking the nodes", asked).await.map_err(|e| e.context(CannotAsk))
+        })
+    }
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.from {
+            Some(from) => write!(f, "{} of {from}", self.id),
+            None => write!(f, "{}", self.id),
+        }
     }
 }
 

@@ -204,17 +204,24 @@ impl Args {
         talk.close().await;
         if self.json {
             let receipt = receipt.map(|receipt| {
-                json!({ "state": receipt.state.as_str(), "recipient": receipt.recipient, "node": receipt.node })
+                let (recipients, refused) = receipt.counts.unzip();
+                json!({
+                    "state": receipt.state.as_str(), "recipient": receipt.recipient, "node": receipt.node,
+                    "recipients": recipients, "refused": refused,
+                })
             });
             let to = &self.message.to;
             return print::json(&json!({ "id": id, "to": to, "receipt": receipt, "took_ms": took_ms }));
         }
         match receipt {
-            // Each recipient has a receipt of its own, and this is the first of them.
-            Some(Receipt { state, node, .. }) if self.is_broadcast() => {
-                print::line(&format!("{} at node {node} in {took_ms:.2} ms ({id})", state.as_str()))
+            Some(Receipt { state, node, counts: Some((accepted, refused)), .. }) => {
+                let refused = if refused > 0 { format!(", refused for {refused}") } else { String::new() };
+                print::line(&format!(
+                    "{} for {accepted} recipients{refused} at node {node} in {took_ms:.2} ms ({id})",
+                    state.as_str()
+                ))
             }
-            Some(Receipt { state, recipient, node }) => print::line(&format!(
+            Some(Receipt { state, recipient, node, .. }) => print::line(&format!(
                 "{} {} {recipient} at node {node} in {took_ms:.2} ms ({id})",
                 state.as_str(),
                 if state < State::Delivered { "for" } else { "to" }

@@ -1,10 +1,10 @@
 //! `trishula show`: where a message stands.
 
-use super::common::{SocketArg, agent, block_on, human_bytes, moment};
-use super::{CannotAsk, Said, print};
+use super::common::{Which, human_bytes, moment};
+use super::{Said, print};
 use crate::admin::protocol::Request;
 use crate::node::records::standing::{Change, Message, NotAsked, Recipient, Shown};
-use crate::wire::ids::{AgentAddr, MessageId};
+use crate::wire::ids::MessageId;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -16,28 +16,15 @@ Examples:
 Every node in reach is asked: any one that knows the message answers, also when the one that took it is gone.
 Exit codes: 0 found, 1 no node knows it, 2 the node of this machine can't be asked.")]
 pub(crate) struct Args {
-    /// What its sender calls it
-    #[arg(value_name = "ID")]
-    id: MessageId,
-    /// Only of this sender: NAME or NAMESPACE/NAME
-    #[arg(long, value_name = "AGENT", value_parser = agent)]
-    from: Option<AgentAddr>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    socket: SocketArg,
+    which: Which,
 }
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let request = Request::Show { from: self.from.clone(), id: self.id.clone() };
-        let shown: Shown = block_on(async {
-            let asked =
-                async { self.socket.connect().await?.ask(&request).await.map_err(anyhow::Error::from) };
-            print::progress("asking the nodes", asked).await.map_err(|e| e.context(CannotAsk))
-        })?;
-        if self.json {
+        let Which { from, id, json, .. } = self.which.clone();
+        let shown: Shown = self.which.ask(&Request::Show { from, id })?;
+        if json {
             print::json(&shown)?;
         } else {
             for message in &shown.messages {
@@ -46,8 +33,7 @@ impl Args {
         }
         note_not_asked(&shown.not_asked);
         if shown.messages.is_empty() {
-            let of = self.from.map_or_else(String::new, |from| format!(" of {from}"));
-            print::note(&format!("no node that was asked knows a message {}{of}", shown.id));
+            print::note(&format!("no node that was asked knows a message {}", self.which));
             return Err(Said.into());
         }
         Ok(())

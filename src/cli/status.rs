@@ -3,7 +3,7 @@
 use super::common::{SocketArg, block_on, human_bytes, human_seconds, now_ms};
 use super::print;
 use crate::admin::protocol::Request;
-use crate::node::status::{DurableStatus, LinkStatus, NodeStatus, Status};
+use crate::node::status::{DurableStatus, LimitStatus, LinkStatus, NodeStatus, Status};
 use crate::wire::ids::NodeName;
 
 #[derive(Debug, clap::Args)]
@@ -87,6 +87,10 @@ fn show_durable(durable: &DurableStatus) -> anyhow::Result<()> {
         durable.dead_letters,
         if durable.dead_letters > 0 { ": trishula dlq list" } else { "" }
     ))?;
+    if !durable.limits.is_empty() {
+        let limits: Vec<String> = durable.limits.iter().map(limit).collect();
+        print::line(&format!("Limits: {}", limits.join(", ")))?;
+    }
     let Some(store) = &durable.store else { return Ok(()) };
     match store.trouble() {
         None => print::line(&format!(
@@ -103,9 +107,20 @@ fn show_durable(durable: &DurableStatus) -> anyhow::Result<()> {
         }
     }
     if store.quarantined > 0 {
-        print::line(&format!("Store: {} damaged messages were put aside", store.quarantined))?;
+        print::line(&format!(
+            "Store: {} damaged messages were put aside; of {} no other node is known to hold a copy: trishula store status",
+            store.quarantined, store.quarantined_alone
+        ))?;
     }
     Ok(())
+}
+
+/// Of nine tenths on it is said loud.
+fn limit(limit: &LimitStatus) -> String {
+    let near =
+        if limit.used.saturating_mul(10) >= limit.most.saturating_mul(9) { "NEARLY REACHED: " } else { "" };
+    let of = limit.agent.as_ref().map_or_else(String::new, |agent| format!(" ({agent})"));
+    format!("{near}{} {} of {}{of}", limit.key, limit.used, limit.most)
 }
 
 fn node_row(node: &NodeStatus, own: &NodeName) -> Vec<String> {

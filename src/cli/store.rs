@@ -171,7 +171,17 @@ fn show(survey: &Survey) -> anyhow::Result<()> {
         print::line(&format!("incarnation {incarnation}, {} agents registered here", survey.agents))?;
     }
     if survey.quarantined > 0 {
-        print::line(&format!("{} DAMAGED MESSAGES were put aside", survey.quarantined))?;
+        print::line(&format!(
+            "{} DAMAGED MESSAGES were put aside; of {} no other node is known to hold a copy",
+            survey.quarantined, survey.quarantined_alone
+        ))?;
+        for message in &survey.aside {
+            let what = format!("{} of {} to {}", message.id, message.from, message.to);
+            print::line(&format!("  {what}: {}; {}", message.why, message.rest))?;
+        }
+        if survey.quarantined > survey.aside.len() as u64 {
+            print::line("  and earlier ones, in the table quarantine of that file")?;
+        }
     }
     if let Some(oldest) = survey.oldest_ms {
         let ago = clock::wall_ms().saturating_sub(oldest) / 1000;

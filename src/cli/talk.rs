@@ -78,7 +78,8 @@ impl Talk {
             Whom::Tool | Whom::Once => None,
         };
         let (capabilities, manual) = (listens.unwrap_or_default().to_vec(), listens.is_none());
-        let options = Options { agent, capabilities, shared, manual };
+        let uncounted = *whom == Whom::Once;
+        let options = Options { agent, capabilities, shared, manual, uncounted };
         match (&way.node, &way.identity) {
             (Some(node), Some(folder)) => {
                 let client = over_quic(node, folder, options).await?;

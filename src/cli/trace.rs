@@ -1,11 +1,11 @@
 //! `trishula trace`: the way that a message took.
 
-use super::common::{SocketArg, agent, block_on, moment};
+use super::common::{Which, moment};
 use super::show::note_not_asked;
-use super::{CannotAsk, Said, print};
+use super::{Said, print};
 use crate::admin::protocol::Request;
 use crate::node::records::trace::{Journey, Step, Traced};
-use crate::wire::ids::{AgentAddr, MessageId};
+use crate::wire::ids::MessageId;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -18,28 +18,15 @@ Each node in reach is asked for its records; they are kept for a week. Where the
 one are moved so that nothing arrives before it was sent.
 Exit codes: 0 found, 1 no node has a record of it, 2 the node of this machine can't be asked.")]
 pub(crate) struct Args {
-    /// What its sender calls it
-    #[arg(value_name = "ID")]
-    id: MessageId,
-    /// Only of this sender: NAME or NAMESPACE/NAME
-    #[arg(long, value_name = "AGENT", value_parser = agent)]
-    from: Option<AgentAddr>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    socket: SocketArg,
+    which: Which,
 }
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let request = Request::Trace { from: self.from.clone(), id: self.id.clone() };
-        let traced: Traced = block_on(async {
-            let asked =
-                async { self.socket.connect().await?.ask(&request).await.map_err(anyhow::Error::from) };
-            print::progress("asking the nodes", asked).await.map_err(|e| e.context(CannotAsk))
-        })?;
-        if self.json {
+        let Which { from, id, json, .. } = self.which.clone();
+        let traced: Traced = self.which.ask(&Request::Trace { from, id })?;
+        if json {
             print::json(&traced)?;
         } else {
             traced.journeys.iter().try_for_each(|journey| show(&traced.id, journey))?;
@@ -53,8 +40,7 @@ impl Args {
             ));
         }
         if traced.journeys.is_empty() {
-            let of = self.from.map_or_else(String::new, |from| format!(" of {from}"));
-            print::note(&format!("no node that was asked has a record of a message {}{of}", traced.id));
+            print::note(&format!("no node that was asked has a record of a message {}", self.which));
             return Err(Said.into());
         }
         Ok(())

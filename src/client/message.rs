@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Error;
 use crate::rt::clock;
 use crate::wire::client::MESH;
-use crate::wire::envelope::{Class, Kind};
+use crate::wire::envelope::{Class, Kind, Numbered};
 
 /// Payload of an ACK that no program has asked for.
 const AUTOMATIC: &str = r#"{"auto":true}"#;
@@ -132,6 +132,9 @@ pub struct Outgoing {
     /// Keep it for a recipient that has never registered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub create: Option<bool>,
+    /// Which one it is of this client's to that recipient: given when it is sent first (see [`Sender::numbered`](super::Sender::numbered)).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub number: Option<Numbered>,
 }
 
 impl Outgoing {
@@ -151,6 +154,7 @@ impl Outgoing {
             class: None,
             copies: None,
             create: None,
+            number: None,
         }
     }
 

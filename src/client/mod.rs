@@ -16,11 +16,13 @@
 //! | this one | what a program may do with a client |
 //! | `connect` | how it reaches its node, and reaches it again |
 //! | `message` | what it sends and gets |
+//! | `numbers` | its count of what it sends |
 //! | `standing` | what it learns of what it sent |
 //! | `task` | the task that owns the connection |
 
 mod connect;
 mod message;
+mod numbers;
 mod standing;
 mod task;
 
@@ -33,6 +35,7 @@ use tokio::sync::oneshot;
 pub use connect::{Connect, Connection, Quic};
 pub use message::{Agent, Message, Outgoing, Registered};
 use message::{Name, Verdict};
+use numbers::Numbers;
 pub use standing::{Receipt, Recipient, Standing};
 use task::{Command, Task, Wanted};
 
@@ -111,6 +114,8 @@ pub struct Options {
     /// The program acknowledges what it is delivered, by [`Client::ack`] and [`Client::nack`]. Otherwise a message is
     /// acknowledged when the program asks for the next one, or closes the client.
     pub manual: bool,
+    /// Does not count its messages: of an agent that ends with its client nothing need be remembered for long.
+    pub uncounted: bool,
 }
 
 /// A registered session that comes back by itself. Dropping it cuts the connection; [`Client::close`] ends it
@@ -120,6 +125,7 @@ pub struct Client {
     commands: queue::Sender<Command>,
     inbox: queue::Receiver<Message>,
     registered: Registered,
+    numbers: Numbers,
     manual: bool,
     /// The message that the program was given last, until it is acknowledged.
     given: Option<Name>,
@@ -130,6 +136,7 @@ pub struct Client {
 #[derive(Debug, Clone)]
 pub struct Sender {
     commands: queue::Sender<Command>,
+    numbers: Numbers,
 }
 
 impl Client {
@@ -154,11 +161,13 @@ impl Client {
     ) -> Result<Client, Error> {
         let (commands, waiting) = queue::bounded("client.commands", COMMANDS);
         let (arrived, inbox) = queue::bounded("client.inbox", INBOX);
-        let manual = options.manual;
+        // Sessions that share an agent would each count for itself.
+        let (manual, counts) = (options.manual, !options.shared && !options.uncounted);
         let mut task = Task::new(how, options, waiting, arrived);
         let registered = task.register(connection).await?;
         let task = tasks::spawn("client", task.run());
-        Ok(Client { commands, inbox, registered, manual, given: None, task })
+        let numbers = if counts { Numbers::new(&registered) } else { Numbers::default() };
+        Ok(Client { commands, inbox, registered, numbers, manual, given: None, task })
     }
 
     /// As whom and where the client registered first.
@@ -211,7 +220,7 @@ impl Client {
 
     /// A half to send from other tasks with.
     pub fn sender(&self) -> Sender {
-        Sender { commands: self.commands.clone() }
+        Sender { commands: self.commands.clone(), numbers: self.numbers.clone() }
     }
 
     /// See [`Sender::send`].
@@ -251,10 +260,16 @@ impl Client {
 }
 
 impl Sender {
+    /// Gives a message its number, as sending does. Who may send the same message again does this first: by the number it
+    /// is recognised also when its id is forgotten.
+    pub fn numbered(&self, message: Outgoing) -> Outgoing {
+        self.numbers.give(message)
+    }
+
     /// Sends; returns when the message is on its way to the node. A refusal arrives as a message from `mesh`.
     pub async fn send(&self, message: Outgoing) -> Result<(), Error> {
         let (sent, wait) = oneshot::channel();
-        self.command(Command::Send(message.to_frame()?, sent)).await?;
+        self.command(Command::Send(self.numbered(message).to_frame()?, sent)).await?;
         wait.await.map_err(|_| ended())?
     }
 
@@ -266,7 +281,7 @@ impl Sender {
         wish: State,
         within: Duration,
     ) -> Result<Receipt, Error> {
-        let message = Outgoing { receipt: Some(wish.as_str().into()), ..message };
+        let message = Outgoing { receipt: Some(wish.as_str().into()), ..self.numbered(message) };
         let told = self.ask(message.to_frame()?, message.id.clone(), Wanted::Receipt(wish), within).await?;
         standing::reached(&told, wish).unwrap_or(Err(Error::Disconnected))
     }
@@ -295,6 +310,7 @@ impl Sender {
 
     /// The same, with a message of the caller's making.
     pub async fn request_with(&self, message: Outgoing, within: Duration) -> Result<Message, Error> {
+        let message = self.numbered(message);
         self.ask(message.to_frame()?, message.id.to_string(), Wanted::Answer, within).await
     }
 

@@ -14,6 +14,8 @@ pub struct Receipt {
     pub recipient: String,
     /// Where.
     pub node: String,
+    /// Of a broadcast: for how many recipients it was accepted, and for how many not.
+    pub counts: Option<(u32, u32)>,
 }
 
 /// Payload of RECEIPT.
@@ -24,6 +26,10 @@ struct Told {
     node: String,
     #[serde(default)]
     reason: Option<String>,
+    #[serde(default)]
+    recipients: Option<u32>,
+    #[serde(default)]
+    refused: u32,
 }
 
 /// What a receipt says to whoever waits for a state; `None`: it is not there yet.
@@ -32,11 +38,12 @@ pub(super) fn reached(message: &Message, wish: State) -> Option<Result<Receipt, 
         Ok(told) => told,
         Err(e) => return Some(Err(e)),
     };
-    let Told { state: word, recipient, node, reason } = told;
+    let Told { state: word, recipient, node, reason, recipients, refused } = told;
+    let counts = recipients.map(|accepted| (accepted, refused));
     let all = [State::Accepted, State::Stored, State::Delivered, State::Acked];
     match all.into_iter().find(|state| state.as_str() == word) {
         Some(state) if state < wish => None,
-        Some(state) => Some(Ok(Receipt { state, recipient, node })),
+        Some(state) => Some(Ok(Receipt { state, recipient, node, counts })),
         None => Some(Err(Error::Undelivered { state: word, reason: reason.unwrap_or_default() })),
     }
 }

@@ -50,7 +50,10 @@ async fn a_request_is_answered_and_a_receipt_comes() {
     assert_eq!(result.payload.get(), "42");
     let delivered = client.send_and_wait(Outgoing::command("agni", json!(1)), State::Delivered, WITHIN).await;
     let agni = || "agni".to_owned();
-    assert_eq!(delivered.unwrap(), Receipt { state: State::Delivered, recipient: agni(), node: agni() });
+    assert_eq!(
+        delivered.unwrap(),
+        Receipt { state: State::Delivered, recipient: agni(), node: agni(), counts: None }
+    );
     let standing = client.query("m-1", None, WITHIN).await.unwrap();
     assert_eq!((standing.message.as_str(), standing.state.as_str()), ("m-1", "stored"));
     assert!(client.agents(WITHIN).await.unwrap().is_empty());
@@ -248,6 +251,7 @@ fn told(
         sender: agent("dc"),
         id: head.id.clone(),
         recipient: agent("agni"),
+        counts: None,
         node: name,
         state,
         refusal: failed.then(|| Refusal::new(Code::Expired, "too late")),

@@ -9,6 +9,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | [`node`] | the whole of `node.toml` |
+//! | [`limits`] | `[limits]` of `node.toml` |
 //! | [`log`] | `[log]`, in both programs' files |
 //! | [`address`] | `HOST:PORT` as people write it |
 //!
@@ -18,6 +19,7 @@
 pub mod address;
 mod error;
 mod layers;
+pub mod limits;
 pub mod log;
 pub mod node;
 mod sections;

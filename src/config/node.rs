@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, de};
 
 use super::address::{HostPort, listen};
+use super::limits::LimitsSection;
 use super::log::LogSection;
 use super::{Error, load, resolve};
 use crate::rt::platform;
@@ -37,6 +38,9 @@ pub struct NodeConfig {
     /// Entrances for clients.
     #[serde(default)]
     pub gateway: GatewaySection,
+    /// What it keeps and lets pass of durable messages.
+    #[serde(default)]
+    pub limits: LimitsSection,
     /// Its log.
     #[serde(default)]
     pub log: LogSection,

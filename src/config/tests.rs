@@ -1,3 +1,4 @@
+use super::limits::LimitsSection;
 use super::log::{LogFormat, LogSection};
 use super::node::NodeConfig;
 use super::*;
@@ -195,6 +196,7 @@ fn the_reference_configuration_is_read_and_names_every_key() {
         sections::of::<node::IdentitySection>(),
         sections::of::<node::AdminSection>(),
         sections::of::<node::GatewaySection>(),
+        sections::of::<LimitsSection>(),
         sections::of::<LogSection>(),
         sections::of::<node::PeerSection>(),
     ];
@@ -205,4 +207,31 @@ fn the_reference_configuration_is_read_and_names_every_key() {
     let small = read(SMALL, &[], &[]).unwrap();
     assert_eq!((config.admin.http, config.log, config.gateway), (small.admin.http, small.log, small.gateway));
     assert_eq!((config.mesh.listen, config.mesh.heartbeat_ms), (small.mesh.listen, small.mesh.heartbeat_ms));
+    assert_eq!(config.limits, small.limits);
+}
+
+#[test]
+fn limits_are_read_from_every_layer_and_kept_within_their_bounds() {
+    // covers Q07
+    let text = format!("{SMALL}[limits]\nmailbox_messages = 20\nnode_mib = 32\n");
+    let environment = [("TRISHULA_LIMITS_NODE_MIB", "64"), ("TRISHULA_LIMITS_TAKEOVER_SECONDS", "5")];
+    let limits = read(&text, &environment, &[("limits.node_mib", 128.into())]).unwrap().limits;
+    let expected = LimitsSection {
+        mailbox_messages: 20,
+        node_mib: 128,
+        takeover_seconds: 5,
+        ..LimitsSection::default()
+    };
+    assert_eq!(limits, expected);
+    for key in sections::of::<LimitsSection>() {
+        for value in ["-1", "0", "9223372036854775807"] {
+            let error = refused(&format!("{SMALL}[limits]\n{key} = {value}\n"), &[]);
+            let begins = format!("/x/node.toml:4:{}: limits.{key}: {value} is not from ", key.len() + 4);
+            assert!(error.starts_with(&begins) && error.contains("give a whole number"), "{error}");
+        }
+    }
+    let error = refused(SMALL, &[("TRISHULA_LIMITS_REPLY_DEPTH", "deep")]);
+    assert!(error.contains("TRISHULA_LIMITS_REPLY_DEPTH: limits.reply_depth: "), "{error}");
+    let error = refused(SMALL, &[("TRISHULA_LIMITS_MAILBOX_MESSAGE", "20")]);
+    assert!(error.contains("did you mean \"mailbox_messages\"?"), "{error}");
 }

@@ -13,7 +13,7 @@ use super::hub::{self, HubHandle};
 use crate::link::{Event, Handle, Outlets, Peer, Role};
 use crate::rt::{queue, tasks};
 use crate::wire::close::CloseCode;
-use crate::wire::envelope::{Class, Form, Head, Kind, Priority, Target};
+use crate::wire::envelope::{Head, Kind, Priority, Target};
 use crate::wire::frame::{Deliver, Frame, Handing};
 use crate::wire::ids::{AgentAddr, Incarnation, LinkId, MessageId, Namespace, NodeName, SessionNo};
 
@@ -33,23 +33,8 @@ pub fn agent(name: &str) -> AgentAddr {
 /// A durable STATUS.
 pub fn head(from: &str, to: &str, id: &str, priority: u8) -> Head {
     Head {
-        from: agent(from),
-        to: Target::Agent(agent(to)),
-        id: MessageId::new(id).unwrap(),
-        kind: Kind::Status,
         priority: Priority::new(priority).unwrap(),
-        class: Class::Durable,
-        reply_to: None,
-        receipt: None,
-        ttl_ms: None,
-        not_before_ms: None,
-        copies: 1,
-        create: false,
-        form: Form::Json,
-        sent_ms: 0,
-        depth: 0,
-        retry_of: None,
-        taken: 0,
+        ..Head::new(agent(from), Target::Agent(agent(to)), MessageId::new(id).unwrap(), Kind::Status)
     }
 }
 

@@ -273,6 +273,7 @@ impl Mesh {
             sender: head.from.clone(),
             id: head.id.clone(),
             recipient,
+            counts: None,
             node: self.config.node.clone(),
             state: State::Refused,
             refusal: Some(refusal),

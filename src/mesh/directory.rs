@@ -1,10 +1,13 @@
 //! Which agents there are, and where each one's home is: every node's list, as it announces it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use super::Time;
 use super::topology::MAX_NODES;
 use crate::wire::frame::{AgentState, Agents, Presence};
 use crate::wire::ids::{AgentAddr, Incarnation, Namespace, NodeName};
+use crate::wire::record::{Elsewhere, KnownNode};
 
 /// Agents that one node may have …
 pub const MAX_AGENTS: usize = 20_000;
@@ -12,6 +15,9 @@ pub const MAX_AGENTS: usize = 20_000;
 ///
 /// [`MAX_HEAD`]: crate::wire::frame::MAX_HEAD
 pub const MAX_LIST_BYTES: usize = 3 << 20;
+
+/// That a node is in reach is written so often, in milliseconds: once a day.
+const HEARD_EVERY_MS: u64 = 24 * 3600 * 1000;
 
 /// One node's list.
 #[derive(Debug, Default)]
@@ -21,6 +27,23 @@ struct List {
     agents: BTreeMap<AgentAddr, AgentState>,
     /// What they take in a frame, at most.
     bytes: usize,
+    /// When its node was in reach, in milliseconds of the wall clock; brought up to date once a day.
+    heard_ms: u64,
+    /// Since when its node is not in reach, as far as this life of this node knows.
+    lost: Option<Time>,
+    /// Its agents were forgotten, as it stayed away for too long.
+    aged_out: bool,
+}
+
+/// What is to be done about another node's list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing.
+    Well,
+    /// Its node is in reach: that is to be written once a day.
+    Heard,
+    /// It has been out of reach for too long: its agents are to be forgotten.
+    Over,
 }
 
 /// What an agent takes in a frame, at most.
@@ -51,23 +74,40 @@ pub struct Directory {
     online: BTreeMap<Namespace, BTreeMap<NodeName, usize>>,
     /// Agents of this node that are away, with the wall clock in milliseconds since when.
     away_since: BTreeMap<AgentAddr, u64>,
+    /// Agents of other nodes of which the disk does not have the latest yet.
+    unwritten: BTreeSet<(NodeName, AgentAddr)>,
 }
 
 impl Directory {
-    /// Starts with the agents that this node knew before it was restarted; nobody is connected.
-    pub fn new(me: NodeName, incarnation: Incarnation, known: Vec<AgentState>) -> Directory {
+    /// Starts with the agents that this node knew before it was restarted, its own and others'; nobody is connected.
+    pub fn new(
+        me: NodeName,
+        incarnation: Incarnation,
+        known: Vec<AgentState>,
+        elsewhere: BTreeMap<NodeName, KnownNode>,
+    ) -> Directory {
         let mut directory = Directory {
             me: me.clone(),
             lists: BTreeMap::new(),
             homes: BTreeMap::new(),
             online: BTreeMap::new(),
             away_since: BTreeMap::new(),
+            unwritten: BTreeSet::new(),
         };
         let list = List { incarnation, version: 1, ..List::default() };
         directory.lists.insert(me.clone(), list);
         for mut state in known.into_iter().take(MAX_AGENTS) {
             state.presence = Presence::Away;
             directory.set(&me, state);
+        }
+        let others = elsewhere.into_iter().filter(|(node, known)| *node != me && !known.agents.is_empty());
+        for (node, KnownNode { heard_ms, agents }) in others.take(MAX_NODES - 1) {
+            // Its version is older than any that it announces: whatever is heard of it replaces this.
+            directory.lists.insert(node.clone(), List { heard_ms, ..List::default() });
+            for mut state in agents.into_values().take(MAX_AGENTS) {
+                state.presence = Presence::Away;
+                directory.set(&node, state);
+            }
         }
         directory
     }
@@ -94,7 +134,7 @@ impl Directory {
         if news.origin == self.me || news.agents.len() > MAX_AGENTS {
             return Learned::Old;
         }
-        if self.lists.len() >= MAX_NODES && !self.lists.contains_key(&news.origin) {
+        if self.lists.len() >= MAX_NODES && !self.lists.contains_key(&news.origin) && !self.make_room() {
             return Learned::Old;
         }
         let have = self.lists.get(&news.origin).map_or((Incarnation(0), 0), |l| (l.incarnation, l.version));
@@ -104,18 +144,123 @@ impl Directory {
         if !self.keeps_bounds(&news) {
             return Learned::Old;
         }
-        let changed = match news.base {
+        let before = match news.base {
             Some(base) if have != (news.incarnation, base) => return Learned::Gap,
-            Some(_) => news.agents.iter().map(|state| state.agent.clone()).collect(),
-            None => self.clear(&news.origin, &news.agents),
+            Some(_) => self.as_known(&news.origin, &news.agents),
+            None => self.clear(&news.origin),
         };
         let list = self.lists.entry(news.origin.clone()).or_default();
+        list.aged_out = false;
         list.incarnation = news.incarnation;
         list.version = news.version;
+        let mut changed: BTreeSet<AgentAddr> = before.keys().cloned().collect();
         for state in news.agents {
+            changed.insert(state.agent.clone());
             self.set(&news.origin, state);
         }
-        Learned::News(changed)
+        self.note_unwritten(&news.origin, &before, &changed);
+        Learned::News(changed.into_iter().collect())
+    }
+
+    /// What is known of these agents of a node.
+    fn as_known(&self, node: &NodeName, agents: &[AgentState]) -> BTreeMap<AgentAddr, AgentState> {
+        let Some(list) = self.lists.get(node) else { return BTreeMap::new() };
+        let known = agents.iter().filter_map(|state| list.agents.get(&state.agent));
+        known.map(|state| (state.agent.clone(), state.clone())).collect()
+    }
+
+    /// What is kept of an agent on disk has changed; whether it is connected is not kept.
+    fn note_unwritten(
+        &mut self,
+        node: &NodeName,
+        before: &BTreeMap<AgentAddr, AgentState>,
+        changed: &BTreeSet<AgentAddr>,
+    ) {
+        let kept = |state: &AgentState| AgentState { presence: Presence::Away, ..state.clone() };
+        for agent in changed {
+            let now = self.lists.get(node).and_then(|list| list.agents.get(agent));
+            if before.get(agent).map(kept) != now.map(kept) {
+                self.unwritten.insert((node.clone(), agent.clone()));
+            }
+        }
+    }
+
+    /// Some of what the disk does not have yet, at most so many; it counts as given to the disk.
+    pub fn to_write(&mut self, most: usize) -> Vec<(NodeName, Elsewhere)> {
+        let mut news = Vec::new();
+        while news.len() < most
+            && let Some((node, agent)) = self.unwritten.pop_first()
+        {
+            let state = self.lists.get(&node).and_then(|list| list.agents.get(&agent));
+            let what = state.map_or(Elsewhere::Forget(agent), |state| Elsewhere::Agent(state.clone()));
+            news.push((node, what));
+        }
+        news
+    }
+
+    /// The disk refused it.
+    pub fn not_written(&mut self, node: NodeName, agent: AgentAddr) {
+        if self.lists.contains_key(&node) {
+            self.unwritten.insert((node, agent));
+        }
+    }
+
+    /// A new node needs the room of one of which nothing was heard in this life; `false`: there is none.
+    fn make_room(&mut self) -> bool {
+        let unheard = |(node, list): &(&NodeName, &List)| {
+            **node != self.me && (list.incarnation.0 == 0 || list.aged_out)
+        };
+        let Some(node) = self.lists.iter().find(unheard).map(|(node, _)| node.clone()) else { return false };
+        self.unwritten.extend(self.agents_of(&node).into_iter().map(|agent| (node.clone(), agent)));
+        self.clear(&node);
+        self.lists.remove(&node);
+        true
+    }
+
+    fn agents_of(&self, node: &NodeName) -> Vec<AgentAddr> {
+        self.lists.get(node).map(|list| list.agents.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Every other node of which there is a list.
+    pub fn others(&self) -> Vec<NodeName> {
+        self.lists.keys().filter(|node| **node != self.me).cloned().collect()
+    }
+
+    /// Looks after another node's list; `wall_ms` is the wall clock, and `limits` are the longest time out of reach by
+    /// that clock, in milliseconds, and the shortest by the other one, which stands still while a machine sleeps.
+    pub fn look_after(
+        &mut self,
+        node: &NodeName,
+        in_reach: bool,
+        (now, wall_ms): (Time, u64),
+        limits: (u64, Duration),
+    ) -> Look {
+        let Some(list) = self.lists.get_mut(node) else { return Look::Well };
+        if in_reach && list.aged_out {
+            // It is back: its list is asked for, whether it has changed or not.
+            (list.aged_out, list.incarnation, list.version) = (false, Incarnation(0), 0);
+        }
+        if in_reach || list.heard_ms == 0 {
+            list.lost = None;
+            if wall_ms.saturating_sub(list.heard_ms) < HEARD_EVERY_MS {
+                return Look::Well;
+            }
+            list.heard_ms = wall_ms;
+            return Look::Heard;
+        }
+        let lost = *list.lost.get_or_insert(now);
+        let over = wall_ms.saturating_sub(list.heard_ms) > limits.0 && now.since(lost) >= limits.1;
+        if over && !list.agents.is_empty() { Look::Over } else { Look::Well }
+    }
+
+    /// Forgets the agents of a node that is gone; answers them. Its version stays: others may still tell of the same list.
+    pub fn age_out(&mut self, node: &NodeName) -> Vec<AgentAddr> {
+        let agents = self.clear(node).into_keys().collect();
+        if let Some(list) = self.lists.get_mut(node) {
+            list.aged_out = true;
+        }
+        self.unwritten.retain(|(of, _)| of != node);
+        agents
     }
 
     /// Whether a node's list would still be one that fits into a frame: it is passed on whole to whoever lacks it, and
@@ -133,13 +278,15 @@ impl Directory {
 
     /// Forgets a node and all its agents.
     pub fn forget(&mut self, node: &NodeName) {
-        self.clear(node, &[]);
+        self.clear(node);
         self.lists.remove(node);
+        self.unwritten.retain(|(of, _)| of != node);
     }
 
     /// The whole list of a node, to hand to a peer that lacks it.
     pub fn whole(&self, node: &NodeName) -> Option<Agents> {
-        let list = self.lists.get(node)?;
+        // What an earlier life of this node knew is news to nobody.
+        let list = self.lists.get(node).filter(|list| list.incarnation.0 > 0)?;
         Some(Agents {
             origin: node.clone(),
             incarnation: list.incarnation,
@@ -255,15 +402,13 @@ impl Directory {
         }
     }
 
-    /// Empties a node's list before a whole one comes; answers every agent that the two touch.
-    fn clear(&mut self, node: &NodeName, coming: &[AgentState]) -> Vec<AgentAddr> {
-        let mut touched: BTreeSet<AgentAddr> = coming.iter().map(|state| state.agent.clone()).collect();
-        let old = self.lists.get_mut(node).map(std::mem::take).unwrap_or_default().agents;
-        for (agent, state) in old {
-            self.unindex(node, &state);
-            touched.insert(agent);
-        }
-        touched.into_iter().collect()
+    /// Empties a node's list; answers what was in it.
+    fn clear(&mut self, node: &NodeName) -> BTreeMap<AgentAddr, AgentState> {
+        let Some(list) = self.lists.get_mut(node) else { return BTreeMap::new() };
+        list.bytes = 0;
+        let old = std::mem::take(&mut list.agents);
+        old.values().for_each(|state| self.unindex(node, state));
+        old
     }
 }
 
@@ -291,7 +436,7 @@ mod tests {
     #[test]
     fn the_newest_registration_is_the_home_and_a_connected_one_wins() {
         // covers T05, T06
-        let mut directory = Directory::new(node("dc"), Incarnation(1), Vec::new());
+        let mut directory = Directory::new(node("dc"), Incarnation(1), Vec::new(), BTreeMap::new());
         directory.learn(news("agni", None, 1, vec![state("planner", Presence::Online, 10)]));
         directory.learn(news("rushabdev", None, 1, vec![state("planner", Presence::Away, 20)]));
         assert_eq!(directory.home(&agent("planner")).unwrap().0.as_str(), "agni");
@@ -304,7 +449,12 @@ mod tests {
     #[test]
     fn a_broadcast_knows_the_nodes_with_connected_agents_however_the_lists_change() {
         // covers T06
-        let mut directory = Directory::new(node("dc"), Incarnation(1), vec![state("old", Presence::Away, 1)]);
+        let mut directory = Directory::new(
+            node("dc"),
+            Incarnation(1),
+            vec![state("old", Presence::Away, 1)],
+            BTreeMap::new(),
+        );
         let with = |directory: &Directory| {
             let namespace = Namespace::new("trishula").unwrap();
             let nodes =
@@ -335,7 +485,7 @@ mod tests {
     #[test]
     fn a_change_whose_base_is_missing_asks_for_the_whole_list() {
         // covers T01
-        let mut directory = Directory::new(node("dc"), Incarnation(1), Vec::new());
+        let mut directory = Directory::new(node("dc"), Incarnation(1), Vec::new(), BTreeMap::new());
         assert_eq!(directory.learn(news("agni", Some(4), 5, vec![])), Learned::Gap);
         let whole = news("agni", None, 5, vec![state("a", Presence::Online, 1)]);
         assert_eq!(directory.learn(whole.clone()), Learned::News(vec![agent("a")]));

@@ -36,6 +36,7 @@ impl Mesh {
             Learned::Gap => self.send_digest(from),
             Learned::News(changed) => {
                 self.flood(&Frame::Agents(news), Some(from));
+                self.write_elsewhere();
                 self.yield_to_newer_homes(&changed);
                 self.rehome(&changed);
                 for agent in &changed {
@@ -105,7 +106,7 @@ impl Mesh {
         }
         self.revocations = Some((number, der.clone()));
         for node in self.topology.expel(serials) {
-            self.directory.forget(&node);
+            self.forget_node(&node);
         }
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         for link in links {

@@ -15,6 +15,7 @@
 //! | [`io`] | inputs, outputs, events |
 //! | [`topology`] | who links to whom, and the shortest way to everybody |
 //! | [`directory`] | which agents there are, and where each one's home is |
+//! | `elsewhere` | agents of other nodes, kept on disk |
 //! | `links` | links coming up and going down, double connections, signs of life |
 //! | `flooding` | announcements passed on, and caught up with on a new link |
 //! | `sessions` | agents registered here, through which entrance |
@@ -36,6 +37,7 @@ mod calls;
 mod delivery;
 pub mod directory;
 mod durable;
+mod elsewhere;
 mod flooding;
 pub mod io;
 mod links;
@@ -45,7 +47,7 @@ mod snapshot;
 mod tests;
 pub mod topology;
 
-pub use durable::{DurableView, GoOn, Limits};
+pub use durable::{DurableView, GoOn, Limits, Use};
 pub use io::{AskFailed, Config, Event, Hop, Input, Output, Queried, Role, Step, Ticket, Time};
 pub use snapshot::{LinkView, NodeView, Snapshot};
 
@@ -74,6 +76,7 @@ pub struct Mesh {
     sessions: Sessions,
     calls: Calls,
     durable: Durable,
+    noting: elsewhere::Noting,
     /// The wall clock in milliseconds, as it was told last, and when.
     wall: (Time, u64),
     revocations: Option<(u64, Bytes)>,
@@ -87,7 +90,7 @@ pub struct Mesh {
 impl Mesh {
     /// A node that has just started and knows what it had on disk; with the wall clock in milliseconds.
     pub fn new(config: Config, now: Time, wall_ms: u64, memory: Memory) -> Mesh {
-        let Memory { agents: known, messages, horizons } = memory;
+        let Memory { agents: known, elsewhere, messages, horizons, numbers } = memory;
         let own = LinkState {
             origin: config.node.clone(),
             incarnation: config.incarnation,
@@ -102,10 +105,11 @@ impl Mesh {
             links: BTreeMap::new(),
             neighbours: BTreeMap::new(),
             topology: Topology::new(own),
-            directory: Directory::new(config.node.clone(), config.incarnation, known),
+            directory: Directory::new(config.node.clone(), config.incarnation, known, elsewhere),
             sessions: Sessions::default(),
             calls: Calls::default(),
             durable: Durable::new(),
+            noting: elsewhere::Noting::new(),
             wall: (now, wall_ms),
             revocations: None,
             stopping: false,
@@ -115,7 +119,7 @@ impl Mesh {
             outputs: VecDeque::new(),
             config,
         };
-        mesh.restore(messages, horizons);
+        mesh.restore(messages, horizons, numbers);
         mesh
     }
 
@@ -137,10 +141,12 @@ impl Mesh {
             Input::Persisted(ticket) => {
                 self.persisted(ticket);
                 self.durable_persisted(ticket, None);
+                self.elsewhere_persisted(ticket, false);
             }
             Input::PersistFailed(ticket, why) => {
                 self.persist_failed(ticket, &why);
                 self.durable_persisted(ticket, Some(&why));
+                self.elsewhere_persisted(ticket, true);
             }
             Input::Ask { number, to, method, body, within } => self.ask(number, to, method, body, within),
             Input::Answer(call, result) => self.answer(call, result),
@@ -157,6 +163,7 @@ impl Mesh {
     /// The next thing to do; `None`: nothing until the next input.
     pub fn poll_output(&mut self) -> Option<Output> {
         if self.outputs.is_empty() {
+            self.go_on_in_order();
             self.send_reports();
         }
         self.outputs.pop_front()
@@ -212,6 +219,7 @@ impl Mesh {
             self.heartbeat();
             self.forget_old_agents(wall_ms);
             self.forget_those_who_left();
+            self.look_after_others();
         }
         if self.now >= self.next_digest {
             self.next_digest = self.now.after(DIGEST_EVERY);

@@ -34,6 +34,8 @@ pub(super) struct Session {
     pub(super) agent: AgentAddr,
     /// Its registration is on disk and was confirmed.
     pub(super) ready: bool,
+    /// When it registered here first.
+    pub(super) since: Time,
     /// Durable messages that it may have in its hands at once; as many again of priority 1.
     window: usize,
     /// What it has: of priority 1, and others.
@@ -76,6 +78,11 @@ impl Sessions {
     /// Whether a session may speak for an agent, also when its end has overtaken its last messages.
     pub(super) fn has_just_left(&self, key: Key, agent: &AgentAddr) -> bool {
         self.leaving.get(&key).is_some_and(|(left, _)| left == agent)
+    }
+
+    /// Whether a registration of an agent waits for the disk.
+    pub(super) fn is_registering(&self, agent: &AgentAddr) -> bool {
+        self.pending.values().any(|pending| !pending.taken_back && pending.attach.agent == *agent)
     }
 
     /// All sessions of an agent.
@@ -167,10 +174,12 @@ impl Mesh {
         let record = Record::Agent(state_of(&attach));
         // Registering again changes options; what is ready stays so meanwhile.
         let before = self.sessions.by_key.get(&key);
-        let (ready, in_hand) =
-            before.map_or((false, Default::default()), |session| (session.ready, session.in_hand));
+        let (ready, since, in_hand) = before.map_or((false, self.now, Default::default()), |session| {
+            (session.ready, session.since, session.in_hand)
+        });
         let window = usize::from(attach.window.clamp(1, MAX_WINDOW));
-        self.sessions.by_key.insert(key, Session { agent: attach.agent.clone(), ready, window, in_hand });
+        let session = Session { agent: attach.agent.clone(), ready, since, window, in_hand };
+        self.sessions.by_key.insert(key, session);
         if let Some(link) = self.links.get_mut(&link) {
             link.sessions.insert(attach.session);
         }
@@ -233,10 +242,10 @@ impl Mesh {
 
     /// A registration was written for nobody: the next start would know an agent that never was.
     fn forget_unless_wanted(&mut self, agent: AgentAddr) {
-        let waits = |pending: &Pending| !pending.taken_back && pending.attach.agent == agent;
-        if self.directory.own(&agent).is_none() && !self.sessions.pending.values().any(waits) {
-            self.persist(Record::Forget(agent));
+        if self.directory.own(&agent).is_none() && !self.sessions.is_registering(&agent) {
+            self.persist(Record::Forget(agent.clone()));
         }
+        self.create_if_wanted(&agent);
     }
 
     pub(super) fn persist_failed(&mut self, ticket: Ticket, why: &str) {
@@ -244,6 +253,7 @@ impl Mesh {
         let message = format!("{} could not be registered: the node's disk refused: {why}", attach.agent);
         self.evict(key, Refusal::new(Code::Unavailable, message));
         self.detach(key.0, key.1, false);
+        self.create_if_wanted(&attach.agent);
     }
 
     pub(super) fn detach(&mut self, link: LinkId, session: SessionNo, forget: bool) {

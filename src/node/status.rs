@@ -62,8 +62,24 @@ pub struct DurableStatus {
     pub rolled_back: Option<Incarnation>,
     /// Messages that died: `trishula dlq list`.
     pub dead_letters: u64,
+    /// How near it is to each limit of `[limits]` that fills up.
+    #[serde(default)]
+    pub limits: Vec<LimitStatus>,
     /// The disk; absent: it has none.
     pub store: Option<StoreStatus>,
+}
+
+/// One limit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LimitStatus {
+    /// Its key in `[limits]`.
+    pub key: String,
+    /// How much of it is used, in the key's unit, rounded down.
+    pub used: u64,
+    /// What is allowed.
+    pub most: u64,
+    /// Whose, where it is one agent's: the one that is nearest.
+    pub agent: Option<String>,
 }
 
 /// How a node's disk is.
@@ -83,6 +99,9 @@ pub struct StoreStatus {
     pub waiting: usize,
     /// Damaged messages that were put aside.
     pub quarantined: u64,
+    /// Those of which no other node is known to hold a copy.
+    #[serde(default)]
+    pub quarantined_alone: u64,
 }
 
 impl StoreStatus {

@@ -15,15 +15,16 @@ use super::handle::{Handle, Request};
 use super::records;
 use crate::identity::{self, Trust, revocation::RevocationList};
 use crate::link;
-use crate::mesh::{Config, Event, GoOn, Input, Mesh, Output, Queried, Role, Step, Ticket, Time};
+use crate::mesh::{Config, Event, GoOn, Hop, Input, Mesh, Output, Queried, Role, Step, Time};
 use crate::metrics;
 use crate::rt::{clock, queue, tasks};
 use crate::store::{self, trace};
 use crate::wire::close::LinkClose;
 use crate::wire::frame::{Call, Frame, Method};
 use crate::wire::ids::{LinkId, NodeName, Sequence, SessionNo};
-use crate::wire::record::{Memory, Record};
+use crate::wire::record::Memory;
 
+mod disk;
 mod hops;
 mod skew;
 mod view;
@@ -122,10 +123,14 @@ struct Node {
     calls: Calls,
     posts: Posts,
     skews: Skews,
+    /// Steps of this turn, and when they happened in microseconds of the wall clock.
+    hops: Vec<(u64, Box<Hop>)>,
     /// Of the last step that was recorded.
     hop_clock: u64,
     /// When what is kept is counted again.
     next_count: Time,
+    /// What is to be written, and not handed to the store yet.
+    held: disk::Held,
     certificate_days: Option<i64>,
     stopping: bool,
 }
@@ -157,8 +162,10 @@ impl Node {
             calls: Calls::default(),
             posts: Posts::default(),
             skews: Skews::default(),
+            hops: Vec::new(),
             hop_clock: 0,
             next_count: Time(0),
+            held: disk::Held::default(),
             certificate_days: None,
             stopping: false,
         }
@@ -171,16 +178,17 @@ impl Node {
         let mut events = Vec::with_capacity(TURN);
         let mut timer = Box::pin(tokio::time::sleep(Duration::ZERO));
         loop {
-            arm(&mut timer, self.mesh.next_timeout());
+            let timeout = self.mesh.next_timeout();
+            arm(&mut timer, self.held.due().map_or(timeout, |due| due.min(timeout)));
             let turn = tokio::select! {
                 biased;
                 request = asked.recv() => request.map_or(Turn::Over, Turn::Request),
-                done = written(&mut self.settings.disk) => Turn::Written(done),
+                done = disk::written(&mut self.settings.disk) => Turn::Written(done),
                 n = incoming.recv_many(&mut events, TURN) => if n == 0 { Turn::Over } else { Turn::Links },
                 () = &mut timer => Turn::Time,
             };
             let began = clock::Stopwatch::start();
-            let more_waits = events.len() == TURN;
+            let (more_waits, idle) = (events.len() == TURN, matches!(turn, Turn::Time));
             match turn {
                 Turn::Links => {
                     for event in events.drain(..) {
@@ -189,6 +197,8 @@ impl Node {
                 }
                 Turn::Request(request) => self.request(request),
                 Turn::Written(done) => self.written(done),
+                // Only what is held had to go.
+                Turn::Time if timeout > Time(clock::micros()) => {}
                 Turn::Time => {
                     self.input(Input::Tick(clock::wall_ms()));
                     metrics::CONNECTED_AGENTS.set(self.mesh.agents_online() as i64);
@@ -197,16 +207,26 @@ impl Node {
                 Turn::Over => return,
             }
             metrics::NODE_TURN.observe(began.seconds());
-            if more_waits {
-                // Or a flood would fill the lanes of links whose writers share this thread and had no turn.
+            if more_waits || self.held.is_due(Time(clock::micros()), idle) || !self.hops.is_empty() {
+                // Or a flood would fill the lanes of links whose writers share this thread and had no turn. And what was
+                // sent leaves before other threads are woken, which would compete with the next hop for a core.
                 tokio::task::yield_now().await;
             }
+            if self.held.is_due(Time(clock::micros()), idle) {
+                self.hand_to_store();
+                self.outputs();
+            }
+            self.record_hops();
         }
     }
 
     /// One input, and everything that follows from it.
     fn input(&mut self, input: Input) {
         self.mesh.handle(Time(clock::micros()), input);
+        self.outputs();
+    }
+
+    fn outputs(&mut self) {
         while let Some(output) = self.mesh.poll_output() {
             self.execute(output);
         }
@@ -289,10 +309,10 @@ impl Node {
                 if let Event::Reachable(_) = event {
                     self.publish_addresses();
                 }
-                if let Event::Hop(hop) = &event {
-                    self.record(hop);
-                }
                 report(&event);
+                if let Event::Hop(hop) = event {
+                    self.note(hop);
+                }
             }
         }
     }
@@ -306,26 +326,6 @@ impl Node {
             }
             // Its LinkDown is on the way.
             Err(queue::Refused::Closed(())) => {}
-        }
-    }
-
-    fn persist(&mut self, ticket: Ticket, record: Record) {
-        let Disk::Store(jobs, _) = &self.settings.disk else {
-            return self.mesh.handle(Time(clock::micros()), Input::Persisted(ticket));
-        };
-        if jobs.try_send(store::Job { number: ticket.0, record }).is_err() {
-            let failed = Input::PersistFailed(ticket, "too much waits for the disk".into());
-            self.mesh.handle(Time(clock::micros()), failed);
-        }
-    }
-
-    fn written(&mut self, done: store::Done) {
-        for number in done.numbers {
-            let ticket = Ticket(number);
-            self.input(match &done.error {
-                None => Input::Persisted(ticket),
-                Some(why) => Input::PersistFailed(ticket, why.clone()),
-            });
         }
     }
 
@@ -476,17 +476,4 @@ fn report(event: &Event) {
 fn arm(timer: &mut Pin<Box<Sleep>>, due: Time) {
     let wait = due.since(Time(clock::micros()));
     timer.as_mut().reset(clock::now() + wait);
-}
-
-/// The next group that is on disk; never, when there is no disk.
-async fn written(disk: &mut Disk) -> store::Done {
-    match disk {
-        Disk::Store(_, done) => match done.recv().await {
-            Some(done) => done,
-            // The writer thread is gone: nothing will be written any more, and what waits is refused by
-            // the queue that nobody reads.
-            None => std::future::pending().await,
-        },
-        Disk::None => std::future::pending().await,
-    }
 }

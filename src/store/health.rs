@@ -33,6 +33,8 @@ pub struct Health {
     pub places: Vec<(Place, Count)>,
     /// Damaged messages that were put aside, now and at earlier starts.
     pub quarantined: u64,
+    /// Those of which no other node is known to hold a copy.
+    pub quarantined_alone: u64,
     /// What the full check of this start found; `None`: it still runs.
     pub checked: Option<Checked>,
 }

@@ -1,22 +1,24 @@
 //! What is read at a start: agents, messages, and the rows among them that a disk has changed.
 
+use std::collections::BTreeMap;
+
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::row::{KeyText, Message, Row, place_word, read_agent};
+use super::row::{KeyText, Message, Rest, Row, place_word, read_agent};
 use super::writes::Known;
 use crate::wire::envelope::MessageKey;
 use crate::wire::frame::{AgentState, Presence};
 use crate::wire::ids::{AgentAddr, AgentName, Incarnation, Namespace, NodeName};
-use crate::wire::record::Memory;
+use crate::wire::record::{Elsewhere, KnownNode, Memory, Numbers};
 
 /// A message that was damaged and is kept aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantined {
     /// Its name, if that can still be read; it may be the damaged part.
     pub key: Option<MessageKey>,
-    /// The node that has the other copy or that has taken it over, if that can still be read.
-    pub other: Option<NodeName>,
+    /// Where it is besides.
+    pub rest: Rest,
     /// What is wrong with it.
     pub why: &'static str,
 }
@@ -28,7 +30,7 @@ pub(super) struct Loaded {
     pub known: Known,
     pub quarantined: Vec<Quarantined>,
     /// Their rows.
-    bad: Vec<(i64, &'static str)>,
+    bad: Vec<(i64, &'static str, Rest)>,
     /// Rows whose column `place` says something else than their passage.
     misplaced: Vec<(i64, &'static str)>,
 }
@@ -37,7 +39,9 @@ pub(super) struct Loaded {
 pub(super) fn load(connection: &mut Connection, wall_ms: u64) -> rusqlite::Result<Loaded> {
     let mut loaded = Loaded::default();
     agents(connection, &mut loaded.memory.agents)?;
+    elsewhere(connection, &mut loaded.memory.elsewhere)?;
     horizons(connection, &mut loaded.memory.horizons)?;
+    numbers(connection, &mut loaded.memory.numbers)?;
     messages(connection, "", &mut loaded)?;
     loaded.memory.messages.sort_by_key(|kept| kept.order);
     if !loaded.bad.is_empty() || !loaded.misplaced.is_empty() {
@@ -50,7 +54,9 @@ pub(super) fn load(connection: &mut Connection, wall_ms: u64) -> rusqlite::Resul
 pub(super) fn load_damaged(connection: &Connection) -> Loaded {
     let mut loaded = Loaded::default();
     let _ = agents(connection, &mut loaded.memory.agents);
+    let _ = elsewhere(connection, &mut loaded.memory.elsewhere);
     let _ = horizons(connection, &mut loaded.memory.horizons);
+    let _ = numbers(connection, &mut loaded.memory.numbers);
     if messages(connection, "ORDER BY n", &mut loaded).is_err() {
         let mut rest = Loaded::default();
         let _ = messages(connection, "ORDER BY n DESC", &mut rest);
@@ -88,14 +94,14 @@ fn messages(connection: &Connection, order: &str, loaded: &mut Loaded) -> rusqli
         let place = text(sql.get_ref(8)?);
         let mut row = row(sql)?;
         row.payload = blob(sql.get_ref(7)?);
-        let (name, key, other) = (row.key.clone(), row.key.read(), row.other());
+        let (name, key, rest) = (row.key.clone(), row.key.read(), row.rest());
         // The dead are many and are looked at one at a time: their payload is checked then.
         let with_payload = place != "dead";
         match row.decode(with_payload) {
             Ok(Message { kept, bytes, .. }) => {
                 if let Some(older) = loaded.known.index.insert(&name, n) {
                     // Never written like this: the later one is what counts.
-                    loaded.bad.push((older, "a second row of the same message"));
+                    loaded.bad.push((older, "a second row of the same message", Rest::Here));
                     loaded.memory.messages.retain(|known| known.key != kept.key);
                 }
                 loaded.known.tally.add(kept.place, bytes);
@@ -105,8 +111,8 @@ fn messages(connection: &Connection, order: &str, loaded: &mut Loaded) -> rusqli
                 loaded.memory.messages.push(kept);
             }
             Err(why) => {
-                loaded.bad.push((n, why));
-                loaded.quarantined.push(Quarantined { key, other, why });
+                loaded.bad.push((n, why, rest.clone()));
+                loaded.quarantined.push(Quarantined { key, rest, why });
             }
         }
     }
@@ -146,14 +152,14 @@ fn set_aside(connection: &mut Connection, loaded: &Loaded, wall_ms: u64) -> rusq
     let transaction = connection.transaction()?;
     // A row whose place has changed is not in its index any more, and could not be deleted.
     transaction.execute_batch("REINDEX message")?;
-    for (n, why) in &loaded.bad {
+    for (n, why, rest) in &loaded.bad {
         transaction.execute(
             &format!(
-                "INSERT INTO quarantine (at_ms, why, id, sender, recipient, ord, place, bytes, head, passage, payload)
-                 SELECT ?2, ?3, id, sender, recipient, ord, place, bytes, head, passage, {PAYLOAD}
+                "INSERT INTO quarantine (at_ms, why, id, sender, recipient, ord, place, bytes, head, passage, payload, rest)
+                 SELECT ?2, ?3, id, sender, recipient, ord, place, bytes, head, passage, {PAYLOAD}, ?4
                  FROM message WHERE n = ?1"
             ),
-            rusqlite::params![n, wall_ms as i64, why],
+            rusqlite::params![n, wall_ms as i64, why, rest.code()],
         )?;
         transaction.execute("DELETE FROM body WHERE n = ?1", [n])?;
         transaction.execute("DELETE FROM message WHERE n = ?1", [n])?;
@@ -164,9 +170,11 @@ fn set_aside(connection: &mut Connection, loaded: &Loaded, wall_ms: u64) -> rusq
     transaction.commit()
 }
 
-/// Rows in quarantine, of this start and of earlier ones.
-pub(super) fn quarantine_size(connection: &Connection) -> rusqlite::Result<u64> {
-    connection.query_row("SELECT count(*) FROM quarantine", [], |row| row.get::<_, i64>(0)).map(|n| n as u64)
+/// How many rows are in quarantine, of this start and of earlier ones; and of how many no other node is known to have the
+/// message.
+pub(super) fn quarantine_size(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
+    let sql = "SELECT count(*), count(*) FILTER (WHERE rest IN ('nowhere', 'unknown')) FROM quarantine";
+    connection.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64)))
 }
 
 fn horizons(connection: &Connection, horizons: &mut Vec<(AgentAddr, u64)>) -> rusqlite::Result<()> {
@@ -180,27 +188,67 @@ fn horizons(connection: &Connection, horizons: &mut Vec<(AgentAddr, u64)>) -> ru
     Ok(())
 }
 
+fn numbers(connection: &Connection, numbers: &mut Vec<Numbers>) -> rusqlite::Result<()> {
+    let mut select = connection.prepare("SELECT sender, recipient, epoch, ranges FROM numbers")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let (sender, recipient) = (text(row.get_ref(0)?), text(row.get_ref(1)?));
+        let ranges = serde_json::from_str(&text(row.get_ref(3)?));
+        let (Some(from), Some(to), Ok(ranges)) = (read_agent(&sender), read_agent(&recipient), ranges) else {
+            tracing::warn!(
+                sender,
+                recipient,
+                "the store has numbers of messages that are none; they are left alone"
+            );
+            continue;
+        };
+        let epoch = row.get::<_, i64>(2).unwrap_or_default() as u64;
+        numbers.push(Numbers { from, to, epoch, ranges });
+    }
+    Ok(())
+}
+
 fn agents(connection: &Connection, agents: &mut Vec<AgentState>) -> rusqlite::Result<()> {
     let mut select =
         connection.prepare("SELECT namespace, name, registered_ms, shared, capabilities FROM agent")?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
-        let (namespace, name) = (text(row.get_ref(0)?), text(row.get_ref(1)?));
-        let (Ok(namespace), Ok(name)) = (Namespace::new(&namespace), AgentName::new(&name)) else {
-            tracing::warn!(
-                namespace,
-                name,
-                "the store has an agent with a name that is none; it is left alone"
-            );
-            continue;
-        };
-        agents.push(AgentState {
-            agent: AgentAddr::new(namespace, name),
-            presence: Presence::Away,
-            registered_ms: row.get::<_, i64>(2).unwrap_or_default() as u64,
-            shared: row.get(3).unwrap_or_default(),
-            capabilities: serde_json::from_str(&text(row.get_ref(4)?)).unwrap_or_default(),
-        });
+        agents.extend(agent(row)?);
+    }
+    Ok(())
+}
+
+/// An agent, from the first five columns; `None`: its name is none.
+fn agent(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<AgentState>> {
+    let (namespace, name) = (text(row.get_ref(0)?), text(row.get_ref(1)?));
+    let (Ok(namespace), Ok(name)) = (Namespace::new(&namespace), AgentName::new(&name)) else {
+        tracing::warn!(namespace, name, "the store has an agent with a name that is none; it is left alone");
+        return Ok(None);
+    };
+    Ok(Some(AgentState {
+        agent: AgentAddr::new(namespace, name),
+        presence: Presence::Away,
+        registered_ms: row.get::<_, i64>(2).unwrap_or_default() as u64,
+        shared: row.get(3).unwrap_or_default(),
+        capabilities: serde_json::from_str(&text(row.get_ref(4)?)).unwrap_or_default(),
+    }))
+}
+
+fn elsewhere(connection: &Connection, nodes: &mut BTreeMap<NodeName, KnownNode>) -> rusqlite::Result<()> {
+    let mut select = connection
+        .prepare("SELECT namespace, name, registered_ms, shared, capabilities, node FROM elsewhere")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let (Ok(node), Some(state)) = (NodeName::new(&text(row.get_ref(5)?)), agent(row)?) else { continue };
+        nodes.entry(node).or_default().note(&Elsewhere::Agent(state));
+    }
+    let mut select = connection.prepare("SELECT node, at_ms FROM heard")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        if let Ok(node) = NodeName::new(&text(row.get_ref(0)?)) {
+            let at_ms = row.get::<_, i64>(1).unwrap_or_default() as u64;
+            nodes.entry(node).or_default().note(&Elsewhere::Heard(at_ms));
+        }
     }
     Ok(())
 }

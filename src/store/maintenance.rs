@@ -9,11 +9,14 @@ use rusqlite::{Connection, OpenFlags, params_from_iter};
 use super::file::{self, check, database, is_damage};
 use super::health::by_word;
 use super::load::{self, COLUMNS};
-use super::row::{PLACES, has_payload};
+use super::row::{PLACES, Rest, has_payload};
 use super::schema::{self, SCHEMA};
 use super::writes::Count;
 use super::{Error, log_pages};
 use crate::wire::record::Place;
+
+/// Damaged messages that are shown one by one.
+const ASIDE: usize = 20;
 
 /// How a store is. Times are milliseconds of the wall clock.
 #[derive(Debug, serde::Serialize)]
@@ -39,8 +42,29 @@ pub struct Survey {
     pub oldest_ms: Option<u64>,
     /// Messages that were damaged and put aside.
     pub quarantined: u64,
+    /// Those of which no other node is known to hold a copy.
+    pub quarantined_alone: u64,
+    /// The latest of them.
+    pub aside: Vec<Aside>,
     /// What the check found; `None`: nothing.
     pub damage: Option<String>,
+}
+
+/// A damaged message that was put aside.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Aside {
+    /// What its sender called it, as far as that can be read, as the next two.
+    pub id: String,
+    /// Its sender.
+    pub from: String,
+    /// Its recipient.
+    pub to: String,
+    /// When it was put aside, in milliseconds since the epoch.
+    pub at_ms: u64,
+    /// What is wrong with it.
+    pub why: String,
+    /// Whether another node has it, and what to do.
+    pub rest: String,
 }
 
 /// Looks at a store; nothing is changed, and the node may run. `full`: every index and row, not only pages.
@@ -57,6 +81,8 @@ pub fn survey(folder: &Path, full: bool) -> Result<Survey, Error> {
         places: Vec::new(),
         oldest_ms: None,
         quarantined: 0,
+        quarantined_alone: 0,
+        aside: Vec::new(),
         damage: None,
         file: path.clone(),
     };
@@ -83,7 +109,13 @@ fn fill(connection: &Connection, survey: &mut Survey) -> rusqlite::Result<()> {
     if survey.schema < 2 {
         return Ok(());
     }
-    survey.quarantined = load::quarantine_size(connection)?;
+    if survey.schema >= 3 {
+        (survey.quarantined, survey.quarantined_alone) = load::quarantine_size(connection)?;
+        survey.aside = aside(connection)?;
+    } else {
+        survey.quarantined = count(connection, "quarantine")?;
+        survey.quarantined_alone = survey.quarantined;
+    }
     for (place, word) in PLACES {
         let (messages, bytes): (i64, i64) = connection.query_row(
             "SELECT count(*), coalesce(sum(bytes), 0) FROM message WHERE place = ?1",
@@ -101,6 +133,25 @@ fn fill(connection: &Connection, survey: &mut Survey) -> rusqlite::Result<()> {
         survey.oldest_ms = load::row(row)?.decode(false).ok().map(|message| message.kept.taken_ms);
     }
     Ok(())
+}
+
+fn aside(connection: &Connection) -> rusqlite::Result<Vec<Aside>> {
+    let mut select = connection.prepare(&format!(
+        "SELECT at_ms, why, rest, id, sender, recipient FROM quarantine ORDER BY rowid DESC LIMIT {ASIDE}"
+    ))?;
+    let rows = select.query_map([], |row| {
+        // They are damaged: anything may stand there.
+        let text = |column| row.get_ref(column).ok().and_then(|value| value.as_str().ok()).unwrap_or("?");
+        Ok(Aside {
+            id: text(3).to_owned(),
+            from: text(4).to_owned(),
+            to: text(5).to_owned(),
+            at_ms: row.get::<_, i64>(0).unwrap_or_default() as u64,
+            why: text(1).to_owned(),
+            rest: Rest::read(text(2)).to_string(),
+        })
+    })?;
+    rows.collect()
 }
 
 /// What going to a version would lose, in words.
@@ -136,10 +187,13 @@ pub struct Saved {
 }
 
 /// Tables with the column by which they are read, and whether that is a number that can be skipped along.
-const TABLES: [(&str, &str, bool); 6] = [
+const TABLES: [(&str, &str, bool); 9] = [
     ("life", "one", true),
     ("agent", "namespace, name", false),
+    ("elsewhere", "node, namespace, name", false),
+    ("heard", "node", false),
     ("horizon", "sender", false),
+    ("numbers", "sender, recipient", false),
     ("message", "n", true),
     ("body", "n", true),
     ("quarantine", "rowid", true),

@@ -47,7 +47,7 @@ mod writes;
 pub use health::{Checked, Health};
 pub use load::Quarantined;
 pub use reader::{DeadLetter, Found, MOST, ReadError, Reader};
-pub use row::{Step, place_word};
+pub use row::{Rest, Step, place_word};
 pub use schema::SCHEMA;
 pub use writes::Count;
 
@@ -193,7 +193,8 @@ pub fn open(folder: &Path, wall_ms: u64) -> Result<Opened, Error> {
         error: read.damaged.as_ref().map(|damage| writer::damaged_words(&path, damage)),
         damaged: read.damaged.clone(),
         places: read.loaded.known.tally.counts(),
-        quarantined: read.quarantine_size,
+        quarantined: read.quarantine_size.0,
+        quarantined_alone: read.quarantine_size.1,
         ..Health::default()
     };
     let (report, health) = health::Report::new(health);
@@ -243,7 +244,7 @@ struct Read {
     incarnation: Incarnation,
     previous: Option<Incarnation>,
     loaded: load::Loaded,
-    quarantine_size: u64,
+    quarantine_size: (u64, u64),
     damaged: Option<String>,
 }
 
@@ -270,8 +271,11 @@ fn read(path: &Path, log_pages: Arc<AtomicUsize>, wall_ms: u64) -> Result<Read, 
     }
     let loaded = load::load(&mut connection, wall_ms).map_err(failed)?;
     for message in &loaded.quarantined {
-        let (key, other) = (&message.key, &message.other);
-        tracing::error!(?key, ?other, why = message.why, "a message is damaged on disk; it is put aside");
+        let key = message
+            .key
+            .as_ref()
+            .map_or_else(String::new, |key| format!("{} of {} to {}", key.id.as_str(), key.from, key.to));
+        tracing::error!(key, why = message.why, rest = %message.rest, "a message is damaged on disk; it is put aside");
     }
     let quarantine_size = load::quarantine_size(&connection).map_err(failed)?;
     let previous = load::incarnation(&connection).map_err(failed)?;
@@ -293,7 +297,7 @@ fn read_damaged(path: &Path, damage: String, wall_ms: u64) -> Read {
     let connection = file::connect_to_read(path).ok();
     let loaded = connection.as_ref().map(load::load_damaged).unwrap_or_default();
     let previous = connection.as_ref().and_then(|connection| load::incarnation(connection).ok().flatten());
-    let quarantine_size = connection.as_ref().and_then(|c| load::quarantine_size(c).ok()).unwrap_or(0);
+    let quarantine_size = connection.as_ref().and_then(|c| load::quarantine_size(c).ok()).unwrap_or_default();
     Read {
         connection: None,
         incarnation: next_incarnation(previous, wall_ms),

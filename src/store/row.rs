@@ -11,7 +11,8 @@ use crate::wire::envelope::{Head, MessageKey, State};
 use crate::wire::ids::{AgentAddr, AgentName, Incarnation, MessageId, Namespace, NodeName, Sequence};
 use crate::wire::record::{Change, Kept, Place, Upstream};
 
-/// The first byte of `head`: how the rest is written. A head that grows gets the next number, and its reader keeps this one.
+/// The first byte of `head`: how the rest is written. A head grows at its end, and a reader leaves what follows alone: so an
+/// earlier release reads what this one writes.
 const FORM: u8 = 1;
 /// Bytes of a checksum.
 const SUM: usize = 4;
@@ -88,6 +89,65 @@ struct Fixed {
     bytes: u64,
     payload_sum: u32,
     head: Head,
+}
+
+/// Where a message is besides a row that is damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rest {
+    /// Another row of this store has it whole.
+    Here,
+    /// It had ended: the row was only its mark.
+    Ended,
+    /// This node has a copy, or has taken it over.
+    At(NodeName),
+    /// No other node has it.
+    Nowhere,
+    /// The row does not tell any more.
+    Unknown,
+}
+
+impl Rest {
+    /// As the quarantine has it.
+    pub(super) fn code(&self) -> String {
+        match self {
+            Rest::Here => "here".into(),
+            Rest::Ended => "ended".into(),
+            Rest::At(node) => format!("at {node}"),
+            Rest::Nowhere => "nowhere".into(),
+            Rest::Unknown => "unknown".into(),
+        }
+    }
+
+    /// Reads [`Rest::code`].
+    pub(super) fn read(code: &str) -> Rest {
+        match code {
+            "here" => Rest::Here,
+            "ended" => Rest::Ended,
+            "nowhere" => Rest::Nowhere,
+            _ => match code.strip_prefix("at ").map(NodeName::new) {
+                Some(Ok(node)) => Rest::At(node),
+                _ => Rest::Unknown,
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for Rest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Rest::Here => f.write_str("a later row of it is whole"),
+            Rest::Ended => f.write_str("it had ended: nothing of it is lost but its mark"),
+            Rest::At(node) => {
+                write!(f, "node {node} holds a copy, or has taken it over: it goes on from there by itself")
+            }
+            Rest::Nowhere => {
+                f.write_str("no other node holds a copy: it is lost unless its sender sends it again")
+            }
+            Rest::Unknown => f.write_str(
+                "whether another node holds a copy can't be read any more; ask with: trishula show ID",
+            ),
+        }
+    }
 }
 
 /// The columns by which a row is found.
@@ -212,14 +272,8 @@ impl Row {
     /// Checks the sums and reads the row; `payload` is whether that column was read too.
     pub fn decode(self, payload: bool) -> Result<Message, &'static str> {
         let key = self.key.read().ok_or("its key is none")?;
-        let seed = self.key.sum();
-        let (fixed, sum) = self.head.split_last_chunk::<SUM>().ok_or("its head is cut off")?;
-        if u32::from_le_bytes(*sum) != head_sum(seed, self.order, fixed) {
-            return Err("the checksum of its head does not match");
-        }
-        let [FORM, fixed @ ..] = fixed else { return Err("its head is of a form that is not known") };
-        let fixed: Fixed = postcard::from_bytes(fixed).map_err(|_| "its head can't be read")?;
-        let steps = steps(seed, &self.passage)?;
+        let fixed = self.fixed()?;
+        let steps = steps(self.key.sum(), &self.passage)?;
         let last = steps.last().ok_or("it has no step")?.clone();
         let payload = match self.payload {
             Some(bytes) if payload && has_payload(last.place) => {
@@ -256,9 +310,28 @@ impl Row {
         Ok(Message { kept, bytes: fixed.bytes, steps })
     }
 
-    /// The other node, if the last step can still be read: for a row that is damaged elsewhere.
-    pub fn other(&self) -> Option<NodeName> {
-        steps(self.key.sum(), &self.passage).ok()?.pop()?.other
+    fn fixed(&self) -> Result<Fixed, &'static str> {
+        let (fixed, sum) = self.head.split_last_chunk::<SUM>().ok_or("its head is cut off")?;
+        if u32::from_le_bytes(*sum) != head_sum(self.key.sum(), self.order, fixed) {
+            return Err("the checksum of its head does not match");
+        }
+        let [FORM, fixed @ ..] = fixed else { return Err("its head is of a form that is not known") };
+        // Rows of schema 3 and earlier end before the number: a 0 behind them says that there is none.
+        postcard::from_bytes(&[fixed, &[0]].concat()).map_err(|_| "its head can't be read")
+    }
+
+    /// Where the message is besides, by what can still be read: for a row that is damaged.
+    pub fn rest(&self) -> Rest {
+        let last = steps(self.key.sum(), &self.passage).ok().and_then(|mut steps| steps.pop());
+        let fixed = self.fixed().ok();
+        match (last, fixed) {
+            (Some(Step { place: Place::Ended, .. }), _) => Rest::Ended,
+            (Some(Step { other: Some(node), .. }), _) => Rest::At(node),
+            // Whoever it came from keeps the second copy.
+            (_, Some(Fixed { upstream: Some((node, ..)), head, .. })) if head.copies > 1 => Rest::At(node),
+            (Some(_), Some(_)) => Rest::Nowhere,
+            _ => Rest::Unknown,
+        }
     }
 }
 

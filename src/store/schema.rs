@@ -14,7 +14,7 @@ struct Migration {
 }
 
 /// The n-th makes version n of version n - 1. What was released is never changed.
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 4] = [
     Migration {
         up: "CREATE TABLE life (one INTEGER PRIMARY KEY CHECK (one = 1), incarnation INTEGER NOT NULL);
              CREATE TABLE agent (
@@ -44,6 +44,25 @@ const MIGRATIONS: [Migration; 2] = [
             ("SELECT count(*) FROM horizon", "senders' horizons"),
             ("SELECT count(*) FROM quarantine", "damaged messages in quarantine"),
         ],
+    },
+    // What is known of other nodes: their agents, and when each was in reach. Of what is damaged: where it is besides.
+    Migration {
+        up: "CREATE TABLE elsewhere (
+                 node TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL, registered_ms INTEGER NOT NULL,
+                 shared INTEGER NOT NULL, capabilities TEXT NOT NULL,
+                 PRIMARY KEY (node, namespace, name)) WITHOUT ROWID;
+             CREATE TABLE heard (node TEXT PRIMARY KEY, at_ms INTEGER NOT NULL) WITHOUT ROWID;
+             ALTER TABLE quarantine ADD COLUMN rest TEXT NOT NULL DEFAULT 'unknown';",
+        down: "ALTER TABLE quarantine DROP COLUMN rest; DROP TABLE heard; DROP TABLE elsewhere;",
+        loses: &[("SELECT count(*) FROM elsewhere", "agents of other nodes")],
+    },
+    // Which numbered messages have ended and left no row: JSON, first and last of each range.
+    Migration {
+        up: "CREATE TABLE numbers (
+                 sender TEXT NOT NULL, recipient TEXT NOT NULL, epoch INTEGER NOT NULL, ranges TEXT NOT NULL,
+                 PRIMARY KEY (sender, recipient)) WITHOUT ROWID;",
+        down: "DROP TABLE numbers;",
+        loses: &[("SELECT count(*) FROM numbers", "senders' counts of ended messages")],
     },
 ];
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::wire::close::{Code, Refusal};
-use crate::wire::envelope::{Class, Form, Head, Kind, MessageKey, Priority, State, Target};
+use crate::wire::envelope::{Head, Kind, MessageKey, State, Target};
 use crate::wire::frame::{AgentState, Presence};
 use crate::wire::ids::{AgentAddr, AgentName, MessageId, Namespace, NodeName};
 use crate::wire::record::{Change, Kept, Place, Upstream};
@@ -33,23 +33,13 @@ pub fn key(n: u64) -> MessageKey {
 pub fn kept(n: u64, place: Place, payload: &'static [u8]) -> Kept {
     let key = key(n);
     let head = Head {
-        from: key.from.clone(),
-        to: Target::Agent(key.to.clone()),
-        id: key.id.clone(),
-        kind: Kind::Command,
-        priority: Priority::DEFAULT,
-        class: Class::Durable,
-        reply_to: None,
         receipt: Some(State::Acked),
         ttl_ms: Some(60_000),
-        not_before_ms: None,
         copies: 2,
-        create: false,
-        form: Form::Json,
         sent_ms: 1_767_225_600_000 + n,
         depth: 1,
-        retry_of: None,
         taken: (1_767_225_600_000 + n) << 16,
+        ..Head::new(key.from.clone(), Target::Agent(key.to.clone()), key.id.clone(), Kind::Command)
     };
     let dead = place == Place::Dead;
     Kept {

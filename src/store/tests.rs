@@ -3,9 +3,11 @@
 use super::testing::{agent, change, kept, key};
 use super::*;
 use crate::wire::envelope::State;
-use crate::wire::record::{Kept, Place};
+use crate::wire::ids::NodeName;
+use crate::wire::record::{Elsewhere, Kept, KnownNode, Place};
 
 mod damage;
+mod numbers;
 mod reads;
 
 pub(super) async fn write_all(opened: &mut Opened, writes: Vec<Record>) {
@@ -40,10 +42,18 @@ async fn a_start_is_higher_than_every_one_before_and_agents_are_remembered() {
     // covers T05
     let folder = tempfile::tempdir().unwrap();
     let mut first = open(folder.path(), 1000).unwrap();
+    let [there, left] = ["agni", "rushabdev"].map(|name| NodeName::new(name).unwrap());
     let writes = vec![
         Record::Agent(agent("a")),
         Record::Agent(agent("b")),
         Record::Forget(agent("b").agent),
+        Record::Elsewhere(there.clone(), Elsewhere::Agent(agent("c"))),
+        Record::Elsewhere(there.clone(), Elsewhere::Agent(agent("d"))),
+        Record::Elsewhere(there.clone(), Elsewhere::Forget(agent("d").agent)),
+        Record::Elsewhere(there.clone(), Elsewhere::Heard(7)),
+        Record::Elsewhere(left.clone(), Elsewhere::Agent(agent("e"))),
+        Record::Elsewhere(left.clone(), Elsewhere::Heard(8)),
+        Record::Elsewhere(left, Elsewhere::Left),
         Record::Horizon(agent("a").agent, 50),
         Record::Horizon(agent("a").agent, 40),
     ];
@@ -56,6 +66,8 @@ async fn a_start_is_higher_than_every_one_before_and_agents_are_remembered() {
     assert!(second.incarnation > incarnation, "also when the wall clock went back");
     assert_eq!(second.previous, Some(incarnation));
     assert_eq!(second.memory.agents, vec![agent("a")]);
+    let known = KnownNode { heard_ms: 7, agents: [(agent("c").agent, agent("c"))].into() };
+    assert_eq!(second.memory.elsewhere, [(there, known)].into());
     assert_eq!(second.memory.horizons, vec![(agent("a").agent, 50)]);
 }
 

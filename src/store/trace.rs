@@ -6,9 +6,10 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::{Connection, params};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::file::{check, is_damage};
 use super::reader::ReadError;
@@ -24,6 +25,11 @@ const GROUP: usize = 1024;
 const PRUNE: i64 = 2 * GROUP as i64;
 /// Records of one answer.
 const MOST: usize = 1000;
+/// A record waits so long for others to share its transaction: each costs more than all that is in it, and takes the core
+/// from the messages that it tells of.
+const GATHER_SECONDS: f64 = 0.05;
+/// How often is looked meanwhile whether somebody asks.
+const GLANCE: Duration = Duration::from_millis(10);
 /// How long after a failure the file is tried again.
 const AGAIN_SECONDS: f64 = 10.0;
 
@@ -99,9 +105,15 @@ impl Recorder {
 pub struct Lookup {
     asks: queue::Sender<Ask>,
     file: String,
+    ended: watch::Receiver<()>,
 }
 
 impl Lookup {
+    /// Closed when all is written, which is after the last handle is gone.
+    pub fn ended(&self) -> watch::Receiver<()> {
+        self.ended.clone()
+    }
+
     /// What happened to messages of this id, of one sender or of all.
     pub async fn find(&self, from: Option<AgentAddr>, id: MessageId) -> Result<Trail, ReadError> {
         let (answer, answered) = oneshot::channel();
@@ -121,12 +133,13 @@ pub fn open_with(folder: &Path, limits: Limits) -> (Recorder, Lookup) {
     let path = folder.join("trace.sqlite");
     let file = path.display().to_string();
     let (asks, asked) = queue::bounded("store.trace", BOUND);
-    let keeper = Keeper { path, limits, connection: None, failed: None };
+    let (end, ended) = watch::channel(());
+    let keeper = Keeper { path, limits, connection: None, failed: None, _end: end };
     if let Err(why) = std::thread::Builder::new().name("store.trace".into()).spawn(move || keeper.run(asked))
     {
         tracing::error!(%why, "no thread for hop records: trishula trace will know nothing of this node");
     }
-    (Recorder(asks.clone()), Lookup { asks, file })
+    (Recorder(asks.clone()), Lookup { asks, file, ended })
 }
 
 struct Keeper {
@@ -135,12 +148,15 @@ struct Keeper {
     connection: Option<Connection>,
     /// Since when the file can't be used.
     failed: Option<clock::Stopwatch>,
+    /// Dropped last: see [`Lookup::ended`].
+    _end: watch::Sender<()>,
 }
 
 impl Keeper {
     fn run(mut self, mut asked: queue::Receiver<Ask>) {
         let mut asks = Vec::with_capacity(GROUP);
         while asked.blocking_recv_many(&mut asks, GROUP) > 0 {
+            gather(&mut asks, &mut asked);
             let mut hops = Vec::with_capacity(asks.len());
             for ask in asks.drain(..) {
                 match ask {
@@ -195,6 +211,24 @@ impl Keeper {
             },
         };
         Ok(self.connection.insert(connection))
+    }
+}
+
+/// Waits a moment for more, unless somebody asks, many have come or none will come any more.
+fn gather(asks: &mut Vec<Ask>, asked: &mut queue::Receiver<Ask>) {
+    let began = clock::Stopwatch::start();
+    let mut looked_at = 0;
+    while asks.len() < GROUP && began.seconds() < GATHER_SECONDS && !asked.is_closed() {
+        if asks[looked_at..].iter().any(|ask| matches!(ask, Ask::Find(..))) {
+            return;
+        }
+        looked_at = asks.len();
+        std::thread::sleep(GLANCE);
+        while asks.len() < GROUP
+            && let Ok(ask) = asked.try_recv()
+        {
+            asks.push(ask);
+        }
     }
 }
 
@@ -345,10 +379,13 @@ mod tests {
         let trail = lookup.find(None, key(1).id).await.unwrap();
         assert_eq!(trail.hops, vec![hop(1, 10, now), hop(1, 30, now)]);
         assert!(trail.gone_before_ms >= now, "from before the first record nothing is known");
+        let mut ended = lookup.ended();
+        recorder.record(hop(1, 40, now));
         drop((recorder, lookup));
+        assert!(ended.changed().await.is_err(), "the last one is written too");
 
         let (_recorder, lookup) = open(folder.path());
-        assert_eq!(lookup.find(Some(address("dc")), key(1).id).await.unwrap().hops.len(), 2);
+        assert_eq!(lookup.find(Some(address("dc")), key(1).id).await.unwrap().hops.len(), 3);
         assert!(lookup.find(Some(address("agni")), key(1).id).await.unwrap().hops.is_empty());
     }
 

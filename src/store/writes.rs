@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::index::Index;
 use super::row::{self, KeyText, Step, has_payload, place_index, place_word, read_place};
-use crate::wire::record::{Change, Kept, Place, Record};
+use crate::wire::record::{Change, Elsewhere, Kept, Numbers, Place, Record};
 
 /// Payloads up to this size lie in their message's row.
 pub(super) const INLINE: usize = 2048;
@@ -67,6 +67,7 @@ pub(super) fn write(connection: &Connection, record: &Record, known: &mut Known)
                 .prepare_cached("DELETE FROM agent WHERE namespace = ?1 AND name = ?2")?
                 .execute(params![agent.namespace.as_str(), agent.name.as_str()])?;
         }
+        Record::Elsewhere(node, news) => elsewhere(connection, node.as_str(), news)?,
         Record::Keep(kept) => keep(connection, kept, known)?,
         Record::Change(key, change) => self::change(connection, &KeyText::of(key), change, known)?,
         Record::Erase(key) => erase(connection, &KeyText::of(key), known)?,
@@ -78,6 +79,46 @@ pub(super) fn write(connection: &Connection, record: &Record, known: &mut Known)
                      ON CONFLICT DO UPDATE SET sent_ms = max(sent_ms, excluded.sent_ms)",
                 )?
                 .execute(params![sender.to_string(), *sent_ms as i64])?;
+        }
+        Record::Numbers(Numbers { from, to, epoch, ranges }) => {
+            let ranges = serde_json::to_string(ranges).unwrap_or_default();
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO numbers VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![from.to_string(), to.to_string(), *epoch as i64, ranges])?;
+        }
+    }
+    Ok(())
+}
+
+fn elsewhere(connection: &Connection, node: &str, news: &Elsewhere) -> rusqlite::Result<()> {
+    match news {
+        Elsewhere::Agent(state) => {
+            let capabilities = serde_json::to_string(&state.capabilities).unwrap_or_default();
+            let (namespace, name) = (state.agent.namespace.as_str(), state.agent.name.as_str());
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO elsewhere VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+                .execute(params![
+                    node,
+                    namespace,
+                    name,
+                    state.registered_ms as i64,
+                    state.shared,
+                    capabilities
+                ])?;
+        }
+        Elsewhere::Forget(agent) => {
+            connection
+                .prepare_cached("DELETE FROM elsewhere WHERE node = ?1 AND namespace = ?2 AND name = ?3")?
+                .execute(params![node, agent.namespace.as_str(), agent.name.as_str()])?;
+        }
+        Elsewhere::Heard(at_ms) => {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO heard VALUES (?1, ?2)")?
+                .execute(params![node, *at_ms as i64])?;
+        }
+        Elsewhere::Left => {
+            connection.prepare_cached("DELETE FROM elsewhere WHERE node = ?1")?.execute([node])?;
+            connection.prepare_cached("DELETE FROM heard WHERE node = ?1")?.execute([node])?;
         }
     }
     Ok(())

@@ -5,6 +5,7 @@
 //! `timestamp`, when the client left them out, are inserted behind the opening brace.
 
 mod insert;
+mod number;
 mod register;
 mod retry;
 mod server;
@@ -218,6 +219,8 @@ struct Raw<'a> {
     create: Option<bool>,
     #[serde(default, borrow)]
     receipt: Option<Str<'a>>,
+    #[serde(default, borrow)]
+    number: Option<&'a RawValue>,
     #[serde(default, deserialize_with = "present")]
     redelivered: Option<IgnoredAny>,
     #[serde(default, deserialize_with = "present")]
@@ -327,10 +330,11 @@ impl Raw<'_> {
                 (given.cloned().unwrap_or(new), at.map_or(now, |at| at as u64))
             }
         };
-        let class = self.class(kind)?;
+        let (class, to) = (self.class(kind)?, self.target(speaker)?);
         let head = Head {
             from: agent.clone(),
-            to: self.target(speaker)?,
+            number: self.number.map(|given| number::read(given, &to)).transpose()?,
+            to,
             kind,
             priority: self.priority()?,
             class,

@@ -86,6 +86,8 @@ refusals! {
     NotInHand = "not_in_hand", retry false, hint "it was settled before, or the connection broke since: a message that was taken back comes again, marked redelivered";
     /// The recipient said no.
     Nacked = "nacked", retry false, hint "the reason is the recipient's own";
+    /// A numbered message that came before and has ended, so long ago that how is not known any more.
+    Duplicate = "duplicate", retry false, hint "nothing, if it was sent before; a new message has a new number, and a new count an epoch greater than every earlier one";
 }
 
 /// A code with the words for this case.

@@ -219,6 +219,15 @@ pub enum Form {
     MsgPack,
 }
 
+/// A sender's count of its messages to one recipient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Numbered {
+    /// Greater than that of every earlier count of the same sender.
+    pub epoch: u64,
+    /// From 1; the same message sent again has the same.
+    pub n: u64,
+}
+
 /// What every hop knows of a message. Encoded by postcard: fields may only be added at the end, and are
 /// written only to a peer that said in its HELLO that it reads them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -258,6 +267,8 @@ pub struct Head {
     /// When a node took it, by its hybrid logical clock: milliseconds times 65,536 plus a counter. Orders traces,
     /// audit and merged history, nothing else.
     pub taken: u64,
+    /// Which one it is of its sender's to this recipient, where the sender counts them.
+    pub number: Option<Numbered>,
 }
 
 /// What a message is called outside: its sender and what that calls it, and one of its recipients.
@@ -272,6 +283,30 @@ pub struct MessageKey {
 }
 
 impl Head {
+    /// A message that asks for nothing: in its kind's class, of the default priority, in JSON, without times.
+    pub fn new(from: AgentAddr, to: Target, id: MessageId, kind: Kind) -> Head {
+        Head {
+            from,
+            to,
+            id,
+            kind,
+            priority: Priority::DEFAULT,
+            class: kind.default_class(),
+            reply_to: None,
+            receipt: None,
+            ttl_ms: None,
+            not_before_ms: None,
+            copies: 1,
+            create: false,
+            form: Form::Json,
+            sent_ms: 0,
+            depth: 0,
+            retry_of: None,
+            taken: 0,
+            number: None,
+        }
+    }
+
     /// Why this release does not carry the message; what the protocol has and is not served yet is refused, never
     /// half done. An entrance says so at once; a node checks again, as it trusts no entrance with that.
     pub fn refusal(&self) -> Option<Refusal> {

@@ -1,5 +1,7 @@
 //! What a node has on disk: the mesh says what is to be written, the store writes it, and reads it back at the next start.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::close::Refusal;
@@ -14,6 +16,8 @@ pub enum Record {
     Agent(AgentState),
     /// This agent is no longer known here.
     Forget(AgentAddr),
+    /// News of another node.
+    Elsewhere(NodeName, Elsewhere),
     /// This message is kept here; replaces what was known of it.
     Keep(Box<Kept>),
     /// A message that is kept here has moved on.
@@ -23,6 +27,34 @@ pub enum Record {
     /// Marks of this sender were dropped whose messages were sent up to this time, in milliseconds of its own clock:
     /// what it sends again from before can't be recognised any more.
     Horizon(AgentAddr, u64),
+    /// Marks of numbered messages were dropped: their numbers are what is left; replaces what was known of the two.
+    Numbers(Numbers),
+}
+
+/// Which of a sender's numbered messages to one recipient have ended and left no mark.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Numbers {
+    /// Who counts them.
+    pub from: AgentAddr,
+    /// To whom.
+    pub to: AgentAddr,
+    /// The sender's count; all that are lower are over.
+    pub epoch: u64,
+    /// First and last of each range, in order, with a gap between two.
+    pub ranges: Vec<(u64, u64)>,
+}
+
+/// What a node keeps of another one, to know its agents also when it starts while that one can't be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// This agent is registered there.
+    Agent(AgentState),
+    /// This agent is no longer known there.
+    Forget(AgentAddr),
+    /// It was in reach at this time, in milliseconds of the wall clock.
+    Heard(u64),
+    /// It is forgotten with all its agents.
+    Left,
 }
 
 /// Where a message that a node knows of lies.
@@ -98,13 +130,38 @@ pub struct Change {
     pub told: bool,
 }
 
+/// Another node, as it was known before a restart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KnownNode {
+    /// When it was in reach, in milliseconds of the wall clock; at most a day earlier than the last time.
+    pub heard_ms: u64,
+    /// Its agents.
+    pub agents: BTreeMap<AgentAddr, AgentState>,
+}
+
+impl KnownNode {
+    /// Takes one piece of news; [`Elsewhere::Left`] leaves nothing.
+    pub fn note(&mut self, news: &Elsewhere) {
+        match news {
+            Elsewhere::Agent(state) => drop(self.agents.insert(state.agent.clone(), state.clone())),
+            Elsewhere::Forget(agent) => drop(self.agents.remove(agent)),
+            Elsewhere::Heard(at_ms) => self.heard_ms = *at_ms,
+            Elsewhere::Left => *self = KnownNode::default(),
+        }
+    }
+}
+
 /// What a node knew before it was restarted.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     /// Agents registered here.
     pub agents: Vec<AgentState>,
+    /// Other nodes and their agents.
+    pub elsewhere: BTreeMap<NodeName, KnownNode>,
     /// Messages, by their order; those that have ended without payload.
     pub messages: Vec<Kept>,
     /// See [`Record::Horizon`].
     pub horizons: Vec<(AgentAddr, u64)>,
+    /// See [`Record::Numbers`].
+    pub numbers: Vec<Numbers>,
 }

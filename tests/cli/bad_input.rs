@@ -30,6 +30,12 @@ fn a_bad_value_has_its_place_and_what_is_allowed() {
     place.replace(AGNI, "level = \"info\"", "level = \"loud\"");
     let error = place.fails(64, &["check", "--config", AGNI]);
     assert!(error.contains("log.level: \"loud\" is not a log level; allowed are"), "{error}");
+
+    let place = Place::with_mesh();
+    place.replace(AGNI, "[log]", "[limits]\nmailbox_messages = 5\n\n[log]");
+    let error = place.fails(64, &["check", "--config", AGNI]);
+    let said = "limits.mailbox_messages: 5 is not from 10 to 1000000; give a whole number between";
+    assert!(error.contains("node.toml:") && error.contains(said), "{error}");
 }
 
 #[test]

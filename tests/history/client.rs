@@ -235,6 +235,9 @@ impl World {
         self.sessions[ix].ready = true;
         self.sessions[ix].was_ready = true;
         let before = self.agents[agent].home.replace(machine);
+        if before.is_none() {
+            self.first_home(agent, machine);
+        }
         if let Some(before) = before.filter(|before| *before != machine) {
             self.model.moves.entry(agent).or_default().push((self.now, before, machine));
             self.trace.count("homes moved");

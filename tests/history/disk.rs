@@ -7,8 +7,8 @@ use bytes::Bytes;
 use trishula::mesh::Ticket;
 use trishula::wire::envelope::{MessageKey, State};
 use trishula::wire::frame::AgentState;
-use trishula::wire::ids::AgentAddr;
-use trishula::wire::record::{Kept, Memory, Place, Record};
+use trishula::wire::ids::{AgentAddr, NodeName};
+use trishula::wire::record::{Kept, KnownNode, Memory, Numbers, Place, Record};
 
 use crate::clock::Us;
 use crate::rng::Rng;
@@ -17,8 +17,10 @@ use crate::rng::Rng;
 #[derive(Debug, Clone, Default)]
 pub struct Platter {
     pub agents: BTreeMap<AgentAddr, AgentState>,
+    pub elsewhere: BTreeMap<NodeName, KnownNode>,
     pub messages: BTreeMap<MessageKey, Kept>,
     pub horizons: BTreeMap<AgentAddr, u64>,
+    pub numbers: BTreeMap<(AgentAddr, AgentAddr), Numbers>,
     /// The node's latest life, written before its first frame leaves.
     pub incarnation: Option<u64>,
 }
@@ -29,6 +31,7 @@ impl Platter {
         match record {
             Record::Agent(state) => drop(self.agents.insert(state.agent.clone(), state)),
             Record::Forget(agent) => drop(self.agents.remove(&agent)),
+            Record::Elsewhere(node, news) => self.elsewhere.entry(node).or_default().note(&news),
             Record::Keep(kept) => {
                 let key = kept.key.clone();
                 let before = self.messages.insert(key.clone(), *kept).map(|before| before.state);
@@ -49,6 +52,9 @@ impl Platter {
             }
             Record::Erase(key) => drop(self.messages.remove(&key)),
             Record::Horizon(sender, sent_ms) => drop(self.horizons.insert(sender, sent_ms)),
+            Record::Numbers(numbers) => {
+                drop(self.numbers.insert((numbers.from.clone(), numbers.to.clone()), numbers));
+            }
         }
         None
     }
@@ -108,6 +114,12 @@ impl Disk {
         self.waiting.push_back((ticket, record));
     }
 
+    /// Whether something was given to it that is not written.
+    #[allow(dead_code)] // For the simulation of the whole stack.
+    pub fn is_at_work(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Begins a write of all that waits, unless one is under way; answers how long it takes.
     pub fn begin(&mut self, now: Us, rng: &mut Rng) -> Option<Us> {
         if self.batch > 0 || self.waiting.is_empty() {
@@ -158,6 +170,7 @@ impl Disk {
         }
         let agents = self.platter.agents.values().cloned().collect();
         let horizons = self.platter.horizons.iter().map(|(sender, ms)| (sender.clone(), *ms)).collect();
-        Memory { agents, messages, horizons }
+        let numbers = self.platter.numbers.values().cloned().collect();
+        Memory { agents, elsewhere: self.platter.elsewhere.clone(), messages, horizons, numbers }
     }
 }

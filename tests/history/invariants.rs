@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use trishula::mesh::DurableView;
+use trishula::wire::close::Code;
 use trishula::wire::envelope::{Class, Priority, State};
 use trishula::wire::record::Place;
 
@@ -59,13 +60,17 @@ impl World {
     fn open_end(&self, message: &Message, to: AgentNo) -> Option<String> {
         let none = Part::default();
         let part = message.parts.get(&to).unwrap_or(&none);
-        if part.excuses.contains(&Excuse::Lost) || part.last_end().is_some() {
+        let ended = part.last_end().is_some() || message.died(to);
+        if part.excuses.contains(&Excuse::Lost) || ended {
             return None;
         }
         // Each recipient of a broadcast is accepted or refused for itself.
-        let refused =
-            message.to.is_none() && part.told.last().is_some_and(|told| told.state == State::Refused);
+        let refused = message.partly_refused && part.on_disk.is_empty();
         if refused && part.got.is_empty() {
+            return None;
+        }
+        // What became of a broadcast is not told for each recipient, and can be asked for.
+        if message.to.is_none() && part.on_disk.iter().any(|(_, _, state)| state.is_end()) {
             return None;
         }
         // The last submission's time to live counts: a resend brings all of it again.
@@ -75,7 +80,8 @@ impl World {
             return Some(format!("accepted, and it has no end: {part:?}"));
         }
         // A node whose record was lost can't tell what became of it.
-        let untold = message.wish == Some(State::Acked) && part.settled.is_some() && !part.end_sent;
+        let asked = message.wish == Some(State::Acked) && message.to.is_some();
+        let untold = asked && part.settled.is_some() && !part.end_sent;
         if untold && part.excuses.is_empty() {
             return Some(format!("its sender was told no end: {part:?}"));
         }
@@ -188,7 +194,16 @@ impl World {
             return false;
         }
         // What the contract exempts.
-        let second_holder = self.long_outage && (first.copies > 1 || second.copies > 1);
+        let given_back = |message: &Message| {
+            let mut told = message.parts.values().flat_map(|part| &part.told);
+            message.partly_refused || message.refused || told.any(|told| told.state == State::Refused)
+        };
+        // One that was given back was not accepted the first time: for some recipients, or with a second copy left.
+        let begun_anew =
+            |message: &Message| (message.copies > 1 || message.to.is_none()) && given_back(message);
+        let second_holder = self.long_outage && (first.copies > 1 || second.copies > 1)
+            || begun_anew(first)
+            || begun_anew(second);
         let hurt = !x.excuses.is_empty() || !y.excuses.is_empty();
         let since = first.submits.first().map_or(0, |submit| submit.at);
         !second_holder && !hurt && !self.model.moved_in_the_dark(to, since)
@@ -199,8 +214,11 @@ impl World {
 fn taken_by(message: &Message) -> Option<MachineNo> {
     let node = message.submits.first()?.machine;
     let one = message.submits.iter().all(|submit| submit.machine == node);
-    (one && message.is_durable() && message.accepted.is_some() && message.not_before_ms.is_none())
-        .then_some(node)
+    (one && message.is_durable()
+        && message.accepted.is_some()
+        && message.not_before_ms.is_none()
+        && message.retry_of.is_none())
+    .then_some(node)
 }
 
 fn wrong_with_delivery(message: &Message, agent: AgentNo, now: Us, even: bool) -> Option<String> {
@@ -220,7 +238,8 @@ fn wrong_with_delivery(message: &Message, agent: AgentNo, now: Us, even: bool) -
         return Some(format!("came again without a mark: {:?}", part.got));
     }
     // What the disk refused may be on its way already: its sender may send it again.
-    let for_good = |told: &Told| told.code.is_some_and(|code| !code.retry());
+    // Where a recipient unregisters, one node may have it on its way, and another one refuse it.
+    let for_good = |told: &Told| told.code.is_some_and(|c| !c.retry() && c != Code::UnknownRecipient);
     if message.refused
         && message.accepted.is_none()
         && !part.told.is_empty()
@@ -243,11 +262,14 @@ fn wrong_with_delivery(message: &Message, agent: AgentNo, now: Us, even: bool) -
     {
         return Some(format!("came {} ms after it was sent, with {ttl} to live", (now - last_submit) / MS));
     }
-    // One that is sent again after its end may have to begin anew, where that end is not known.
+    // One that is sent again after its end may have to begin anew, where that end is not known; and each of two nodes
+    // that took it counts its time from when that was.
+    let two_nodes = message.submits.iter().any(|submit| submit.machine != message.submits[0].machine);
     let over = |told: &Told| {
         matches!(told.state, State::Expired | State::Dead)
             && told.at + 5 * SECOND < now
             && last_submit < told.at
+            && !(told.state == State::Expired && (two_nodes || !even))
     };
     if !marks_lost && part.told.iter().any(over) {
         return Some(format!("came after its end was told: {:?}", part.told));
@@ -280,8 +302,10 @@ fn wrong_with_told(message: &Message, recipient: AgentNo, now: Us, even: bool) -
     {
         return Some(format!("two ends: {:?}", part.told));
     }
-    // Each time it is sent again its sender is told again from the beginning.
-    let same = |told: &&Told| told.origin == last.origin && told.session == last.session;
+    // Each time it is sent again its sender is told again from the beginning, and also by a node that lost its power before
+    // it had written what it told.
+    let by = |told: &Told| (told.origin, told.session, told.crashes);
+    let same = |told: &&Told| by(told) == by(last);
     let of_node: Vec<State> = part.told.iter().filter(same).map(|told| told.state).collect();
     let back = of_node.windows(2).filter(|pair| pair[1] < pair[0] && pair[0] != State::Refused).count();
     if back >= message.submits.len() {

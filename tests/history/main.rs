@@ -9,6 +9,7 @@
 //! | `clock` | monotonic and wall clocks that are wrong, and sleep |
 //! | `client`, `sender` | entrances, sessions, and what agents do |
 //! | `faults` | what is done to all of them |
+//! | `extras` | agents that come late or unregister, and dead letters that are sent again |
 //! | `model` | what senders were told and recipients got, and nothing of how |
 //! | `invariants` | what must hold |
 //! | `scenario` | a run from beginning to end |
@@ -27,6 +28,7 @@ mod client;
 mod clock;
 mod directed;
 mod disk;
+mod extras;
 mod faults;
 mod invariants;
 mod model;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use trishula::wire::close::Code;
-use trishula::wire::envelope::{Class, Priority, State};
+use trishula::wire::envelope::{Class, MessageKey, Priority, State};
 use trishula::wire::ids::MessageId;
 use trishula::wire::record::Place;
 
@@ -37,6 +37,8 @@ pub struct Told {
     pub origin: MachineNo,
     /// Through which of its sessions.
     pub session: usize,
+    /// How many times a node had lost its power by then.
+    pub crashes: u64,
 }
 
 /// A delivery that reached its recipient.
@@ -98,6 +100,12 @@ pub struct Message {
     /// The turn of the last submission by the time it was told accepted.
     pub accepted_turn: u64,
     pub refused: bool,
+    /// Of a broadcast: not for all of its recipients.
+    pub partly_refused: bool,
+    /// A recipient that was never seen gets a mailbox.
+    pub create: bool,
+    /// The dead letter that the operator sent again by it.
+    pub retry_of: Option<MessageKey>,
     pub parts: BTreeMap<AgentNo, Part>,
 }
 

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::{SECOND, Us};
+use crate::extras::COUNTED;
 use crate::faults::FAULTS;
 use crate::scenario;
 
@@ -42,6 +43,12 @@ fn one(seed: u64, totals: &Mutex<Totals>) {
         }
         Err(_) => totals.broken.push((seed, "it panicked".into())),
     }
+}
+
+/// The seeds of a list: what a line begins with.
+fn listed(list: &str) -> Vec<u64> {
+    let lines = list.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect()
 }
 
 /// Runs seeds on all processors until they are through or some are broken.
@@ -121,7 +128,7 @@ const EACH_FAULT: u64 = 50;
 /// A run that met too little shows nothing.
 fn assert_covered(totals: &Totals) {
     let faults = FAULTS.iter().map(|name| (*name, EACH_FAULT));
-    for (what, least) in COVERAGE.iter().copied().chain(faults) {
+    for (what, least) in COVERAGE.iter().chain(COUNTED).copied().chain(faults) {
         let (count, least) = (totals.counts.get(what).copied().unwrap_or(0), least * totals.seeds / 1_000);
         assert!(
             count >= least,
@@ -139,14 +146,8 @@ fn number_from(variable: &str, otherwise: u64) -> u64 {
 
 #[test]
 fn seeds_of_the_past_are_whole() {
-    let list = include_str!("regressions.txt").lines().filter(|line| !line.starts_with('#'));
     let totals = Mutex::new(Totals::default());
-    for line in list {
-        let seed = line.split_whitespace().next().and_then(|word| word.parse().ok());
-        if let Some(seed) = seed {
-            one(seed, &totals);
-        }
-    }
+    listed(include_str!("regressions.txt")).into_iter().for_each(|seed| one(seed, &totals));
     assert_whole(&totals.into_inner().unwrap());
 }
 

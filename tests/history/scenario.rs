@@ -4,6 +4,7 @@ use trishula::wire::ids::{AgentAddr, Namespace};
 
 use crate::client::Agent;
 use crate::clock::{MS, SECOND, Us};
+use crate::extras;
 use crate::faults::{Fault, Hurt};
 use crate::rng::{Rng, mix};
 use crate::sabotage::Sabotage;
@@ -54,6 +55,9 @@ pub fn run_with(seed: u64, traced: bool, sabotage: Option<Sabotage>) -> Outcome 
     let mut rng = Rng::new(mix(seed));
     furnish(&mut world, &mut rng);
     let end = plan(&mut world, &mut rng);
+    if extras::has_them(seed) {
+        extras::plan(&mut world, &mut rng, BEGIN, end - BEGIN);
+    }
     world.write_until = end - 2 * SECOND;
     world.run_until(end);
     finish(world)
@@ -157,6 +161,13 @@ fn plan(world: &mut World, rng: &mut Rng) -> Us {
         world.long_outage = true;
         let (off, hurt) = (80 * SECOND, if rng.percent(40) { Hurt::Wiped } else { Hurt::None });
         world.at(BEGIN + 10 * SECOND, Event::Strike(Fault::Crash { m, off, hurt }));
+        // What lies there for them when it goes off is what a second machine has to go on with.
+        for agent in 0..world.agents.len() {
+            if world.gates[world.agents[agent].gate].machine == m && rng.percent(70) {
+                let leaves = Fault::Leave { agent, away: rng.range(8, 30) * SECOND };
+                world.at(BEGIN + rng.range(2, 8) * SECOND, Event::Strike(leaves));
+            }
+        }
     }
     BEGIN + length
 }

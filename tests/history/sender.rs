@@ -1,7 +1,7 @@
 //! What senders do: write, keep what is not accepted and send it again, and take note of what they are told.
 
 use bytes::Bytes;
-use trishula::wire::envelope::{Class, Form, Head, Kind, Priority, State, Target};
+use trishula::wire::envelope::{Class, Head, Kind, Priority, State, Target};
 use trishula::wire::frame::{Forward, Frame, Outcome, Receipt};
 use trishula::wire::ids::{MessageId, Sequence};
 use trishula::wire::record::Place;
@@ -67,6 +67,9 @@ impl World {
             accepted: None,
             accepted_turn: 0,
             refused: false,
+            partly_refused: false,
+            create: self.creates(number),
+            retry_of: None,
             parts: Default::default(),
         });
         number
@@ -97,27 +100,20 @@ impl World {
         let from = self.agents[message.from].addr.clone();
         let gate = self.sessions[ix].gate;
         let clock = &self.machines[self.gates[gate].machine].clock;
+        let to = match message.to {
+            Some(to) => Target::Agent(self.agents[to].addr.clone()),
+            None => Target::Broadcast(from.namespace.clone()),
+        };
         let head = Head {
-            to: match message.to {
-                Some(to) => Target::Agent(self.agents[to].addr.clone()),
-                None => Target::Broadcast(from.namespace.clone()),
-            },
-            from,
-            id: message.id.clone(),
-            kind: Kind::Command,
             priority: message.priority,
             class: message.class,
-            reply_to: None,
             receipt: message.wish,
             ttl_ms: message.ttl_ms,
             not_before_ms: message.not_before_ms,
             copies: message.copies,
-            create: false,
-            form: Form::Json,
+            create: message.create,
             sent_ms: clock.wall_ms(message.first_sent),
-            depth: 0,
-            retry_of: None,
-            taken: 0,
+            ..Head::new(from, to, message.id.clone(), Kind::Command)
         };
         let no = self.sessions[ix].no;
         self.send_up(ix, &Frame::Submit(no, head, Bytes::from(payload_of(number))));
@@ -136,6 +132,7 @@ impl World {
             _ => Default::default(),
         };
         self.trace.count(if self.model.messages[number].submits.is_empty() { "messages" } else { "resends" });
+        self.may_be_unseen(machine, number, head.create);
         let (at, turn) = (self.now, self.model.turn);
         self.model.messages[number].submits.push(Submit { at, machine, turn, known });
     }
@@ -152,7 +149,8 @@ impl World {
             return self.fail(|| format!("a{sender} was told of another's message: {receipt:?}"));
         }
         let code = receipt.refusal.as_ref().map(|refusal| refusal.code);
-        let told = Told { at: self.now, state: receipt.state, code, origin, session: ix };
+        let crashes = self.trace.counts.get("nodes crashed").copied().unwrap_or(0);
+        let told = Told { at: self.now, state: receipt.state, code, origin, session: ix, crashes };
         self.trace.note(self.now, || format!("a{sender} is told {told:?} of {}", receipt.id));
         let number = Model::number_of(&receipt.id).unwrap_or_default();
         let message = &mut self.model.messages[number];
@@ -163,6 +161,7 @@ impl World {
             message.accepted = Some(self.now);
             message.accepted_turn = message.submits.last().map_or(0, |submit| submit.turn);
         }
+        message.partly_refused |= receipt.counts.is_some_and(|(_, refused)| refused > 0);
         let durable = message.is_durable();
         let whole = message.to.is_none() && receipt.recipient == self.agents[sender].addr;
         let recipient = if whole { Some(sender) } else { recipient };
@@ -212,7 +211,10 @@ impl World {
                 {
                     message.parts.entry(to).or_default().end_sent = true;
                 }
-                self.check_on_disk(origin, m, receipt.state, &receipt.id, recipient);
+                match receipt.counts {
+                    Some((accepted, _)) => self.check_count(origin.unwrap_or(m), accepted, &receipt.id),
+                    None => self.check_on_disk(origin, m, receipt.state, &receipt.id, recipient),
+                }
             }
             Frame::Confirm(confirm) if self.machines[m].name == confirm.node => {
                 for (number, outcome) in &confirm.reports {
@@ -257,6 +259,16 @@ impl World {
         }
     }
 
+    /// A broadcast is told to be accepted for so many: all of them are on disk here.
+    fn check_count(&mut self, m: MachineNo, accepted: u32, id: &MessageId) {
+        let Some(message) = self.model.get(id).filter(|message| message.is_durable()) else { return };
+        let here = |part: &&crate::model::Part| part.on_disk.iter().any(|(machine, ..)| *machine == m);
+        let on_disk = message.parts.values().filter(here).count();
+        if (on_disk as u32) < accepted {
+            self.fail(|| format!("n{m} has accepted {id} for {accepted}, and has {on_disk} on disk"));
+        }
+    }
+
     fn check_on_disk(
         &mut self,
         told_at: Option<MachineNo>,
@@ -282,9 +294,7 @@ impl World {
                 end => *on_disk == end,
             })
         };
-        let broadcast = message.to.is_none();
-        let nobody_asks = broadcast && state == State::Accepted;
-        if !nobody_asks && !parts.iter().any(is_there) {
+        if !parts.iter().any(is_there) {
             // A node that had it on its way to the home, and became the home, has it.
             let home = recipient.and_then(|to| self.home_seen_from(m, to));
             let here = parts.iter().any(|part| part.on_disk.iter().any(|(machine, ..)| *machine == m));

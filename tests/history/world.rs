@@ -12,6 +12,7 @@ use trishula::wire::ids::{Incarnation, LinkId, MessageId, NodeName, Sequence};
 use crate::client::{Agent, Gate, Session, SessionIx};
 use crate::clock::{Clock, MS, Us};
 use crate::disk::{Changed, Disk};
+use crate::extras::{Extra, Extras};
 use crate::faults::Fault;
 use crate::model::{AgentNo, MachineNo, MessageNo, Model};
 use crate::net::{Net, Party, WireNo};
@@ -39,6 +40,7 @@ pub enum Event {
     GateOn(usize),
     Unblock(MachineNo, MachineNo),
     Strike(Fault),
+    Extra(Extra),
     Survey,
     Mind(AgentNo),
     Write(AgentNo),
@@ -91,6 +93,8 @@ pub struct World {
     pub heartbeat: Duration,
     /// A machine stays away for so long that second holders deliver.
     pub long_outage: bool,
+    /// See there.
+    pub extras: Extras,
     /// What the numbers of nodes' lives stand for.
     pub numbers: BTreeMap<(NodeName, Incarnation, Sequence), (MessageId, AgentNo)>,
 }
@@ -119,6 +123,7 @@ impl World {
             sabotage: None,
             heartbeat: Duration::from_secs(1),
             long_outage: false,
+            extras: Extras::default(),
             numbers: BTreeMap::new(),
         }
     }
@@ -228,6 +233,7 @@ impl World {
             Event::GateOn(gate) => self.gate_on(gate),
             Event::Unblock(a, b) => self.unblock(a, b),
             Event::Strike(fault) => self.strike(&fault),
+            Event::Extra(extra) => self.extra(extra),
             Event::Survey => self.survey(),
             Event::Mind(agent) => self.mind(agent),
             Event::Write(agent) => self.write(agent),
@@ -365,6 +371,7 @@ impl World {
                 }
                 self.trace.note(self.now, || format!("n{m} says {event:?}"));
             }
+            Output::Posted(number, result) => self.posted(number, result),
             // What operators ask, and lists of revoked certificates: not part of these histories.
             _ => {}
         }
@@ -408,6 +415,9 @@ impl World {
             let Some(agent) = self.agents.iter().position(|agent| agent.addr == key.to) else { continue };
             let Some(message) = self.model.get(&key.id) else { continue };
             message.parts.entry(agent).or_default().on_disk.insert((m, *place, *state));
+            if let Some(number) = Model::number_of(&key.id) {
+                self.retry_is_on_disk(m, number);
+            }
         }
     }
 

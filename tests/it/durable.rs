@@ -1,7 +1,13 @@
 //! What durable messages promise, through the real programs: clients that know docs/protocol.md, and processes that are
 //! killed.
 
+mod cut_off;
+mod damage;
 mod disk;
+mod faults;
+mod letters;
+mod numbers;
+mod takeover;
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -2,8 +2,8 @@
 #![allow(clippy::print_stderr, reason = "a test that fails shows the end of its processes' logs")]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -194,6 +194,17 @@ impl Machine {
     pub fn status(&self) -> Option<Value> {
         let output = self.run(&["status", "--json"]);
         output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+    }
+
+    /// `GET /health` of the node: the status code and what it says.
+    pub fn health(&self) -> (u16, Value) {
+        // As `init --loopback` lays them out: UDP, the node's HTTP, the edge.
+        let mut stream = TcpStream::connect(("127.0.0.1", self.edge_port - 1)).unwrap();
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap())
     }
 
     /// Whether this node sees exactly so many nodes, all in reach, and has an edge if it should.

@@ -16,7 +16,7 @@ use trishula::identity::revocation::Revocations;
 use trishula::identity::{RoleKind, tls};
 use trishula::link::quic;
 use trishula::wire::close::{Code, LinkClose, Refusal};
-use trishula::wire::envelope::{Class, Form, Head, Kind, Priority, Target};
+use trishula::wire::envelope::{Class, Head, Kind, Target};
 use trishula::wire::frame::{Attach, Frame, Hello, MAX_HEAD, OLDEST_VERSION, Reader, VERSION};
 use trishula::wire::ids::{AgentAddr, Incarnation, MessageId, Namespace, NodeName, SessionNo};
 
@@ -308,23 +308,13 @@ impl EvilEdge {
 
 fn submit(session: u64, from: &str, to: &str, n: usize) -> Frame {
     let head = Head {
-        from: agent(from),
-        to: Target::Agent(agent(to)),
-        id: MessageId::new(&format!("m-{n}")).unwrap(),
-        kind: Kind::Status,
-        priority: Priority::DEFAULT,
         class: Class::Live,
-        reply_to: None,
-        receipt: None,
-        ttl_ms: None,
-        not_before_ms: None,
-        copies: 1,
-        create: false,
-        form: Form::Json,
-        sent_ms: 0,
-        depth: 0,
-        retry_of: None,
-        taken: 0,
+        ..Head::new(
+            agent(from),
+            Target::Agent(agent(to)),
+            MessageId::new(&format!("m-{n}")).unwrap(),
+            Kind::Status,
+        )
     };
     Frame::Submit(SessionNo(session), head, Bytes::from_static(b"{}"))
 }

@@ -16,7 +16,7 @@ use trishula::identity::{PeerName, Role};
 use trishula::link::quic::{self, Admitted, Certificate};
 use trishula::link::{self, Event, Local, Peer, memory, unix};
 use trishula::rt::{clock, queue, tasks};
-use trishula::wire::envelope::{Form, Head, Kind, Priority, Target};
+use trishula::wire::envelope::{Head, Kind, Priority, Target};
 use trishula::wire::frame::{Deliver, Frame, Handing, Hello, OLDEST_VERSION, VERSION};
 use trishula::wire::ids::{
     AgentAddr, AgentName, Incarnation, LinkId, MessageId, Namespace, NodeName, SessionNo,
@@ -213,23 +213,13 @@ pub fn message(from: &str, to: &str, number: usize, priority: u8, payload: Bytes
     let agent =
         |name: &str| AgentAddr::new(Namespace::new("trishula").unwrap(), AgentName::new(name).unwrap());
     let head = Head {
-        from: agent(from),
-        to: Target::Agent(agent(to)),
-        id: MessageId::new(&format!("m-{number}")).unwrap(),
-        kind: Kind::Status,
         priority: Priority::new(priority).unwrap(),
-        class: Kind::Status.default_class(),
-        reply_to: None,
-        receipt: None,
-        ttl_ms: None,
-        not_before_ms: None,
-        copies: 1,
-        create: false,
-        form: Form::Json,
-        sent_ms: 0,
-        depth: 0,
-        retry_of: None,
-        taken: 0,
+        ..Head::new(
+            agent(from),
+            Target::Agent(agent(to)),
+            MessageId::new(&format!("m-{number}")).unwrap(),
+            Kind::Status,
+        )
     };
     Frame::Deliver(Deliver { to: vec![Handing::live(SessionNo(1))], head, confirm: None }, payload)
 }

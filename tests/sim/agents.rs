@@ -8,11 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tokio::time::Instant;
 use trishula::link::{Event, Handle};
 use trishula::rt::{queue, tasks};
 use trishula::wire::close::Code;
-use trishula::wire::envelope::{Class, Form, Head, Kind, Priority, Target};
+use trishula::wire::envelope::{Class, Head, Kind, Priority, Target};
 use trishula::wire::frame::{Attach, Deliver, Frame};
 use trishula::wire::ids::{AgentAddr, AgentName, MessageId, Namespace, NodeName, SessionNo};
 
@@ -79,7 +78,7 @@ impl Crowd {
     async fn run(mut self, mut events: queue::Receiver<Event>) {
         // Not all at the same millisecond.
         let first = Duration::from_millis(self.random.random_range(0..250));
-        let mut next = Instant::now() + self.errand.from.saturating_sub(self.net.elapsed()) + first;
+        let mut next = self.errand.from.max(self.net.elapsed()) + first;
         loop {
             tokio::select! {
                 biased;
@@ -87,7 +86,7 @@ impl Crowd {
                     Some(event) => self.event(event),
                     None => return,
                 },
-                () = tokio::time::sleep_until(next) => {
+                () = self.net.wait_until(next) => {
                     next += EVERY;
                     if self.net.elapsed() < self.errand.until {
                         self.ask(0);
@@ -186,25 +185,8 @@ impl Crowd {
         assert!(twice.is_none(), "{id} was answered before: delivered twice");
         let id = MessageId::new(id).unwrap();
         let payload = body(&id);
-        let head = Head {
-            from,
-            to: Target::Agent(to),
-            id,
-            kind,
-            priority,
-            class: Class::Live,
-            reply_to,
-            receipt: None,
-            ttl_ms: None,
-            not_before_ms: None,
-            copies: 1,
-            create: false,
-            form: Form::Json,
-            sent_ms: 0,
-            depth: 0,
-            retry_of: None,
-            taken: 0,
-        };
+        let head =
+            Head { priority, class: Class::Live, reply_to, ..Head::new(from, Target::Agent(to), id, kind) };
         self.send(Frame::Submit(SessionNo(session), head, payload));
     }
 

@@ -110,6 +110,12 @@ impl SimNet {
         Instant::now() - self.lock().began
     }
 
+    /// Waits until so much time has passed since the start.
+    pub async fn wait_until(&self, at: Duration) {
+        let when = self.lock().began + at;
+        tokio::time::sleep_until(when).await;
+    }
+
     /// Writes what an agent did into the trace.
     pub fn note(&self, what: String) {
         let mut net = self.lock();

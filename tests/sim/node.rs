@@ -13,6 +13,7 @@ use trishula::node::{self, Disk, Handle, Settings};
 use trishula::rt::{queue, tasks};
 use trishula::wire::frame::Hello;
 use trishula::wire::ids::{Incarnation, LinkId, NodeName};
+use trishula::wire::record::Memory;
 
 use crate::net::SimNet;
 use crate::pki::pki;
@@ -27,6 +28,19 @@ pub struct Plan {
     pub seed: u64,
 }
 
+/// Where a node's records go, and what it has from there.
+pub struct Store {
+    pub disk: Disk,
+    pub memory: Memory,
+    pub previous: Option<Incarnation>,
+}
+
+impl Store {
+    pub fn none() -> Store {
+        Store { disk: Disk::None, memory: Memory::default(), previous: None }
+    }
+}
+
 /// A node that runs until this is dropped.
 pub struct SimNode {
     pub name: NodeName,
@@ -37,12 +51,14 @@ pub struct SimNode {
 }
 
 impl SimNode {
-    pub fn start(net: &SimNet, plan: &Plan) -> SimNode {
+    pub fn start(net: &SimNet, plan: &Plan, store: Store) -> SimNode {
         let identity = pki().identity(&plan.name);
+        let mut mesh = Config::new(plan.name.clone(), plan.incarnation);
+        mesh.previous = store.previous;
         let started = node::start(Settings {
-            mesh: Config::new(plan.name.clone(), plan.incarnation),
-            memory: trishula::wire::record::Memory::default(),
-            disk: Disk::None,
+            mesh,
+            memory: store.memory,
+            disk: store.disk,
             trust: identity.trust().clone(),
             revocations_file: None,
             desk: None,
@@ -68,9 +84,15 @@ impl SimNode {
         let _ = tokio::time::timeout(Duration::from_secs(2), self.endpoint.wait_idle()).await;
     }
 
-    /// An entrance for clients within the node's process: what it hears, and the link itself.
+    /// An entrance for clients within the node's process: what it hears.
     pub fn entrance(&mut self) -> queue::Receiver<link::Event> {
         let (events, heard) = queue::bounded("sim.entrance", 4096);
+        self.entrance_to(LinkId(1), events);
+        heard
+    }
+
+    /// An entrance that tells what it hears under this number.
+    pub fn entrance_to(&mut self, id: LinkId, events: queue::Sender<link::Event>) {
         let peer = |role| link::Peer {
             node: self.name.clone(),
             role,
@@ -84,9 +106,8 @@ impl SimNode {
             id: self.local.next_id(),
             events: self.handle.links(),
         };
-        let entrance = memory::End { peer: peer(link::Role::Entrance), id: LinkId(1), events };
+        let entrance = memory::End { peer: peer(link::Role::Entrance), id, events };
         self.tasks.push(memory::join(node, entrance));
-        heard
     }
 }
 

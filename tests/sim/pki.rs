@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::{CryptoProvider, KeyProvider};
 use rustls::pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer, UnixTime};
@@ -25,6 +26,11 @@ use trishula::wire::ids::NodeName;
 
 const SIGNATURE: usize = 71;
 
+/// What every wall clock of a run shows at its start: the first of January 2026.
+pub fn wall_at_start() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_767_225_600)
+}
+
 /// The mesh's CA, and what it has issued so far.
 pub struct Pki {
     authority: Authority,
@@ -39,7 +45,7 @@ pub fn pki() -> &'static Pki {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let provider = CryptoProvider { key_provider: &EvenKeys, ..provider };
         provider.install_default().expect("nobody installs another");
-        let now = OffsetDateTime::from(trishula::rt::clock::wall());
+        let now = OffsetDateTime::from(wall_at_start());
         let authority = std::iter::repeat_with(|| Authority::create("simulated", now).unwrap())
             .find(|authority| signature_len(authority.certificate()) == SIGNATURE)
             .unwrap();
@@ -61,7 +67,7 @@ impl Pki {
             public: None,
             revoked: None,
         };
-        let clock = Arc::new(Standing(UnixTime::since_unix_epoch(std::time::Duration::from_secs(
+        let clock = Arc::new(Standing(UnixTime::since_unix_epoch(Duration::from_secs(
             self.now.unix_timestamp() as u64,
         ))));
         Identity::new(&bundle, Arc::new(Revocations::new(None)), clock).unwrap()

@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use trishula::node::status::Status;
-use trishula::rt::{random, tasks};
+use trishula::rt::{clock, random, tasks};
 use trishula::wire::ids::{Incarnation, NodeName};
 
 use crate::agents::{Book, Entry, Errand, live, names_at};
 use crate::net::{Cut, SimNet, Step, Weather};
-use crate::node::{Plan, SimNode};
-use crate::pki::pki;
+use crate::node::{Plan, SimNode, Store};
+use crate::pki::{pki, wall_at_start};
 
 /// How many nodes there are in these runs.
 pub const NODES: usize = 5;
@@ -59,8 +58,8 @@ pub fn name(n: usize) -> NodeName {
 
 /// Every node dials every other, so that there are double connections to settle; the last one is behind NAT,
 /// and nobody dials it.
-fn plan(n: usize, seed: u64, life: u64) -> Plan {
-    let dialled = (0..NODES - 1).filter(|other| *other != n);
+pub fn plan(n: usize, nodes: usize, seed: u64, life: u64) -> Plan {
+    let dialled = (0..nodes - 1).filter(|other| *other != n);
     Plan {
         name: name(n),
         address: address(n),
@@ -84,7 +83,7 @@ struct Scene {
 
 impl Scene {
     fn boot(&self, n: usize, life: u64) -> Machine {
-        let mut node = SimNode::start(&self.net, &plan(n, self.seed, life));
+        let mut node = SimNode::start(&self.net, &plan(n, NODES, self.seed, life), Store::none());
         let errand = Errand {
             node: name(n),
             all: (0..NODES).flat_map(|n| names_at(&name(n))).collect(),
@@ -100,12 +99,20 @@ impl Scene {
 
 /// Runs a minute with this seed, delays of 20 to 30 ms, 2 % loss, and what `cut` and `fate` say.
 pub fn run(seed: u64, cut: Cut, fate: Fate) -> Outcome {
+    in_virtual_time(seed, minute(seed, cut, fate))
+}
+
+/// Lets something happen in one thread, in virtual time, with chance that follows from the seed.
+pub fn in_virtual_time<T>(seed: u64, what: impl Future<Output = T>) -> T {
     // Before the runtime: making identities takes real time.
     (0..NODES).for_each(|n| drop(pki().identity(&name(n))));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     random::seed_this_thread(seed);
-    let outcome = runtime.block_on(minute(seed, cut, fate));
+    let outcome = runtime.block_on(async {
+        clock::simulate_wall_on_this_thread(wall_at_start());
+        what.await
+    });
     runtime.shutdown_background();
     outcome
 }
@@ -114,19 +121,18 @@ async fn minute(seed: u64, cut: Cut, fate: Fate) -> Outcome {
     let (net, _courier) = SimNet::start(seed, Weather { delay_us: (20_000, 30_000), loss: 0.02, cut });
     let scene = Scene { net, book: Book::default(), seed };
     let mut machines: Vec<Machine> = (0..NODES).map(|n| scene.boot(n, 1)).collect();
-    let end = Instant::now() + LENGTH;
     if let Fate::Restarts { gently, node, at, back } = fate {
-        tokio::time::sleep(at).await;
+        scene.net.wait_until(at).await;
         scene.net.note(format!("n{node} goes down"));
         if gently {
             machines[node].node.stop().await;
         }
         scene.net.unplug(address(node));
         drop(machines.remove(node));
-        tokio::time::sleep_until(end - LENGTH + back).await;
+        scene.net.wait_until(back).await;
         machines.insert(node, scene.boot(node, 2));
     }
-    tokio::time::sleep_until(end).await;
+    scene.net.wait_until(LENGTH).await;
     let mut statuses = Vec::new();
     for machine in &machines {
         statuses.push(machine.node.handle.status().await.unwrap());

@@ -5,7 +5,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use trishula::wire::close::{Code, Refusal};
-use trishula::wire::envelope::{Class, Form, Head, Kind, MessageKey, Priority, State, Target};
+use trishula::wire::envelope::{Class, Form, Head, Kind, MessageKey, Numbered, Priority, State, Target};
 use trishula::wire::frame::{
     Adjacency, AgentState, Agents, Attach, Call, Confirm, Deliver, Dest, Forward, Frame, Handing, Heard,
     Hello, Inquire, Known, LinkState, Method, Outcome, Presence, Receipt, Release, Reply, Settlement,
@@ -41,6 +41,7 @@ fn head() -> Head {
         depth: 3,
         retry_of: Some(MessageId::new("c-9").unwrap()),
         taken: 1_767_225_600_000 << 16 | 5,
+        number: Some(Numbered { epoch: 1_767_225_600_000, n: 300 }),
     }
 }
 
@@ -60,6 +61,7 @@ fn receipt() -> Receipt {
         sender: agent("dc"),
         id: MessageId::new("c-1").unwrap(),
         recipient: agent("agni"),
+        counts: Some((3, 1)),
         node: node("agni"),
         state: State::Dead,
         refusal: Some(refusal()),
@@ -79,6 +81,7 @@ fn forward() -> Forward {
         agent: Some(agent("agni.planner")),
         number: Sequence(300),
         after: Sequence(299),
+        life: Incarnation(1_767_225_600_001),
     };
     let room = Target::Room(Namespace::new("trishula").unwrap(), RoomName::new("build/42").unwrap());
     Forward {
@@ -100,6 +103,7 @@ fn confirm(incarnation: Incarnation) -> Confirm {
         (Sequence(302), Outcome::Held),
         (Sequence(303), Outcome::Unknown),
         (Sequence(304), Outcome::Elsewhere),
+        (Sequence(305), Outcome::PassedOn(node("rushabdev"))),
     ];
     Confirm { to: node("dc"), incarnation, node: node("agni"), reports, hops_left: 16 }
 }
@@ -193,7 +197,11 @@ pub fn golden() -> Vec<Frame> {
         Frame::Confirm(confirm(incarnation)),
         Frame::Inquire(inquire(incarnation)),
         Frame::Hold(forward(), body()),
-        Frame::Release(Release { to: node("agni"), messages: vec![(key(), State::Acked)], hops_left: 16 }),
+        Frame::Release(Release {
+            to: node("agni"),
+            messages: vec![(key(), State::Acked, None), (key(), State::Dead, Some(refusal()))],
+            hops_left: 16,
+        }),
         Frame::Heard(Heard { to: node("agni"), message: key(), state: State::Expired, hops_left: 16 }),
         Frame::Attach(Attach {
             session: SessionNo(3),
@@ -278,9 +286,10 @@ fn any_head() -> impl Strategy<Value = Head> + Clone {
         prop::sample::select(vec![Form::Json, Form::MsgPack]),
     );
     let numbers = (any::<Option<u64>>(), any::<Option<u64>>(), any::<u8>(), any::<bool>());
-    let stamps = (any::<u64>(), any::<u16>(), option::of(any_id()), any::<u64>());
+    let number = option::of((1u64.., 1u64..).prop_map(|(epoch, n)| Numbered { epoch, n }));
+    let stamps = (any::<u64>(), any::<u16>(), option::of(any_id()), any::<u64>(), number);
     (ends, words, numbers, stamps).prop_map(|((from, to, id, reply_to, receipt), words, numbers, stamps)| {
-        let (sent_ms, depth, retry_of, taken) = stamps;
+        let (sent_ms, depth, retry_of, taken, number) = stamps;
         let ((kind, priority, class, form), (ttl_ms, not_before_ms, copies, create)) = (words, numbers);
         Head {
             from,
@@ -300,6 +309,7 @@ fn any_head() -> impl Strategy<Value = Head> + Clone {
             depth,
             retry_of,
             taken,
+            number,
         }
     })
 }
@@ -319,13 +329,14 @@ fn any_agent_state() -> impl Strategy<Value = AgentState> + Clone {
 
 fn any_receipt() -> impl Strategy<Value = Receipt> + Clone {
     let names = (any_node(), any_agent(), any_id(), any_agent(), any_node());
-    (names, any_state(), option::of(any_refusal()), any::<(bool, u8)>()).prop_map(
-        |((to, sender, id, recipient, node), state, refusal, (asked, hops_left))| Receipt {
+    (names, any_state(), option::of(any_refusal()), any::<(bool, Option<(u32, u32)>, u8)>()).prop_map(
+        |((to, sender, id, recipient, node), state, refusal, (asked, counts, hops_left))| Receipt {
             keeper: node.clone(),
             to,
             sender,
             id,
             recipient,
+            counts,
             node,
             state,
             refusal,
@@ -340,8 +351,8 @@ fn any_key() -> impl Strategy<Value = MessageKey> + Clone {
 }
 
 fn any_forward() -> impl Strategy<Value = Forward> + Clone {
-    let dest = (any_node(), option::of(any_agent()), any_number(), any_number())
-        .prop_map(|(node, agent, number, after)| Dest { node, agent, number, after });
+    let dest = (any_node(), option::of(any_agent()), any_number(), any_number(), any_life())
+        .prop_map(|(node, agent, number, after, life)| Dest { node, agent, number, after, life });
     (any_node(), any_life(), vec(dest, 0..4), any::<(u8, bool, bool, u64)>(), any_head()).prop_map(
         |(origin, incarnation, to, (hops_left, redelivered, unseen, age_ms), head)| Forward {
             origin,
@@ -362,6 +373,7 @@ fn any_outcome() -> impl Strategy<Value = Outcome> + Clone {
         Just(Outcome::Held),
         Just(Outcome::Unknown),
         Just(Outcome::Elsewhere),
+        any_node().prop_map(Outcome::PassedOn),
     ]
 }
 
@@ -386,7 +398,7 @@ fn any_custody() -> impl Strategy<Value = Frame> {
         });
     let heard = (any_node(), any_key(), any_state(), any::<u8>())
         .prop_map(|(to, message, state, hops_left)| Frame::Heard(Heard { to, message, state, hops_left }));
-    let release = (any_node(), vec((any_key(), any_state()), 0..4), any::<u8>())
+    let release = (any_node(), vec((any_key(), any_state(), option::of(any_refusal())), 0..4), any::<u8>())
         .prop_map(|(to, messages, hops_left)| Frame::Release(Release { to, messages, hops_left }));
     let hold = (any_forward(), any_body()).prop_map(|(forward, body)| Frame::Hold(forward, body));
     prop_oneof![confirm, inquire, hold, release, heard]

@@ -367,6 +367,7 @@ impl Miniature {
                 sender: head.from.clone(),
                 id: head.id.clone(),
                 recipient: agent.clone(),
+                counts: None,
                 node: NodeName::new("agni").unwrap(),
                 state: State::Acked,
                 refusal: None,

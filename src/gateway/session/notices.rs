@@ -48,6 +48,12 @@ struct Told<'a> {
     node: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
+    /// Of a broadcast: how many it was accepted for …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recipients: Option<u32>,
+    /// … and how many not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<u32>,
 }
 
 impl<C: Carrier> Session<C> {
@@ -102,6 +108,7 @@ impl<C: Carrier> Session<C> {
                 sender: head.from.clone(),
                 id: head.id.clone(),
                 recipient: agent.clone(),
+                counts: None,
                 node: node.clone(),
                 state: State::Delivered,
                 refusal: None,
@@ -234,12 +241,16 @@ impl<C: Carrier> Session<C> {
         }
         let recipient = self.shown(&receipt.recipient);
         let why = receipt.refusal.as_ref().map_or("", |refusal| refusal.message.as_str());
-        let reason = failed.then_some(why);
+        let (recipients, refused) = receipt.counts.unzip();
+        let refused = refused.filter(|refused| *refused > 0);
+        let reason = (failed || refused.is_some()).then_some(why);
         let payload = Told {
             state: receipt.state.as_str(),
             recipient: &recipient,
             node: receipt.node.as_str(),
             reason,
+            recipients,
+            refused,
         };
         self.say("RECEIPT", Some(&receipt.id), payload);
     }

@@ -93,10 +93,12 @@ impl Mesh {
             head: forward.head.clone(),
             payload,
             redelivered: forward.redelivered,
-            unseen: forward.unseen,
+            // What its node knows holds for the life of this node that it was meant for.
+            unseen: forward.unseen && dest.life == self.config.incarnation,
             age_ms: forward.age_ms,
         };
-        if arrived.head.not_before_ms.unwrap_or(0) > 0 {
+        let asked = arrived.head.ttl_ms == Some(0);
+        if asked || arrived.head.not_before_ms.unwrap_or(0) > 0 {
             self.store_arrived(arrived);
             return;
         }
@@ -194,6 +196,11 @@ impl Mesh {
             None if arrived.head.create => Some(self.create_agent(&arrived.key.to)),
             home => home,
         };
+        if arrived.head.ttl_ms == Some(0) {
+            // Its node asks whether it came in time: it did not, and if it still comes it is recognised.
+            self.store_new(arrived);
+            return true;
+        }
         if home.as_ref() != Some(&self.config.node) {
             self.report(&arrived.from, Outcome::Elsewhere);
             return false;
@@ -223,13 +230,12 @@ impl Mesh {
         let mut item = self.new_item(arrived.key, arrived.head, arrived.payload, arrived.from);
         item.redelivered = arrived.redelivered;
         item.sent_ms = item.taken_ms.saturating_sub(arrived.age_ms);
-        item.was_home = arrived.unseen;
+        item.alone = arrived.unseen;
         item.state = State::Stored;
         item.second = true;
         self.durable.table.insert(no, item);
         self.hop(no, Step::Arrived, node.as_ref(), None);
         if over {
-            // Its node asks whether it came in time: it did not, and if it still comes it is recognised.
             return self.end(no, State::Expired, None);
         }
         self.place(no);
@@ -238,6 +244,14 @@ impl Mesh {
 
     fn arrived_again(&mut self, no: No, from: Upstream) {
         self.hop(no, Step::Recognised, None, None);
+        let item = self.durable.table.get(no);
+        let back = |node: &NodeName| {
+            item.is_some_and(|item| item.place == Place::Outbox && item.peer.as_ref() == Some(node))
+        };
+        if matches!(&from, Upstream::Node(node, ..) if back(node)) {
+            // Each of the two sends it to the other: neither may rely on the other until they agree where it belongs.
+            return self.report(&from, Outcome::Elsewhere);
+        }
         self.add_upstream(no, from.clone());
         self.report_stand(no, &from);
     }
@@ -248,13 +262,23 @@ impl Mesh {
         if !item.state.is_end() && (item.ending || item.moving) {
             return;
         }
-        self.report(to, item.stand());
+        self.report_item(no, to);
+    }
+
+    /// Where an item stands, and where it lies if that is not here any more.
+    pub(super) fn report_item(&mut self, no: No, to: &Upstream) {
+        let Some(item) = self.durable.table.get(no) else { return };
+        let (stand, next) = (item.stand(to), item.went_to(to).cloned());
+        self.report(to, stand);
+        if let Some(next) = next {
+            self.report(to, Outcome::PassedOn(next));
+        }
     }
 
     /// What was handed to another node, or kept as a copy for it, comes back: the recipient lives here now.
     fn adopt(&mut self, no: No, arrived: Arrived) {
         let Some(item) = self.durable.table.get(no) else { return };
-        let (other, place) = (item.other.clone(), item.place);
+        let (other, place, was_here) = (item.other.clone(), item.place, item.was_passed_on());
         if let Some(other) = other {
             self.forget_theirs(&other, no);
         }
@@ -262,8 +286,8 @@ impl Mesh {
             self.durable.table.set_payload(no, arrived.payload);
         }
         self.add_upstream(no, arrived.from);
-        // It comes after what came before it from there: its old number may be lower than theirs.
-        let Some(no) = self.durable.table.renumber(no) else { return };
+        // A copy for that node comes after what came before it from there: its number here says nothing of that.
+        let no = if was_here { no } else { self.durable.table.renumber(no).unwrap_or(no) };
         let Some(item) = self.durable.table.get_mut(no) else { return };
         // That node may have handed it over.
         (item.place, item.redelivered, item.second) = (Place::Outbox, true, true);

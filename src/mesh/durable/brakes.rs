@@ -27,6 +27,18 @@ pub struct Limits {
     pub pair_rate: u32,
     /// How many of them at once.
     pub pair_burst: u32,
+    /// Messages that this node keeps in all …
+    pub node_messages: usize,
+    /// … and the bytes of their payloads: they are in memory as well as on disk.
+    pub node_bytes: usize,
+    /// Receipts kept for one sender that is away; of more, the oldest ends untold.
+    pub receipts_of_sender: usize,
+    /// Marks of one sender's messages that have ended; of more, the oldest is dropped.
+    pub marks_of_sender: usize,
+    /// Recipients of one broadcast.
+    pub broadcast_recipients: usize,
+    /// A node that stays away for so long is replaced by the one that has the second copy.
+    pub takes_over_after: Duration,
 }
 
 impl Default for Limits {
@@ -37,6 +49,12 @@ impl Default for Limits {
             reply_depth: 1_000,
             pair_rate: 10_000,
             pair_burst: 100_000,
+            node_messages: 200_000,
+            node_bytes: 512 << 20,
+            receipts_of_sender: 10_000,
+            marks_of_sender: 50_000,
+            broadcast_recipients: 4096,
+            takes_over_after: Duration::from_secs(60),
         }
     }
 }
@@ -84,7 +102,7 @@ impl Mesh {
             return Ok(());
         }
         let bucket = pairs.entry(pair).or_insert(Bucket { left: full, at: now });
-        let earned = now.since(bucket.at).as_micros() as u64 * rate / 1000;
+        let earned = (now.since(bucket.at).as_micros() as u64).saturating_mul(rate) / 1000;
         bucket.left = bucket.left.saturating_add(earned).min(full);
         bucket.at = now;
         match bucket.left.checked_sub(1000) {

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use super::table::{Known, No};
 use crate::mesh::{Event, Mesh, Step};
 use crate::wire::close::{Code, Refusal};
-use crate::wire::envelope::{State, Target};
+use crate::wire::envelope::{MessageKey, State, Target};
 use crate::wire::frame::{Dest, Forward, Frame, MAX_HOPS, Outcome, Release};
-use crate::wire::ids::{NodeName, Sequence};
-use crate::wire::record::{Place, Upstream};
+use crate::wire::ids::{Incarnation, NodeName, Sequence};
+use crate::wire::record::{Place, Record, Upstream};
 
-/// A node that stays away for so long is replaced by the one that has the second copy.
-pub(super) const TAKES_OVER_AFTER: Duration = Duration::from_secs(60);
+/// Between two questions whether a second machine has a message.
+const SECOND_AGAIN: Duration = Duration::from_secs(5);
 /// How long a second machine may take before the sender is told that there is none, in milliseconds.
 pub(super) const SECOND_WITHIN_MS: u64 = 5_000;
 
@@ -56,7 +56,13 @@ impl Mesh {
         let forward = Forward {
             origin: self.config.node.clone(),
             incarnation: self.config.incarnation,
-            to: vec![Dest { node: holder, agent, number: Sequence(no), after: Sequence(0) }],
+            to: vec![Dest {
+                node: holder,
+                agent,
+                number: Sequence(no),
+                after: Sequence(0),
+                life: Incarnation(0),
+            }],
             hops_left: MAX_HOPS,
             redelivered: false,
             unseen: false,
@@ -93,9 +99,9 @@ impl Mesh {
         let no = self.durable.table.next_no();
         let mut item = self.new_item(key, forward.head, payload, upstream);
         (item.place, item.placed, item.second) = (Place::Copy, true, true);
-        (item.state, item.other) = (State::Accepted, Some(forward.origin.clone()));
+        (item.state, item.other) = (State::Accepted, Some(forward.origin));
         self.durable.table.insert(no, item);
-        self.durable.peers.entry(forward.origin).or_default().theirs.insert(no);
+        self.now_theirs(no);
         self.write_item(no);
     }
 
@@ -116,10 +122,41 @@ impl Mesh {
 
     /// Its sender gave it again, and waits for the second machine again.
     pub(super) fn ask_for_second(&mut self, no: No) {
-        if self.durable.table.get(no).is_some_and(|item| !item.second && item.place == Place::Mailbox) {
-            self.hold_elsewhere(no);
-        }
+        self.look_for_second(no);
         self.durable.table.look_again_if_second(no);
+    }
+
+    fn look_for_second(&mut self, no: No) {
+        let Some(item) = self.durable.table.get(no).filter(|item| !item.second && !item.ending) else {
+            return;
+        };
+        match (item.place, item.other.clone()) {
+            // Whoever has the first copy says so, or it is gone.
+            (Place::Copy, Some(other)) => self.inquire_about(&other, &[no]),
+            _ => self.hold_elsewhere(no),
+        }
+    }
+
+    /// Once a round: whether a second machine has what it should have.
+    pub(super) fn ask_for_seconds(&mut self) {
+        if self.durable.seconds.is_empty() || self.now < self.durable.next_seconds {
+            return;
+        }
+        self.durable.next_seconds = self.now.after(SECOND_AGAIN);
+        let table = &self.durable.table;
+        self.durable.seconds.retain(|no| table.get(*no).is_some_and(|item| !item.second && !item.ending));
+        for no in self.durable.seconds.clone() {
+            self.look_for_second(no);
+        }
+    }
+
+    /// A sender gives a message here that another node has taken: what that one has on disk is not known here.
+    pub(super) fn unsure_of_second(&mut self, no: No) {
+        if let Some(item) = self.durable.table.get_mut(no).filter(|item| item.head.copies > 1 && !item.ending)
+        {
+            item.second = false;
+            self.durable.seconds.insert(no);
+        }
     }
 
     /// Nobody has taken the second copy in time: the message is given back. `false`: nothing is left of it here.
@@ -128,14 +165,25 @@ impl Mesh {
         if item.ending || item.told.is_some() {
             return true;
         }
+        // Another node relies on it, or an earlier life accepted it.
+        let relied_on = item.upstream.len() > 1 || item.place == Place::Copy;
+        let (kept, asked) = (item.restored || relied_on, item.head.receipt.is_some());
+        if kept {
+            item.second_by_ms = u64::MAX;
+        }
+        if kept && !asked {
+            return true;
+        }
         let message = "copies: 2: no second machine has confirmed it within 5 s";
         let refusal = Refusal::new(Code::Unavailable, message);
-        if !item.is_seen() {
+        if !item.is_seen() && !kept {
             self.refuse_taken(no, refusal);
             return false;
         }
-        // Its recipient has got it: when its sender gives it again it must be recognised.
-        item.upstream.retain(|upstream| *upstream != Upstream::Sender);
+        // Its recipient has got it, or it was accepted before: when its sender gives it again it must be recognised.
+        if !kept {
+            item.upstream.retain(|upstream| *upstream != Upstream::Sender);
+        }
         let key = item.key.clone();
         let receipt = self.receipt_of(&key, State::Refused, Some(refusal), false);
         self.tell_sender(receipt);
@@ -145,12 +193,22 @@ impl Mesh {
     /// An item has ended: its second copy is not needed any more.
     pub(super) fn release_copy(&mut self, holder: &NodeName, no: No) {
         let Some(item) = self.durable.table.get(no).filter(|item| item.head.copies > 1) else { return };
-        let messages = vec![(item.key.clone(), item.state)];
+        let (key, state, reason) = (item.key.clone(), item.state, item.reason.clone());
+        self.send_release(holder, key, state, reason);
+    }
+
+    /// One that can't be reached asks, and learns of the end.
+    pub(super) fn send_release(
+        &mut self,
+        holder: &NodeName,
+        key: MessageKey,
+        state: State,
+        reason: Option<Refusal>,
+    ) {
         if let Some(link) = self.way_to(holder) {
-            let release = Release { to: holder.clone(), messages, hops_left: MAX_HOPS };
-            self.send(link, Frame::Release(release));
+            let messages = vec![(key, state, reason)];
+            self.send(link, Frame::Release(Release { to: holder.clone(), messages, hops_left: MAX_HOPS }));
         }
-        // One that can't be reached asks, and learns of the end.
     }
 
     /// A second copy that this node has is not needed any more.
@@ -161,12 +219,28 @@ impl Mesh {
                 Frame::Release(Release { hops_left, ..release })
             });
         }
-        for (key, state) in release.messages {
+        for (key, state, reason) in release.messages {
             let Some(Known::Item(no)) = self.durable.table.known(&key) else { continue };
-            let copy = self.durable.table.get(no).is_some_and(|item| item.place == Place::Copy);
-            if copy && state.is_end() {
-                self.ended_elsewhere(no, state, None);
+            let Some(item) = self.durable.table.get(no) else { continue };
+            let copy = item.place == Place::Copy;
+            let only_copy = copy && !item.was_passed_on() && !item.is_of_this_node();
+            match state {
+                // It was given back to its sender, and never was.
+                State::Refused if only_copy => self.drop_copy(no),
+                State::Refused => {}
+                // Also one that has become the first meanwhile, unless its recipient is at it.
+                state if state.is_end() && item.hand.is_none() => self.ended_elsewhere(no, state, reason),
+                _ => {}
             }
+        }
+    }
+
+    fn drop_copy(&mut self, no: No) {
+        if let Some(node) = self.durable.table.get(no).and_then(|item| item.other.clone()) {
+            self.forget_theirs(&node, no);
+        }
+        if let Some(item) = self.durable.table.remove(no) {
+            self.persist(Record::Erase(item.key));
         }
     }
 
@@ -185,6 +259,7 @@ impl Mesh {
             }
         }
         for no in &moved {
+            self.not_elsewhere(node, *no);
             let Some(item) = self.durable.table.get_mut(*no) else { continue };
             item.place = Place::Outbox;
             item.redelivered = true;

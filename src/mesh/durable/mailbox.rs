@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::table::{Hand, Item, No};
+use super::table::{Hand, InHand, Item, No};
 use crate::mesh::{Event, Mesh, Step};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Priority, State};
@@ -44,6 +44,11 @@ pub(super) struct Mailboxes(BTreeMap<AgentAddr, Mailbox>);
 impl Mailboxes {
     pub(super) fn get(&self, agent: &AgentAddr) -> Option<&Mailbox> {
         self.0.get(agent)
+    }
+
+    /// The one with the most messages; of two, the first by name.
+    pub(super) fn fullest(&self) -> Option<(&AgentAddr, &Mailbox)> {
+        self.0.iter().rev().max_by_key(|(_, mailbox)| mailbox.count)
     }
 
     pub(super) fn add(&mut self, no: No, item: &Item, waits: bool) {
@@ -108,8 +113,8 @@ impl Mesh {
         item.hand = Some(hand);
         self.durable.doubtful.remove(&no);
         self.durable.mailboxes.waits(no, item, false);
-        self.durable.hands.insert(hand, no);
         let (head, payload, urgent) = (item.head.clone(), item.payload.clone(), item.urgent());
+        self.durable.hands.insert(hand, InHand { no, urgent, bytes: payload.len() });
         self.sessions.holds((link, session), urgent, payload.len(), true);
         self.event(Event::HandedOver);
         let step = if redelivered { Step::HandedOverAgain } else { Step::HandedOver };
@@ -122,7 +127,7 @@ impl Mesh {
     pub(in crate::mesh) fn unsent_handings(&mut self, link: LinkId, deliver: &Deliver) {
         for handing in &deliver.to {
             let hand = Hand { link, session: handing.session, tag: handing.tag };
-            if let Some(no) = self.durable.hands.get(&hand).copied() {
+            if let Some(no) = self.in_hand(hand) {
                 self.out_of_hand(hand);
                 if let Some(item) = self.durable.table.get_mut(no) {
                     item.redelivered = handing.redelivered;
@@ -145,7 +150,7 @@ impl Mesh {
         for (tag, settlement) in settled {
             let hand = Hand { link, session, tag };
             // It was taken back, or the session never had it.
-            let Some(no) = self.durable.hands.get(&hand).copied() else { continue };
+            let Some(no) = self.in_hand(hand) else { continue };
             match settlement {
                 Settlement::Written => self.written(no),
                 Settlement::Acked => {
@@ -179,7 +184,7 @@ impl Mesh {
 
     fn requeue(&mut self, no: No, why: &str) {
         let now_ms = self.wall_ms();
-        let Some(item) = self.durable.table.get_mut(no) else { return };
+        let Some(item) = self.durable.table.get_mut(no).filter(|item| !item.ending) else { return };
         item.requeues += 1;
         if item.requeues > REQUEUES {
             let message = format!("its recipient put it off {REQUEUES} times; the last time: {why}");
@@ -190,12 +195,17 @@ impl Mesh {
         self.durable.table.wake_at(no, now_ms + wait.min(REQUEUE_AT_MOST).as_millis() as u64);
     }
 
-    pub(super) fn out_of_hand(&mut self, hand: Hand) {
-        let Some(no) = self.durable.hands.remove(&hand) else { return };
-        let Some(item) = self.durable.table.get_mut(no) else { return };
-        item.hand = None;
-        let (urgent, bytes) = (item.urgent(), item.payload.len());
+    fn in_hand(&self, hand: Hand) -> Option<No> {
+        self.durable.hands.get(&hand).map(|held| held.no)
+    }
+
+    /// The session has it no more.
+    fn out_of_hand(&mut self, hand: Hand) {
+        let Some(InHand { no, urgent, bytes }) = self.durable.hands.remove(&hand) else { return };
         self.sessions.holds((hand.link, hand.session), urgent, bytes, false);
+        if let Some(item) = self.durable.table.get_mut(no).filter(|item| item.hand == Some(hand)) {
+            item.hand = None;
+        }
     }
 
     /// A session is over: what it had in its hands is handed out again, marked.
@@ -203,7 +213,7 @@ impl Mesh {
         let first = Hand { link, session, tag: 0 };
         let last = Hand { link, session, tag: u64::MAX };
         let hands: Vec<(Hand, No)> =
-            self.durable.hands.range(first..=last).map(|(h, no)| (*h, *no)).collect();
+            self.durable.hands.range(first..=last).map(|(hand, held)| (*hand, held.no)).collect();
         for (hand, no) in &hands {
             self.out_of_hand(*hand);
             self.hop(*no, Step::TakenBack, None, Some(link));

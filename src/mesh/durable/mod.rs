@@ -15,9 +15,11 @@
 //! |---|---|
 //! | [`table`] | the items, the marks, and their indexes |
 //! | `taking` | a message from a session of this node |
+//! | `counting` | a broadcast's one answer |
 //! | `placing` | where an item belongs now |
 //! | `outbox` | on the way to other nodes: windows, order, sending again |
 //! | `arrivals` | from other nodes: order, and recognising what came before |
+//! | `order` | what waits for an earlier message that lies elsewhere |
 //! | `mailbox` | in the hands of sessions |
 //! | `receipts` | what upstream is told, and the end |
 //! | `copies` | the second machine |
@@ -39,7 +41,10 @@ use crate::wire::record::Change;
 mod arrivals;
 mod brakes;
 mod copies;
+mod counting;
 mod mailbox;
+mod numbers;
+mod order;
 mod outbox;
 mod placing;
 mod receipts;
@@ -52,20 +57,18 @@ mod view;
 
 pub use brakes::Limits;
 pub use rollback::GoOn;
-pub use view::DurableView;
+pub use view::{DurableView, Use};
 
 use arrivals::Arrivals;
 use brakes::Brakes;
+use counting::Counts;
 use mailbox::Mailboxes;
+use order::Order;
 use outbox::Peer;
-use table::{Flow, Hand, No, Table};
+use table::{Flow, Hand, InHand, No, Table};
 
 /// A message without a time to live has this, in milliseconds: 30 days.
 const LONGEST_MS: u64 = 30 * 24 * 3600 * 1000;
-/// Items that a node keeps at most …
-const MAX_ITEMS: usize = 200_000;
-/// … and the bytes of their payloads: they are in memory as well as on disk.
-const MAX_BYTES: usize = 512 << 20;
 
 /// What the disk has been asked for.
 #[derive(Debug)]
@@ -88,11 +91,13 @@ pub(super) struct Durable {
     /// Changes that could not be written: the latest of each message.
     rewrites: BTreeMap<MessageKey, Change>,
     mailboxes: Mailboxes,
-    hands: BTreeMap<Hand, No>,
+    hands: BTreeMap<Hand, InHand>,
     last_tag: u64,
     peers: BTreeMap<NodeName, Peer>,
     /// Items on the way to other nodes, in the order of each flow.
     flows: BTreeMap<Flow, BTreeSet<No>>,
+    order: Order,
+    counts: Counts,
     arrivals: Arrivals,
     reports: Reports,
     /// Nodes that can't be reached, since when.
@@ -105,8 +110,16 @@ pub(super) struct Durable {
     started: Time,
     /// Agents whose home is here, since when.
     here: BTreeMap<AgentAddr, Time>,
+    /// When some node could not be reached last: it may have been the home of any agent.
+    dark_until: Time,
+    /// When a message was last given back to its sender that was on its way already.
+    gave_back: Time,
     /// What senders here were told lately by other nodes: how far each message is.
     heard_here: BTreeMap<MessageKey, (State, Time)>,
+    /// Items of which it is not sure any more that a second machine has them, as was asked.
+    seconds: BTreeSet<No>,
+    /// When those machines are asked again.
+    next_seconds: Time,
     /// See [`Mesh::rolled_back`].
     rolled_back: Option<Incarnation>,
     /// Nobody has got these, unless the store is an old one: they are marked until another node has said that it is not.
@@ -125,6 +138,15 @@ impl Mesh {
     pub(super) fn wall_ms(&self) -> u64 {
         let (at, wall_ms) = self.wall;
         wall_ms.saturating_add(self.now.since(at).as_millis() as u64)
+    }
+
+    /// Notes whether some node can't be reached now.
+    pub(super) fn look_into_the_dark(&mut self) {
+        let me = &self.config.node;
+        let mut others = self.topology.all().map(|state| &state.origin).filter(|node| *node != me);
+        if others.any(|node| self.topology.route(node).is_none()) {
+            self.durable.dark_until = self.now;
+        }
     }
 
     /// When [`Mesh::durable_tick`] has something to do.

@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::copies::TAKES_OVER_AFTER;
-use super::table::{No, Sent};
+use super::table::{Flow, No, Sent};
 use crate::mesh::{Event, Mesh, Step, Time};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Head, Priority, State, Target};
-use crate::wire::frame::{Confirm, Dest, Forward, Frame, Inquire, MAX_HOPS, Outcome};
-use crate::wire::ids::{Incarnation, LinkId, NodeName, Sequence};
+use crate::wire::frame::{Confirm, Dest, Forward, Frame, MAX_HOPS, Outcome};
+use crate::wire::ids::{AgentAddr, Incarnation, LinkId, MessageId, NodeName, Sequence};
 use crate::wire::record::Place;
 
 /// Messages on the way to one node that it has not confirmed; as many again of priority 1.
@@ -24,6 +23,15 @@ const PAUSE: Duration = Duration::from_millis(20);
 const ASK_AFTER: Duration = Duration::from_secs(30);
 /// Messages in one question.
 const ASK_AT_ONCE: usize = 500;
+
+/// What items have in common that share a frame.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Named {
+    /// Nothing.
+    Single(No),
+    /// The broadcast: its sender, and what that calls it.
+    Broadcast(AgentAddr, MessageId),
+}
 
 /// Whether a recipient may have got a message, and whether it is known that nobody got it.
 type Seen = (bool, bool);
@@ -96,9 +104,11 @@ impl Mesh {
                 full = !urgent;
                 continue;
             }
-            peer.in_flight.insert(*no);
-            peer.bytes += bytes;
-            peer.urgent += usize::from(urgent);
+            // One that is under way already is sent again, and counts once.
+            if peer.in_flight.insert(*no) {
+                peer.bytes += bytes;
+                peer.urgent += usize::from(urgent);
+            }
             gone.push((*priority, *no));
             ready.push(*no);
         }
@@ -109,13 +119,14 @@ impl Mesh {
 
     /// Sends items that were taken out of their queues; those of one message share a frame for each link.
     fn send_items(&mut self, items: &[No]) {
-        let mut together: BTreeMap<(LinkId, u64, Seen), (Vec<Dest>, No)> = BTreeMap::new();
+        let mut together: BTreeMap<(LinkId, Named, Seen), (Vec<Dest>, No)> = BTreeMap::new();
         for no in items {
             let Some((link, dest, seen)) = self.prepare(*no) else { continue };
             let Some(item) = self.durable.table.get(*no) else { continue };
-            let several = matches!(item.head.to, Target::Broadcast(_));
-            // What a broadcast's items have in common: when it was taken, which no other message shares.
-            let message = if several { item.head.taken } else { *no };
+            let message = match item.is_of_a_broadcast() {
+                true => Named::Broadcast(item.key.from.clone(), item.key.id.clone()),
+                false => Named::Single(*no),
+            };
             together.entry((link, message, seen)).or_insert_with(|| (Vec::new(), *no)).0.push(dest);
         }
         for ((link, _, (redelivered, unseen)), (to, no)) in together {
@@ -149,8 +160,7 @@ impl Mesh {
     fn prepare(&mut self, no: No) -> Option<(LinkId, Dest, Seen)> {
         let item = self.durable.table.get(no)?;
         let node = item.peer.clone()?;
-        let after =
-            item.flow().and_then(|flow| self.durable.flows.get(&flow)?.range(..no).next_back().copied());
+        let after = item.flow().and_then(|flow| self.before_in(&flow, no, &node));
         let link = self.way_to(&node);
         let incarnation = self.life_of(&node);
         let now = self.now;
@@ -166,10 +176,19 @@ impl Mesh {
         let step = if item.sent.is_some() { Step::SentAgain } else { Step::Sent };
         item.sent = Some(Sent { node: node.clone(), incarnation, at: now });
         let agent = matches!(item.head.to, Target::Broadcast(_)).then(|| item.key.to.clone());
-        let dest = Dest { node, agent, number: Sequence(no), after: Sequence(after.unwrap_or(0)) };
-        let (redelivered, unseen) = (item.redelivered, item.was_home && !item.redelivered);
+        let (number, after) = (Sequence(no), Sequence(after.unwrap_or(0)));
+        let dest = Dest { node, agent, number, after, life: incarnation };
+        let (redelivered, unseen) = (item.redelivered, item.alone && !item.redelivered);
         self.hop(no, step, Some(&dest.node), link);
         Some((link?, dest, (redelivered, unseen)))
+    }
+
+    /// The message before one in its flow that is on its way to the same node.
+    fn before_in(&self, flow: &Flow, no: No, node: &NodeName) -> Option<No> {
+        let same_way = |other: &&No| {
+            self.durable.table.get(**other).is_some_and(|other| other.peer.as_ref() == Some(node))
+        };
+        self.durable.flows.get(flow)?.range(..no).rev().find(same_way).copied()
     }
 
     fn life_of(&self, node: &NodeName) -> Incarnation {
@@ -205,8 +224,10 @@ impl Mesh {
                 self.ended_elsewhere(no, state, why);
             }
             Outcome::Reached(state, _) if asked => self.stored_there(no, node, state),
+            Outcome::Reached(..) => self.held_at(no, node),
             Outcome::Unknown => self.unknown_there(no, node),
             Outcome::Elsewhere if asked => self.not_there(no),
+            Outcome::PassedOn(next) => self.passed_on(no, node, next),
             _ => {}
         }
     }
@@ -228,7 +249,7 @@ impl Mesh {
             if item.place == Place::Handed {
                 self.durable.table.drop_payload(no);
             }
-            self.durable.peers.entry(node.clone()).or_default().theirs.insert(no);
+            self.now_theirs(no);
             self.write_change(no);
             self.hop(no, Step::Stored, Some(node), None);
         }
@@ -265,12 +286,6 @@ impl Mesh {
         }
     }
 
-    pub(super) fn forget_theirs(&mut self, node: &NodeName, no: No) {
-        if let Some(peer) = self.durable.peers.get_mut(node) {
-            peer.theirs.remove(&no);
-        }
-    }
-
     /// The two nodes do not agree where the recipient lives; news of it is on the way.
     fn not_there(&mut self, no: No) {
         let Some(item) = self.durable.table.get(no) else { return };
@@ -299,6 +314,7 @@ impl Mesh {
 
     /// Routes have changed: what was under way to a node over another way, or to an earlier life of it, is sent again.
     pub(in crate::mesh) fn reroute(&mut self) {
+        self.look_into_the_dark();
         let nodes: Vec<NodeName> = self.durable.peers.keys().cloned().collect();
         for node in &nodes {
             let (via, life, now) = (self.way_to(node), self.life_of(node), self.now);
@@ -343,10 +359,11 @@ impl Mesh {
                 continue;
             }
             self.durable.away.entry(node.clone()).or_insert(self.now);
-            if self.is_away(node, TAKES_OVER_AFTER) {
+            if self.is_away(node, self.config.limits.takes_over_after) {
                 self.take_over_from(node);
             }
         }
+        self.ask_in_order();
         self.pump_peers(nodes);
         self.durable.peers.retain(|_, peer| {
             !(peer.waiting.is_empty() && peer.in_flight.is_empty() && peer.theirs.is_empty())
@@ -354,25 +371,14 @@ impl Mesh {
     }
 
     fn ask_about(&mut self, node: &NodeName) {
-        let (now, Some(link)) = (self.now, self.way_to(node)) else { return };
+        let now = self.now;
         let Some(peer) = self.durable.peers.get_mut(node).filter(|peer| peer.ask_at <= now) else { return };
         let from = peer.asked_up_to + 1;
         let asked: Vec<No> = peer.theirs.range(from..).take(ASK_AT_ONCE).copied().collect();
         let more = asked.len() == ASK_AT_ONCE;
         peer.asked_up_to = if more { asked.last().copied().unwrap_or(0) } else { 0 };
         peer.ask_at = if more { now } else { now.after(ASK_AFTER) };
-        let key = |no: No| Some((Sequence(no), self.durable.table.get(no)?.key.clone()));
-        let asked: Vec<_> = asked.into_iter().filter_map(key).collect();
-        if !asked.is_empty() {
-            let inquire = Inquire {
-                to: node.clone(),
-                from: self.config.node.clone(),
-                incarnation: self.config.incarnation,
-                asked,
-                hops_left: MAX_HOPS,
-            };
-            self.send(link, Frame::Inquire(inquire));
-        }
+        self.inquire_about(node, &asked);
     }
 
     pub(super) fn is_away(&self, node: &NodeName, long: Duration) -> bool {

@@ -14,6 +14,10 @@ use crate::wire::record::{Place, Upstream};
 const HOMELESS_MS: u64 = 60_000;
 /// What a message's age may lack: the ways that it took, and what clocks are off; at most, in milliseconds.
 const AGE_UNKNOWN_MS: u64 = 5_000;
+/// A sender's clock may be so much ahead, in milliseconds …
+const AHEAD_MS: u64 = 1_000;
+/// … and what one says that is further ahead counts as sent so long ago.
+const UNKNOWN_AGE_MS: u64 = 60_000;
 
 impl Mesh {
     /// Puts an item where it belongs now. One whose recipient is nowhere known waits.
@@ -22,11 +26,24 @@ impl Mesh {
         if item.ending || item.hand.is_some() || !item.is_ours() {
             return;
         }
+        if let Some(asked) = self.has_to_be_asked(item) {
+            return self.put_in_outbox(no, asked);
+        }
+        let over = item.place == Place::Outbox && item.placed && item.expires_ms <= self.wall_ms();
         match self.directory.home(&item.key.to).map(|(home, _)| home.clone()) {
+            // Nobody else has had it, or nobody can be asked.
+            Some(home) if home == self.config.node && over => self.end(no, State::Expired, None),
             Some(home) if home == self.config.node => self.put_in_mailbox(no),
             Some(home) => self.put_in_outbox(no, home),
             None => self.leave_unplaced(no),
         }
+    }
+
+    /// The node that may have handed over a message whose time is over: whether it did decides how the message ended, and
+    /// wherever its recipient has moved since, it comes too late.
+    fn has_to_be_asked(&self, item: &Item) -> Option<NodeName> {
+        let over = item.place == Place::Outbox && item.expires_ms <= self.wall_ms();
+        item.sent.as_ref().filter(|_| over).map(|sent| sent.node.clone())
     }
 
     /// These agents' homes may have changed: what waits for them follows.
@@ -92,10 +109,10 @@ impl Mesh {
             .is_some_and(|item| item.peer.is_some() || item.place == Place::Mailbox);
         self.out_of_outbox(no);
         let fresh = self.durable.table.get(no).is_some_and(|item| !item.placed);
-        let now_ms = self.wall_ms();
+        let (now, now_ms) = (self.now, self.wall_ms());
         if let Some(item) = self.durable.table.get_mut(no) {
             item.placed = true;
-            item.homeless_ms = if had_home { now_ms } else { item.homeless_ms };
+            item.homeless = if had_home { Some(now) } else { item.homeless };
             if item.place == Place::Mailbox {
                 self.durable.mailboxes.remove_item(no, item);
                 item.place = Place::Outbox;
@@ -110,9 +127,10 @@ impl Mesh {
     }
 
     /// Whether an item's recipient has been gone for too long.
-    pub(super) fn is_homeless(&self, item: &Item, now_ms: u64) -> bool {
-        let waits = item.place == Place::Outbox && item.peer.is_none() && item.homeless_ms > 0;
-        waits && now_ms >= item.homeless_ms + HOMELESS_MS
+    pub(super) fn is_homeless(&self, item: &Item) -> bool {
+        let waits = item.place == Place::Outbox && item.peer.is_none();
+        let long = |since: Time| self.now.since(since).as_millis() as u64 >= HOMELESS_MS;
+        waits && item.homeless.is_some_and(long)
     }
 
     fn put_in_mailbox(&mut self, no: No) {
@@ -124,18 +142,25 @@ impl Mesh {
         self.out_of_outbox(no);
         // What was sent before may have been handed over before: by the agent's earlier home, or by an earlier life of this
         // node that did not write it down.
-        let here_since = self.durable.here.get(&agent).copied().unwrap_or_default().max(self.durable.started);
-        let early = self.sent_by(self.age_ms(no)) < here_since;
+        let here_since = self.durable.here.get(&agent).copied().unwrap_or_default();
+        let here_since = here_since.max(self.durable.started).max(self.durable.dark_until);
+        // Another node may hand over to sessions of its own, if they share.
+        let only_here = self.directory.everywhere(&agent).count() < 2;
+        let early = !only_here || self.sent_by(self.age_ms(no)) < here_since;
         let (unseen_since, now_ms) = (self.away_since_registration(&agent), self.wall_ms());
         let Some(item) = self.durable.table.get_mut(no) else { return };
-        item.redelivered |= item.sent.take().is_some() || (!item.was_home && early);
-        (item.was_home, item.moving) = (true, true);
+        item.redelivered |= item.sent.take().is_some() || (!item.alone && early);
+        (item.alone, item.moving) = (true, true);
         item.unseen_since = if item.redelivered || item.head.copies > 1 { 0 } else { unseen_since };
         item.place = Place::Mailbox;
         item.placed = true;
         item.state = item.state.max(State::Stored);
-        let waits = item.not_before_ms <= now_ms;
-        self.durable.mailboxes.add(no, item, waits);
+        let due = item.not_before_ms <= now_ms;
+        let here = self.config.node.clone();
+        let waits = due && !self.hold_back(no, &here);
+        if let Some(item) = self.durable.table.get(no) {
+            self.durable.mailboxes.add(no, item, waits);
+        }
         self.write_item(no);
         self.hold_elsewhere(no);
     }
@@ -171,6 +196,10 @@ impl Mesh {
         let moved = item.place == Place::Mailbox && item.placed;
         if moved {
             self.durable.mailboxes.remove_item(no, item);
+            if item.moving {
+                // No disk has it as stored.
+                (item.state, item.moving) = (State::Accepted, false);
+            }
         }
         item.place = Place::Outbox;
         item.placed = true;
@@ -179,7 +208,9 @@ impl Mesh {
         if let Some(flow) = flow {
             self.durable.flows.entry(flow).or_default().insert(no);
         }
-        self.durable.peers.entry(home).or_default().waiting.insert((priority, no));
+        if !self.hold_back(no, &home) {
+            self.durable.peers.entry(home).or_default().waiting.insert((priority, no));
+        }
         if fresh {
             self.write_item(no);
             if self.durable.table.get(no).is_some_and(|item| item.other.is_some()) {
@@ -224,6 +255,10 @@ impl Mesh {
 impl Head {
     /// When it was sent, by the wall clock in milliseconds: as its sender says, unless that makes no sense.
     pub(super) fn sent_about_ms(&self, taken_ms: u64) -> u64 {
+        if self.sent_ms > taken_ms.saturating_add(AHEAD_MS) {
+            // Its sender's clock is ahead of this node's, and says nothing.
+            return taken_ms.saturating_sub(UNKNOWN_AGE_MS);
+        }
         let sense = taken_ms.saturating_sub(MARK_MS)..=taken_ms;
         if sense.contains(&self.sent_ms) { self.sent_ms } else { taken_ms }
     }
@@ -231,9 +266,10 @@ impl Head {
 
 impl Item {
     /// What another node may be told of it, once that is on disk. On its way it is as good as a second copy.
-    pub(super) fn stand(&self) -> Outcome {
+    pub(super) fn stand(&self, upstream: &Upstream) -> Outcome {
         let on_its_way = self.place == Place::Outbox && self.state < State::Stored;
-        match !self.state.is_end() && (on_its_way || self.place == Place::Copy) {
+        let copy = self.place == Place::Copy && self.went_to(upstream).is_none();
+        match !self.state.is_end() && (on_its_way || copy) {
             true => Outcome::Held,
             false => Outcome::Reached(self.state.max(State::Stored), self.reason.clone()),
         }

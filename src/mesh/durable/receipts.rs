@@ -1,5 +1,6 @@
 //! What upstream is told of an item, and its end.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,8 +16,6 @@ use crate::wire::record::{Change, Place, Record, Upstream};
 
 /// States on the way to a good end, in their order.
 const ON_THE_WAY: [State; 4] = [State::Accepted, State::Stored, State::Delivered, State::Acked];
-/// Receipts kept for one sender that is away; of more, the oldest ends untold.
-const MAX_UNTOLD: usize = 10_000;
 /// Receipts that are sent to other nodes in one round.
 const TOLD_A_ROUND: usize = 500;
 /// So much later a receipt may come than one that was sent after it …
@@ -45,12 +44,15 @@ impl Mesh {
 
     fn kept(&mut self, no: No) {
         let Some(item) = self.durable.table.get_mut(no) else { return };
-        (item.on_disk, item.moving) = (true, false);
+        item.writes = item.writes.saturating_sub(1);
+        (item.on_disk, item.moving) = (true, item.moving && item.writes > 0);
         self.hop(no, Step::Kept, None, None);
         self.announce(no);
     }
 
     fn not_kept(&mut self, no: No, why: &str) {
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        item.writes = item.writes.saturating_sub(1);
         let Some(item) = self.durable.table.get(no) else { return };
         if !item.on_disk && item.is_of_this_node() && item.told.is_none() && !item.is_seen() {
             let message = format!("the disk of node {} refused it: {why}", self.config.node);
@@ -72,6 +74,8 @@ impl Mesh {
                     self.durable.unwritten.entry(no).or_insert(None);
                 }
             }
+            // Of what has ended only the end counts.
+            Some(Known::Mark(_)) if !change.state.is_end() => {}
             Some(Known::Mark(_)) => drop(self.durable.rewrites.insert(key, change)),
             None => {}
         }
@@ -107,9 +111,18 @@ impl Mesh {
             self.durable.mailboxes.remove_item(no, item);
         }
         let Some(item) = self.durable.table.remove(no) else { return };
+        if item.sent.is_some() {
+            self.durable.gave_back = self.now;
+        }
+        if let Some(other) = item.other.as_ref().filter(|_| item.head.copies > 1) {
+            self.send_release(other, item.key.clone(), State::Refused, None);
+        }
         self.durable.unplaced.remove(&no);
         self.persist(Record::Erase(item.key.clone()));
         self.event(Event::Refused(refusal.code.as_str()));
+        if item.is_of_a_broadcast() {
+            return self.counted(no, &item.key, Some(refusal));
+        }
         let receipt = self.receipt_of(&item.key, State::Refused, Some(refusal), false);
         self.tell_sender(receipt);
     }
@@ -141,7 +154,7 @@ impl Mesh {
     }
 
     fn write_end(&mut self, no: No, state: State, reason: Option<Refusal>) {
-        let (at_ms, told) = (self.wall_ms(), self.will_be_told(no, state));
+        let (at_ms, told) = (self.wall_ms(), self.nobody_is_told(no, state));
         let Some(item) = self.durable.table.get_mut(no) else { return };
         item.place = if state == State::Dead { Place::Dead } else { Place::Ended };
         let record = if item.on_disk {
@@ -174,19 +187,19 @@ impl Mesh {
             return;
         }
         let in_mailbox = item.place == Place::Mailbox;
-        let hand = item.hand;
-        if let Some(hand) = hand {
-            self.out_of_hand(hand);
+        if let Some(other) = item.other.clone() {
+            self.not_elsewhere(&other, no);
         }
         self.out_of_outbox(no);
-        let told = self.will_be_told(no, state);
+        let told = self.nobody_is_told(no, state);
         let at_ms = self.wall_ms();
         let Some(item) = self.durable.table.get_mut(no) else { return };
         if in_mailbox {
             self.durable.mailboxes.remove_item(no, item);
         }
         (item.state, item.reason, item.place, item.ending) = (state, reason, Place::Ended, true);
-        item.second = true;
+        // What a session has in its hands of it stays there until it says what became of that.
+        (item.second, item.hand) = (true, None);
         self.hop(no, step_of(state), None, None);
         let Some(item) = self.durable.table.get(no) else { return };
         let mut change = item.change(at_ms);
@@ -196,12 +209,11 @@ impl Mesh {
         self.announce(no);
     }
 
-    /// Whether nobody will be left to be told of this end.
-    fn will_be_told(&self, no: No, state: State) -> bool {
+    /// Whether nobody here is to be told of this end. Whoever is, is told when it is on disk, and that is written as well.
+    fn nobody_is_told(&self, no: No, state: State) -> bool {
         let Some(item) = self.durable.table.get(no) else { return true };
-        let asked = item.head.receipt;
-        let silent = if state == State::Acked { asked < Some(State::Acked) } else { false };
-        !item.is_of_this_node() || silent || self.hears_here(&item.key.from)
+        let silent = state == State::Acked && item.head.receipt < Some(State::Acked);
+        !item.is_of_this_node() || item.is_of_a_broadcast() || silent
     }
 
     fn hears_here(&self, sender: &AgentAddr) -> bool {
@@ -219,12 +231,12 @@ impl Mesh {
         if (item.ending || item.moving) && !is_end {
             return;
         }
-        let (state, told, stand) = (item.state, item.told, item.stand());
+        let (state, told) = (item.state, item.told);
         let mut all_told = true;
         for upstream in item.upstream.clone() {
             match upstream {
                 Upstream::Sender => all_told &= self.tell_states(no, told, state),
-                node => self.report(&node, stand.clone()),
+                node => self.report_item(no, &node),
             }
         }
         self.durable.table.set_untold(no, !all_told);
@@ -243,6 +255,11 @@ impl Mesh {
     fn tell_states(&mut self, no: No, told: Option<State>, state: State) -> bool {
         let Some(item) = self.durable.table.get(no) else { return true };
         let (key, wish, reason) = (item.key.clone(), item.head.receipt, item.reason.clone());
+        if item.is_of_a_broadcast() {
+            self.counted(no, &key, None);
+            return true;
+        }
+        let restored = item.restored;
         let good = ON_THE_WAY.into_iter().filter(|s| Some(*s) > told && *s <= state && Some(*s) <= wish);
         let mut states: Vec<State> = if state <= State::Acked { good.collect() } else { Vec::new() };
         if state > State::Acked {
@@ -250,6 +267,10 @@ impl Mesh {
         }
         if states.is_empty() {
             return true;
+        }
+        if restored {
+            // What an earlier life told is not known: only the latest is told, and may be told again.
+            states.drain(..states.len() - 1);
         }
         if !self.hears(&key.from) {
             return false;
@@ -296,6 +317,19 @@ impl Mesh {
         }
         let (sender, id) = (receipt.sender.clone(), receipt.id.clone());
         let message = MessageKey { from: sender, id, to: receipt.recipient.clone() };
+        // Its sender has given it to this node as well, or its end is known here.
+        let passed = match self.durable.table.known(&message) {
+            Some(Known::Mark(_)) => true,
+            Some(Known::Item(no)) => self
+                .durable
+                .table
+                .get(no)
+                .is_some_and(|item| item.is_of_this_node() && item.told > Some(receipt.state)),
+            None => false,
+        };
+        if passed && !receipt.state.is_end() {
+            return true;
+        }
         let full = self.durable.heard_here.len() >= MAX_HEARD;
         match self.durable.heard_here.get_mut(&message) {
             Some((state, _)) if receipt.state < *state && !receipt.state.is_end() => return true,
@@ -375,38 +409,38 @@ impl Mesh {
     /// Its end is known wherever it matters: only the mark is left.
     fn forget_ended(&mut self, no: No) {
         let Some(item) = self.durable.table.get(no) else { return };
-        let (sender, place, item_is_own) = (item.key.from.clone(), item.place, item.is_of_this_node());
+        let state = item.state;
         if let Some(other) = item.other.clone() {
             self.forget_theirs(&other, no);
             self.release_copy(&other, no);
         }
-        if !self.hears_here(&sender) && place == Place::Ended && item_is_own {
+        let refused_by_disk = self.durable.unwritten.remove(&no).is_some();
+        if refused_by_disk || !self.nobody_is_told(no, state) {
             self.write_told(no);
         }
-        let before = self.durable.table.horizon(&sender);
-        let gone = self.durable.table.leave_mark(no);
+        let gone = self.durable.table.leave_mark(no, self.config.limits.marks_of_sender);
         self.erase(gone);
-        let after = self.durable.table.horizon(&sender);
-        if after != before
-            && let Some(sent_ms) = after
-        {
-            self.persist(Record::Horizon(sender, sent_ms));
-        }
     }
 
-    /// Its sender has been told by another node: so that it is not told again after a restart.
+    /// Its sender has been told: it is not told again after a restart.
     fn write_told(&mut self, no: No) {
         let at_ms = self.wall_ms();
-        let Some(item) = self.durable.table.get(no).filter(|item| item.head.receipt.is_some()) else {
-            return;
-        };
+        let Some(item) = self.durable.table.get(no) else { return };
         let mut change = item.change(at_ms);
         change.told = true;
         let key = item.key.clone();
         self.persist_change(key, change);
     }
 
+    /// Erases what was dropped; what stands in for its marks is on disk before they go from there.
     pub(super) fn erase(&mut self, gone: Vec<MessageKey>) {
+        self.write_numbers();
+        let senders: BTreeSet<&AgentAddr> = gone.iter().map(|key| &key.from).collect();
+        for sender in senders {
+            if let Some(sent_ms) = self.durable.table.horizon(sender) {
+                self.persist(Record::Horizon(sender.clone(), sent_ms));
+            }
+        }
         for key in gone {
             self.persist(Record::Erase(key));
         }
@@ -415,11 +449,12 @@ impl Mesh {
     /// Receipts that wait for a sender that does not come have a bound.
     fn bound_untold(&mut self, no: No) {
         let Some(sender) = self.durable.table.get(no).map(|item| item.key.from.clone()) else { return };
-        if self.durable.table.untold_count(&sender) <= MAX_UNTOLD {
+        let most = self.config.limits.receipts_of_sender;
+        if self.durable.table.untold_count(&sender) <= most {
             return;
         }
         let untold = self.durable.table.untold_of(&sender);
-        let over = untold.len().saturating_sub(MAX_UNTOLD);
+        let over = untold.len().saturating_sub(most);
         for no in untold.into_iter().take(over) {
             if self.durable.table.get(no).is_some_and(|item| item.state.is_end()) {
                 self.event(Event::Refused("receipt_dropped"));

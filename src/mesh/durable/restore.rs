@@ -4,7 +4,7 @@ use super::table::Item;
 use super::{Durable, LONGEST_MS};
 use crate::mesh::{Mesh, Time};
 use crate::wire::envelope::State;
-use crate::wire::record::{Kept, Place, Upstream};
+use crate::wire::record::{Kept, Numbers, Place, Upstream};
 
 impl Mesh {
     /// Takes up again what an earlier life of this node kept; `wall_ms` is the time now.
@@ -12,14 +12,19 @@ impl Mesh {
         &mut self,
         messages: Vec<Kept>,
         horizons: Vec<(crate::wire::ids::AgentAddr, u64)>,
+        numbers: Vec<Numbers>,
     ) {
         self.durable.started = self.now;
+        // A clock that was set back while this node was off would make what waits wait longer.
+        let latest_ms = messages.iter().map(|kept| kept.taken_ms).max().unwrap_or(0);
+        self.wall.1 = self.wall.1.max(latest_ms);
         for (sender, sent_ms) in horizons {
             self.durable.table.set_horizon(sender, sent_ms);
         }
+        self.durable.table.numbers.restore(numbers);
         let mut items = Vec::new();
         for kept in messages {
-            let (no, place, told, other) = (kept.order, kept.place, kept.told, kept.other.clone());
+            let (no, place, told) = (kept.order, kept.place, kept.told);
             let unseen = self.still_unseen(&kept);
             let mut item = restored(kept);
             let doubtful = unseen && self.config.previous.is_some();
@@ -27,8 +32,9 @@ impl Mesh {
             if doubtful {
                 self.durable.doubtful.insert(no);
             }
-            let untold = item.is_of_this_node() && !told && item.state != State::Acked
-                || item.is_of_this_node() && !told && item.head.receipt == Some(State::Acked);
+            let own = item.is_of_this_node() && !item.is_of_a_broadcast();
+            let silent = item.state == State::Acked && item.head.receipt != Some(State::Acked);
+            let untold = own && !told && !silent;
             let is_end = matches!(place, Place::Ended | Place::Dead);
             item.ending = is_end;
             self.durable.table.insert(no, item);
@@ -36,13 +42,13 @@ impl Mesh {
                 if untold {
                     self.durable.table.set_untold(no, true);
                 } else {
-                    let gone = self.durable.table.leave_mark(no);
+                    let gone = self.durable.table.leave_mark(no, self.config.limits.marks_of_sender);
                     self.erase(gone);
                 }
                 continue;
             }
-            if let (Place::Handed | Place::Copy, Some(other)) = (place, other) {
-                self.durable.peers.entry(other).or_default().theirs.insert(no);
+            if matches!(place, Place::Handed | Place::Copy) {
+                self.now_theirs(no);
             }
             items.push(no);
         }
@@ -54,12 +60,22 @@ impl Mesh {
     /// Puts one in its place; what is on disk already is not written again.
     fn take_up(&mut self, no: super::No) {
         let now_ms = self.wall_ms();
-        let Some(item) = self.durable.table.get_mut(no) else { return };
+        let Some(item) = self.durable.table.get(no) else { return };
         if item.place == Place::Mailbox {
             let waits = item.not_before_ms <= now_ms;
             self.durable.mailboxes.add(no, item, waits);
+            let here = self.config.node.clone();
+            if waits
+                && self.hold_back(no, &here)
+                && let Some(item) = self.durable.table.get(no)
+            {
+                self.durable.mailboxes.waits(no, item, false);
+            }
         }
         self.place(no);
+        if self.durable.table.get(no).is_some_and(|item| !item.second) {
+            self.durable.seconds.insert(no);
+        }
     }
 
     /// Whether its recipient can't have got it: it was away when the message came, and has not been back since.
@@ -83,17 +99,21 @@ fn restored(kept: Kept) -> Item {
         expires_ms: kept.taken_ms.saturating_add(kept.head.ttl_ms.unwrap_or(LONGEST_MS).min(LONGEST_MS)),
         not_before_ms: if not_before > 0 { kept.taken_ms.saturating_add(not_before) } else { 0 },
         on_disk: true,
-        // Of a message that has a home elsewhere the home is the second machine; of others the copy was asked for before.
-        second: true,
-        second_by_ms: 0,
+        // Whether a second machine has it is asked again.
+        second: kept.head.copies < 2
+            || kept.upstream != Upstream::Sender
+            || !matches!(kept.place, Place::Mailbox | Place::Outbox),
+        second_by_ms: u64::MAX,
         ending: false,
         other: kept.other,
         unseen_since: kept.unseen_since,
         redelivered: false,
         peer: None,
-        homeless_ms: 0,
-        was_home: kept.place == Place::Mailbox,
+        homeless: None,
+        alone: kept.place == Place::Mailbox,
+        restored: true,
         moving: false,
+        writes: 0,
         placed: true,
         sent: None,
         hand: None,

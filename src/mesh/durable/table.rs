@@ -4,18 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
+use super::numbers::{Numbers, number_of};
 use crate::mesh::Time;
 use crate::wire::close::Refusal;
-use crate::wire::envelope::{Head, MessageKey, Priority, State};
+use crate::wire::envelope::{Head, MessageKey, Numbered, Priority, State};
 use crate::wire::ids::{AgentAddr, Incarnation, LinkId, NodeName, SessionNo};
 use crate::wire::record::{Place, Upstream};
 
 /// Names a message within this node, across its restarts; a later one is greater.
 pub(in crate::mesh) type No = u64;
 
-/// Marks that are kept of one sender's messages …
-pub(super) const MARKS_OF_A_SENDER: usize = 50_000;
-/// … of all …
+/// Marks that are kept of all senders' messages (of one: see [`Limits`](super::Limits)) …
 pub(super) const MARKS: usize = 200_000;
 /// … and for how long, in milliseconds: 7 days.
 pub(super) const MARK_MS: u64 = 7 * 24 * 3600 * 1000;
@@ -39,6 +38,14 @@ pub(super) struct Hand {
     pub(super) link: LinkId,
     pub(super) session: SessionNo,
     pub(super) tag: u64,
+}
+
+/// What a session has in its hands, also when the message has ended elsewhere meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InHand {
+    pub(super) no: No,
+    pub(super) urgent: bool,
+    pub(super) bytes: usize,
 }
 
 /// One durable message for one recipient.
@@ -73,11 +80,15 @@ pub(super) struct Item {
     /// The node it is on its way to.
     pub(super) peer: Option<NodeName>,
     /// Since when its recipient is nowhere known, if it was before.
-    pub(super) homeless_ms: u64,
-    /// It lay in a mailbox here: this node knows whether anybody got it.
-    pub(super) was_home: bool,
+    pub(super) homeless: Option<Time>,
+    /// This node knows whether anybody got it: nobody else can have handed it over before.
+    pub(super) alone: bool,
+    /// It was on disk when this node started: what an earlier life told of it, and to whom it sent it, is not known.
+    pub(super) restored: bool,
     /// It is in a mailbox, and that is not on disk yet.
     pub(super) moving: bool,
+    /// How often it is being written.
+    pub(super) writes: u32,
     /// It was put where it belongs once.
     pub(super) placed: bool,
     pub(super) sent: Option<Sent>,
@@ -124,6 +135,7 @@ pub(super) struct Mark {
     pub(super) state: State,
     pub(super) reason: Option<Refusal>,
     pub(super) depth: u16,
+    number: Option<Numbered>,
     taken_ms: u64,
     sent_ms: u64,
     keep_ms: u64,
@@ -150,6 +162,7 @@ pub(in crate::mesh) struct Table {
     marks: BTreeMap<AgentAddr, VecDeque<MessageKey>>,
     mark_count: usize,
     horizons: BTreeMap<AgentAddr, u64>,
+    pub(super) numbers: Numbers,
     /// Items by recipient.
     by_recipient: BTreeMap<AgentAddr, BTreeSet<No>>,
     /// Items of senders of this node that are to be told something.
@@ -225,6 +238,8 @@ impl Table {
             .get(&no)
             .is_some_and(|item| self.untold.get(&item.key.from).is_some_and(|nos| nos.contains(&no)));
         let item = self.remove(no)?;
+        // What is being written of it under its old number tells nothing any more.
+        let item = Item { writes: 0, ..item };
         let no = self.next_no();
         self.insert(no, item);
         self.set_untold(no, untold);
@@ -304,25 +319,27 @@ impl Table {
         self.untold.get(sender).map(|nos| nos.iter().copied().collect()).unwrap_or_default()
     }
 
-    /// An item has ended: only its mark is left. Answers the names of marks that had to go for it.
-    pub(super) fn leave_mark(&mut self, no: No) -> Vec<MessageKey> {
+    /// An item has ended: only its mark is left. Answers the names of marks that had to go for it, as a sender has so many
+    /// at most.
+    pub(super) fn leave_mark(&mut self, no: No, of_a_sender: usize) -> Vec<MessageKey> {
         let Some(item) = self.remove(no) else { return Vec::new() };
         let mark = Mark {
             state: item.state,
             reason: item.reason,
             depth: item.head.depth,
+            number: number_of(&item.head),
             taken_ms: item.taken_ms,
             sent_ms: item.head.sent_ms,
             // A resend can come as long as the message lives; one without a time to live has no say in that.
             keep_ms: if item.head.ttl_ms.is_some() { item.expires_ms } else { item.taken_ms },
         };
-        self.mark(item.key, mark)
+        self.mark(item.key, mark, of_a_sender)
     }
 
-    fn mark(&mut self, key: MessageKey, mark: Mark) -> Vec<MessageKey> {
+    fn mark(&mut self, key: MessageKey, mark: Mark, of_a_sender: usize) -> Vec<MessageKey> {
         let queue = self.marks.entry(key.from.clone()).or_default();
         queue.push_back(key.clone());
-        let over = queue.len() > MARKS_OF_A_SENDER;
+        let over = queue.len() > of_a_sender;
         self.slots.insert(key.clone(), Slot::Mark(Box::new(mark)));
         self.mark_count += 1;
         let mut gone = Vec::new();
@@ -343,7 +360,8 @@ impl Table {
         }
         self.mark_count -= 1;
         if let Some(Slot::Mark(mark)) = self.slots.get(&key) {
-            if mark.sent_ms.abs_diff(mark.taken_ms) <= CREDIBLE_MS {
+            let noted = mark.number.is_some_and(|number| self.numbers.note(&key, number));
+            if !noted && mark.sent_ms.abs_diff(mark.taken_ms) <= CREDIBLE_MS {
                 let horizon = self.horizons.entry(sender.clone()).or_default();
                 *horizon = (*horizon).max(mark.sent_ms);
             }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::copies::SECOND_WITHIN_MS;
 use super::table::{Item, Known, No};
-use super::{LONGEST_MS, MAX_BYTES, MAX_ITEMS, Waiting};
+use super::{LONGEST_MS, Waiting};
 use crate::mesh::{Event, Hop, Mesh, Output, Queried, Step, Time};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Head, MessageKey, State, Target};
@@ -14,8 +14,8 @@ use crate::wire::record::{Change, Kept, Place, Record, Upstream};
 
 /// Messages that may wait for the disk.
 const MAX_WAITING: usize = 32_768;
-/// Recipients of one message at most.
-const MAX_FAN_OUT: usize = 4096;
+/// What a message's age may lack by its sender's clock, in milliseconds.
+const AGE_UNSURE_MS: u64 = 2_000;
 
 /// Who handed the message in: refusals go to that session only.
 pub(in crate::mesh) type Sender = (LinkId, SessionNo);
@@ -25,33 +25,29 @@ impl Mesh {
     pub(in crate::mesh) fn take(&mut self, sender: Sender, mut head: Head, payload: Bytes) {
         head.depth = self.depth_of(&head);
         head.taken = self.next_clock();
+        self.heed_number(&mut head);
         let recipients = match self.recipients_of(&head) {
             Ok(recipients) => recipients,
             Err(refusal) => return self.refuse_at(sender, &head, refusal),
         };
-        let several = matches!(head.to, Target::Broadcast(_));
-        if several && recipients.is_empty() {
-            return self.nobody_to_tell(sender, &head);
-        }
-        let mut taken = Vec::with_capacity(recipients.len());
-        for to in recipients {
-            let key = MessageKey { from: head.from.clone(), id: head.id.clone(), to };
-            match self.durable.table.known(&key) {
-                Some(Known::Item(no)) => self.taken_before(no),
-                Some(Known::Mark(mark)) => {
-                    let (state, reason) = (mark.state, mark.reason.clone());
-                    self.ended_before(&key, &head, state, reason);
-                }
-                None => match self.take_new(key, head.clone(), payload.clone()) {
-                    Ok(no) => taken.push(no),
-                    Err(refusal) => self.refuse_at(sender, &head, refusal),
-                },
+        let Target::Agent(to) = head.to.clone() else {
+            return self.take_several(sender, &head, &payload, recipients);
+        };
+        let key = MessageKey { from: head.from.clone(), id: head.id.clone(), to };
+        match self.durable.table.known(&key) {
+            Some(Known::Item(no)) => self.taken_before(no),
+            Some(Known::Mark(mark)) => {
+                let (state, reason) = (mark.state, mark.reason.clone());
+                self.ended_before(&key, &head, state, reason);
             }
+            None => match self.take_new(Some(sender), key, head.clone(), payload) {
+                Ok(no) => {
+                    self.place(no);
+                    self.pump_all(&[no]);
+                }
+                Err(refusal) => self.refuse_at(sender, &head, refusal),
+            },
         }
-        for no in &taken {
-            self.place(*no);
-        }
-        self.pump_all(&taken);
     }
 
     /// A message of an agent's that its operator sends for it.
@@ -60,7 +56,7 @@ impl Mesh {
         let result = match head.to.clone() {
             Target::Agent(to) => {
                 let key = MessageKey { from: head.from.clone(), id: head.id.clone(), to };
-                self.take_new(key, head, payload)
+                self.take_new(None, key, head, payload)
             }
             Target::Broadcast(_) | Target::Room(..) => {
                 Err(Refusal::new(Code::BadFrame, "a message that died has one recipient"))
@@ -75,16 +71,30 @@ impl Mesh {
 
     /// The operator does not want a dead letter any more: only its mark is left.
     pub(in crate::mesh) fn drop_dead(&mut self, key: MessageKey) {
-        let Some(Known::Mark(mark)) = self.durable.table.known(&key) else { return };
-        let change = Change {
-            place: Place::Ended,
-            state: mark.state,
-            reason: mark.reason.clone(),
-            at_ms: self.wall_ms(),
-            other: None,
-            told: true,
+        let at_ms = self.wall_ms();
+        let change = match self.durable.table.known(&key) {
+            Some(Known::Mark(mark)) => Change {
+                place: Place::Ended,
+                state: mark.state,
+                reason: mark.reason.clone(),
+                at_ms,
+                other: None,
+                told: true,
+            },
+            // Its sender is still to be told: only the letter goes.
+            Some(Known::Item(no)) => {
+                let dead = self.durable.table.get_mut(no);
+                let Some(item) = dead.filter(|item| item.place == Place::Dead && item.state.is_end()) else {
+                    return;
+                };
+                item.place = Place::Ended;
+                let change = item.change(at_ms);
+                self.durable.table.drop_payload(no);
+                change
+            }
+            None => return,
         };
-        self.persist(Record::Change(key, change));
+        self.persist_change(key, change);
     }
 
     /// A session asks where a message stands.
@@ -117,9 +127,10 @@ impl Mesh {
             Target::Broadcast(namespace) => {
                 let all = self.directory.agents(Some(namespace));
                 let others = all.map(|(_, state)| state.agent.clone()).filter(|agent| *agent != head.from);
-                let recipients: Vec<AgentAddr> = others.take(MAX_FAN_OUT + 1).collect();
-                if recipients.len() > MAX_FAN_OUT {
-                    let message = format!("{namespace} has more than {MAX_FAN_OUT} agents: too many at once");
+                let most = self.config.limits.broadcast_recipients;
+                let recipients: Vec<AgentAddr> = others.take(most + 1).collect();
+                if recipients.len() > most {
+                    let message = format!("{namespace} has more than {most} agents: too many at once");
                     return Err(Refusal::new(Code::RateLimited, message));
                 }
                 Ok(recipients)
@@ -128,7 +139,14 @@ impl Mesh {
         }
     }
 
-    fn take_new(&mut self, key: MessageKey, head: Head, payload: Bytes) -> Result<No, Refusal> {
+    /// `sender`: whoever gave it; `None`: its operator.
+    pub(super) fn take_new(
+        &mut self,
+        sender: Option<Sender>,
+        key: MessageKey,
+        head: Head,
+        payload: Bytes,
+    ) -> Result<No, Refusal> {
         self.check_age(&head)?;
         let home = match self.directory.home(&key.to) {
             Some((home, _)) => home.clone(),
@@ -141,13 +159,27 @@ impl Mesh {
         self.check_room(&key.to, payload.len())?;
         let second = if head.copies > 1 { Some(self.second_machine(&home)?) } else { None };
         let no = self.durable.table.next_no();
+        let may_come_again = sender.is_some_and(|sender| self.may_come_again(sender, &head));
         let mut item = self.new_item(key, head, payload, Upstream::Sender);
+        item.alone = !may_come_again;
         // Where the home is another node, that is the second machine.
         item.other = second.filter(|second| *second != home);
         self.durable.table.insert(no, item);
         self.durable.table.look_again_if_second(no);
         self.hop(no, Step::Taken, None, None);
         Ok(no)
+    }
+
+    /// Whether a sender may have given this message away before: to another node, if it was connected there since it
+    /// sent it first, or to this one, which gave it back.
+    fn may_come_again(&self, sender: Sender, head: &Head) -> bool {
+        let now_ms = self.wall_ms();
+        let age_ms = now_ms.saturating_sub(head.sent_about_ms(now_ms)).saturating_add(AGE_UNSURE_MS);
+        let sent = Time(self.now.0.saturating_sub(age_ms.saturating_mul(1_000)));
+        let since = self.sessions.get(sender).map_or(self.now, |session| session.since);
+        let alone = self.directory.own(&head.from).is_some_and(|own| !own.shared)
+            && self.directory.everywhere(&head.from).count() == 1;
+        !alone || sent < since.max(self.durable.dark_until).max(self.durable.gave_back)
     }
 
     /// An item as it begins.
@@ -173,9 +205,11 @@ impl Mesh {
             unseen_since: 0,
             redelivered: false,
             peer: None,
-            homeless_ms: 0,
-            was_home: false,
+            homeless: None,
+            alone: false,
+            restored: false,
             moving: false,
+            writes: 0,
             placed: false,
             sent: None,
             hand: None,
@@ -188,6 +222,9 @@ impl Mesh {
 
     /// A sender whose clock is right is told when its message may be one that was forgotten.
     pub(super) fn check_age(&self, head: &Head) -> Result<(), Refusal> {
+        if let Some(checked) = self.check_number(head) {
+            return checked;
+        }
         let Some(horizon) = self.durable.table.horizon(&head.from) else { return Ok(()) };
         if head.sent_ms > horizon {
             return Ok(());
@@ -215,9 +252,13 @@ impl Mesh {
             return Err(Refusal::new(Code::Unavailable, message));
         }
         let table = &self.durable.table;
-        if table.len() >= MAX_ITEMS || table.bytes + bytes > MAX_BYTES {
-            let message =
-                format!("node {} keeps {} messages and has no room for more", self.config.node, table.len());
+        if table.len() >= limits.node_messages || table.bytes + bytes > limits.node_bytes {
+            let message = format!(
+                "node {} keeps {} messages of {} MiB and has no room for more; its operator sets that by [limits] node_messages and node_mib",
+                self.config.node,
+                table.len(),
+                table.bytes >> 20
+            );
             return Err(Refusal::new(Code::Unavailable, message));
         }
         Ok(())
@@ -225,6 +266,10 @@ impl Mesh {
 
     /// An agent that was never seen gets a mailbox here.
     pub(super) fn create_agent(&mut self, agent: &AgentAddr) -> NodeName {
+        if self.sessions.is_registering(agent) {
+            // It is about to be known, and better.
+            return self.config.node.clone();
+        }
         let state = AgentState {
             agent: agent.clone(),
             presence: Presence::Away,
@@ -237,19 +282,44 @@ impl Mesh {
         self.config.node.clone()
     }
 
+    /// A registration came to nothing, for which a message waited that may create its recipient.
+    pub(in crate::mesh) fn create_if_wanted(&mut self, agent: &AgentAddr) {
+        if self.directory.home(agent).is_some() || self.sessions.is_registering(agent) {
+            return;
+        }
+        let table = &self.durable.table;
+        let waits = |no: &No| {
+            table.get(*no).is_some_and(|item| item.head.create && item.is_ours() && item.homeless.is_none())
+        };
+        if table.of_recipient(agent).iter().any(waits) {
+            self.create_agent(agent);
+        }
+    }
+
     /// The same message again, while it is here: its sender is told what it may not have heard.
     fn taken_before(&mut self, no: No) {
         self.hop(no, Step::Recognised, None, None);
+        self.add_sender(no);
         let now_ms = self.wall_ms();
         if let Some(item) = self.durable.table.get_mut(no) {
             item.told = None;
-            if !item.upstream.contains(&Upstream::Sender) {
-                item.upstream.push(Upstream::Sender);
-            }
             item.second_by_ms = now_ms.saturating_add(SECOND_WITHIN_MS);
         }
         self.ask_for_second(no);
         self.announce(no);
+    }
+
+    /// Its sender has given it to this node as well, and is told here what becomes of it: also after a restart.
+    pub(super) fn add_sender(&mut self, no: No) {
+        let Some(item) = self.durable.table.get_mut(no).filter(|item| !item.is_of_this_node()) else {
+            return;
+        };
+        item.upstream.insert(0, Upstream::Sender);
+        if !item.ending {
+            item.moving = true;
+            self.write_item(no);
+            self.unsure_of_second(no);
+        }
     }
 
     fn ended_before(&mut self, key: &MessageKey, head: &Head, state: State, reason: Option<Refusal>) {
@@ -266,15 +336,6 @@ impl Mesh {
         self.event(Event::Hop(Box::new(hop)));
     }
 
-    /// A broadcast without recipients has ended with its acceptance.
-    fn nobody_to_tell(&mut self, sender: Sender, head: &Head) {
-        if head.receipt.is_some() {
-            let key = MessageKey { from: head.from.clone(), id: head.id.clone(), to: head.from.clone() };
-            let receipt = self.receipt_of(&key, State::Accepted, None, true);
-            self.send(sender.0, crate::wire::frame::Frame::Told(sender.1, receipt));
-        }
-    }
-
     /// A receipt as this node gives it.
     pub(super) fn receipt_of(
         &self,
@@ -288,6 +349,7 @@ impl Mesh {
             sender: key.from.clone(),
             id: key.id.clone(),
             recipient: key.to.clone(),
+            counts: None,
             node: self.config.node.clone(),
             state,
             refusal,
@@ -299,10 +361,9 @@ impl Mesh {
 
     /// Writes an item; what comes of it is an input.
     pub(super) fn write_item(&mut self, no: No) {
-        let Some(record) = self.durable.table.get(no).map(|item| Record::Keep(Box::new(item.kept(no))))
-        else {
-            return;
-        };
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        item.writes += 1;
+        let record = Record::Keep(Box::new(item.kept(no)));
         let ticket = self.persist(record);
         self.durable.waiting.insert(ticket, Waiting::Kept(no));
     }

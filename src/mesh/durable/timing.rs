@@ -12,6 +12,8 @@ use crate::wire::record::Place;
 const MARKS_A_ROUND: usize = 2_000;
 /// A message whose time is over, and which another node may have, is looked at again after this, in milliseconds.
 const ASK_AGAIN_MS: u64 = 1_000;
+/// One whose recipient is nowhere known is looked at again after this, in milliseconds.
+const LOOK_AGAIN_MS: u64 = 10_000;
 /// So long after its time a message whose fate nobody tells counts as expired, in milliseconds: a day.
 const GIVE_UP_MS: u64 = 24 * 3600 * 1000;
 
@@ -30,7 +32,9 @@ impl Mesh {
             return;
         }
         self.durable.next_round = self.now.after(ROUND);
+        self.look_into_the_dark();
         self.write_again();
+        self.ask_for_seconds();
         self.tell_elsewhere();
         self.forget_heard();
         self.drop_long_held();
@@ -60,14 +64,22 @@ impl Mesh {
             return;
         }
         let Some(item) = self.durable.table.get(no) else { return };
-        if self.is_homeless(item, now_ms) {
+        let waits = item.homeless.is_some() && item.place == Place::Outbox && item.peer.is_none();
+        if self.is_homeless(item) {
             let message = format!("{} was unregistered", item.key.to);
             return self.end(no, State::Dead, Some(Refusal::new(Code::UnknownRecipient, message)));
         }
-        if item.expires_ms <= now_ms {
+        let over = item.expires_ms <= now_ms;
+        if waits {
+            // The wall clock may have been set.
+            self.durable.table.look_again(no, now_ms + LOOK_AGAIN_MS);
+        }
+        if over {
             return self.time_is_over(no, now_ms);
         }
-        if item.place == Place::Mailbox && item.hand.is_none() && item.not_before_ms <= now_ms {
+        let Some(item) = self.durable.table.get(no) else { return };
+        let due = item.not_before_ms <= now_ms && !self.is_held_back(no);
+        if item.place == Place::Mailbox && item.hand.is_none() && due {
             let agent: AgentAddr = item.key.to.clone();
             self.durable.mailboxes.waits(no, item, true);
             self.pump_mailbox(&agent);
@@ -81,12 +93,18 @@ impl Mesh {
             // Its recipient may be at it: it has the time that it takes.
             Place::Mailbox if item.hand.is_some() => {}
             Place::Mailbox => self.end(no, State::Expired, None),
-            Place::Outbox if item.sent.is_none() || long_over => self.end(no, State::Expired, None),
+            Place::Outbox if self.nobody_has_it(no) || long_over => self.end(no, State::Expired, None),
             // Whether it has arrived, only the other node knows: it is asked by being sent it once more.
             Place::Outbox => self.durable.table.look_again(no, now_ms + ASK_AGAIN_MS),
             Place::Copy | Place::Handed if long_over => self.ended_elsewhere(no, State::Expired, None),
             Place::Copy | Place::Handed => self.durable.table.look_again(no, now_ms + GIVE_UP_MS + 1),
             Place::Dead | Place::Ended => {}
         }
+    }
+
+    /// Whether no other node can have got it from this one.
+    fn nobody_has_it(&self, no: No) -> bool {
+        // An earlier life may have sent it: it is sent once more, to be asked about.
+        self.durable.table.get(no).is_some_and(|item| item.sent.is_none() && !item.restored)
     }
 }

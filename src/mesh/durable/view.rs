@@ -1,6 +1,10 @@
 //! How much a node keeps, for `status` and for tests.
 
-use crate::mesh::Mesh;
+use super::Waiting;
+use super::table::No;
+use crate::mesh::{Mesh, Ticket};
+use crate::wire::envelope::State;
+use crate::wire::ids::AgentAddr;
 use crate::wire::record::Place;
 
 /// Counts of what a node keeps.
@@ -22,6 +26,10 @@ pub struct DurableView {
     pub marks: usize,
     /// Messages from other nodes that wait for an earlier one.
     pub held: usize,
+    /// Messages that wait for an earlier one that lies at its recipient's earlier home.
+    pub held_back: usize,
+    /// Broadcasts that are not answered yet.
+    pub counting: usize,
     /// Flows from other nodes that are followed.
     pub flows: usize,
     /// Messages that the disk has refused so far.
@@ -30,7 +38,33 @@ pub struct DurableView {
     pub bytes: usize,
 }
 
+/// How near a node is to what its operator allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Use {
+    /// Messages that it keeps, marks not counted.
+    pub messages: usize,
+    /// Bytes of their payloads.
+    pub bytes: usize,
+    /// The mailbox with the most messages: whose, how many, their bytes.
+    pub fullest: Option<(AgentAddr, usize, usize)>,
+    /// Receipts that wait for the sender that has the most.
+    pub receipts: usize,
+}
+
 impl Mesh {
+    /// How near this node is to its limits.
+    pub fn limits_in_use(&self) -> Use {
+        let durable = &self.durable;
+        let fullest = durable.mailboxes.fullest();
+        let senders = durable.table.untold_senders();
+        Use {
+            messages: durable.table.len(),
+            bytes: durable.table.bytes,
+            fullest: fullest.map(|(agent, mailbox)| (agent.clone(), mailbox.count(), mailbox.bytes())),
+            receipts: senders.iter().map(|sender| durable.table.untold_count(sender)).max().unwrap_or(0),
+        }
+    }
+
     /// Counts of what this node keeps.
     pub fn durable_view(&self) -> DurableView {
         let durable = &self.durable;
@@ -38,6 +72,8 @@ impl Mesh {
             in_hand: durable.hands.len(),
             marks: durable.table.mark_count(),
             held: durable.arrivals.held(),
+            held_back: durable.order.held_back(),
+            counting: durable.counts.len(),
             flows: durable.arrivals.flows(),
             unwritten: durable.unwritten.len() + durable.rewrites.len(),
             bytes: durable.table.bytes,
@@ -53,5 +89,22 @@ impl Mesh {
             }
         }
         view
+    }
+
+    /// Whether anybody is told something once this record is on disk. What nobody waits for may share a later commit:
+    /// until then it counts as not written, here and for the node that the message came from.
+    pub fn is_waited_for(&self, ticket: Ticket) -> bool {
+        let wish = |no: &No| self.durable.table.get(*no).map(|item| (item, item.head.receipt));
+        match self.durable.waiting.get(&ticket) {
+            Some(Waiting::Changed(_)) => false,
+            Some(Waiting::Kept(no)) => wish(no).is_none_or(|(item, wish)| {
+                let least = if item.is_of_this_node() { State::Accepted } else { State::Stored };
+                item.head.copies > 1 || wish >= Some(least)
+            }),
+            Some(Waiting::End(no, State::Acked, _)) => {
+                wish(no).is_none_or(|(_, wish)| wish >= Some(State::Acked))
+            }
+            Some(Waiting::End(..)) | None => true,
+        }
     }
 }

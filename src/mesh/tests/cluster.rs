@@ -1,16 +1,21 @@
 //! Several nodes joined by links in memory. Everything happens in the order of virtual time; nothing is random.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::super::*;
-use crate::wire::close::{Code, LinkClose, Refusal};
-use crate::wire::envelope::{Class, Form, Head, Kind, MessageKey, Priority, Target};
-use crate::wire::frame::{AgentState, Attach, Call, Deliver, Method, Receipt};
+use crate::wire::close::LinkClose;
+use crate::wire::envelope::{Class, Head, Kind, MessageKey, Target};
+use crate::wire::frame::{AgentState, Attach, Call, Method};
 use crate::wire::ids::{AgentAddr, Incarnation, MessageId, Namespace, Sequence, SessionNo};
-use crate::wire::record::{Kept, Place};
+use crate::wire::record::{Kept, KnownNode, Numbers, Place};
+
+mod links;
+mod seen;
+
+use links::LinkEnd;
 
 /// One way over a link between nodes, unless a test says otherwise.
 pub const DELAY: Duration = Duration::from_millis(10);
@@ -67,6 +72,8 @@ struct Machine {
     /// What is on its disk.
     memory: BTreeMap<MessageKey, Kept>,
     agents: BTreeMap<AgentAddr, AgentState>,
+    elsewhere: BTreeMap<NodeName, KnownNode>,
+    numbers: BTreeMap<(AgentAddr, AgentAddr), Numbers>,
     /// Answers calls.
     answers: bool,
 }
@@ -75,16 +82,23 @@ impl Machine {
     fn on_disk(&self) -> Memory {
         let mut messages: Vec<Kept> = self.memory.values().cloned().collect();
         messages.sort_by_key(|kept| kept.order);
-        Memory { agents: self.agents.values().cloned().collect(), messages, horizons: Vec::new() }
+        let agents = self.agents.values().cloned().collect();
+        let numbers = self.numbers.values().cloned().collect();
+        Memory { agents, elsewhere: self.elsewhere.clone(), messages, horizons: Vec::new(), numbers }
     }
 
     fn write(&mut self, record: &Record) {
         match record {
             Record::Agent(state) => drop(self.agents.insert(state.agent.clone(), state.clone())),
             Record::Forget(agent) => drop(self.agents.remove(agent)),
+            Record::Elsewhere(node, news) => self.elsewhere.entry(node.clone()).or_default().note(news),
             Record::Keep(kept) => drop(self.memory.insert(kept.key.clone(), (**kept).clone())),
             Record::Erase(key) => drop(self.memory.remove(key)),
             Record::Horizon(..) => {}
+            Record::Numbers(numbers) => {
+                let pair = (numbers.from.clone(), numbers.to.clone());
+                drop(self.numbers.insert(pair, numbers.clone()));
+            }
             Record::Change(key, change) => {
                 let Some(kept) = self.memory.get_mut(key) else { return };
                 (kept.place, kept.state, kept.reason) = (change.place, change.state, change.reason.clone());
@@ -95,18 +109,6 @@ impl Machine {
             }
         }
     }
-}
-
-struct LinkEnd {
-    owner: NodeName,
-    /// The other end; `None`: an entrance.
-    peer: Option<(NodeName, LinkId)>,
-    /// What is sent is lost, and nobody notices.
-    blocked: bool,
-    /// Nothing fits into its queue.
-    full: bool,
-    /// How long what it sends is under way.
-    delay: Duration,
 }
 
 /// A frame that left a node.
@@ -211,9 +213,13 @@ impl Cluster {
         self.due.retain(|_, (owner, _)| *owner != name);
         let on_disk = memory.messages.iter().map(|kept| (kept.key.clone(), kept.clone())).collect();
         let agents = memory.agents.iter().map(|state| (state.agent.clone(), state.clone())).collect();
+        let elsewhere = memory.elsewhere.clone();
+        let pair = |numbers: &Numbers| (numbers.from.clone(), numbers.to.clone());
+        let numbers = memory.numbers.iter().map(|numbers| (pair(numbers), numbers.clone())).collect();
         let mesh = Mesh::new(config, self.now, self.wall_ms(), memory);
         let (disk, records) = (Disk::Works, Vec::new());
-        let machine = Machine { mesh, disk, records, memory: on_disk, agents, answers: true };
+        let machine =
+            Machine { mesh, disk, records, memory: on_disk, agents, elsewhere, numbers, answers: true };
         self.machines.insert(name, machine);
     }
 
@@ -244,6 +250,12 @@ impl Cluster {
         self.machines[&node(name)].records.iter().map(|(_, record)| record.clone()).collect()
     }
 
+    /// Of what a disk that hangs took: whether anybody waits for it.
+    pub fn waited_for(&self, name: &str) -> Vec<bool> {
+        let machine = &self.machines[&node(name)];
+        machine.records.iter().map(|(ticket, _)| machine.mesh.is_waited_for(*ticket)).collect()
+    }
+
     fn number(&mut self) -> u64 {
         self.last += 1;
         self.last
@@ -252,111 +264,6 @@ impl Cluster {
     fn at(&mut self, when: Time, name: &NodeName, input: Input) {
         let order = self.number();
         self.due.insert((when, order), (name.clone(), input));
-    }
-
-    /// `dialler` connects to `other`: both ends are up at once.
-    pub fn connect(&mut self, dialler: &str, other: &str) -> (LinkId, LinkId) {
-        self.connect_at(dialler, other, Duration::ZERO, Duration::ZERO)
-    }
-
-    /// The same, with the times after which the two ends notice that it is up.
-    pub fn connect_at(
-        &mut self,
-        dialler: &str,
-        other: &str,
-        first: Duration,
-        second: Duration,
-    ) -> (LinkId, LinkId) {
-        let (a, b) = (LinkId(self.number()), LinkId(self.number()));
-        let (from, to) = (node(dialler), node(other));
-        let end = |owner: &NodeName, peer: &NodeName, id| LinkEnd {
-            owner: owner.clone(),
-            peer: Some((peer.clone(), id)),
-            blocked: false,
-            full: false,
-            delay: DELAY,
-        };
-        self.links.insert(a, end(&from, &to, b));
-        self.links.insert(b, end(&to, &from, a));
-        for (link, me, peer, dialled, wait) in [(a, &from, &to, true, first), (b, &to, &from, false, second)]
-        {
-            let incarnation = self.machines[peer].mesh.config.incarnation;
-            let up =
-                Input::LinkUp { link, peer: peer.clone(), role: Role::Node, incarnation, dialled, rtt_us: 0 };
-            self.at(self.now.after(wait), me, up);
-        }
-        (a, b)
-    }
-
-    fn between(&self, a: &str, b: &str) -> Vec<LinkId> {
-        let (a, b) = (node(a), node(b));
-        let joins = |end: &LinkEnd| {
-            let peer = end.peer.as_ref().map(|(peer, _)| peer);
-            (end.owner == a && peer == Some(&b)) || (end.owner == b && peer == Some(&a))
-        };
-        self.links.iter().filter(|(_, end)| joins(end)).map(|(id, _)| *id).collect()
-    }
-
-    /// The link breaks, and both ends notice.
-    pub fn cut(&mut self, a: &str, b: &str) {
-        for link in self.between(a, b) {
-            let end = self.links.remove(&link).unwrap();
-            self.at(self.now, &end.owner, Input::LinkDown(link));
-        }
-    }
-
-    /// What the two send each other is lost from now on (or no longer), and nobody notices.
-    pub fn block(&mut self, a: &str, b: &str, blocked: bool) {
-        for link in self.between(a, b) {
-            self.links.get_mut(&link).unwrap().blocked = blocked;
-        }
-    }
-
-    /// What the two send each other takes so long from now on.
-    pub fn delay(&mut self, a: &str, b: &str, delay: Duration) {
-        for link in self.between(a, b) {
-            self.links.get_mut(&link).unwrap().delay = delay;
-        }
-    }
-
-    /// Nothing fits into the queue of this node's end of the link any more.
-    pub fn fill(&mut self, owner: &str, peer: &str) {
-        for link in self.between(owner, peer) {
-            let end = self.links.get_mut(&link).unwrap();
-            end.full |= end.owner == node(owner);
-        }
-    }
-
-    /// Every queue has room again.
-    pub fn make_room(&mut self) {
-        self.links.values_mut().for_each(|end| end.full = false);
-    }
-
-    /// The same for the link to a client's entrance.
-    pub fn fill_entrance(&mut self, client: &Client) {
-        self.links.get_mut(&client.link).unwrap().full = true;
-    }
-
-    /// Opens an entrance for clients of a node.
-    pub fn entrance(&mut self, name: &str) -> LinkId {
-        let link = LinkId(self.number());
-        let end = LinkEnd { owner: node(name), peer: None, blocked: false, full: false, delay: DELAY };
-        self.links.insert(link, end);
-        let up = Input::LinkUp {
-            link,
-            peer: node(name),
-            role: Role::Entrance,
-            incarnation: Incarnation(1),
-            dialled: false,
-            rtt_us: 0,
-        };
-        self.input(name, up);
-        link
-    }
-
-    pub fn entrance_gone(&mut self, client: &Client) {
-        self.links.remove(&client.link);
-        self.input(client.node.as_str(), Input::LinkDown(client.link));
     }
 
     /// A client registers at an entrance of its own; time goes on until that is done everywhere.
@@ -455,39 +362,6 @@ impl Cluster {
         }
     }
 
-    fn carry(&mut self, name: &NodeName, link: LinkId, frame: Frame) {
-        let Some(end) = self.links.get(&link) else { return };
-        if end.full {
-            let when = self.now;
-            return self.at(when, name, Input::Unsent(link, frame));
-        }
-        let frame = through_the_wire(&frame);
-        let (to, blocked, delay) = (end.peer.clone(), end.blocked, end.delay);
-        let sent = Sent { from: name.clone(), to: to.clone().map(|(peer, _)| peer), frame: frame.clone() };
-        self.sent.push(sent);
-        match to {
-            None => {
-                if let Frame::Ping(number) = frame {
-                    self.at(self.now, name, Input::Frame(link, Frame::Pong(number, 0)));
-                }
-                self.inboxes.entry(link).or_default().push(frame);
-            }
-            Some(_) if blocked || (self.lost)(&frame) => {}
-            Some((peer, id)) => self.at(self.now.after(delay), &peer, Input::Frame(id, frame)),
-        }
-    }
-
-    fn close(&mut self, name: &NodeName, link: LinkId, code: LinkClose) {
-        self.closed.push((name.clone(), link, code));
-        let Some(end) = self.links.remove(&link) else { return };
-        self.at(self.now, name, Input::LinkDown(link));
-        if let Some((peer, id)) = end.peer.filter(|_| !end.blocked)
-            && self.links.remove(&id).is_some()
-        {
-            self.at(self.now.after(DELAY), &peer, Input::LinkDown(id));
-        }
-    }
-
     /// Lets virtual time pass.
     pub fn run(&mut self, time: Duration) {
         let end = self.now.after(time);
@@ -533,76 +407,6 @@ impl Cluster {
         }
     }
 
-    /// What a client's session got.
-    pub fn got(&self, client: &Client) -> Vec<&Frame> {
-        let frames = self.inboxes.get(&client.link).into_iter().flatten();
-        frames.filter(|frame| is_for(frame, client.session)).collect()
-    }
-
-    /// The ids of the messages that a client's session got.
-    pub fn messages(&self, client: &Client) -> Vec<String> {
-        let deliveries = self.got(client).into_iter().filter_map(|frame| match frame {
-            Frame::Deliver(Deliver { head, .. }, _) => Some(head.id.to_string()),
-            _ => None,
-        });
-        deliveries.collect()
-    }
-
-    /// What a client was told of its messages.
-    pub fn told(&self, client: &Client) -> Vec<&Receipt> {
-        let told = self.got(client).into_iter().filter_map(|frame| match frame {
-            Frame::Told(_, receipt) => Some(receipt),
-            _ => None,
-        });
-        told.collect()
-    }
-
-    /// The codes of the refusals that a client was told.
-    pub fn refusals(&self, client: &Client) -> Vec<Code> {
-        self.told(client).iter().filter_map(|receipt| Some(receipt.refusal.as_ref()?.code)).collect()
-    }
-
-    /// Why a client's session was ended by its node, if it was.
-    pub fn evicted(&self, client: &Client) -> Option<&Refusal> {
-        self.got(client).into_iter().find_map(|frame| match frame {
-            Frame::Evict(_, refusal) => Some(refusal),
-            _ => None,
-        })
-    }
-
-    pub fn attached(&self, client: &Client) -> bool {
-        self.got(client).iter().any(|frame| matches!(frame, Frame::Attached(_)))
-    }
-
-    /// Messages that went from a node to another, counted for each pair.
-    pub fn forwards(&self) -> BTreeMap<(String, String), usize> {
-        let mut count = BTreeMap::new();
-        for sent in self.sent.iter().filter(|sent| matches!(sent.frame, Frame::Forward(..))) {
-            let to = sent.to.as_ref().unwrap().to_string();
-            *count.entry((sent.from.to_string(), to)).or_default() += 1;
-        }
-        count
-    }
-
-    /// The nodes that a node can reach.
-    pub fn reachable(&self, name: &str) -> BTreeSet<String> {
-        let nodes = self.mesh(name).snapshot().nodes;
-        nodes.into_iter().filter(|view| view.reachable).map(|view| view.node.to_string()).collect()
-    }
-
-    /// The first neighbour on the way from one node to another.
-    pub fn next_hop(&self, from: &str, to: &str) -> Option<String> {
-        let nodes = self.mesh(from).snapshot().nodes;
-        nodes.into_iter().find(|view| view.node == node(to))?.next_hop.map(|node| node.to_string())
-    }
-
-    /// Where an agent is, as a node sees it, and whether it is there now.
-    pub fn home(&self, seen_from: &str, agent_name: &str) -> Option<(String, bool)> {
-        let agents = self.mesh(seen_from).agents_seen(None);
-        let (node, state) = agents.into_iter().find(|(_, state)| state.agent == agent(agent_name))?;
-        Some((node.to_string(), state.presence == crate::wire::frame::Presence::Online))
-    }
-
     pub fn ask(&mut self, from: &str, to: Option<&str>, method: Method) -> (NodeName, Sequence) {
         let number = Sequence(self.number());
         let ask = Input::Ask {
@@ -638,41 +442,12 @@ impl Cluster {
 /// A message as an entrance would stamp it.
 pub fn head(from: &Client, to: &str, id: &str) -> Head {
     Head {
-        from: from.agent.clone(),
-        to: Target::parse(to, &from.agent.namespace).unwrap(),
-        id: MessageId::new(id).unwrap(),
-        kind: Kind::Command,
-        priority: Priority::DEFAULT,
         class: Class::Live,
-        reply_to: None,
-        receipt: None,
-        ttl_ms: None,
-        not_before_ms: None,
-        copies: 1,
-        create: false,
-        form: Form::Json,
-        // Later than every start.
-        sent_ms: 2_000_000_000_000,
-        depth: 0,
-        retry_of: None,
-        taken: 0,
+        ..Head::new(
+            from.agent.clone(),
+            Target::parse(to, &from.agent.namespace).unwrap(),
+            MessageId::new(id).unwrap(),
+            Kind::Command,
+        )
     }
-}
-
-fn is_for(frame: &Frame, session: SessionNo) -> bool {
-    match frame {
-        Frame::Deliver(deliver, _) => deliver.to.iter().any(|handing| handing.session == session),
-        Frame::Attached(no) | Frame::Evict(no, _) | Frame::Told(no, _) | Frame::AgentList(no, ..) => {
-            *no == session
-        }
-        _ => false,
-    }
-}
-
-/// Encoded and decoded, as every frame is on its way.
-fn through_the_wire(frame: &Frame) -> Frame {
-    let encoded = frame.encode();
-    let mut bytes = bytes::BytesMut::from(&encoded.head[..]);
-    bytes.extend_from_slice(&encoded.payload);
-    Frame::decode(&mut bytes.freeze()).unwrap().unwrap()
 }

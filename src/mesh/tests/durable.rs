@@ -8,22 +8,22 @@ use super::cluster::*;
 use crate::mesh::{DurableView, GoOn, Input};
 use crate::wire::close::Code;
 use crate::wire::envelope::{Class, Head, Priority, State, Target};
-use crate::wire::frame::{Deliver, Dest, Forward, Frame, Handing, Settlement};
-use crate::wire::ids::{Incarnation, MessageId, Sequence};
+use crate::wire::frame::{Deliver, Frame, Handing, Settlement};
+use crate::wire::ids::{Incarnation, MessageId};
 
-const TRIO: [&str; 3] = ["agni", "dc", "rushabdev"];
+pub(super) const TRIO: [&str; 3] = ["agni", "dc", "rushabdev"];
 
-fn durable(from: &Client, to: &str, id: &str) -> Head {
+pub(super) fn durable(from: &Client, to: &str, id: &str) -> Head {
     Head { class: Class::Durable, receipt: Some(State::Acked), ..head(from, to, id) }
 }
 
 impl Cluster {
-    fn post(&mut self, from: &Client, to: &str, id: &str) {
+    pub(super) fn post(&mut self, from: &Client, to: &str, id: &str) {
         self.submit(from, durable(from, to, id));
         self.run(Duration::from_millis(100));
     }
 
-    fn handings(&self, client: &Client) -> Vec<(String, Handing)> {
+    pub(super) fn handings(&self, client: &Client) -> Vec<(String, Handing)> {
         let frames = self.got(client).into_iter();
         let deliveries = frames.filter_map(|frame| match frame {
             Frame::Deliver(Deliver { to, head, .. }, _) => {
@@ -35,23 +35,23 @@ impl Cluster {
         deliveries.filter(|(_, handing)| handing.tag != 0).collect()
     }
 
-    fn settle(&mut self, client: &Client, id: &str, settlement: Settlement) {
+    pub(super) fn settle(&mut self, client: &Client, id: &str, settlement: Settlement) {
         let (_, handing) = self.handings(client).into_iter().rfind(|(known, _)| known == id).unwrap();
         self.frame(client, Frame::Settle(client.session, vec![(handing.tag, settlement)]));
         self.run(Duration::from_millis(100));
     }
 
-    fn states(&self, client: &Client, id: &str) -> Vec<State> {
+    pub(super) fn states(&self, client: &Client, id: &str) -> Vec<State> {
         let told = self.told(client).into_iter().filter(|receipt| receipt.id.as_str() == id);
         told.map(|receipt| receipt.state).collect()
     }
 
-    fn view(&self, name: &str) -> DurableView {
+    pub(super) fn view(&self, name: &str) -> DurableView {
         self.mesh(name).durable_view()
     }
 
     /// A recipient that is known at a node, and away.
-    fn away(&mut self, name: &str, agent: &str) {
+    pub(super) fn away(&mut self, name: &str, agent: &str) {
         let client = self.register(name, agent);
         self.detach(&client, false);
         self.run(seconds(1));
@@ -106,6 +106,44 @@ fn nothing_is_called_accepted_before_it_is_on_disk() {
     cluster.disk("agni", Disk::Works);
     cluster.run(seconds(6));
     assert_eq!(cluster.states(&alice, "m-2").last(), Some(&State::Acked));
+}
+
+#[test]
+fn only_what_somebody_is_told_of_is_waited_for() {
+    // covers Q04, T14
+    let asked = [
+        (None, vec![false], vec![false, false]),
+        (Some(State::Accepted), vec![true], vec![false, false]),
+        (Some(State::Stored), vec![true], vec![true, false]),
+        (Some(State::Acked), vec![true], vec![true, true]),
+    ];
+    for (receipt, at_its_node, at_its_home) in asked {
+        let mut cluster = Cluster::meshed(&TRIO);
+        let alice = cluster.register("dc", "alice");
+        let bob = cluster.register("agni", "bob");
+        cluster.disk("dc", Disk::Hangs);
+        cluster.disk("agni", Disk::Hangs);
+        cluster.submit(&alice, Head { receipt, ..durable(&alice, "bob", "m-1") });
+        cluster.run(Duration::from_millis(100));
+        cluster.settle(&bob, "m-1", Settlement::Acked);
+        assert_eq!(cluster.waited_for("dc"), at_its_node, "{receipt:?}");
+        assert_eq!(cluster.waited_for("agni"), at_its_home, "{receipt:?}");
+        cluster.release("agni");
+        cluster.run(Duration::from_millis(100));
+        let later = cluster.waited_for("dc");
+        assert!(later.len() > 1 && later[1..].iter().all(|waited| !waited), "{receipt:?}: {later:?}");
+    }
+    // Its sender hears of every bad end, and of a second copy.
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    let bob = cluster.register("agni", "bob");
+    cluster.disk("agni", Disk::Hangs);
+    cluster.submit(&alice, Head { receipt: None, ..durable(&alice, "bob", "m-1") });
+    cluster.run(Duration::from_millis(100));
+    cluster.settle(&bob, "m-1", Settlement::Nacked("no".into()));
+    cluster.submit(&alice, Head { receipt: None, copies: 2, ..durable(&alice, "bob", "m-2") });
+    cluster.run(Duration::from_millis(100));
+    assert_eq!(cluster.waited_for("agni"), [false, true, true]);
 }
 
 #[test]
@@ -412,9 +450,9 @@ fn a_node_with_an_old_store_stands_still_until_its_operator_says_how_to_go_on() 
         let got: Vec<(String, bool)> =
             cluster.handings(&bob).into_iter().map(|(id, handing)| (id, handing.redelivered)).collect();
         let expected = match how {
-            // The second was sent twice while nobody knew in which life of the node: the mark is cautious.
-            GoOn::Redeliver => vec![("m-1".to_owned(), true), ("m-3".to_owned(), true)],
-            GoOn::Bury => vec![("m-3".to_owned(), true)],
+            // The second waited where it was taken: nobody can have got it.
+            GoOn::Redeliver => vec![("m-1".to_owned(), true), ("m-3".to_owned(), false)],
+            GoOn::Bury => vec![("m-3".to_owned(), false)],
         };
         assert_eq!(got, expected);
     }
@@ -453,31 +491,4 @@ fn what_waited_in_a_store_is_marked_until_another_node_knows_its_latest_life() {
         cluster.run(seconds(1));
         assert_eq!(cluster.handings(&bob)[0].1.redelivered, marked);
     }
-}
-
-#[test]
-fn a_depth_that_a_peer_made_up_stops_the_answer_and_nothing_else() {
-    // covers B19, Q05
-    let mut cluster = Cluster::meshed(&TRIO);
-    let alice = cluster.register("dc", "alice");
-    let bob = cluster.register("agni", "bob");
-    let forward = Forward {
-        origin: node("dc"),
-        incarnation: Incarnation(1),
-        to: vec![Dest { node: node("agni"), agent: None, number: Sequence(1), after: Sequence(0) }],
-        hops_left: 1,
-        redelivered: false,
-        unseen: false,
-        age_ms: 0,
-        head: Head { depth: u16::MAX, ..durable(&alice, "bob", "m-1") },
-    };
-    cluster.inject("agni", "dc", Frame::Forward(forward, Bytes::from_static(b"{}")));
-    cluster.run(seconds(1));
-    let reply_to = Some(MessageId::new("m-1").unwrap());
-    cluster.submit(&bob, Head { reply_to: reply_to.clone(), ..durable(&bob, "alice", "r-1") });
-    cluster.settle(&bob, "m-1", Settlement::Acked);
-    cluster.submit(&bob, Head { reply_to, ..durable(&bob, "alice", "r-2") });
-    assert_eq!(cluster.refusals(&bob), [Code::LoopStopped; 2], "whether it is known whole or by its mark");
-    cluster.post(&bob, "alice", "m-2");
-    assert_eq!(cluster.states(&bob, "m-2"), [State::Accepted, State::Stored]);
 }

@@ -10,7 +10,7 @@ use crate::mesh::directory::{MAX_AGENTS, MAX_LIST_BYTES};
 use crate::mesh::topology::MAX_NODES;
 use crate::mesh::*;
 use crate::wire::close::{Code, MAX_REFUSAL, Refusal};
-use crate::wire::envelope::{Class, Form, Head, Kind, Priority, State, Target};
+use crate::wire::envelope::{Class, Head, Kind, State, Target};
 use crate::wire::frame::*;
 use crate::wire::ids::{AgentAddr, Incarnation, MessageId, Sequence, SessionNo};
 
@@ -106,23 +106,8 @@ fn state(agent: AgentAddr) -> AgentState {
 
 fn head(from: &str, to: &str) -> Head {
     Head {
-        from: agent(from),
-        to: Target::Agent(agent(to)),
-        id: MessageId::new("m-1").unwrap(),
-        kind: Kind::Status,
-        priority: Priority::DEFAULT,
         class: Class::Live,
-        reply_to: None,
-        receipt: None,
-        ttl_ms: None,
-        not_before_ms: None,
-        copies: 1,
-        create: false,
-        form: Form::Json,
-        sent_ms: 0,
-        depth: 0,
-        retry_of: None,
-        taken: 0,
+        ..Head::new(agent(from), Target::Agent(agent(to)), MessageId::new("m-1").unwrap(), Kind::Status)
     }
 }
 
@@ -132,6 +117,7 @@ fn receipt(to: &str, sender: &str, message: String) -> Receipt {
         sender: agent(sender),
         id: MessageId::new("m-1").unwrap(),
         recipient: agent("x"),
+        counts: None,
         node: node("evil"),
         state: State::Dead,
         refusal: Some(Refusal { code: Code::Internal, message }),

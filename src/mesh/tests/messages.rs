@@ -293,6 +293,7 @@ fn a_receipt_finds_its_way_back_through_a_third_node() {
         sender: head.from.clone(),
         id: head.id.clone(),
         recipient: agent("dave"),
+        counts: None,
         node: node("d"),
         state: State::Delivered,
         refusal: None,

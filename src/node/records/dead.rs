@@ -256,6 +256,7 @@ impl Records {
             not_before_ms: None,
             sent_ms: clock::wall_ms(),
             retry_of: Some(key.id.clone()),
+            number: None,
             ..letter.head
         };
         let posted = self.node.post(head, renamed.text).await.map_err(|e| e.to_string())?;
@@ -307,7 +308,8 @@ impl Records {
 
 fn forgotten(key: &MessageKey, left: &[MessageKey]) -> Outcome {
     let dropped = !left.contains(key);
-    let why = "it is still there: its sender has not been told of its death yet, or the disk does not write";
+    let why =
+        "it is still there: the disk has not written that it is gone; see: trishula status, and try again";
     Outcome { dropped, trouble: (!dropped).then(|| why.into()), ..Outcome::of(key) }
 }
 

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use super::{LinkInfo, Node};
 use crate::link;
-use crate::mesh::{DurableView, LinkView, NodeView, Time};
+use crate::mesh::{DurableView, Limits, LinkView, NodeView, Time, Use};
 use crate::metrics;
-use crate::node::status::{AgentRow, DurableStatus, LinkStatus, NodeStatus, Status, StoreStatus};
+use crate::node::status::{
+    AgentRow, DurableStatus, LimitStatus, LinkStatus, NodeStatus, Status, StoreStatus,
+};
 use crate::rt::clock;
 use crate::store;
 use crate::wire::frame::{AgentState, Presence};
-use crate::wire::ids::{Namespace, NodeName};
+use crate::wire::ids::{AgentAddr, Namespace, NodeName};
 use crate::wire::record::Place;
 
 /// Between two counts for the metrics.
@@ -51,6 +53,7 @@ impl Node {
             marks: view.marks,
             bytes: view.bytes,
             dead_letters: health.as_ref().map_or(0, dead_letters),
+            limits: limits(&self.settings.mesh.limits, self.mesh.limits_in_use()),
             store: health.as_ref().map(store_status),
         }
     }
@@ -110,6 +113,25 @@ impl Node {
     }
 }
 
+fn limits(limits: &Limits, now: Use) -> Vec<LimitStatus> {
+    let status = |key: &str, used: usize, most: usize, agent: Option<&AgentAddr>| LimitStatus {
+        key: key.into(),
+        used: used as u64,
+        most: most as u64,
+        agent: agent.map(ToString::to_string),
+    };
+    let fullest = now.fullest.as_ref();
+    let (messages, bytes) = fullest.map_or((0, 0), |(_, messages, bytes)| (*messages, *bytes));
+    let agent = fullest.map(|(agent, ..)| agent);
+    vec![
+        status("node_messages", now.messages, limits.node_messages, None),
+        status("node_mib", now.bytes >> 20, limits.node_bytes >> 20, None),
+        status("mailbox_messages", messages, limits.mailbox_messages, agent),
+        status("mailbox_mib", bytes >> 20, limits.mailbox_bytes >> 20, agent),
+        status("receipts_of_sender", now.receipts, limits.receipts_of_sender, None),
+    ]
+}
+
 fn dead_letters(health: &store::Health) -> u64 {
     let dead = health.places.iter().filter(|(place, _)| *place == Place::Dead);
     dead.map(|(_, count)| count.messages).sum()
@@ -124,6 +146,7 @@ fn store_status(health: &store::Health) -> StoreStatus {
         slowest_commit_ms: health.slowest_seconds * 1e3,
         waiting: health.waiting,
         quarantined: health.quarantined,
+        quarantined_alone: health.quarantined_alone,
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::store::maintenance;
+use crate::wire::record::Upstream;
 
 /// Changes bytes of the database at the n-th place where `what` stands.
 fn overwrite(folder: &Path, what: &[u8], with: &[u8]) {
@@ -31,9 +32,10 @@ async fn a_damaged_row_is_put_aside_and_costs_no_other() {
         assert_eq!(store.damaged, None);
         let left: Vec<u64> = store.memory.messages.iter().map(|kept| kept.order).collect();
         assert_eq!(left, [1, 3, 4]);
-        let bad: Vec<_> = store.quarantined.iter().map(|bad| (bad.key.clone(), bad.other.clone())).collect();
+        let bad: Vec<_> = store.quarantined.iter().map(|bad| (bad.key.clone(), bad.rest.clone())).collect();
+        let holder = kept(2, Place::Mailbox, b"").other.unwrap();
         match again {
-            0 => assert_eq!(bad, [(Some(key(2)), kept(2, Place::Mailbox, b"").other)]),
+            0 => assert_eq!(bad, [(Some(key(2)), Rest::At(holder))]),
             _ => assert_eq!(bad, [], "once put aside it is no news"),
         }
         assert_eq!(store.health.borrow().quarantined, 1);
@@ -55,6 +57,45 @@ async fn broken(folder: &Path) {
     let middle = bytes.len() / 2 / 4096 * 4096;
     bytes[middle..middle + 4096].fill(0xa5);
     std::fs::write(&path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn of_a_damaged_row_is_said_whether_another_node_has_the_message() {
+    // covers B26
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path(), 1).unwrap();
+    let (agni, taken) = (NodeName::new("agni").unwrap(), Incarnation(1));
+    let from_agni = Upstream::Node(agni.clone(), taken, crate::wire::ids::Sequence(1));
+    let mut writes = Vec::new();
+    let cases = [
+        // Taken here, and the second copy is not confirmed yet.
+        (None, 2, Upstream::Sender, Rest::Nowhere),
+        (None, 1, Upstream::Sender, Rest::Nowhere),
+        (Some(agni.clone()), 2, Upstream::Sender, Rest::At(agni.clone())),
+        // Who sent it here keeps a copy only if it was asked to.
+        (None, 2, from_agni.clone(), Rest::At(agni.clone())),
+        (None, 1, from_agni, Rest::Nowhere),
+    ];
+    let payloads = [b"payload 0", b"payload 1", b"payload 2", b"payload 3", b"payload 4"];
+    for ((n, (other, copies, upstream, _)), payload) in (1..).zip(&cases).zip(payloads) {
+        let mut message = kept(n, Place::Mailbox, payload);
+        (message.other, message.upstream, message.head.copies) = (other.clone(), upstream.clone(), *copies);
+        writes.push(Record::Keep(Box::new(message)));
+    }
+    write_all(&mut store, writes).await;
+    close(store).await;
+    payloads.iter().for_each(|payload| overwrite(folder.path(), *payload, b"PAY"));
+    let store = open(folder.path(), 2).unwrap();
+    let rests: Vec<Rest> = store.quarantined.iter().map(|bad| bad.rest.clone()).collect();
+    assert_eq!(rests, cases.map(|(.., rest)| rest));
+    let health = store.health.borrow().clone();
+    assert_eq!((health.quarantined, health.quarantined_alone), (5, 3));
+    let survey = maintenance::survey(folder.path(), true).unwrap();
+    assert_eq!((survey.quarantined, survey.quarantined_alone, survey.aside.len()), (5, 3, 5));
+    let said = |id: &str| survey.aside.iter().find(|aside| aside.id == id).unwrap().rest.clone();
+    assert!(said("m-1").starts_with("no other node holds a copy"), "{}", said("m-1"));
+    assert!(said("m-3").starts_with("node agni holds a copy"), "{}", said("m-3"));
+    close(store).await;
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ pub struct Forward {
     pub hops_left: u8,
     /// Whether its recipient may have got it before, from another node or an earlier life of this one.
     pub redelivered: bool,
-    /// Whether it comes from its recipient's earlier home, which knows that nobody has got it.
+    /// Whether its node knows that nobody has got it; that holds for the life of the home it was meant for ([`Dest::life`]).
     pub unseen: bool,
     /// How long ago its sender sent it, in milliseconds, as far as the node knows that took it.
     pub age_ms: u64,
@@ -51,12 +51,14 @@ pub struct Dest {
     pub number: Sequence,
     /// The message before it in the same flow, as long as the sending node is not sure that it was stored; 0: none.
     pub after: Sequence,
+    /// The life of that node that it is meant for; 0: that is not known.
+    pub life: Incarnation,
 }
 
 impl Dest {
     /// Of a live message.
     pub fn live(node: NodeName) -> Dest {
-        Dest { node, agent: None, number: Sequence(0), after: Sequence(0) }
+        Dest { node, agent: None, number: Sequence(0), after: Sequence(0), life: Incarnation(0) }
     }
 }
 
@@ -86,6 +88,8 @@ pub enum Outcome {
     Unknown,
     /// Its recipient lives elsewhere, as far as this node knows.
     Elsewhere,
+    /// It was here, and lies at this node now, where its recipient has moved.
+    PassedOn(NodeName),
 }
 
 /// Asks where messages stand; answered by [`Confirm`].
@@ -108,8 +112,8 @@ pub struct Inquire {
 pub struct Release {
     /// The node that has them.
     pub to: NodeName,
-    /// Which messages, and how they ended.
-    pub messages: Vec<(MessageKey, State)>,
+    /// Which messages, how they ended, and why.
+    pub messages: Vec<(MessageKey, State, Option<Refusal>)>,
     /// Nodes it may still go through.
     pub hops_left: u8,
 }
@@ -123,8 +127,10 @@ pub struct Receipt {
     pub sender: AgentAddr,
     /// What the sender calls it.
     pub id: MessageId,
-    /// Its recipient.
+    /// Its recipient; for the counts of a broadcast its sender.
     pub recipient: AgentAddr,
+    /// Of a broadcast: for how many recipients it was accepted, and for how many not.
+    pub counts: Option<(u32, u32)>,
     /// The node that speaks.
     pub node: NodeName,
     /// The state reached.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{command, goes_away, manual, open_when_it_can, run, said, told};
-use crate::harness::{Machine, Mesh, PATIENCE, Process, TRISHULA};
+use super::{command, goes_away, manual, open_when_it_can, run, said, told, word};
+use crate::harness::{Machine, Mesh, PATIENCE, Process, TRISHULA, until};
 use crate::wss::Door;
 
 /// So much fits beside what a node needs to start.
@@ -43,6 +43,33 @@ fn inside(machine: &Machine, name: &str) -> PathBuf {
     Path::new(&format!("/proc/{pid}/root")).join(data.strip_prefix("/").unwrap())
 }
 
+/// Whether every way to ask the node says that its disk refuses, and why.
+pub(super) fn refuses(machine: &Machine, why: &str) -> bool {
+    let said = machine.run(&["status"]);
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let Some(status) = machine.status() else { return false };
+    let store = &status["durable"]["store"];
+    let (code, health) = machine.health();
+    let failing = health["checks"]["store"] == "failing" && health["status"] == "unhealthy";
+    said.contains("STORE: REFUSES TO WRITE")
+        && said.contains(why)
+        && store["writable"] == false
+        && store["error"].as_str().is_some_and(|error| error.contains(why))
+        && code == 503
+        && failing
+        && health["store_error"].as_str().is_some_and(|error| error.contains(why))
+}
+
+/// Whether every way to ask the node says that its disk writes.
+pub(super) fn is_well(machine: &Machine) -> bool {
+    let said = machine.run(&["status"]);
+    let (code, health) = machine.health();
+    let Some(status) = machine.status() else { return false };
+    String::from_utf8_lossy(&said.stdout).contains("Store: writes")
+        && (code, &health["checks"]["store"]) == (200, &json!("passing"))
+        && status["durable"]["store"]["writable"] == true
+}
+
 // covers B19, T04
 #[test]
 fn a_full_disk_refuses_at_once_loses_nothing_and_mends_itself() {
@@ -59,6 +86,7 @@ fn a_full_disk_refuses_at_once_loses_nothing_and_mends_itself() {
         let worker = Door::of(mesh.machine("agni"), "worker");
         goes_away(worker.must_open(manual()).await).await;
         let mut sender = Door::of(mesh.machine("agni"), "sender").must_open(json!({})).await;
+        let mut reader = Door::of(mesh.machine("agni"), "reader").must_open(json!({})).await;
         let mut accepted = Vec::new();
         for n in 0..10 {
             assert_eq!(
@@ -76,9 +104,12 @@ fn a_full_disk_refuses_at_once_loses_nothing_and_mends_itself() {
             let id = format!("m-{n}");
             let asked = Instant::now();
             let filler = json!({"payload": "x".repeat(30_000)});
-            match said(&mut sender, command("worker", &id, "accepted", filler)).await.as_str() {
+            sender.say(command("worker", &id, "accepted", filler)).await.unwrap();
+            let answer = sender.answer(&id).await;
+            match word(&answer).as_str() {
                 "accepted" => accepted.push(id),
                 "unavailable" => {
+                    assert!(answer.to_string().contains("the disk is full"), "{answer}");
                     let took = asked.elapsed();
                     assert!(took < Duration::from_secs(2), "at once: {took:?}");
                     refused.push(id);
@@ -87,6 +118,13 @@ fn a_full_disk_refuses_at_once_loses_nothing_and_mends_itself() {
             }
             n += 1;
         }
+        let agni = mesh.machine("agni");
+        until("agni says that its disk is full", || refuses(agni, "the disk is full"));
+        sender
+            .say(json!({"type": "STATUS", "class": "live", "to": "reader", "id": "live", "payload": 1}))
+            .await
+            .unwrap();
+        assert_eq!(reader.message().await["id"], "live", "what needs no disk goes on");
         // What is taken elsewhere waits there.
         let mut far = Door::of(mesh.machine("dc"), "far").must_open(json!({})).await;
         assert_eq!(said(&mut far, command("worker", "far", "stored", json!({}))).await, "accepted");
@@ -100,6 +138,8 @@ fn a_full_disk_refuses_at_once_loses_nothing_and_mends_itself() {
             accepted.push(id.clone());
         }
         told(&mut far, "far", "stored").await;
+        let agni = mesh.machine("agni");
+        until("agni says that it writes again", || is_well(agni));
         accepted.push("far".into());
         let mut worker = worker.must_open(manual()).await;
         let mut got = Vec::new();

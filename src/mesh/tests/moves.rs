@@ -1,0 +1,254 @@
+//! Recipients that move while messages are on their way, and broadcasts.
+
+use bytes::Bytes;
+
+use super::cluster::*;
+use super::durable::{TRIO, durable};
+use crate::wire::close::Code;
+use crate::wire::envelope::{Head, State};
+use crate::wire::frame::{Confirm, Dest, Forward, Frame, Outcome, Settlement};
+use crate::wire::ids::{Incarnation, Sequence};
+
+/// Three messages wait at agni, which is far from rushabdev.
+fn three_wait_far_away() -> (Cluster, Client) {
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    cluster.away("agni", "bob");
+    cluster.delay("agni", "rushabdev", seconds(1));
+    for id in ["m-1", "m-2", "m-3"] {
+        cluster.post(&alice, "bob", id);
+    }
+    (cluster, alice)
+}
+
+fn ids(cluster: &Cluster, client: &Client) -> Vec<String> {
+    cluster.handings(client).into_iter().map(|(id, _)| id).collect()
+}
+
+#[test]
+fn a_message_to_a_new_home_waits_for_those_that_lie_at_the_old_one() {
+    // covers Q04
+    for home in ["rushabdev", "dc"] {
+        let (mut cluster, alice) = three_wait_far_away();
+        let bob = cluster.register(home, "bob");
+        cluster.submit(&alice, durable(&alice, "bob", "m-4"));
+        cluster.run(seconds(8));
+        assert_eq!(ids(&cluster, &bob), ["m-1", "m-2", "m-3", "m-4"], "bob moved to {home}");
+        for id in ["m-1", "m-2", "m-3", "m-4"] {
+            cluster.settle(&bob, id, Settlement::Acked);
+        }
+        cluster.run(seconds(3));
+        for id in ["m-1", "m-4"] {
+            assert_eq!(cluster.states(&alice, id).last(), Some(&State::Acked), "{id}");
+        }
+        for name in TRIO {
+            let view = cluster.view(name);
+            assert_eq!((view.mailbox, view.outbox, view.handed, view.held_back), (0, 0, 0, 0), "{name}");
+        }
+    }
+}
+
+#[test]
+fn nothing_waits_for_an_old_home_that_cannot_be_reached() {
+    // covers Q04, T08
+    let (mut cluster, alice) = three_wait_far_away();
+    cluster.cut("agni", "dc");
+    cluster.cut("agni", "rushabdev");
+    cluster.run(seconds(4));
+    let bob = cluster.register("rushabdev", "bob");
+    cluster.post(&alice, "bob", "m-4");
+    assert_eq!(ids(&cluster, &bob), ["m-4"]);
+    cluster.connect("agni", "dc");
+    cluster.run(seconds(8));
+    assert_eq!(ids(&cluster, &bob), ["m-4", "m-1", "m-2", "m-3"]);
+}
+
+#[test]
+fn a_message_whose_time_is_over_is_not_delivered_by_a_new_home() {
+    // covers Q04
+    for home in ["rushabdev", "dc"] {
+        let mut cluster = Cluster::meshed(&TRIO);
+        let alice = cluster.register("dc", "alice");
+        cluster.away("agni", "bob");
+        cluster.lost = |frame| matches!(frame, Frame::Forward(..));
+        cluster.submit(&alice, Head { ttl_ms: Some(1_000), ..durable(&alice, "bob", "m-1") });
+        cluster.run(seconds(2));
+        let bob = cluster.register(home, "bob");
+        cluster.lost = |_| false;
+        cluster.run(seconds(8));
+        assert!(ids(&cluster, &bob).is_empty(), "bob moved to {home}");
+        assert_eq!(cluster.states(&alice, "m-1"), [State::Accepted, State::Expired], "as agni has said");
+    }
+}
+
+#[test]
+fn how_a_message_ended_at_an_old_home_is_asked_there() {
+    // covers Q04
+    for home in ["rushabdev", "dc"] {
+        let mut cluster = Cluster::meshed(&TRIO);
+        let alice = cluster.register("dc", "alice");
+        let bob = cluster.register("agni", "bob");
+        cluster.lost = |frame| matches!(frame, Frame::Confirm(..));
+        cluster.submit(&alice, Head { ttl_ms: Some(1_000), ..durable(&alice, "bob", "m-1") });
+        cluster.run(seconds(1));
+        cluster.settle(&bob, "m-1", Settlement::Acked);
+        cluster.run(seconds(1));
+        assert_eq!(cluster.states(&alice, "m-1"), [State::Accepted], "what agni says is lost");
+        let again = cluster.register(home, "bob");
+        cluster.lost = |_| false;
+        cluster.run(seconds(8));
+        assert!(ids(&cluster, &again).is_empty(), "bob moved to {home}");
+        assert_eq!(cluster.states(&alice, "m-1").last(), Some(&State::Acked));
+    }
+}
+
+#[test]
+fn a_broadcast_has_one_receipt_that_counts() {
+    // covers T07, Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    for (home, name) in [("dc", "bob"), ("agni", "carol"), ("rushabdev", "dave")] {
+        cluster.away(home, name);
+    }
+    cluster.disk("dc", Disk::Hangs);
+    let all = |id| Head { receipt: Some(State::Accepted), ..durable(&alice, "broadcast", id) };
+    cluster.submit(&alice, all("m-1"));
+    cluster.run(seconds(1));
+    assert_eq!(cluster.states(&alice, "m-1"), [], "nothing is on disk yet");
+    cluster.disk("dc", Disk::Works);
+    cluster.release("dc");
+    cluster.run(seconds(1));
+    cluster.submit(&alice, all("m-1"));
+    cluster.run(seconds(1));
+    let told = |cluster: &Cluster, id: &str| {
+        let told = cluster.told(&alice).into_iter().filter(|receipt| receipt.id.as_str() == id);
+        told.map(|receipt| (receipt.state, receipt.counts)).collect::<Vec<_>>()
+    };
+    let accepted = (State::Accepted, Some((3, 0)));
+    assert_eq!(told(&cluster, "m-1"), [accepted, accepted], "once each time it is given");
+
+    cluster.disk("dc", Disk::Fails);
+    cluster.submit(&alice, all("m-2"));
+    cluster.run(seconds(1));
+    assert_eq!(told(&cluster, "m-2"), [(State::Refused, Some((0, 3)))]);
+    assert_eq!(cluster.refusals(&alice), [Code::Unavailable]);
+}
+
+#[test]
+fn the_second_copy_of_a_message_that_is_given_back_is_dropped() {
+    // covers Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    cluster.away("dc", "bob");
+    cluster.disk("dc", Disk::Fails);
+    cluster.submit(&alice, Head { copies: 2, ..durable(&alice, "bob", "m-1") });
+    cluster.run(seconds(1));
+    assert_eq!(cluster.refusals(&alice), [Code::Unavailable]);
+    cluster.run(seconds(90));
+    for name in TRIO {
+        assert_eq!((cluster.view(name).copies, cluster.view(name).outbox), (0, 0), "{name}");
+    }
+}
+
+#[test]
+fn a_sender_that_gives_a_message_to_a_second_node_is_told_there_also_after_a_restart() {
+    // covers Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    cluster.away("agni", "bob");
+    cluster.post(&alice, "bob", "m-1");
+    cluster.detach(&alice, false);
+    cluster.run(seconds(1));
+    let again = cluster.register("agni", "alice");
+    cluster.post(&again, "bob", "m-1");
+    assert_eq!(cluster.states(&again, "m-1"), [State::Accepted, State::Stored]);
+    cluster.cut("agni", "dc");
+    cluster.cut("dc", "rushabdev");
+    cluster.restart("agni");
+    cluster.run(seconds(5));
+    let bob = cluster.register("agni", "bob");
+    cluster.run(seconds(1));
+    cluster.settle(&bob, "m-1", Settlement::Acked);
+    let again = cluster.register("agni", "alice");
+    cluster.run(seconds(1));
+    assert_eq!(cluster.states(&again, "m-1").last(), Some(&State::Acked));
+}
+
+#[test]
+fn what_a_session_was_handed_fills_its_window_until_it_says_otherwise() {
+    // covers Q06
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("agni", "alice");
+    let bob = cluster.register("agni", "bob");
+    for n in 0..65 {
+        cluster.submit(&alice, Head { copies: 2, ..durable(&alice, "bob", &format!("m-{n}")) });
+    }
+    cluster.run(seconds(1));
+    assert_eq!(cluster.handings(&bob).len(), 64);
+    // The node with the second copy knows an end of the first message, while bob is still at it.
+    let (incarnation, memory) = cluster.backup("agni");
+    let first = memory.messages.into_iter().find(|kept| kept.key.id.as_str() == "m-0").unwrap();
+    let reports = vec![(Sequence(first.order), Outcome::Reached(State::Acked, None))];
+    let holder = first.other.unwrap();
+    let confirm = Confirm { to: node("agni"), incarnation, node: holder.clone(), reports, hops_left: 1 };
+    cluster.inject("agni", holder.as_str(), Frame::Confirm(confirm));
+    cluster.run(seconds(1));
+    assert_eq!(cluster.states(&alice, "m-0").last(), Some(&State::Acked));
+    assert_eq!(cluster.handings(&bob).len(), 64, "bob has them all in hand still");
+    cluster.settle(&bob, "m-0", Settlement::Acked);
+    assert_eq!(cluster.handings(&bob).len(), 65);
+}
+
+#[test]
+fn broadcasts_that_two_nodes_took_at_the_same_time_stay_two() {
+    // covers T06, Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    let incarnation = cluster.backup("dc").0;
+    for (n, (id, recipient)) in [("m-1", "bob"), ("m-2", "carol")].into_iter().enumerate() {
+        cluster.away("agni", recipient);
+        let head = Head { taken: 77, ..durable(&alice, "broadcast", id) };
+        let (node, number) = (node("agni"), Sequence(n as u64 + 1));
+        let dest =
+            Dest { node, agent: Some(agent(recipient)), number, after: Sequence(0), life: Incarnation(0) };
+        let forward = Forward {
+            origin: super::cluster::node("dc"),
+            incarnation,
+            to: vec![dest],
+            hops_left: 1,
+            redelivered: false,
+            unseen: false,
+            age_ms: 0,
+            head,
+        };
+        cluster.inject("agni", "dc", Frame::Forward(forward, Bytes::from(id)));
+    }
+    cluster.run(seconds(1));
+    // Both are on their way to the new home, and are sent again together.
+    cluster.lost = |frame| matches!(frame, Frame::Forward(..));
+    let clients = ["bob", "carol"].map(|name| cluster.register("rushabdev", name));
+    cluster.run(seconds(2));
+    cluster.lost = |_| false;
+    cluster.run(seconds(8));
+    assert_eq!(clients.map(|client| ids(&cluster, &client)), [["m-1"], ["m-2"]]);
+}
+
+#[test]
+fn a_message_that_may_create_its_recipient_does_not_undo_a_registration() {
+    // covers Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    cluster.disk("dc", Disk::Hangs);
+    let bob = cluster.attach("dc", "bob", PLAIN);
+    cluster.submit(&alice, Head { create: true, ..durable(&alice, "bob", "m-1") });
+    cluster.disk("dc", Disk::Works);
+    cluster.release("dc");
+    cluster.run(seconds(1));
+    assert_eq!(ids(&cluster, &bob), ["m-1"]);
+    cluster.restart("dc");
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(3));
+    let again = cluster.register("dc", "bob");
+    cluster.run(seconds(1));
+    assert!(cluster.handings(&again)[0].1.redelivered, "bob was there, and may have got it");
+}

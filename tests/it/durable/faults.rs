@@ -1,0 +1,142 @@
+//! Disks that begin to fail under a running node: `faults.c` comes between it and the system's calls (Linux).
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::disk::{is_well, refuses};
+use super::{accepted, command, goes_away, manual, open_when_it_can, run, said, told, word};
+use crate::harness::{Machine, Mesh, PATIENCE, Process, TRISHULA, until};
+use crate::wss::Door;
+
+/// A node whose disk fails as long as a file says so.
+struct Fault {
+    flag: PathBuf,
+    opens: PathBuf,
+}
+
+impl Fault {
+    /// Compiles the library and starts the machine's node with it.
+    fn under(machine: &mut Machine) -> Fault {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/durable/faults.c");
+        let library = machine.folder.join("faults.so");
+        let mut compile = Command::new("cc");
+        compile.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl");
+        assert!(compile.status().expect("a C compiler").success());
+        let fault = Fault { flag: machine.folder.join("fault"), opens: machine.folder.join("opens") };
+        let set = |name: &str, path: &Path| format!("{name}={}", path.display());
+        let environment = [
+            set("LD_PRELOAD", &library),
+            set("TRISHULA_TEST_FAULT", &fault.flag),
+            set("TRISHULA_TEST_OPENS", &fault.opens),
+        ];
+        let config = machine.config();
+        let mut arguments: Vec<&str> = environment.iter().map(String::as_str).collect();
+        arguments.extend([TRISHULA, "run", "--config", &config]);
+        machine.node = Some(Process::start(Path::new("env"), &arguments, machine.folder.join("node.log")));
+        fault
+    }
+
+    fn begins(&self, kind: &str) {
+        let made = self.flag.with_extension("new");
+        fs::write(&made, kind).unwrap();
+        fs::rename(made, &self.flag).unwrap();
+    }
+
+    fn ends(&self) {
+        fs::remove_file(&self.flag).unwrap();
+    }
+
+    /// How often the database was opened for writing.
+    fn opens(&self) -> usize {
+        fs::read_to_string(&self.opens).unwrap().lines().count()
+    }
+}
+
+/// From the first refusal to the last message: `kind` is the fault, `why` what the operator is told of it.
+fn a_disk_fails_and_recovers(kind: &str, why: &str) {
+    let mut mesh = Mesh::init(&["dc", "agni"]);
+    let fault = Fault::under(mesh.machine("agni"));
+    mesh.machine("dc").start_node();
+    mesh.machines.iter_mut().for_each(Machine::start_edge);
+    mesh.wait_whole();
+    run(async {
+        let agni = mesh.machine("agni");
+        goes_away(Door::of(agni, "worker").must_open(manual()).await).await;
+        let mut busy = Door::of(agni, "busy").must_open(manual()).await;
+        let mut sender = Door::of(agni, "sender").must_open(json!({})).await;
+        for n in 0..5 {
+            accepted(&mut sender, &command("worker", &format!("m-{n}"), "accepted", json!({}))).await;
+        }
+        accepted(&mut sender, &command("busy", "in-hand", "acked", json!({}))).await;
+        let in_hand = busy.message().await;
+        let before = fault.opens();
+
+        fault.begins(kind);
+        for n in 0..3 {
+            let asked = Instant::now();
+            let id = format!("refused-{n}");
+            sender.say(command("worker", &id, "accepted", json!({}))).await.unwrap();
+            let answer = sender.answer(&id).await;
+            assert_eq!(word(&answer), "unavailable", "{answer}");
+            assert!(answer["payload"]["message"].as_str().unwrap().contains("disk"), "{answer}");
+            assert!(asked.elapsed() < Duration::from_secs(2), "at once: {:?}", asked.elapsed());
+        }
+        until("agni says that its disk refuses", || refuses(agni, why));
+        // What needs no disk goes on, and an acknowledgement waits for the disk.
+        let live = json!({"type": "STATUS", "class": "live", "to": "busy", "id": "live", "payload": 1});
+        sender.say(live).await.unwrap();
+        assert_eq!(busy.message().await["id"], "live");
+        busy.ack(&in_hand).await.unwrap();
+        let mut far = Door::of(mesh.machine("dc"), "far").must_open(json!({})).await;
+        accepted(&mut far, &command("worker", "far", "stored", json!({}))).await;
+        let agni = mesh.machine("agni");
+        assert!(refuses(agni, why), "it has not recovered meanwhile");
+
+        fault.ends();
+        until("agni writes again", || is_well(agni));
+        assert!(fault.opens() > before, "the file was opened again");
+        told(&mut sender, "in-hand", "acked").await;
+        for n in 0..3 {
+            let frame = command("worker", &format!("refused-{n}"), "accepted", json!({}));
+            assert_eq!(said(&mut sender, frame).await, "accepted", "the same again, as the protocol says");
+        }
+        told(&mut far, "far", "stored").await;
+
+        // What was accepted is really on the disk.
+        agni.node.as_mut().unwrap().kill();
+        agni.start_node();
+        let mut worker = open_when_it_can(&Door::of(agni, "worker")).await;
+        let mut got = Vec::new();
+        while got.len() < 9 {
+            let message = worker.message().await;
+            got.push(message["id"].as_str().unwrap().to_owned());
+            worker.ack(&message).await.unwrap();
+        }
+        got.sort();
+        let expected = ["far", "m-0", "m-1", "m-2", "m-3", "m-4", "refused-0", "refused-1", "refused-2"];
+        assert_eq!(got, expected);
+        let began = Instant::now();
+        while agni.status().is_none_or(|status| status["durable"]["mailbox"] != 0) {
+            assert!(began.elapsed() < PATIENCE, "nothing came twice, and nothing waits");
+        }
+    });
+    let log = mesh.machine("agni").node_log();
+    assert!(!log.contains("panicked") && log.contains("the store writes again"), "{log}");
+}
+
+// covers B19, T04, T10
+#[test]
+fn after_an_error_of_fsync_nothing_is_accepted_until_the_file_was_opened_again() {
+    a_disk_fails_and_recovers("sync", "the disk reports a fault");
+}
+
+// covers B19, T04, T10
+#[test]
+fn a_disk_that_becomes_read_only_under_a_running_node_refuses_at_once_and_recovers() {
+    a_disk_fails_and_recovers("readonly", "can't be written");
+}

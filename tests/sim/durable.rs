@@ -1,0 +1,299 @@
+//! Durable messages through the whole stack: power that goes, partitions, disks that refuse, clients that leave and
+//! move. Nothing that was accepted is lost, doubled without a mark or reordered, and each sender is told an end.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use trishula::node::status::DurableStatus;
+use trishula::rt::{clock, queue, tasks};
+
+use crate::ledger::{Apart, Ledger, MachineNo};
+use crate::net::{SimNet, Step, Weather};
+use crate::node::SimNode;
+use crate::rng::{Rng, mix};
+use crate::scenario::{address, difference, in_virtual_time, name, plan, seeds};
+use crate::store::{Sabotage, SimDisk};
+use crate::town::{Errand, link_of, live};
+
+const MACHINES: usize = 4;
+const AGENTS: usize = 6;
+/// Until when something is done to machines and clients.
+const HEALED: Duration = Duration::from_secs(60);
+/// How long the mesh has then to bring everything to an end, and how often that is looked at.
+const PATIENCE: Duration = Duration::from_secs(150);
+const LOOK: Duration = Duration::from_secs(5);
+/// Not before: what was lost with a session is asked for first.
+const ASKED: Duration = Duration::from_secs(35);
+
+/// How long a loss of power waits for a write that it can hit.
+const AT_WORK_WITHIN: Duration = Duration::from_millis(80);
+
+/// What is done to a machine at a moment.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Off(MachineNo),
+    On(MachineNo),
+    Full(MachineNo, Duration),
+    Slow(MachineNo, Duration),
+}
+
+/// What happens in a run.
+struct Fate {
+    apart: Vec<Apart>,
+    acts: Vec<(Duration, Act)>,
+    loss: f64,
+}
+
+/// What came of a run.
+struct Outcome {
+    broken: Option<String>,
+    ledger: Ledger,
+    /// Writes refused, records that shared an fsync, records that a loss of power took.
+    disks: [u64; 3],
+    packets: u64,
+    lost: u64,
+    trace: Vec<Step>,
+}
+
+struct Machine {
+    node: SimNode,
+    _writer: tasks::Task,
+}
+
+struct Scene {
+    seed: u64,
+    net: SimNet,
+    disks: Vec<SimDisk>,
+    machines: Vec<Option<Machine>>,
+    lives: [u64; MACHINES],
+    events: queue::Sender<trishula::link::Event>,
+}
+
+fn draw(seed: u64) -> Fate {
+    let mut rng = Rng::new(mix(seed));
+    let ms = |rng: &mut Rng, low, high| Duration::from_millis(rng.range(low, high));
+    let (mut apart, mut acts) = (Vec::new(), Vec::new());
+    for _ in 0..rng.range(1, 3) {
+        let from = ms(&mut rng, 5_000, 50_000);
+        let until = (from + ms(&mut rng, 500, 20_000)).min(HEALED);
+        apart.push(Apart { side: rng.range(1, (1 << MACHINES) - 2) as u32, from, until });
+    }
+    // One after the other: a machine that is off does not lose its power again.
+    let mut at = ms(&mut rng, 6_000, 20_000);
+    while at < HEALED - Duration::from_secs(5) {
+        let m = rng.index(MACHINES);
+        let longest = if rng.percent(60) { 2_000 } else { 15_000 };
+        let back = (at + ms(&mut rng, 200, longest)).min(HEALED);
+        acts.extend([(at, Act::Off(m)), (back, Act::On(m))]);
+        apart.push(Apart { side: 1 << m, from: at, until: back });
+        at = back + ms(&mut rng, 200, 20_000);
+    }
+    for _ in 0..2 {
+        let (at, m) = (ms(&mut rng, 5_000, 50_000), rng.index(MACHINES));
+        let until = (at + ms(&mut rng, 100, 6_000)).min(HEALED);
+        acts.push((at, if rng.percent(50) { Act::Full(m, until) } else { Act::Slow(m, until) }));
+    }
+    acts.sort_by_key(|(at, _)| *at);
+    Fate { apart, acts, loss: [0.0, 0.01, 0.02, 0.05][rng.index(4)] }
+}
+
+fn run(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
+    in_virtual_time(seed, history(seed, sabotage))
+}
+
+async fn history(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
+    let fate = draw(seed);
+    let apart = fate.apart.clone();
+    let cuts = fate.apart.clone();
+    let cut = move |now: Duration, from: std::net::SocketAddr, to: std::net::SocketAddr| {
+        let [a, b] = [from, to].map(|address| usize::from(address.port() - 4000));
+        cuts.iter().any(|apart| (apart.from..apart.until).contains(&now) && apart.parts(a, b))
+    };
+    let weather = Weather { delay_us: (5_000, 30_000), loss: fate.loss, cut: Box::new(cut) };
+    let (net, _courier) = SimNet::start(seed, weather);
+    let fsync = |m| [500, 5_000, 20_000, 80_000][(mix(seed + m) % 4) as usize];
+    let disk = |m| SimDisk::new(&net, name(m as usize), mix(seed ^ m), fsync(m), sabotage);
+    let disks: Vec<SimDisk> = (0..MACHINES as u64).map(disk).collect();
+    let crash = |(at, act): &(Duration, Act)| matches!(act, Act::Off(_)).then_some(*at);
+    let crashes = fate.acts.iter().filter_map(crash).collect();
+    let ledger = Arc::new(Mutex::new(Ledger { apart, crashes, ..Ledger::default() }));
+    let (events, heard) = queue::bounded("sim.entrances", 16_384);
+    let errand = Errand { machines: MACHINES, agents: AGENTS, until: HEALED, seed };
+    let _town = live(net.clone(), ledger.clone(), disks.clone(), errand, heard);
+    let machines = (0..MACHINES).map(|_| None).collect();
+    let mut scene = Scene { seed, net, disks, machines, lives: [0; MACHINES], events };
+    (0..MACHINES).for_each(|m| scene.power_on(m));
+    for (at, act) in fate.acts {
+        scene.net.wait_until(at).await;
+        scene.net.note(format!("{act:?}"));
+        match act {
+            Act::Off(m) => scene.power_off(m).await,
+            Act::On(m) => scene.power_on(m),
+            Act::Full(m, until) => scene.disks[m].is_full_until(until),
+            Act::Slow(m, until) => scene.disks[m].is_slow_until(until),
+        }
+    }
+    scene.comes_to_rest(&ledger).await
+}
+
+impl Scene {
+    fn power_on(&mut self, m: MachineNo) {
+        self.lives[m] += 1;
+        let (incarnation, store, writer) = self.disks[m].start(clock::wall_ms());
+        let mut plan = plan(m, MACHINES, self.seed, self.lives[m]);
+        plan.incarnation = incarnation;
+        let mut node = SimNode::start(&self.net, &plan, store);
+        node.entrance_to(link_of(m, self.lives[m]), self.events.clone());
+        self.machines[m] = Some(Machine { node, _writer: writer });
+    }
+
+    /// At the worst moment that comes soon: while something is being written.
+    async fn power_off(&mut self, m: MachineNo) {
+        let last = self.net.elapsed() + AT_WORK_WITHIN;
+        while !self.disks[m].is_at_work() && self.net.elapsed() < last {
+            self.net.wait_until(self.net.elapsed() + Duration::from_millis(1)).await;
+        }
+        self.net.unplug(address(m));
+        self.machines[m] = None;
+        self.disks[m].lose_power();
+        let (link, why) = (link_of(m, self.lives[m]), "the power is gone".to_owned());
+        let _ = self.events.send(trishula::link::Event::Down { link, why }).await;
+    }
+
+    /// Waits until all is done, and looks at what is left.
+    async fn comes_to_rest(self, ledger: &Mutex<Ledger>) -> Outcome {
+        let (mut at, last) = (HEALED + ASKED, HEALED + PATIENCE);
+        let mut left;
+        loop {
+            self.net.wait_until(at).await;
+            left = self.queued().await;
+            let ledger = ledger.lock().unwrap();
+            if ledger.broken.is_some() || at >= last || (ledger.open().is_empty() && left.is_none()) {
+                break;
+            }
+            at += LOOK;
+        }
+        let mut ledger = std::mem::take(&mut *ledger.lock().unwrap());
+        let findings = [ledger.open().into_iter().next(), ledger.wrong_order(), left, self.on_disks()];
+        findings.into_iter().flatten().for_each(|why| ledger.fail(why));
+        let mut disks = [0; 3];
+        for counts in self.disks.iter().map(SimDisk::counts) {
+            (0..3).for_each(|n| disks[n] += counts[n]);
+        }
+        let (packets, lost, trace) = self.net.finish();
+        Outcome { broken: ledger.broken.take(), ledger, disks, packets, lost, trace }
+    }
+
+    /// What is still in the queues of a node, besides marks.
+    async fn queued(&self) -> Option<String> {
+        for (m, machine) in self.machines.iter().enumerate() {
+            let Some(machine) = machine else { return Some(format!("n{m} is off")) };
+            let Ok(status) = machine.node.handle.status().await else {
+                return Some(format!("the task of n{m} is gone"));
+            };
+            let Some(durable) = status.durable else { return Some(format!("n{m} keeps nothing")) };
+            let old = durable.rolled_back;
+            let DurableStatus { mailbox, in_hand, outbox, handed, copies, untold, held, unwritten, .. } =
+                durable;
+            let queues = [mailbox, in_hand, outbox, handed, copies, untold, held, unwritten];
+            if !status.whole || old.is_some() || queues != [0; 8] {
+                let whole = status.whole;
+                return Some(format!("n{m} is not empty: whole {whole}, rolled back {old:?}, {queues:?}"));
+            }
+        }
+        None
+    }
+
+    /// What is on a disk though it has ended.
+    fn on_disks(&self) -> Option<String> {
+        let left = self.disks.iter().map(SimDisk::left).enumerate().find(|(_, left)| !left.is_empty())?;
+        Some(format!("n{} has on disk what has ended: {:?}", left.0, left.1))
+    }
+}
+
+fn show(seed: u64, outcome: &Outcome) {
+    eprintln!(
+        "seed {seed}: {:?}; {} writes refused, {} records in groups, {} lost with the power; {} datagrams, {} lost",
+        outcome.ledger.counts,
+        outcome.disks[0],
+        outcome.disks[1],
+        outcome.disks[2],
+        outcome.packets,
+        outcome.lost
+    );
+}
+
+fn replay_line(seed: u64) -> String {
+    format!("SIM_SEED={seed} cargo test --test sim replay -- --nocapture")
+}
+
+#[test]
+fn nothing_accepted_is_lost_doubled_or_reordered() {
+    // covers T06, Q02, Q04
+    let (mut totals, mut disks, mut broken) = (Ledger::default().counts, [0; 3], Vec::new());
+    for seed in seeds(1, 5) {
+        let outcome = run(seed, None);
+        show(seed, &outcome);
+        broken.extend(outcome.broken.map(|why| format!("{}\n    {why}", replay_line(seed))));
+        for (what, count) in outcome.ledger.counts {
+            *totals.entry(what).or_default() += count;
+        }
+        (0..3).for_each(|n| disks[n] += outcome.disks[n]);
+    }
+    assert!(broken.is_empty(), "{} seeds broke:\n{}", broken.len(), broken.join("\n"));
+    // Runs that met too little show nothing.
+    let least = [
+        ("messages", 1_500),
+        ("accepted", 1_500),
+        ("acked", 1_000),
+        ("nacked", 30),
+        ("expired", 10),
+        ("deliveries marked", 100),
+        ("resends", 100),
+        ("timed out", 20),
+        ("homes moved", 10),
+        ("sessions lost", 30),
+        ("sessions closed by their node", 5),
+    ];
+    for (what, least) in least {
+        let count = totals.get(what).copied().unwrap_or(0);
+        assert!(count >= least, "{what}: {count} times; at least {least} are wanted");
+    }
+    assert!(disks.iter().all(|count| *count >= 5), "refused, in groups, lost with the power: {disks:?}");
+}
+
+#[test]
+fn a_run_with_disks_is_the_same_for_the_same_seed() {
+    let (first, second) = (run(3, None), run(3, None));
+    if let Some(difference) = difference(&first.trace, &second.trace) {
+        panic!("seed 3 gave two runs: {difference}");
+    }
+    assert!(first.packets > 5_000, "{} datagrams", first.packets);
+}
+
+#[test]
+fn a_disk_that_lies_is_found_out() {
+    for sabotage in [Sabotage::AcceptsTooEarly, Sabotage::AcknowledgesTooEarly, Sabotage::ForgetsToPersist] {
+        let found = (1..=20).find_map(|seed| run(seed, Some(sabotage)).broken.map(|why| (seed, why)));
+        let (seed, why) = found.unwrap_or_else(|| panic!("{sabotage:?} was not found"));
+        let why: String = why.chars().take(160).collect();
+        eprintln!("{sabotage:?}: found by seed {seed}: {why}");
+    }
+}
+
+#[test]
+fn replay() {
+    let Ok(seed) = std::env::var("SIM_SEED") else { return };
+    let seed = seed.parse().expect("SIM_SEED is a number");
+    let outcome = run(seed, None);
+    let about = std::env::var("ABOUT").unwrap_or_default();
+    for step in &outcome.trace {
+        if let Step::Agent(at, what) = step
+            && about.split(',').any(|word| what.contains(word))
+        {
+            eprintln!("{:>12.6} {what}", *at as f64 / 1e9);
+        }
+    }
+    show(seed, &outcome);
+    assert_eq!(outcome.broken, None, "seed {seed}");
+}

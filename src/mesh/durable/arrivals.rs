@@ -31,6 +31,16 @@ pub(super) struct Arrived {
     redelivered: bool,
     unseen: bool,
     age_ms: u64,
+    at: Time,
+}
+
+impl Arrived {
+    /// The time that it waited for an earlier one is part of its own.
+    fn has_waited(&mut self, time: Duration) {
+        let waited_ms = time.as_millis() as u64;
+        self.age_ms = self.age_ms.saturating_add(waited_ms);
+        self.head.ttl_ms = self.head.ttl_ms.map(|left_ms| left_ms.saturating_sub(waited_ms));
+    }
 }
 
 /// How far one flow of one node has come.
@@ -96,6 +106,7 @@ impl Mesh {
             // What its node knows holds for the life of this node that it was meant for.
             unseen: forward.unseen && dest.life == self.config.incarnation,
             age_ms: forward.age_ms,
+            at: self.now,
         };
         let asked = arrived.head.ttl_ms == Some(0);
         if asked || arrived.head.not_before_ms.unwrap_or(0) > 0 {
@@ -157,7 +168,8 @@ impl Mesh {
             else {
                 return;
             };
-            let (number, (_, arrived)) = first.remove_entry();
+            let (number, (_, mut arrived)) = first.remove_entry();
+            arrived.has_waited(self.now.since(arrived.at));
             arrivals.held -= 1;
             arrivals.bytes -= arrived.payload.len();
             if self.store_arrived(arrived) {

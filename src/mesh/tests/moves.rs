@@ -252,3 +252,29 @@ fn a_message_that_may_create_its_recipient_does_not_undo_a_registration() {
     cluster.run(seconds(1));
     assert!(cluster.handings(&again)[0].1.redelivered, "bob was there, and may have got it");
 }
+
+#[test]
+fn the_time_that_a_message_waits_for_an_earlier_one_is_its_own() {
+    // covers Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    let bob = cluster.register("agni", "bob");
+    let incarnation = cluster.backup("dc").0;
+    let forward = |number: u64, after: u64, ttl_ms| {
+        let (node, after) = (node("agni"), Sequence(after));
+        let dest = Dest { node, agent: None, number: Sequence(number), after, life: Incarnation(0) };
+        let head = Head { ttl_ms: Some(ttl_ms), ..durable(&alice, "bob", &format!("m-{number}")) };
+        let (origin, payload) = (super::cluster::node("dc"), Bytes::from_static(b"{}"));
+        let (hops_left, redelivered, unseen, age_ms) = (1, false, false, 0);
+        let to = vec![dest];
+        Frame::Forward(
+            Forward { origin, incarnation, to, hops_left, redelivered, unseen, age_ms, head },
+            payload,
+        )
+    };
+    cluster.inject("agni", "dc", forward(2, 1, 2_000));
+    cluster.run(seconds(4));
+    cluster.inject("agni", "dc", forward(1, 0, 60_000));
+    cluster.run(seconds(1));
+    assert_eq!(ids(&cluster, &bob), ["m-1"], "the second one's time was over when the first one came");
+}

@@ -184,7 +184,11 @@ impl Mesh {
         if !kept {
             item.upstream.retain(|upstream| *upstream != Upstream::Sender);
         }
-        let key = item.key.clone();
+        let (key, several) = (item.key.clone(), item.is_of_a_broadcast());
+        if several {
+            self.counted(no, &key, Some(refusal));
+            return true;
+        }
         let receipt = self.receipt_of(&key, State::Refused, Some(refusal), false);
         self.tell_sender(receipt);
         true

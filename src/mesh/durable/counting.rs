@@ -64,6 +64,10 @@ impl Mesh {
     fn counted_before(&mut self, no: No, count: &mut Count) {
         self.hop(no, Step::Recognised, None, None);
         self.add_sender(no);
+        // What other nodes were told says nothing of what this sender was.
+        if let Some(item) = self.durable.table.get_mut(no) {
+            item.told = None;
+        }
         match self.durable.table.get(no) {
             Some(item) if item.can_be_told() => count.accepted += 1,
             _ => drop(count.waiting.insert(no)),
@@ -115,8 +119,9 @@ impl Item {
         matches!(self.head.to, Target::Broadcast(_))
     }
 
-    /// Whether its sender may be told that it is accepted.
+    /// Whether anybody may be told how far it is.
     pub(super) fn can_be_told(&self) -> bool {
-        self.on_disk && !self.moving && (self.second || self.state.is_end())
+        // An end that is being written is told when it is written, and so is a move into a mailbox.
+        self.on_disk && (self.state.is_end() || (self.second && !self.ending && !self.moving))
     }
 }

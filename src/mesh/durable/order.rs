@@ -54,6 +54,9 @@ impl Mesh {
 
     /// It does not lie at that node any more, or has ended there: nothing needs to wait for it.
     pub(super) fn not_elsewhere(&mut self, node: &NodeName, no: No) {
+        if self.durable.order.elsewhere.is_empty() {
+            return;
+        }
         let Some(flow) = self.durable.table.get(no).and_then(Item::flow) else { return };
         let order = &mut self.durable.order;
         let Some(nodes) = order.elsewhere.get_mut(&flow) else { return };

@@ -209,7 +209,7 @@ impl Mesh {
         self.announce(no);
     }
 
-    /// Whether nobody here is to be told of this end. Whoever is, is told when it is on disk, and that is written as well.
+    /// Whether nobody here is to be told of this end; that somebody was is written once it has happened.
     fn nobody_is_told(&self, no: No, state: State) -> bool {
         let Some(item) = self.durable.table.get(no) else { return true };
         let silent = state == State::Acked && item.head.receipt < Some(State::Acked);
@@ -223,12 +223,7 @@ impl Mesh {
     /// Tells upstream what it may know and has not been told.
     pub(super) fn announce(&mut self, no: No) {
         let Some(item) = self.durable.table.get(no) else { return };
-        let is_end = item.state.is_end();
-        if !item.on_disk || (!item.second && !is_end) || item.told == Some(item.state) {
-            return;
-        }
-        // An end that is being written is told when it is written, and so is a move into a mailbox.
-        if (item.ending || item.moving) && !is_end {
+        if !item.can_be_told() || item.told == Some(item.state) {
             return;
         }
         let (state, told) = (item.state, item.told);
@@ -246,7 +241,7 @@ impl Mesh {
         if let Some(item) = self.durable.table.get_mut(no) {
             item.told = Some(state);
         }
-        if is_end {
+        if state.is_end() {
             self.forget_ended(no);
         }
     }

@@ -278,3 +278,21 @@ fn the_time_that_a_message_waits_for_an_earlier_one_is_its_own() {
     cluster.run(seconds(1));
     assert_eq!(ids(&cluster, &bob), ["m-1"], "the second one's time was over when the first one came");
 }
+
+#[test]
+fn a_broadcast_that_is_given_to_a_home_of_its_recipients_is_answered_there_too() {
+    // covers T07, Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    cluster.away("agni", "bob");
+    let all = Head { receipt: Some(State::Accepted), ..durable(&alice, "broadcast", "m-1") };
+    cluster.submit(&alice, all.clone());
+    cluster.run(seconds(1));
+    cluster.detach(&alice, false);
+    cluster.run(seconds(1));
+    let again = cluster.register("agni", "alice");
+    cluster.submit(&again, all);
+    cluster.run(seconds(1));
+    assert_eq!(cluster.states(&again, "m-1"), [State::Accepted]);
+    assert_eq!(cluster.view("agni").counting, 0);
+}

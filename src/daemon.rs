@@ -34,7 +34,7 @@ use crate::node::{self, Disk, Started};
 use crate::rt::{clock, queue, sdnotify, signals, tasks};
 use crate::store;
 use crate::wire::frame::Hello;
-use crate::wire::ids::{Incarnation, LinkId, NodeName};
+use crate::wire::ids::{Incarnation, NodeName};
 
 mod accept;
 mod asks;
@@ -191,7 +191,7 @@ impl Ready {
         let answers = Records { me: me.clone(), node: handle.clone(), reader, trace, health };
         running.tasks.push(answers.start(inquiries));
 
-        let (hub, hub_task, joined) = gateway_in_memory(&me, incarnation, &handle);
+        let (hub, hub_task, joined) = gateway_in_memory(&me, incarnation, &local);
         running.tasks.extend([hub_task, joined]);
         let native = self.config.gateway.native.then(|| hub.clone());
         let accept = accept::Accept {
@@ -313,26 +313,30 @@ fn configured_peers(config: &NodeConfig) -> node::Addresses {
     dialled.map(|peer| (peer.name.clone(), address(peer))).collect()
 }
 
-/// The hub for native agents and tools, joined with the node task by a link in memory.
+/// The hub for native agents and tools, and the link in memory that joins it with the node task for good.
 fn gateway_in_memory(
     me: &NodeName,
     incarnation: Incarnation,
-    node: &node::Handle,
+    local: &Arc<Local>,
 ) -> (HubHandle, tasks::Task, tasks::Task) {
     let (events, incoming) = queue::bounded("hub.links", 1024);
     let (hub, task) = hub::start(incoming);
-    let peer = |role| Peer {
-        node: me.clone(),
-        role,
-        incarnation,
-        features: Vec::new(),
-        software: software(),
-        serial: String::new(),
+    let (me, local) = (me.clone(), local.clone());
+    let ends = move || {
+        let peer = |role| Peer {
+            node: me.clone(),
+            role,
+            incarnation,
+            features: Vec::new(),
+            software: software(),
+            serial: String::new(),
+        };
+        // Each link has a number of its own at both ends: what was handed out over the one before is known by it.
+        let id = local.next_id();
+        let node_end = End { peer: peer(link::Role::Node), id, events: local.events.clone() };
+        (node_end, End { peer: peer(link::Role::Entrance), id, events: events.clone() })
     };
-    // Links over QUIC count from one.
-    let node_end = End { peer: peer(link::Role::Node), id: LinkId(0), events: node.links() };
-    let hub_end = End { peer: peer(link::Role::Entrance), id: LinkId(0), events };
-    (hub, task, memory::join(node_end, hub_end))
+    (hub, task, memory::keep(ends))
 }
 
 fn bind_quic(identity: &tls::Identity, address: SocketAddr) -> Result<quinn::Endpoint, Error> {

@@ -1,8 +1,12 @@
 //! Nodes killed, links cut, processes stopped: the others go on.
 
 use std::fs;
+use std::time::Duration;
+
+use trishula::client::{Client, Options};
 
 use crate::harness::{Mesh, PythonClient, UdpPath, python, until};
+use crate::wss::{issue, native};
 
 // covers T01, Q02
 #[test]
@@ -92,6 +96,35 @@ fn a_link_is_cut_and_messages_go_through_the_third_node() {
         let line = flow.line();
         assert!(line.starts_with("result "), "the direct way must hold: {line}");
     }
+}
+
+// covers T01, T09
+#[test]
+fn a_node_that_slept_serves_its_own_clients_again() {
+    let mut mesh = Mesh::init(&["dc"]);
+    let port = mesh.base;
+    let dc = mesh.machine("dc");
+    let file = dc.folder.join("node.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("[mesh]\n", "[mesh]\nheartbeat_ms = 100\n")).unwrap();
+    dc.start_node();
+    until("dc takes clients", || dc.run(&["agents"]).status.success());
+    let clients = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let quic = clients.block_on(async { native(&issue(dc, "worker"), &[port]) });
+    let mut worker = clients.block_on(Client::connect(quic, Options::default())).unwrap();
+
+    // Ten times as long as anything may be silent.
+    let dc = mesh.machine("dc");
+    let process = dc.node.as_ref().unwrap();
+    process.signal("STOP");
+    std::thread::sleep(Duration::from_secs(3));
+    process.signal("CONT");
+    until("dc has found its own gateway silent", || {
+        dc.node_log().contains("role=\"gateway\" why=\"nothing came")
+    });
+    until("dc takes messages", || dc.run(&["send", "worker", "\"good morning\""]).status.success());
+    let message = clients.block_on(worker.next()).unwrap();
+    assert_eq!(message.read::<String>().unwrap(), "good morning");
 }
 
 // covers B12

@@ -5,7 +5,7 @@ use trishula::link::Event;
 use trishula::wire::close::LinkClose;
 use trishula::wire::frame::Frame;
 
-use crate::ends::{frame, id_of, joined, message, next, up};
+use crate::ends::{frame, id_of, joined, kept_in_memory, message, next, up};
 
 const CARRIERS: [&str; 3] = ["quic", "unix", "memory"];
 
@@ -53,4 +53,22 @@ async fn both_ends_hear_of_the_end_and_why() {
         to_b.closed().await;
         assert!(to_b.send(&Frame::Ping(1)).await.is_err(), "{carrier}: a closed link takes nothing");
     }
+}
+
+// covers T02, T09
+#[tokio::test]
+async fn a_link_within_a_process_comes_back_until_the_process_stops() {
+    let mut link = kept_in_memory();
+    for code in [LinkClose::Silent, LinkClose::Duplicate, LinkClose::Stopping] {
+        let (_, to_b) = up(&mut link.a).await;
+        let (_, _to_a) = up(&mut link.b).await;
+        to_b.send(&Frame::Ping(7)).await.unwrap();
+        assert!(matches!(frame(&mut link.b).await, Frame::Ping(7)));
+        to_b.close(code, "for the test");
+        for heard in [&mut link.a, &mut link.b] {
+            let event = next(heard).await;
+            assert!(matches!(&event, Event::Down { link, .. } if *link == to_b.id()), "{event:?}");
+        }
+    }
+    assert!(link.a.recv().await.is_none() && link.b.recv().await.is_none(), "it stopped, and came back");
 }

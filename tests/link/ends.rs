@@ -132,6 +132,20 @@ fn over_unix() -> Joined {
 }
 
 fn over_memory() -> Joined {
+    let (mut ends, a, b) = ends_in_memory();
+    let (one, other) = ends();
+    Joined { a, b, _tasks: vec![memory::join(one, other)], _endpoints: Vec::new() }
+}
+
+/// A link within the process that is joined again after its end.
+pub fn kept_in_memory() -> Joined {
+    let (ends, a, b) = ends_in_memory();
+    Joined { a, b, _tasks: vec![memory::keep(ends)], _endpoints: Vec::new() }
+}
+
+type Ends = (memory::End, memory::End);
+
+fn ends_in_memory() -> (impl FnMut() -> Ends + Send + 'static, Heard, Heard) {
     let (events_a, a) = queue::bounded("test.a", 4096);
     let (events_b, b) = queue::bounded("test.b", 4096);
     let peer = |role| Peer {
@@ -142,9 +156,17 @@ fn over_memory() -> Joined {
         software: String::new(),
         serial: String::new(),
     };
-    let end = |role, events| memory::End { peer: peer(role), id: LinkId(1), events };
-    let task = memory::join(end(link::Role::Entrance, events_a), end(link::Role::Node, events_b));
-    Joined { a, b, _tasks: vec![task], _endpoints: Vec::new() }
+    let mut links = 0;
+    let ends = move || {
+        links += 1;
+        let end = |role, events: &queue::Sender<Event>| memory::End {
+            peer: peer(role),
+            id: LinkId(links),
+            events: events.clone(),
+        };
+        (end(link::Role::Entrance, &events_a), end(link::Role::Node, &events_b))
+    };
+    (ends, a, b)
 }
 
 /// Our end of a QUIC link, and a bare connection with which the test is the peer, `dc`.

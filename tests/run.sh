@@ -18,6 +18,13 @@ need cargo "install Rust 1.89 or newer from rustup.rs"
 need cc "install a C compiler (Debian: apt-get install build-essential; macOS: xcode-select --install)"
 need python3 "install Python 3.11 or newer (Debian: apt-get install python3 python3-venv)"
 
+# Full and read-only disks are real ones, in a mount namespace.
+if [ "$(uname)" = Linux ] && ! unshare -rm mount -t tmpfs tmpfs /mnt 2>/dev/null; then
+    echo "tests/run.sh: unshare -rm mount is not allowed: run as root, or set kernel.unprivileged_userns_clone=1 and" \
+        "kernel.apparmor_restrict_unprivileged_userns=0 (Debian: apt-get install util-linux)" >&2
+    exit 1
+fi
+
 # The Python clients that the tests run: the real package, in an environment of its own.
 venv=target/test-python
 if [ ! -x "$venv/bin/python" ]; then

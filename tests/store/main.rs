@@ -1,7 +1,7 @@
 //! The store and disks that fail: a full one, one that can't be written, a process that is killed, a log that was torn.
 //!
 //! Some tests run this program again as a child: to be killed, or in a mount namespace of its own with a small disk
-//! (`unshare`, Linux; where that is not allowed those tests say so and check nothing).
+//! (`unshare`: Linux only).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
@@ -186,30 +186,20 @@ async fn a_log_whose_end_was_torn_off_loses_only_that_end() {
     }
 }
 
-/// Runs one of the children below with a disk of its own at its folder; `false`: this system does not let us.
-fn on_a_small_disk(test: &str, options: &str) -> bool {
+/// Runs one of the children below with a disk of its own at its folder.
+fn on_a_small_disk(test: &str, options: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let mount = format!("mount -t tmpfs -o {options} tmpfs \"${FOLDER}\"");
-    let try_it = |then: &str| {
-        let mut unshare = Command::new("unshare");
-        unshare.args(["-rm", "sh", "-c", &format!("{mount} && {then}")]).env(FOLDER, folder.path());
-        unshare.stdin(Stdio::null());
-        unshare
-    };
-    if !try_it("true").output().is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: no mount namespace for us here");
-        return false;
-    }
     let child = child(test, folder.path());
-    let mut run = try_it("exec \"$0\" \"$@\"");
-    run.arg(child.get_program()).args(child.get_args());
-    let output = run.output().unwrap();
+    let script = format!("mount -t tmpfs -o {options} tmpfs \"${FOLDER}\" && exec \"$0\" \"$@\"");
+    let mut run = Command::new("unshare");
+    run.args(["-rm", "sh", "-c", &script]).env(FOLDER, folder.path()).stdin(Stdio::null());
+    let output = run.arg(child.get_program()).args(child.get_args()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
-    true
 }
 
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs mount namespaces: Linux")]
 fn a_full_disk_refuses_and_recovers_by_itself() {
     // covers T10
     on_a_small_disk("fills_its_disk", "size=3m");
@@ -249,6 +239,7 @@ async fn fills_its_disk() {
 }
 
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs mount namespaces: Linux")]
 fn a_disk_without_room_for_the_first_write_is_named() {
     // covers B19
     on_a_small_disk("starts_on_a_full_disk", "size=16k");
@@ -262,6 +253,7 @@ fn starts_on_a_full_disk() {
 }
 
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs mount namespaces: Linux")]
 fn a_disk_that_is_mounted_read_only_is_named() {
     // covers B19
     on_a_small_disk("starts_on_a_disk_that_cannot_be_written", "size=1m,ro");

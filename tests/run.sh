@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every test. `--long` adds the slow ones: long simulations, soak, benches in full. `SEEDS=n` says how many
-# histories are simulated.
+# histories are simulated: by the long run with --long (20,000), else by the short one (1,000).
 # Installs what it needs below target/, or stops with one line that says what to install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,6 +12,9 @@ for argument in "$@"; do
         *) echo "usage: tests/run.sh [--long]" >&2; exit 2 ;;
     esac
 done
+
+seeds=${SEEDS:-20000}
+if $long; then unset SEEDS; fi
 
 need() { command -v "$1" >/dev/null || { echo "tests/run.sh: $1 is missing: $2" >&2; exit 1; }; }
 need cargo "install Rust 1.89 or newer from rustup.rs"
@@ -55,6 +58,6 @@ cargo test --locked --workspace --no-fail-fast
 if $long; then
     # Five minutes of kills, stops and restarts; it prints the seed that repeats its blows.
     CHAOS_SECONDS=300 cargo test --locked --test it chaos:: -- --nocapture
-    SEEDS=${SEEDS:-20000} cargo test --locked --release --test history
+    SEEDS=$seeds cargo test --locked --release --test history
     cargo bench --locked
 fi

@@ -20,11 +20,13 @@ use tokio::sync::watch;
 
 use crate::admin;
 use crate::config::limits::LimitsSection;
-use crate::config::node::NodeConfig;
+use crate::config::node::{self as settings, MeshSection, NodeConfig};
 use crate::gateway::hub::{self, HubHandle};
 use crate::identity::bundle::{Bundle, REVOKED};
 use crate::identity::revocation::Revocations;
 use crate::identity::{self, RoleKind, tls};
+use crate::link::congestion::{Algorithm, Congestion};
+use crate::link::inbox;
 use crate::link::memory::{self, End};
 use crate::link::quic;
 use crate::link::{self, Local, Peer, unix};
@@ -151,7 +153,7 @@ impl Ready {
             CaDesk::open(ca_dir, &config.node.data_dir, revocations.clone(), Neighbours::of(&config))
         });
         let desk = desk.transpose()?;
-        let endpoint = bind_quic(&identity, config.mesh.listen)?;
+        let endpoint = bind_quic(&identity, &config.mesh)?;
         let http = bind_tcp("[admin] http", config.admin.http)?;
         let socket = admin::socket::bind(&config.admin.socket)?;
         let edge_socket = admin::socket::bind(&config.gateway.edge_socket)?;
@@ -184,7 +186,8 @@ impl Ready {
         });
         let Started { handle, connected, addresses, task } = started;
         let hello = Hello::new(me.clone(), incarnation, software());
-        let local = Local::new(hello, self.identity.clone(), handle.links());
+        let congestion = congestion(&self.config.mesh);
+        let local = Local::with_congestion(hello, self.identity.clone(), handle.links(), congestion);
         let (node, endpoint) = (handle.clone(), self.endpoint.clone());
         let written = (health.clone(), trace.ended());
         let mut running = Running { node, local: local.clone(), endpoint, tasks: vec![task], written };
@@ -306,6 +309,14 @@ fn mesh_limits(given: &LimitsSection) -> mesh::Limits {
     }
 }
 
+fn congestion(mesh: &MeshSection) -> Congestion {
+    let algorithm = match mesh.congestion {
+        settings::Congestion::Cubic => Algorithm::Cubic,
+        settings::Congestion::Bbr => Algorithm::Bbr,
+    };
+    Congestion { algorithm, floor: mesh.congestion_floor_kib << 10 }
+}
+
 fn configured_peers(config: &NodeConfig) -> node::Addresses {
     let dialled = config.mesh.peers.iter().filter(|peer| !peer.addresses.is_empty());
     let address =
@@ -319,7 +330,7 @@ fn gateway_in_memory(
     incarnation: Incarnation,
     local: &Arc<Local>,
 ) -> (HubHandle, tasks::Task, tasks::Task) {
-    let (events, incoming) = queue::bounded("hub.links", 1024);
+    let (events, incoming) = inbox::bounded("hub.links.first", "hub.links", 1024);
     let (hub, task) = hub::start(incoming);
     let (me, local) = (me.clone(), local.clone());
     let ends = move || {
@@ -339,10 +350,11 @@ fn gateway_in_memory(
     (hub, task, memory::keep(ends))
 }
 
-fn bind_quic(identity: &tls::Identity, address: SocketAddr) -> Result<quinn::Endpoint, Error> {
+fn bind_quic(identity: &tls::Identity, mesh: &MeshSection) -> Result<quinn::Endpoint, Error> {
+    let address = mesh.listen;
     let tls = tls::quic_server(identity.server()?.config)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
-    server.transport_config(Arc::new(quic::transport()));
+    server.transport_config(Arc::new(quic::transport_with(congestion(mesh))));
     quinn::Endpoint::server(server, address).map_err(|why| Error::Bind {
         what: "[mesh] listen",
         address,

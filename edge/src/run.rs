@@ -17,7 +17,7 @@ use trishula::identity::revocation::{RevocationList, Revocations};
 use trishula::identity::tls::Identity;
 use trishula::identity::{self, RoleKind, Trust};
 use trishula::link::{self, dial, quic};
-use trishula::rt::{accept, clock, queue, sdnotify, tasks};
+use trishula::rt::{accept, clock, sdnotify, tasks};
 use trishula::wire::close::CloseCode;
 use trishula::wire::frame::Hello;
 use trishula::wire::ids::Incarnation;
@@ -47,7 +47,7 @@ pub async fn run(config: &EdgeConfig, stop: impl Future<Output = &'static str>) 
     }
     let services = prepare::services(config)?;
     let listeners = Listeners::bind(config)?;
-    let (events, inbox) = queue::bounded("edge.link_events", EVENTS);
+    let (events, inbox) = link::inbox::bounded("edge.link_events.first", "edge.link_events", EVENTS);
     let uplink = Uplink::start(config, events)?;
     let edge = Edge::start(config, services, listeners, inbox);
     let _revocations = uplink.keep_revocations(edge.hub.revocations());
@@ -89,7 +89,7 @@ struct Uplink {
 }
 
 impl Uplink {
-    fn start(config: &EdgeConfig, events: queue::Sender<link::Event>) -> Result<Uplink, Error> {
+    fn start(config: &EdgeConfig, events: link::inbox::Inbox) -> Result<Uplink, Error> {
         let bundle = prepare::bundle(config)?;
         let revocations = Arc::new(Revocations::new(bundle.revoked.clone()));
         let identity = Identity::new(&bundle, revocations, clock::for_tls())?;
@@ -181,7 +181,7 @@ impl Edge {
         config: &EdgeConfig,
         services: Vec<Prepared>,
         listeners: Listeners,
-        events: queue::Receiver<link::Event>,
+        events: link::inbox::Incoming,
     ) -> Edge {
         let (hub, hub_task) = hub::start(events);
         let (stop, stopped) = watch::channel(false);

@@ -216,7 +216,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let ((requests, _node), (links, _links)) = (queue::bounded("test", 1), queue::bounded("test", 1));
-        let _serving = tasks::spawn("test.http", serve(listener, Handle::new(requests, links)));
+        let _serving = tasks::spawn("test.http", serve(listener, Handle::new(requests, links.into())));
         let (asking, flooding) = tokio::join!(lasts(asks_on(address)), lasts(floods(address)));
         assert_eq!((asking.as_secs(), flooding.as_secs()), (60, 60));
     }

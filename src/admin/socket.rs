@@ -249,7 +249,7 @@ mod tests {
             let (asks, _taken) = queue::bounded("test.asks", 1);
             theirs.write_all(half).await.unwrap();
             let (_, records, _inquiries) = records::inbox();
-            let desks = Desks { node: Handle::new(requests, links), records, asks };
+            let desks = Desks { node: Handle::new(requests, links.into()), records, asks };
             let ended = connection(ours, &desks).await;
             assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
             assert_eq!(theirs.read(&mut [0; 1]).await.unwrap(), 0);

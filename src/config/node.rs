@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, de};
@@ -81,8 +82,23 @@ pub struct MeshSection {
     /// Milliseconds between signs of life on a link.
     #[serde(deserialize_with = "heartbeat")]
     pub heartbeat_ms: u64,
+    /// Who decides how much may be under way on a link.
+    pub congestion: Congestion,
+    /// KiB that loss always leaves under way, with `cubic`.
+    #[serde(deserialize_with = "floor")]
+    pub congestion_floor_kib: u64,
     /// Nodes to dial from the start; others are learnt from them.
     pub peers: Vec<PeerSection>,
+}
+
+/// Who decides how much may be under way on a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Congestion {
+    /// Cubic between a floor and a ceiling by delay.
+    Cubic,
+    /// quinn's BBR.
+    Bbr,
 }
 
 /// `[[mesh.peers]]`
@@ -129,6 +145,8 @@ impl Default for MeshSection {
             listen: (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into(),
             advertise: Vec::new(),
             heartbeat_ms: 1000,
+            congestion: Congestion::Cubic,
+            congestion_floor_kib: 64,
             peers: Vec::new(),
         }
     }
@@ -188,9 +206,21 @@ impl NodeConfig {
 }
 
 fn heartbeat<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    within(from, 100..=60_000, "milliseconds")
+}
+
+fn floor<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    within(from, 16..=4096, "KiB")
+}
+
+fn within<'de, D: Deserializer<'de>>(
+    from: D,
+    range: RangeInclusive<u64>,
+    unit: &str,
+) -> Result<u64, D::Error> {
     let given = u64::deserialize(from)?;
-    if (100..=60_000).contains(&given) {
+    if range.contains(&given) {
         return Ok(given);
     }
-    Err(de::Error::custom(format!("{given} is not from 100 to 60000 milliseconds")))
+    Err(de::Error::custom(format!("{given} is not from {} to {} {unit}", range.start(), range.end())))
 }

@@ -60,7 +60,7 @@ fn an_unknown_key_is_shown_with_its_place_and_the_one_that_was_meant() {
         error.starts_with("/x/node.toml:5:3: unknown key mesh.lisen (did you mean \"listen\"?)"),
         "{error}"
     );
-    assert!(error.contains("[mesh] may hold listen, advertise, heartbeat_ms, peers"), "{error}");
+    assert!(error.contains("[mesh] may hold listen, advertise, heartbeat_ms, congestion"), "{error}");
     let error = refused(&format!("{SMALL}[mehs]\nx = 1\n"), &[]);
     assert!(
         error.starts_with("/x/node.toml:3:2: unknown section [mehs] (did you mean \"mesh\"?)"),
@@ -93,6 +93,14 @@ fn a_bad_value_is_shown_with_its_place_and_what_is_allowed() {
         (
             "[node]\nname = \"a\"\n[mesh]\nheartbeat_ms = 5\n",
             ":4:16: mesh.heartbeat_ms: 5 is not from 100 to 60000",
+        ),
+        (
+            "[node]\nname = \"a\"\n[mesh]\ncongestion_floor_kib = 8\n",
+            ":4:24: mesh.congestion_floor_kib: 8 is not from 16 to 4096 KiB",
+        ),
+        (
+            "[node]\nname = \"a\"\n[mesh]\ncongestion = \"bbr2\"\n",
+            ":4:14: mesh.congestion cannot be \"bbr2\" (did you mean \"bbr\"?); allowed are cubic, bbr",
         ),
         (
             "[node]\nname = \"a\"\n[log]\nformat = \"jsno\"\n",

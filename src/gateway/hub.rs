@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
+use crate::link::inbox::Incoming;
 use crate::link::{self, Event, Peer};
 use crate::rt::{clock, queue, tasks};
 use crate::wire::close::{Code, Refusal};
@@ -85,12 +86,12 @@ struct Shared {
 pub type Offered = Option<(u64, Bytes)>;
 
 /// Starts the hub. Whoever makes links reports to `events`' other end; several may come one after another.
-pub fn start(events: queue::Receiver<Event>) -> (HubHandle, tasks::Task) {
+pub fn start(events: impl Into<Incoming>) -> (HubHandle, tasks::Task) {
     let (requests, inbox) = queue::bounded("hub.requests", REQUESTS);
     let (revocations, offered) = watch::channel(None);
     let current = Arc::new(AtomicU64::new(NO_LINK));
     let shared = Shared { requests, next: AtomicU64::new(1), offered, current: current.clone() };
-    let task = tasks::spawn("hub", Hub::new(revocations, current).run(events, inbox));
+    let task = tasks::spawn("hub", Hub::new(revocations, current).run(events.into(), inbox));
     (HubHandle { shared: Arc::new(shared) }, task)
 }
 
@@ -197,7 +198,7 @@ impl Hub {
         Hub { revocations, sessions, links, current: None, shown, outbox: VecDeque::new() }
     }
 
-    async fn run(mut self, mut events: queue::Receiver<Event>, mut requests: queue::Receiver<Request>) {
+    async fn run(mut self, mut events: Incoming, mut requests: queue::Receiver<Request>) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let blocked = self.current_handle().filter(|_| !self.outbox.is_empty()).cloned();

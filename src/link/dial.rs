@@ -178,7 +178,7 @@ impl Dialler {
     fn client_config(&self) -> Result<quinn::ClientConfig, identity::Error> {
         let tls = self.local.identity.client(self.target.name.clone())?;
         let mut config = quinn::ClientConfig::new(Arc::new(identity::tls::quic_client(tls)?));
-        config.transport_config(Arc::new(quic::transport()));
+        config.transport_config(Arc::new(quic::transport_with(self.local.congestion)));
         Ok(config)
     }
 

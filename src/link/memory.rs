@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::inbox::Inbox;
 use super::{Backlog, CloseOrder, Event, Handle, Lane, Outlets, Peer};
 use crate::rt::{queue, tasks};
 use crate::wire::close::LinkClose;
@@ -22,7 +23,7 @@ pub struct End {
     /// Our number for the link.
     pub id: LinkId,
     /// Where we hear of it.
-    pub events: queue::Sender<Event>,
+    pub events: Inbox,
 }
 
 /// Joins two ends; the link lasts until the task is dropped or one end closes it.
@@ -70,7 +71,7 @@ async fn run(a: End, b: End) -> LinkClose {
 struct Way {
     id: LinkId,
     backlog: Backlog,
-    events: queue::Sender<Event>,
+    events: Inbox,
 }
 
 async fn carry(

@@ -8,17 +8,22 @@
 //! | [`quic`] | the carrier between machines |
 //! | [`unix`] | the carrier between a node and the edge on the same machine |
 //! | [`memory`] | the carrier between a node and its own gateways |
+//! | [`congestion`] | how much of a connection may be under way |
 //! | [`dial`] | keeping a link up, for ever |
+//! | [`inbox`] | where links report |
+//! | `lane` | which frames must keep their order, and what goes first |
 //! | `count` | frames, for the metrics |
 //! | `room` | how many bytes may wait in a lane |
 
+pub mod congestion;
 mod count;
 pub mod dial;
+pub mod inbox;
+mod lane;
 pub mod memory;
 pub mod quic;
-pub mod unix;
-
 mod room;
+pub mod unix;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -27,10 +32,12 @@ use std::time::Duration;
 use crate::identity::tls::Identity;
 use crate::rt::queue;
 use crate::wire::close::LinkClose;
-use crate::wire::envelope::{Head, Priority, Target};
 use crate::wire::frame::{Encoded, Frame, Hello, MAX_HEAD, MAX_PAYLOAD, OLDEST_VERSION, VERSION};
 use crate::wire::ids::{Incarnation, LinkId, NodeName};
 
+use congestion::Congestion;
+use inbox::Inbox;
+pub use lane::{LARGE, Lane, ORDERED_LANES};
 use room::Room;
 
 /// How long a peer may take to say HELLO.
@@ -39,63 +46,6 @@ const HELLO_WITHIN: Duration = Duration::from_secs(5);
 const DRAIN_WITHIN: Duration = Duration::from_millis(500);
 /// Bytes taken from a peer at once.
 const CHUNK: usize = 64 * 1024;
-/// Ordered lanes for messages below priority 1.
-pub const ORDERED_LANES: u8 = 16;
-
-/// Frames that must keep their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lane {
-    /// Routing, registrations, receipts: never behind a message.
-    Control,
-    /// Priority 1.
-    Urgent,
-    /// One of [`ORDERED_LANES`], by flow.
-    Ordered(u8),
-}
-
-impl Lane {
-    /// How many there are.
-    pub const COUNT: usize = ORDERED_LANES as usize + 2;
-
-    /// A message's lane: by priority, then by (sender, recipient), so that a flow keeps its order.
-    pub fn of(head: &Head) -> Lane {
-        if head.priority == Priority::URGENT {
-            return Lane::Urgent;
-        }
-        let mut hash = fnv(0xcbf2_9ce4_8422_2325, head.from.namespace.as_str());
-        hash = fnv(hash, head.from.name.as_str());
-        hash = match &head.to {
-            Target::Agent(agent) => fnv(fnv(hash, agent.namespace.as_str()), agent.name.as_str()),
-            Target::Broadcast(namespace) => fnv(hash, namespace.as_str()),
-            Target::Room(namespace, room) => fnv(fnv(hash, namespace.as_str()), room.as_str()),
-        };
-        Lane::Ordered((hash % u64::from(ORDERED_LANES)) as u8)
-    }
-
-    /// The lane that a frame belongs to.
-    pub fn for_frame(frame: &Frame) -> Lane {
-        match frame {
-            Frame::Forward(forward, _) | Frame::Hold(forward, _) => Lane::of(&forward.head),
-            Frame::Submit(_, head, _) => Lane::of(head),
-            Frame::Deliver(deliver, _) => Lane::of(&deliver.head),
-            _ => Lane::Control,
-        }
-    }
-
-    /// Place in an array of [`Lane::COUNT`].
-    pub fn index(self) -> usize {
-        match self {
-            Lane::Control => 0,
-            Lane::Urgent => 1,
-            Lane::Ordered(n) => 2 + usize::from(n % ORDERED_LANES),
-        }
-    }
-}
-
-/// Fowler–Noll–Vo 1a: the same on every machine, which the standard library's hash does not promise.
-fn fnv(hash: u64, text: &str) -> u64 {
-    text.bytes().fold(hash, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
-}
 
 /// What a peer is to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,16 +128,28 @@ pub struct Local {
     /// Who we are, and whom we believe.
     pub identity: Identity,
     /// Where links report.
-    pub events: queue::Sender<Event>,
+    pub events: Inbox,
+    /// Of the connections that are dialled.
+    pub congestion: Congestion,
     next: AtomicU64,
     stopping: AtomicBool,
 }
 
 impl Local {
     /// For a process that is to have links.
-    pub fn new(hello: Hello, identity: Identity, events: queue::Sender<Event>) -> Arc<Local> {
+    pub fn new(hello: Hello, identity: Identity, events: impl Into<Inbox>) -> Arc<Local> {
+        Local::with_congestion(hello, identity, events, Congestion::default())
+    }
+
+    /// The same, with this congestion control.
+    pub fn with_congestion(
+        hello: Hello,
+        identity: Identity,
+        events: impl Into<Inbox>,
+        congestion: Congestion,
+    ) -> Arc<Local> {
         let (next, stopping) = (AtomicU64::new(1), AtomicBool::new(false));
-        Arc::new(Local { hello, identity, events, next, stopping })
+        Arc::new(Local { hello, identity, events: events.into(), congestion, next, stopping })
     }
 
     /// From now on nobody dials: the process is stopping.
@@ -277,6 +239,7 @@ impl Handle {
             let name = match lane {
                 0 => "link.control",
                 1 => "link.urgent",
+                n if n == Lane::Bulk.index() => "link.bulk",
                 _ => "link.ordered",
             };
             let bound = if lane == Lane::Control.index() { CONTROL_BOUND } else { LANE_BOUND };

@@ -11,6 +11,8 @@ use time::OffsetDateTime;
 use tokio::sync::SetOnce;
 
 pub use super::Local;
+use super::congestion::Congestion;
+use super::inbox::Inbox;
 use super::{
     Backlog, CHUNK, CloseOrder, DRAIN_WITHIN, Error, Event, HELLO_WITHIN, Handle, Lane, Outlets, Peer, Role,
 };
@@ -23,9 +25,27 @@ use crate::wire::ids::{LinkId, NodeName};
 /// Frames written with one call; their bytes share packets.
 const BATCH: usize = 64;
 
+/// What a lane's peer lets us have under way in it, in bytes. It bounds the rate of one lane: 80 Mbit/s at 100 ms.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// What may be under way of a connection. All lanes that may be full at once leave room for the urgent ones, or those
+/// would wait for them: quinn takes the bytes of all streams from this one window.
+const SEND_WINDOW: u64 = (Lane::COUNT as u64 + 2) * STREAM_WINDOW as u64;
+/// A first packet that is lost costs three times this, until a round trip was measured (RFC 9002 section 6.2.2 says 333 ms for
+/// peers that nobody knows).
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+
 /// Settings of every connection. Time-outs are a little longer than the mesh's own patience, which decides.
 pub fn transport() -> quinn::TransportConfig {
+    transport_with(Congestion::default())
+}
+
+/// The same, with this congestion control.
+pub fn transport_with(congestion: Congestion) -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
+    transport.congestion_controller_factory(congestion.factory());
+    transport.initial_rtt(INITIAL_RTT);
+    transport.stream_receive_window(STREAM_WINDOW.into());
+    transport.send_window(SEND_WINDOW);
     transport.max_concurrent_uni_streams(64u32.into());
     transport.max_concurrent_bidi_streams(8u32.into());
     // Off by default in quinn; NAT bindings for UDP may last no longer than 30 s (RFC 4787 section 4.3).
@@ -206,11 +226,7 @@ struct Readers {
 
 impl Readers {
     /// With the queue in which one of them says that the link can't go on.
-    fn new(
-        link: LinkId,
-        backlog: Backlog,
-        events: queue::Sender<Event>,
-    ) -> (Readers, queue::Receiver<CloseOrder>) {
+    fn new(link: LinkId, backlog: Backlog, events: Inbox) -> (Readers, queue::Receiver<CloseOrder>) {
         let (failed, failures) = queue::bounded("link.failures", Lane::COUNT);
         let each = StreamReader { link, backlog, events, failed, ready: Arc::default() };
         (Readers { each, tasks: tasks::Group::default() }, failures)
@@ -244,7 +260,7 @@ impl Readers {
 struct StreamReader {
     link: LinkId,
     backlog: Backlog,
-    events: queue::Sender<Event>,
+    events: Inbox,
     failed: queue::Sender<CloseOrder>,
     /// Waited for in the order in which the streams came; a watch would wake them in any.
     ready: Arc<SetOnce<()>>,
@@ -342,9 +358,8 @@ async fn open(connection: &quinn::Connection, lane: Lane) -> Result<quinn::SendS
 
 async fn open_index(connection: &quinn::Connection, index: usize) -> Result<quinn::SendStream, Error> {
     let mut stream = connection.open_uni().await.map_err(|e| Error::Stream(e.to_string()))?;
-    // Control and urgent before all others, in quinn's own scheduling too.
-    let priority = if index <= Lane::Urgent.index() { 1 } else { 0 };
-    let _ = stream.set_priority(priority);
+    // In quinn's own scheduling too: the next packet takes what is most urgent.
+    let _ = stream.set_priority(Lane::priority(index));
     stream.write_all(&[index as u8]).await.map_err(|e| Error::Stream(e.to_string()))?;
     Ok(stream)
 }

@@ -2,7 +2,7 @@
 //! loopback it saves about three tenths of a round trip and of the CPU (docs/benchmarks.md).
 //!
 //! The socket's permissions say who may connect; there is no TLS. All lanes share the one stream, but what
-//! is written next is chosen by lane: control, then urgent, then the ordered ones in turn. So an urgent frame
+//! is written next is chosen by lane: control, then urgent, then the ordered ones in turn, then bulk. So an urgent frame
 //! waits for no more than the write under way.
 
 use std::future::poll_fn;
@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
+use super::inbox::Inbox;
 use super::{
     Backlog, CHUNK, CloseOrder, DRAIN_WITHIN, Error, Event, HELLO_WITHIN, Handle, Lane, Local, Outlets, Peer,
     Role, check_version,
@@ -120,7 +121,7 @@ async fn read_frames(
     mut read: OwnedReadHalf,
     mut reader: Reader,
     (link, backlog): (LinkId, Backlog),
-    events: &queue::Sender<Event>,
+    events: &Inbox,
 ) -> CloseOrder {
     let mut buffer = BytesMut::with_capacity(CHUNK);
     loop {
@@ -194,16 +195,16 @@ impl Lanes {
         if open { Poll::Pending } else { Poll::Ready(None) }
     }
 
-    /// Control, urgent, then the ordered lanes from the one whose turn it is.
+    /// Control, urgent, then the ordered lanes from the one whose turn it is, then bulk.
     fn order(&self) -> impl Iterator<Item = usize> + use<> {
-        let first = Lane::Ordered(0).index();
-        let (ordered, turn) = (Lane::COUNT - first, self.turn);
-        (0..first).chain((0..ordered).map(move |n| first + (turn + n) % ordered))
+        let (first, bulk, turn) = (Lane::Ordered(0).index(), Lane::Bulk.index(), self.turn);
+        let ordered = bulk - first;
+        (0..first).chain((0..ordered).map(move |n| first + (turn + n) % ordered)).chain([bulk])
     }
 
     fn took(&mut self, lane: usize, took: bool) {
-        let first = Lane::Ordered(0).index();
-        if took && lane >= first {
+        let (first, bulk) = (Lane::Ordered(0).index(), Lane::Bulk.index());
+        if took && (first..bulk).contains(&lane) {
             self.turn = lane - first + 1;
         }
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::status::{AgentRow, CallAnswer, Status};
-use crate::link;
+use crate::link::inbox::Inbox;
 use crate::rt::queue;
 use crate::wire::close::Refusal;
 use crate::wire::envelope::{Head, MessageKey};
@@ -88,17 +88,17 @@ pub enum CallError {
 #[derive(Debug, Clone)]
 pub struct Handle {
     requests: queue::Sender<Request>,
-    links: queue::Sender<link::Event>,
+    links: Inbox,
 }
 
 impl Handle {
     /// For the node task: both of its inboxes.
-    pub fn new(requests: queue::Sender<Request>, links: queue::Sender<link::Event>) -> Handle {
+    pub fn new(requests: queue::Sender<Request>, links: Inbox) -> Handle {
         Handle { requests, links }
     }
 
     /// Where links report.
-    pub fn links(&self) -> queue::Sender<link::Event> {
+    pub fn links(&self) -> Inbox {
         self.links.clone()
     }
 

@@ -15,6 +15,7 @@ use super::handle::{Handle, Request};
 use super::records;
 use crate::identity::{self, Trust, revocation::RevocationList};
 use crate::link;
+use crate::link::inbox::{self, Incoming};
 use crate::mesh::{Config, Event, GoOn, Hop, Input, Mesh, Output, Queried, Role, Step, Time};
 use crate::metrics;
 use crate::rt::{clock, queue, tasks};
@@ -99,7 +100,7 @@ pub struct Started {
 
 /// Starts the node task.
 pub fn start(settings: Settings) -> Started {
-    let (events, incoming) = queue::bounded("node.links", LINK_EVENTS);
+    let (events, incoming) = inbox::bounded("node.links.first", "node.links", LINK_EVENTS);
     let (requests, asked) = queue::bounded("node.requests", REQUESTS);
     let (connected, is_connected) = watch::channel(BTreeSet::new());
     let (addresses, heard) = watch::channel(BTreeMap::new());
@@ -171,7 +172,7 @@ impl Node {
         }
     }
 
-    async fn run(mut self, mut incoming: queue::Receiver<link::Event>, mut asked: queue::Receiver<Request>) {
+    async fn run(mut self, mut incoming: Incoming, mut asked: queue::Receiver<Request>) {
         if let Some(list) = self.settings.trust.revocations().current() {
             self.input(revocations_in_force(&list));
         }

@@ -69,6 +69,8 @@ pub struct Priority(u8);
 impl Priority {
     /// The most urgent: waits for nothing else on any hop.
     pub const URGENT: Priority = Priority(1);
+    /// The least urgent: it has what the others leave.
+    pub const BULK: Priority = Priority(5);
     /// What a message has whose sender does not say.
     pub const DEFAULT: Priority = Priority(3);
 

@@ -11,6 +11,9 @@ use crate::clock::MS;
 use crate::model::{AgentNo, MachineNo, Message, MessageNo, Model, Submit, Told};
 use crate::world::{Event, World};
 
+/// One message in so many is large.
+const LARGE_ONE_IN: MessageNo = 64;
+
 impl World {
     /// An agent writes a few messages, to one recipient at a time more often than not.
     pub fn write(&mut self, agent: AgentNo) {
@@ -313,8 +316,13 @@ impl World {
     }
 }
 
+/// Some are large enough to leave their flow's lane.
 pub fn payload_of(number: MessageNo) -> String {
-    format!("the content of m{number}")
+    let mut text = format!("the content of m{number}");
+    if number % LARGE_ONE_IN == LARGE_ONE_IN - 1 {
+        text.extend(std::iter::repeat_n('.', trishula::link::LARGE));
+    }
+    text
 }
 
 /// By what name a state that was told is counted.

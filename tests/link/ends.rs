@@ -13,6 +13,7 @@ use trishula::identity::profile::Request;
 use trishula::identity::revocation::Revocations;
 use trishula::identity::tls::{self, Identity};
 use trishula::identity::{PeerName, Role};
+use trishula::link::inbox::Inbox;
 use trishula::link::quic::{self, Admitted, Certificate};
 use trishula::link::{self, Event, Local, Peer, memory, unix};
 use trishula::rt::{clock, queue, tasks};
@@ -63,7 +64,11 @@ pub type Heard = queue::Receiver<Event>;
 
 fn local(name: &str) -> (Arc<Local>, Heard) {
     let (events, heard) = queue::bounded("test.link", 4096);
-    (Local::new(hello(name), identity(name), events), heard)
+    (local_with(name, events), heard)
+}
+
+fn local_with(name: &str, events: impl Into<Inbox>) -> Arc<Local> {
+    Local::new(hello(name), identity(name), events)
 }
 
 fn endpoint(local: &Local) -> quinn::Endpoint {
@@ -111,6 +116,19 @@ pub async fn joined(carrier: &str) -> Joined {
 
 async fn over_quic() -> Joined {
     let ((a, heard_a), (b, heard_b)) = (local("agni"), local("dc"));
+    join_over_quic(a, heard_a, b, heard_b).await
+}
+
+/// Over QUIC, to an end with two queues, of which the second, small one is returned.
+pub async fn to_two_queues() -> (Joined, Heard) {
+    let (a, heard_a) = local("agni");
+    let ((first, heard_first), (rest, heard_rest)) =
+        (queue::bounded("test.first", 16), queue::bounded("test.rest", 16));
+    let b = local_with("dc", Inbox::new(first, rest));
+    (join_over_quic(a, heard_a, b, heard_first).await, heard_rest)
+}
+
+async fn join_over_quic(a: Arc<Local>, heard_a: Heard, b: Arc<Local>, heard_b: Heard) -> Joined {
     let (from, to) = (endpoint(&a), endpoint(&b));
     let (dialled, accepted) = connect((&a, &from), &to).await;
     let (peer_of_a, peer_of_b) = (admitted(&a, &dialled), admitted(&b, &accepted));
@@ -162,7 +180,7 @@ fn ends_in_memory() -> (impl FnMut() -> Ends + Send + 'static, Heard, Heard) {
         let end = |role, events: &queue::Sender<Event>| memory::End {
             peer: peer(role),
             id: LinkId(links),
-            events: events.clone(),
+            events: events.clone().into(),
         };
         (end(link::Role::Entrance, &events_a), end(link::Role::Node, &events_b))
     };

@@ -3,4 +3,5 @@
 
 mod carriers;
 mod ends;
+mod lanes;
 mod rude_peers;

@@ -106,7 +106,7 @@ impl SimNode {
             id: self.local.next_id(),
             events: self.handle.links(),
         };
-        let entrance = memory::End { peer: peer(link::Role::Entrance), id, events };
+        let entrance = memory::End { peer: peer(link::Role::Entrance), id, events: events.into() };
         self.tasks.push(memory::join(node, entrance));
     }
 }

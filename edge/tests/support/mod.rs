@@ -127,7 +127,7 @@ impl World {
         let services = prepare::services(&config).unwrap();
         let listeners = Listeners::bind(&config).unwrap();
         let (events, inbox) = queue::bounded("test.events", 64);
-        let edge = Edge::start(&config, services, listeners, inbox);
+        let edge = Edge::start(&config, services, listeners, inbox.into());
         World { machine, edge, node: FakeNode::none(), events }
     }
 

@@ -1,0 +1,90 @@
+//! Which frames must keep their order, and what goes first.
+
+use crate::wire::envelope::{Class, Head, Priority, Target};
+use crate::wire::frame::Frame;
+
+/// Ordered lanes for messages below priority 1.
+pub const ORDERED_LANES: u8 = 16;
+/// Larger payloads, in bytes, are bulk between nodes.
+pub const LARGE: usize = 64 * 1024;
+
+/// Frames that must keep their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Routing, registrations, receipts: never behind a message.
+    Control,
+    /// Priority 1.
+    Urgent,
+    /// One of [`ORDERED_LANES`], by flow.
+    Ordered(u8),
+    /// Priority 5, and large payloads between nodes: it has what the others leave.
+    Bulk,
+}
+
+impl Lane {
+    /// How many there are.
+    pub const COUNT: usize = ORDERED_LANES as usize + 3;
+
+    /// A message's lane: by priority, then by (sender, recipient), so that a flow keeps its order.
+    pub fn of(head: &Head) -> Lane {
+        match head.priority {
+            Priority::URGENT => return Lane::Urgent,
+            Priority::BULK => return Lane::Bulk,
+            _ => {}
+        }
+        let mut hash = fnv(0xcbf2_9ce4_8422_2325, head.from.namespace.as_str());
+        hash = fnv(hash, head.from.name.as_str());
+        hash = match &head.to {
+            Target::Agent(agent) => fnv(fnv(hash, agent.namespace.as_str()), agent.name.as_str()),
+            Target::Broadcast(namespace) => fnv(hash, namespace.as_str()),
+            Target::Room(namespace, room) => fnv(fnv(hash, namespace.as_str()), room.as_str()),
+        };
+        Lane::Ordered((hash % u64::from(ORDERED_LANES)) as u8)
+    }
+
+    /// The lane that a frame belongs to.
+    pub fn for_frame(frame: &Frame) -> Lane {
+        match frame {
+            Frame::Forward(forward, payload) | Frame::Hold(forward, payload) => {
+                Lane::between_nodes(&forward.head, payload.len())
+            }
+            Frame::Submit(_, head, _) => Lane::of(head),
+            Frame::Deliver(deliver, _) => Lane::of(&deliver.head),
+            _ => Lane::Control,
+        }
+    }
+
+    /// A large payload leaves its flow's lane: the recipient's node puts the flow in order again by its numbers. Live
+    /// messages have none.
+    fn between_nodes(head: &Head, payload: usize) -> Lane {
+        match Lane::of(head) {
+            Lane::Ordered(_) if payload > LARGE && head.class == Class::Durable => Lane::Bulk,
+            lane => lane,
+        }
+    }
+
+    /// What a carrier takes first, by a lane's place: the higher number.
+    pub(super) fn priority(index: usize) -> i32 {
+        match index {
+            0 => 2,
+            1 => 1,
+            n if n == Lane::Bulk.index() => -1,
+            _ => 0,
+        }
+    }
+
+    /// Place in an array of [`Lane::COUNT`].
+    pub fn index(self) -> usize {
+        match self {
+            Lane::Control => 0,
+            Lane::Urgent => 1,
+            Lane::Ordered(n) => 2 + usize::from(n % ORDERED_LANES),
+            Lane::Bulk => 2 + usize::from(ORDERED_LANES),
+        }
+    }
+}
+
+/// Fowler–Noll–Vo 1a: the same on every machine, which the standard library's hash does not promise.
+fn fnv(hash: u64, text: &str) -> u64 {
+    text.bytes().fold(hash, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}

@@ -100,7 +100,7 @@ impl Directory {
             state.presence = Presence::Away;
             directory.set(&me, state);
         }
-        let others = elsewhere.into_iter().filter(|(node, known)| *node != me && !known.agents.is_empty());
+        let others = elsewhere.into_iter().filter(|(node, _)| *node != me);
         for (node, KnownNode { heard_ms, agents }) in others.take(MAX_NODES - 1) {
             // Its version is older than any that it announces: whatever is heard of it replaces this.
             directory.lists.insert(node.clone(), List { heard_ms, ..List::default() });
@@ -222,8 +222,8 @@ impl Directory {
     }
 
     /// Every other node of which there is a list.
-    pub fn others(&self) -> Vec<NodeName> {
-        self.lists.keys().filter(|node| **node != self.me).cloned().collect()
+    pub fn others(&self) -> impl Iterator<Item = &NodeName> {
+        self.lists.keys().filter(|node| **node != self.me)
     }
 
     /// Looks after another node's list; `wall_ms` is the wall clock, and `limits` are the longest time out of reach by
@@ -250,7 +250,7 @@ impl Directory {
         }
         let lost = *list.lost.get_or_insert(now);
         let over = wall_ms.saturating_sub(list.heard_ms) > limits.0 && now.since(lost) >= limits.1;
-        if over && !list.agents.is_empty() { Look::Over } else { Look::Well }
+        if over && !list.aged_out { Look::Over } else { Look::Well }
     }
 
     /// Forgets the agents of a node that is gone; answers them. Its version stays: others may still tell of the same list.

@@ -44,7 +44,7 @@ impl Mesh {
     /// Looks after what is known of other nodes: which are in reach, and which are gone for good.
     pub(super) fn look_after_others(&mut self) {
         let now = (self.now, self.wall_ms());
-        for node in self.directory.others() {
+        for node in self.directory.others().cloned().collect::<Vec<_>>() {
             let in_reach = self.topology.route(&node).is_some();
             match self.directory.look_after(&node, in_reach, now, (FORGET_AFTER_MS, LOST_FOR)) {
                 Look::Well => {}

@@ -140,11 +140,12 @@ impl Mesh {
         wall_ms.saturating_add(self.now.since(at).as_millis() as u64)
     }
 
-    /// Notes whether some node can't be reached now.
+    /// Notes whether some node can't be reached now: one that was heard in this life, or that an earlier life knew.
     pub(super) fn look_into_the_dark(&mut self) {
         let me = &self.config.node;
         let mut others = self.topology.all().map(|state| &state.origin).filter(|node| *node != me);
-        if others.any(|node| self.topology.route(node).is_none()) {
+        let dark = |node: &NodeName| self.topology.route(node).is_none();
+        if others.any(dark) || self.directory.others().any(dark) {
             self.durable.dark_until = self.now;
         }
     }

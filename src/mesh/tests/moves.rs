@@ -296,3 +296,38 @@ fn a_broadcast_that_is_given_to_a_home_of_its_recipients_is_answered_there_too()
     assert_eq!(cluster.states(&again, "m-1"), [State::Accepted]);
     assert_eq!(cluster.view("agni").counting, 0);
 }
+
+#[test]
+fn a_node_that_was_alone_since_its_start_marks_what_another_may_have_delivered() {
+    // covers Q04, T04
+    // rushabdev has agents of its own, or none.
+    for somebody in [true, false] {
+        let mut cluster = Cluster::meshed(&["agni", "rushabdev"]);
+        let bob = cluster.register("agni", "bob");
+        if somebody {
+            cluster.register("rushabdev", "carol");
+        }
+        cluster.run(seconds(5));
+        cluster.detach(&bob, false);
+        cluster.cut("agni", "rushabdev");
+        cluster.restart("agni");
+        cluster.register("agni", "bob");
+        cluster.run(seconds(10));
+
+        // rushabdev delivers a message, and loses its power before it is on disk.
+        let (bob, alice) = (cluster.register("rushabdev", "bob"), cluster.register("rushabdev", "alice"));
+        cluster.run(seconds(1));
+        cluster.mute("rushabdev");
+        let message = Head { sent_ms: cluster.wall_ms(), ..durable(&alice, "bob", "m-1") };
+        cluster.submit(&alice, message.clone());
+        cluster.run(seconds(1));
+        assert_eq!(ids(&cluster, &bob), ["m-1"]);
+        cluster.restart("rushabdev");
+
+        // Both come to agni, which knows nothing of it.
+        let (bob, alice) = (cluster.register("agni", "bob"), cluster.register("agni", "alice"));
+        cluster.submit(&alice, Head { from: message.from.clone(), ..message });
+        cluster.run(seconds(1));
+        assert!(cluster.handings(&bob)[0].1.redelivered, "bob has got it before; somebody: {somebody}");
+    }
+}

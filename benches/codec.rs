@@ -38,6 +38,7 @@ fn frames(payload: usize) -> [(&'static str, Frame); 3] {
             number: Sequence(123_456),
             after: Sequence(0),
             life: Incarnation(0),
+            registered_ms: 0,
             node: node("agni"),
         }],
         hops_left: 16,

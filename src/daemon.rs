@@ -33,7 +33,7 @@ use crate::link::{self, Local, Peer, unix};
 use crate::mesh;
 use crate::node::records::Records;
 use crate::node::{self, Disk, Started};
-use crate::rt::{clock, queue, sdnotify, signals, tasks};
+use crate::rt::{clock, queue, sdnotify, signals, tasks, wake};
 use crate::store;
 use crate::wire::frame::Hello;
 use crate::wire::ids::{Incarnation, NodeName};
@@ -49,6 +49,8 @@ use authority::{CaDesk, Neighbours};
 
 /// Questions for the holder of the CA that may wait.
 const DESK_QUEUE: usize = 64;
+/// The longest that a link may be silent, unless heartbeats are rarer.
+const SILENCE: Duration = Duration::from_secs(3);
 /// How long peers and clients may take to notice that the node stops.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
@@ -225,6 +227,7 @@ impl Ready {
         let desks = admin::socket::Desks { node: handle.clone(), records, asks: asks_in };
         running.tasks.push(tasks::spawn("admin.socket", admin::socket::serve(socket, desks)));
         running.tasks.push(tasks::spawn("admin.http", admin::http::serve(http, handle)));
+        running.tasks.push(wake::watch());
         running.tasks.push(tasks::spawn("daemon.watchdog", sdnotify::watchdog()));
         Ok(running)
     }
@@ -283,7 +286,7 @@ fn mesh_config(
         addresses: config.mesh.advertise.iter().map(ToString::to_string).collect(),
         serial,
         heartbeat,
-        silence: heartbeat * 3,
+        silence: (heartbeat * 3).max(SILENCE),
         previous,
         limits: mesh_limits(&config.limits),
         ..mesh::Config::new(config.node.name.clone(), incarnation)

@@ -51,6 +51,8 @@ metric! {
     LINKS: IntGaugeVec = gauges("trishula_links", "Links that are up", &["role"]);
     /// Dial attempts, by outcome.
     DIALS: IntCounterVec = counters("trishula_dials_total", "Dial attempts", &["outcome"]);
+    /// How often the machine woke up or was on another network, by what showed it.
+    WAKES: IntCounterVec = counters("trishula_wakes_total", "Times that the machine woke up or was on another network", &["why"]);
     /// Peers that were not admitted, by reason.
     NOT_ADMITTED: IntCounterVec = counters("trishula_not_admitted_total", "Peers that were not admitted", &["reason"]);
     /// Frames received over links, by kind; a link within the process counts at both of its ends.

@@ -17,7 +17,7 @@ use trishula::identity::revocation::{RevocationList, Revocations};
 use trishula::identity::tls::Identity;
 use trishula::identity::{self, RoleKind, Trust};
 use trishula::link::{self, dial, quic};
-use trishula::rt::{accept, clock, sdnotify, tasks};
+use trishula::rt::{accept, clock, sdnotify, tasks, wake};
 use trishula::wire::close::CloseCode;
 use trishula::wire::frame::Hello;
 use trishula::wire::ids::Incarnation;
@@ -53,6 +53,7 @@ pub async fn run(config: &EdgeConfig, stop: impl Future<Output = &'static str>) 
     let _revocations = uplink.keep_revocations(edge.hub.revocations());
     sdnotify::ready();
     let _watchdog = tasks::spawn("edge.watchdog", sdnotify::watchdog());
+    let _wakes = wake::watch();
     let why = stop.await;
     tracing::info!(why, "stopping");
     sdnotify::stopping();

@@ -144,7 +144,7 @@ impl Default for MeshSection {
         Self {
             listen: (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into(),
             advertise: Vec::new(),
-            heartbeat_ms: 1000,
+            heartbeat_ms: 120,
             congestion: Congestion::Cubic,
             congestion_floor_kib: 64,
             peers: Vec::new(),

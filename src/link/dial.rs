@@ -13,7 +13,7 @@ use super::{Error, Role, unix};
 use crate::identity;
 use crate::metrics;
 use crate::rt::backoff::Backoff;
-use crate::rt::{clock, tasks};
+use crate::rt::{clock, tasks, wake};
 use crate::wire::ids::NodeName;
 
 /// The first wait after a failure, and the longest.
@@ -107,7 +107,9 @@ impl Dialler {
                     self.report(&e, failures);
                 }
             }
-            tokio::time::sleep(backoff.next_wait()).await;
+            if wake::or_sleep(backoff.next_wait()).await {
+                backoff.reset();
+            }
         }
     }
 

@@ -306,6 +306,12 @@ impl Directory {
         self.lists.get(&self.me)?.agents.get(agent)
     }
 
+    /// When an agent registered at a node last, by that node's clock; 0: it is not known there.
+    pub fn registered_at(&self, agent: &AgentAddr, node: &NodeName) -> u64 {
+        let state = self.lists.get(node).and_then(|list| list.agents.get(agent));
+        state.map_or(0, |state| state.registered_ms)
+    }
+
     /// Whether this node can have this agent besides the others it has.
     pub fn has_room_for(&self, state: &AgentState) -> bool {
         let Some(list) = self.lists.get(&self.me) else { return false };

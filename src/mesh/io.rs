@@ -46,13 +46,18 @@ pub struct Config {
     pub serial: String,
     /// Between signs of life on a link.
     pub heartbeat: Duration,
-    /// A link that is silent for so long is closed.
+    /// A link that is silent for so long is closed, however often it was silent before.
     pub silence: Duration,
     /// What an operator allows.
     pub limits: Limits,
 }
 
 impl Config {
+    /// What a link may be silent that never is: three signs of life.
+    pub fn least_silence(&self) -> Duration {
+        (self.heartbeat * 3).min(self.silence)
+    }
+
     /// With the default times: a sign of life each second, three seconds of patience.
     pub fn new(node: NodeName, incarnation: Incarnation) -> Config {
         Config {

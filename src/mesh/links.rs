@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::{Event, Mesh, Output, Role, Time};
+use super::{Config, Event, Mesh, Output, Role, Time};
 use crate::wire::close::LinkClose;
 use crate::wire::frame::{Adjacency, Frame};
 use crate::wire::ids::{Incarnation, LinkId, NodeName, SessionNo};
@@ -20,8 +20,18 @@ const SAMPLES: usize = 8;
 /// Measurements made one after the other when a link comes up, before the first is announced.
 const FIRST_SAMPLES: u64 = 4;
 
+/// The number of a ping whose pong measures nothing.
+const ONLY_A_SIGN: u64 = 0;
+
 /// A clock that differs from before by more than this was set, and does not drift.
 const SET_MS: f64 = 1000.0;
+
+/// What a new link is taken to have been silent: nothing is known of its path yet.
+const FIRST_GAP: Duration = Duration::from_secs(1);
+/// The longest silence of late is remembered with this half-life.
+const GAP_HALVES_IN: Duration = Duration::from_secs(5);
+/// So many times the longest silence of late is borne.
+const GAPS: u32 = 3;
 
 /// A second connection of the same two nodes is closed so long after the other was chosen: what is under way
 /// on it still arrives.
@@ -36,7 +46,11 @@ pub(super) struct Link {
     pub(super) dialled: bool,
     pub(super) up_since: Time,
     /// When something came last.
-    pub(super) heard: Time,
+    heard: Time,
+    /// The longest silence of late.
+    gap: Duration,
+    /// Its silence was forgiven once, because this node itself stood still.
+    forgiven: bool,
     /// Smoothed, in microseconds (RFC 6298: an eighth of each new measurement); 0: not measured.
     pub(super) rtt_us: u32,
     /// By how much the peer's wall clock is ahead of ours, in milliseconds, smoothed; `None`: not measured.
@@ -70,6 +84,8 @@ impl Link {
             dialled,
             up_since: now,
             heard: now,
+            gap: FIRST_GAP,
+            forgiven: false,
             rtt_us,
             skew_ms: None,
             samples: VecDeque::new(),
@@ -80,6 +96,18 @@ impl Link {
             retires: None,
             sessions: BTreeSet::new(),
         }
+    }
+
+    /// Something came.
+    pub(super) fn speaks(&mut self, now: Time) {
+        let silent = now.since(self.heard);
+        self.gap = silent.max(halved(self.gap, silent));
+        (self.heard, self.forgiven) = (now, false);
+    }
+
+    /// How long it may be silent: a few heartbeats, or as much longer as it was of late, by loss or by a busy peer.
+    fn patience(&self, config: &Config) -> Duration {
+        self.gap.saturating_mul(GAPS).clamp(config.least_silence(), config.silence)
     }
 
     /// What it is announced with: the least of the latest measurements.
@@ -113,6 +141,11 @@ impl Link {
         let difference = self.cost_us().abs_diff(self.announced_us);
         difference > RTT_CHANGE_US && f64::from(difference) > f64::from(self.announced_us) * RTT_CHANGE
     }
+}
+
+/// A silence of the past after some more time.
+fn halved(gap: Duration, after: Duration) -> Duration {
+    gap.mul_f64(0.5f64.powf(after.as_secs_f64() / GAP_HALVES_IN.as_secs_f64()))
 }
 
 impl Mesh {
@@ -221,15 +254,19 @@ impl Mesh {
         }
     }
 
-    /// Pings every link, closes those that are silent, and announces round trips that have changed much.
-    pub(super) fn heartbeat(&mut self) {
+    /// Pings every link, closes those that are silent, and announces round trips that have changed much. `late`: this node
+    /// stood still, or had too much to do; what came meanwhile was not heard yet.
+    pub(super) fn heartbeat(&mut self, late: bool) {
+        if late {
+            self.forgive_silence();
+        }
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
             let Some(link) = self.links.get(&id) else { continue };
             let silent = self.now.since(link.heard);
             if link.retires.is_some_and(|when| when <= self.now) {
                 self.close_retired(id, LinkClose::Duplicate);
-            } else if silent >= self.config.silence {
+            } else if silent >= link.patience(&self.config) {
                 let why = format!("nothing came from {} for {:.1} s", link.peer, silent.as_secs_f64());
                 self.outputs.push_back(Output::Close(id, LinkClose::Silent, why));
                 self.link_down(id);
@@ -243,17 +280,26 @@ impl Mesh {
         }
     }
 
-    fn ping(&mut self, id: LinkId) {
+    /// Every link is asked for a sign of life again, and has its time for it anew, once.
+    fn forgive_silence(&mut self) {
         let now = self.now;
+        for link in self.links.values_mut().filter(|link| !link.forgiven) {
+            (link.heard, link.forgiven, link.ping) = (now, true, None);
+        }
+    }
+
+    fn ping(&mut self, id: LinkId) {
+        let (now, most) = (self.now, self.config.silence);
         let Some(link) = self.links.get_mut(&id) else { return };
-        // One at a time: a pong that is late measures the queue it waited in, and that is the truth. But one that
+        // One is measured at a time: a pong that is late measures the queue it waited in, and that is the truth. But one that
         // found no room is not waited for until the link counts as silent.
-        if link.ping.is_none_or(|(_, sent)| now.since(sent) >= self.config.silence / 2) {
+        let measured = link.ping.is_none_or(|(_, sent)| now.since(sent) >= most / 2);
+        if measured {
             link.next_ping += 1;
             link.ping = Some((link.next_ping, now));
-            let number = link.next_ping;
-            self.send(id, Frame::Ping(number));
         }
+        let number = if measured { link.next_ping } else { ONLY_A_SIGN };
+        self.send(id, Frame::Ping(number));
     }
 
     pub(super) fn pong(&mut self, id: LinkId, number: u64, wall_ms: u64) {

@@ -130,6 +130,9 @@ impl Mesh {
 
     /// Takes what happened. Never fails: what makes no sense is reported as [`Event::Ignored`].
     pub fn handle(&mut self, now: Time, input: Input) {
+        if now.since(self.now) > self.config.heartbeat * 2 {
+            self.stood_still(now);
+        }
         self.now = now;
         match input {
             Input::LinkUp { link, peer, role, incarnation, dialled, rtt_us } => {
@@ -177,7 +180,7 @@ impl Mesh {
 
     fn frame(&mut self, link: LinkId, frame: Frame) {
         let Some(from) = self.links.get_mut(&link) else { return };
-        from.heard = self.now;
+        from.speaks(self.now);
         let role = from.role;
         match (role, frame) {
             (_, Frame::Ping(number)) => self.send(link, Frame::Pong(number, self.wall_ms())),
@@ -215,8 +218,9 @@ impl Mesh {
         // may be set back.
         self.wall = (self.now, self.wall_ms().max(wall_ms));
         if self.now >= self.next_heartbeat {
+            let late = self.now.since(self.next_heartbeat) >= self.config.heartbeat;
             self.next_heartbeat = self.now.after(self.config.heartbeat);
-            self.heartbeat();
+            self.heartbeat(late);
             self.forget_old_agents(wall_ms);
             self.forget_those_who_left();
             self.look_after_others();

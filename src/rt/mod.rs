@@ -23,3 +23,4 @@ pub mod random;
 pub mod sdnotify;
 pub mod signals;
 pub mod tasks;
+pub mod wake;

@@ -2,6 +2,8 @@
 
 use trishula::wire::ids::{AgentAddr, Namespace};
 
+use std::time::Duration;
+
 use crate::client::Agent;
 use crate::clock::{MS, SECOND, Us};
 use crate::extras;
@@ -29,6 +31,9 @@ pub struct Mix {
 
 pub const MIX: Mix = Mix { durable: 93, broadcast: 5, ttl: 12, not_before: 6, copies: 12, pause_ms: 2_500 };
 
+/// In one run of so many, nodes notice the death of a good link within half a second.
+const ATTENTIVE_ONE_IN: u64 = 4;
+
 /// What a run came to.
 pub struct Outcome {
     pub broken: Option<String>,
@@ -52,6 +57,9 @@ pub fn run(seed: u64, traced: bool) -> Outcome {
 pub fn run_with(seed: u64, traced: bool, sabotage: Option<Sabotage>) -> Outcome {
     let mut world = World::new(seed, traced, MIX);
     world.sabotage = sabotage;
+    if seed % ATTENTIVE_ONE_IN == 0 {
+        world.heartbeat = Duration::from_millis(120);
+    }
     let mut rng = Rng::new(mix(seed));
     furnish(&mut world, &mut rng);
     let end = plan(&mut world, &mut rng);

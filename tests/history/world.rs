@@ -259,7 +259,8 @@ impl World {
         let life = machine.life;
         let mut config = Config::new(machine.name.clone(), Incarnation(machine.incarnation));
         config.previous = machine.disk.platter.incarnation.replace(machine.incarnation).map(Incarnation);
-        (config.heartbeat, config.silence) = (self.heartbeat, self.heartbeat * 3);
+        (config.heartbeat, config.silence) =
+            (self.heartbeat, (self.heartbeat * 3).max(Duration::from_secs(3)));
         let mut memory = machine.disk.memory();
         if let Some(sabotage) = self.sabotage {
             sabotage.edit_memory(&mut memory);

@@ -64,6 +64,7 @@ fn large_payloads_leave_their_flow_between_nodes_only() {
             number: Sequence(1),
             after: Sequence(0),
             life: Incarnation(0),
+            registered_ms: 0,
         };
         let forward = Forward {
             origin: node("agni"),

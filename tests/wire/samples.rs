@@ -82,6 +82,7 @@ fn forward() -> Forward {
         number: Sequence(300),
         after: Sequence(299),
         life: Incarnation(1_767_225_600_001),
+        registered_ms: 1_767_225_599_000,
     };
     let room = Target::Room(Namespace::new("trishula").unwrap(), RoomName::new("build/42").unwrap());
     Forward {
@@ -351,8 +352,15 @@ fn any_key() -> impl Strategy<Value = MessageKey> + Clone {
 }
 
 fn any_forward() -> impl Strategy<Value = Forward> + Clone {
-    let dest = (any_node(), option::of(any_agent()), any_number(), any_number(), any_life())
-        .prop_map(|(node, agent, number, after, life)| Dest { node, agent, number, after, life });
+    let dest = (any_node(), option::of(any_agent()), any_number(), any_number(), any_life(), any::<u64>())
+        .prop_map(|(node, agent, number, after, life, registered_ms)| Dest {
+            node,
+            agent,
+            number,
+            after,
+            life,
+            registered_ms,
+        });
     (any_node(), any_life(), vec(dest, 0..4), any::<(u8, bool, bool, u64)>(), any_head()).prop_map(
         |(origin, incarnation, to, (hops_left, redelivered, unseen, age_ms), head)| Forward {
             origin,

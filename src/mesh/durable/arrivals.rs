@@ -30,6 +30,7 @@ pub(super) struct Arrived {
     payload: Bytes,
     redelivered: bool,
     unseen: bool,
+    registered_ms: u64,
     age_ms: u64,
     at: Time,
 }
@@ -105,6 +106,7 @@ impl Mesh {
             redelivered: forward.redelivered,
             // What its node knows holds for the life of this node that it was meant for.
             unseen: forward.unseen && dest.life == self.config.incarnation,
+            registered_ms: dest.registered_ms,
             age_ms: forward.age_ms,
             at: self.now,
         };
@@ -242,7 +244,9 @@ impl Mesh {
         let mut item = self.new_item(arrived.key, arrived.head, arrived.payload, arrived.from);
         item.redelivered = arrived.redelivered;
         item.sent_ms = item.taken_ms.saturating_sub(arrived.age_ms);
-        item.alone = arrived.unseen;
+        // … and for the registration: if the recipient was elsewhere since, it may have got it there.
+        let registered_ms = self.directory.registered_at(&item.key.to, &self.config.node);
+        item.alone = arrived.unseen && arrived.registered_ms == registered_ms;
         item.state = State::Stored;
         item.second = true;
         self.durable.table.insert(no, item);

@@ -62,6 +62,7 @@ impl Mesh {
                 number: Sequence(no),
                 after: Sequence(0),
                 life: Incarnation(0),
+                registered_ms: 0,
             }],
             hops_left: MAX_HOPS,
             redelivered: false,

@@ -150,6 +150,11 @@ impl Mesh {
         }
     }
 
+    /// This node heard of nothing since its last turn: whatever others said meanwhile it has yet to learn.
+    pub(super) fn stood_still(&mut self, until: Time) {
+        self.durable.dark_until = until;
+    }
+
     /// When [`Mesh::durable_tick`] has something to do.
     pub(super) fn next_durable(&self) -> Time {
         let round = self.durable.next_round;

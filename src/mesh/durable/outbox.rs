@@ -163,6 +163,8 @@ impl Mesh {
         let after = item.flow().and_then(|flow| self.before_in(&flow, no, &node));
         let link = self.way_to(&node);
         let incarnation = self.life_of(&node);
+        let recipient = self.durable.table.get(no).map(|item| &item.key.to);
+        let registered_ms = recipient.map_or(0, |agent| self.directory.registered_at(agent, &node));
         let now = self.now;
         if let Some(peer) = self.durable.peers.get_mut(&node) {
             peer.incarnation = incarnation;
@@ -177,7 +179,7 @@ impl Mesh {
         item.sent = Some(Sent { node: node.clone(), incarnation, at: now });
         let agent = matches!(item.head.to, Target::Broadcast(_)).then(|| item.key.to.clone());
         let (number, after) = (Sequence(no), Sequence(after.unwrap_or(0)));
-        let dest = Dest { node, agent, number, after, life: incarnation };
+        let dest = Dest { node, agent, number, after, life: incarnation, registered_ms };
         let (redelivered, unseen) = (item.redelivered, item.alone && !item.redelivered);
         self.hop(no, step, Some(&dest.node), link);
         Some((link?, dest, (redelivered, unseen)))

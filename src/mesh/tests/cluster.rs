@@ -227,6 +227,10 @@ impl Cluster {
         &self.machines[&node(name)].mesh
     }
 
+    pub fn mesh_mut(&mut self, name: &str) -> &mut Mesh {
+        &mut self.machine(name).mesh
+    }
+
     fn machine(&mut self, name: &str) -> &mut Machine {
         self.machines.get_mut(&node(name)).unwrap()
     }

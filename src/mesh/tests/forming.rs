@@ -1,9 +1,10 @@
 //! Nodes find each other, lose each other, and go round what is broken.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::cluster::*;
-use crate::mesh::{Config, Event, Input};
+use crate::mesh::{Config, Event, Input, Output};
 use crate::wire::close::LinkClose;
 use crate::wire::frame::Frame;
 use crate::wire::ids::Incarnation;
@@ -110,7 +111,7 @@ fn a_node_that_loses_every_link_is_unreachable_and_comes_back() {
 #[test]
 fn of_two_connections_both_ends_keep_the_same() {
     // covers T01
-    let wait = std::time::Duration::from_millis;
+    let wait = Duration::from_millis;
     // Whoever sees which of the two first.
     for (a1, b1, a2, b2) in [(0, 0, 5, 5), (5, 5, 0, 0), (0, 9, 5, 5), (9, 0, 5, 5), (0, 0, 0, 0)] {
         let mut cluster = Cluster::of(&["agni", "dc"]);
@@ -129,7 +130,7 @@ fn of_two_connections_both_ends_keep_the_same() {
 #[test]
 fn what_is_under_way_on_the_connection_that_is_not_kept_arrives() {
     // covers T06, Q02
-    let wait = std::time::Duration::from_millis;
+    let wait = Duration::from_millis;
     let mut cluster = Cluster::of(&["agni", "dc"]);
     cluster.connect("dc", "agni");
     let (alice, bob) = (cluster.register("agni", "alice"), cluster.register("dc", "bob"));
@@ -179,6 +180,71 @@ fn silence_closes_a_link_and_traffic_goes_round() {
     assert_eq!(cluster.next_hop("agni", "dc").as_deref(), Some("rushabdev"));
 }
 
+/// Three nodes with short heartbeats, long enough together that each link is known to be a good one.
+fn attentive() -> Cluster {
+    let mut cluster = Cluster::of(&[]);
+    for name in THREE {
+        let heartbeat = Duration::from_millis(120);
+        cluster.start(Config { heartbeat, ..Config::new(node(name), Incarnation(1)) }, Vec::new());
+    }
+    cluster.connect("agni", "dc");
+    cluster.connect("agni", "rushabdev");
+    cluster.connect("dc", "rushabdev");
+    cluster.run(seconds(20));
+    cluster.forget();
+    cluster
+}
+
+#[test]
+fn a_good_link_that_dies_is_noticed_within_half_a_second() {
+    // covers T09, Q02
+    let mut cluster = attentive();
+    cluster.block("agni", "dc", true);
+    cluster.run(Duration::from_millis(320));
+    assert!(cluster.closed.is_empty(), "two signs of life may be missing");
+    cluster.run(Duration::from_millis(180));
+    assert_eq!(cluster.closed.len(), 2, "{:?}", cluster.closed);
+    assert_eq!(cluster.next_hop("agni", "dc").as_deref(), Some("rushabdev"));
+}
+
+#[test]
+fn a_link_that_is_silent_now_and_then_has_more_patience() {
+    // covers T09, Q02
+    let mut cluster = attentive();
+    // At first for less than counts, then for more than a good link may be.
+    for silent_ms in [200, 500, 1_200, 300, 700] {
+        cluster.block("agni", "dc", true);
+        cluster.run(Duration::from_millis(silent_ms));
+        cluster.block("agni", "dc", false);
+        cluster.run(seconds(2));
+    }
+    assert!(cluster.closed.is_empty(), "{:?}", cluster.closed);
+    cluster.block("agni", "dc", true);
+    cluster.run(Duration::from_millis(3_200));
+    assert_eq!(cluster.closed.len(), 2, "its patience ends with the configured silence");
+}
+
+#[test]
+fn a_node_that_stood_still_hears_what_came_before_it_closes_a_link() {
+    // covers T09
+    let mut cluster = attentive();
+    let links = cluster.mesh("dc").snapshot().links;
+    // It had no turn for ten seconds; the ticks before what links brought.
+    let now = cluster.now.after(seconds(10));
+    let dc = cluster.mesh_mut("dc");
+    dc.handle(now, Input::Tick(0));
+    let outputs: Vec<Output> = std::iter::from_fn(|| dc.poll_output()).collect();
+    assert!(!outputs.iter().any(|output| matches!(output, Output::Close(..))), "{outputs:?}");
+    for link in links {
+        let asked = |output: &Output| matches!(output, Output::Send(id, Frame::Ping(_)) if *id == link.link);
+        assert!(outputs.iter().any(asked), "each is asked for a sign of life");
+    }
+    // Once: who stands still all the time would not notice anything else.
+    dc.handle(now.after(seconds(10)), Input::Tick(0));
+    let closed = std::iter::from_fn(|| dc.poll_output()).filter(|output| matches!(output, Output::Close(..)));
+    assert_eq!(closed.count(), 2);
+}
+
 #[test]
 fn a_link_that_speaks_is_never_silent() {
     // covers T05
@@ -192,7 +258,7 @@ fn a_link_that_speaks_is_never_silent() {
 #[test]
 fn a_link_costs_the_least_of_its_latest_round_trips() {
     // covers T01, Q02
-    let slow = std::time::Duration::from_millis(400);
+    let slow = Duration::from_millis(400);
     let mut cluster = Cluster::meshed(&THREE);
     let announced = |cluster: &Cluster| {
         cluster.sent.iter().filter(|sent| matches!(sent.frame, Frame::LinkState(_))).count()
@@ -291,7 +357,7 @@ fn a_ping_that_found_no_room_is_sent_again_at_the_next_beat() {
     // covers T05
     let mut cluster = Cluster::of(&["agni", "dc"]);
     cluster.connect("dc", "agni");
-    cluster.run(std::time::Duration::from_millis(1_900));
+    cluster.run(Duration::from_millis(1_900));
     // The queue is full for a moment, as in a burst.
     cluster.fill("agni", "dc");
     cluster.fill("dc", "agni");
@@ -355,7 +421,7 @@ fn a_node_that_started_again_replaces_its_earlier_life() {
 fn a_late_connection_of_an_earlier_life_is_closed() {
     // covers T01
     let mut cluster = Cluster::of(&["agni", "dc"]);
-    let late = std::time::Duration::from_millis(500);
+    let late = Duration::from_millis(500);
     let old = cluster.connect_at("dc", "agni", late, late);
     cluster.start(Config::new(node("dc"), Incarnation(2)), Vec::new());
     let new = cluster.connect("dc", "agni");

@@ -172,6 +172,7 @@ fn a_depth_that_a_peer_made_up_stops_the_answer_and_nothing_else() {
             number: Sequence(1),
             after: Sequence(0),
             life: Incarnation(0),
+            registered_ms: 0,
         }],
         hops_left: 1,
         redelivered: false,

@@ -209,8 +209,14 @@ fn broadcasts_that_two_nodes_took_at_the_same_time_stay_two() {
         cluster.away("agni", recipient);
         let head = Head { taken: 77, ..durable(&alice, "broadcast", id) };
         let (node, number) = (node("agni"), Sequence(n as u64 + 1));
-        let dest =
-            Dest { node, agent: Some(agent(recipient)), number, after: Sequence(0), life: Incarnation(0) };
+        let dest = Dest {
+            node,
+            agent: Some(agent(recipient)),
+            number,
+            after: Sequence(0),
+            life: Incarnation(0),
+            registered_ms: 0,
+        };
         let forward = Forward {
             origin: super::cluster::node("dc"),
             incarnation,
@@ -262,7 +268,14 @@ fn the_time_that_a_message_waits_for_an_earlier_one_is_its_own() {
     let incarnation = cluster.backup("dc").0;
     let forward = |number: u64, after: u64, ttl_ms| {
         let (node, after) = (node("agni"), Sequence(after));
-        let dest = Dest { node, agent: None, number: Sequence(number), after, life: Incarnation(0) };
+        let dest = Dest {
+            node,
+            agent: None,
+            number: Sequence(number),
+            after,
+            life: Incarnation(0),
+            registered_ms: 0,
+        };
         let head = Head { ttl_ms: Some(ttl_ms), ..durable(&alice, "bob", &format!("m-{number}")) };
         let (origin, payload) = (super::cluster::node("dc"), Bytes::from_static(b"{}"));
         let (hops_left, redelivered, unseen, age_ms) = (1, false, false, 0);
@@ -329,5 +342,52 @@ fn a_node_that_was_alone_since_its_start_marks_what_another_may_have_delivered()
         cluster.submit(&alice, Head { from: message.from.clone(), ..message });
         cluster.run(seconds(1));
         assert!(cluster.handings(&bob)[0].1.redelivered, "bob has got it before; somebody: {somebody}");
+    }
+}
+
+#[test]
+fn what_waited_for_an_earlier_one_while_its_recipient_was_elsewhere_is_marked() {
+    // covers Q04
+    for was_elsewhere in [false, true] {
+        let mut cluster = Cluster::meshed(&TRIO);
+        let alice = cluster.register("dc", "alice");
+        let mut bob = cluster.register("agni", "bob");
+        cluster.run(seconds(5));
+        let mesh = cluster.mesh("agni");
+        let to = Dest {
+            node: node("agni"),
+            agent: None,
+            number: Sequence(2),
+            after: Sequence(1),
+            life: mesh.config.incarnation,
+            registered_ms: mesh.directory.registered_at(&agent("bob"), &node("agni")),
+        };
+        let forward = |to: Dest| Forward {
+            origin: node("dc"),
+            incarnation: cluster.backup("dc").0,
+            head: durable(&alice, "bob", &format!("m-{}", to.number.0)),
+            to: vec![to],
+            hops_left: 1,
+            redelivered: false,
+            unseen: true,
+            age_ms: 0,
+        };
+        let second = forward(to.clone());
+        let first = forward(Dest { number: Sequence(1), after: Sequence(0), ..to });
+        // m-2 is here, and waits for m-1; meanwhile bob is at dc, which may deliver it itself.
+        cluster.inject("agni", "dc", Frame::Forward(second, Bytes::from_static(b"{}")));
+        cluster.run(seconds(1));
+        if was_elsewhere {
+            cluster.register("dc", "bob");
+            cluster.run(seconds(1));
+            bob = cluster.register("agni", "bob");
+            cluster.run(seconds(1));
+        }
+        cluster.inject("agni", "dc", Frame::Forward(first, Bytes::from_static(b"{}")));
+        cluster.run(seconds(1));
+        let handed = cluster.handings(&bob);
+        let marked =
+            |id: &str| handed.iter().find(|(of, _)| of == id).map(|(_, handing)| handing.redelivered);
+        assert_eq!(marked("m-2"), Some(was_elsewhere), "{handed:?}");
     }
 }

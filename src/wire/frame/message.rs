@@ -53,12 +53,15 @@ pub struct Dest {
     pub after: Sequence,
     /// The life of that node that it is meant for; 0: that is not known.
     pub life: Incarnation,
+    /// The recipient's registration there that it is meant for, by its time; 0: none is known.
+    pub registered_ms: u64,
 }
 
 impl Dest {
     /// Of a live message.
     pub fn live(node: NodeName) -> Dest {
-        Dest { node, agent: None, number: Sequence(0), after: Sequence(0), life: Incarnation(0) }
+        let (number, after, life) = (Sequence(0), Sequence(0), Incarnation(0));
+        Dest { node, agent: None, number, after, life, registered_ms: 0 }
     }
 }
 

@@ -1,0 +1,128 @@
+//! Notices that the machine has woken up, or is on another network: then who waits to try again tries at once.
+//!
+//! Both are looked for twice a second, alike on every system: a wall clock that ran ahead of the monotonic one, which stands
+//! still while most machines sleep; a look that came late; and another address from which packets would leave.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{clock, tasks};
+use crate::metrics;
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A look that comes so much late, or a wall clock that runs so far ahead, means that the machine or the process stood still.
+const STOOD_STILL: Duration = Duration::from_secs(2);
+/// To which a packet would leave by the default way (RFC 5737, RFC 3849). None is sent.
+const ELSEWHERE: [&str; 2] = ["192.0.2.1:9", "[2001:db8::1]:9"];
+
+/// Begins to look; until then nobody is woken.
+pub fn watch() -> tasks::Task {
+    tasks::spawn("rt.wake", async {
+        let mut before = Look::new();
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let now = Look::new();
+            if let Some(why) = now.woke_since(&before) {
+                metrics::WAKES.with_label_values(&[why]).inc();
+                tracing::info!(why, "links are tried again at once");
+                wakes().send_modify(|count| *count += 1);
+            }
+            before = now;
+        }
+    })
+}
+
+/// Waits so long, or until the machine wakes up or is on another network; `true`: it is.
+pub async fn or_sleep(time: Duration) -> bool {
+    let mut wakes = wakes().subscribe();
+    tokio::time::timeout(time, wakes.changed()).await.is_ok()
+}
+
+fn wakes() -> &'static watch::Sender<u64> {
+    static WAKES: OnceLock<watch::Sender<u64>> = OnceLock::new();
+    WAKES.get_or_init(|| watch::channel(0).0)
+}
+
+/// How things are at one moment.
+#[derive(Debug, Clone)]
+struct Look {
+    at: Instant,
+    wall_ms: u64,
+    addresses: [Option<IpAddr>; 2],
+}
+
+impl Look {
+    fn new() -> Look {
+        Look { at: clock::now(), wall_ms: clock::wall_ms(), addresses: ELSEWHERE.map(address_towards) }
+    }
+
+    fn woke_since(&self, before: &Look) -> Option<&'static str> {
+        let took = self.at.saturating_duration_since(before.at);
+        let by_the_wall = Duration::from_millis(self.wall_ms.saturating_sub(before.wall_ms));
+        if took.max(by_the_wall) >= LOOK_EVERY + STOOD_STILL {
+            return Some("clock");
+        }
+        // A network that is gone gives nothing to try.
+        let other = |(now, before): (&Option<IpAddr>, &Option<IpAddr>)| now.is_some() && now != before;
+        self.addresses.iter().zip(&before.addresses).any(other).then_some("address")
+    }
+}
+
+/// From which address a packet would leave; `None`: there is no way.
+fn address_towards(to: &str) -> Option<IpAddr> {
+    let to: SocketAddr = to.parse().ok()?;
+    let any: IpAddr = if to.is_ipv4() { [0u8; 4].into() } else { [0u16; 8].into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(to).ok()?;
+    socket.local_addr().ok().map(|from| from.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn sleep_and_another_network_are_noticed_and_the_hour_is_not() {
+        // covers T09
+        let look = Look::new();
+        let later = |monotonic_ms: u64, wall_ms: u64| Look {
+            at: look.at + Duration::from_millis(monotonic_ms),
+            wall_ms: look.wall_ms + wall_ms,
+            ..look.clone()
+        };
+        assert_eq!(later(510, 510).woke_since(&look), None);
+        assert_eq!(
+            later(500, 8 * 3_600_000).woke_since(&look),
+            Some("clock"),
+            "the monotonic clock stood still"
+        );
+        assert_eq!(later(60_000, 60_000).woke_since(&look), Some("clock"), "the process stood still");
+        let set_back = Look { wall_ms: look.wall_ms - 3_600_000, ..later(500, 0) };
+        assert_eq!(set_back.woke_since(&look), None);
+
+        let at = |address: Option<&str>| Look {
+            addresses: [address.map(|address| address.parse().unwrap()), None],
+            ..later(500, 500)
+        };
+        let (home, phone, nowhere) = (at(Some("192.0.2.7")), at(Some("198.51.100.7")), at(None));
+        assert_eq!(phone.woke_since(&home), Some("address"));
+        assert_eq!(home.woke_since(&nowhere), Some("address"));
+        assert_eq!(nowhere.woke_since(&home), None);
+        assert_eq!(home.woke_since(&home), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_woken() {
+        // covers T09
+        let waits = tokio::spawn(or_sleep(Duration::from_secs(3600)));
+        tokio::task::yield_now().await;
+        wakes().send_modify(|count| *count += 1);
+        assert!(waits.await.unwrap());
+        assert!(!or_sleep(Duration::from_secs(1)).await);
+    }
+}

@@ -344,7 +344,7 @@ impl Hub {
         match frame {
             Frame::Deliver(deliver, payload) => self.deliver(link, deliver, payload),
             Frame::Told(no, receipt) => self.notice(no, Notice::Told(receipt)),
-            Frame::Attached(no) => self.attached(link, no),
+            Frame::Attached(no, registered_ms) => self.attached(link, no, registered_ms),
             Frame::Evict(no, refusal) => self.evict(link, no, refusal),
             Frame::AgentList(no, number, list) => self.notice(no, Notice::Agents(number, list)),
             Frame::Answer(no, number, state) => self.notice(no, Notice::Answer(number, state)),
@@ -363,13 +363,17 @@ impl Hub {
         }
     }
 
-    fn attached(&mut self, link: LinkId, no: SessionNo) {
+    /// The time that counts for a registration is the node's word: with it the session attaches again, to whichever node.
+    fn attached(&mut self, link: LinkId, no: SessionNo, registered_ms: u64) {
         if self.current != Some(link) {
             return;
         }
         let Some(up) = self.links.get(&link) else { return };
         let Some(entry) = self.sessions.get_mut(&no) else { return };
         entry.unanswered = entry.unanswered.saturating_sub(1);
+        if let Some(attach) = entry.attach.as_mut().filter(|_| entry.unanswered == 0) {
+            attach.registered_ms = registered_ms;
+        }
         if entry.unanswered == 0 {
             let notice = Notice::Attached { link: up.handle.clone(), node: up.peer.node.clone() };
             self.notice(no, notice);

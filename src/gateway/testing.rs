@@ -101,7 +101,7 @@ impl Node {
     /// Takes a registration and grants it.
     pub async fn grant(&mut self) -> crate::wire::frame::Attach {
         let Frame::Attach(attach) = self.next().await else { panic!("no Attach") };
-        self.tell(Frame::Attached(attach.session)).await;
+        self.tell(Frame::Attached(attach.session, attach.registered_ms)).await;
         attach
     }
 
@@ -120,7 +120,7 @@ impl Node {
                 match self.next().await {
                     Frame::Attach(attach) => {
                         agents.insert(attach.agent, attach.session);
-                        self.tell(Frame::Attached(attach.session)).await;
+                        self.tell(Frame::Attached(attach.session, attach.registered_ms)).await;
                     }
                     Frame::Detach(session, _) => agents.retain(|_, own| *own != session),
                     Frame::Submit(_, head, payload) => {

@@ -165,6 +165,9 @@ impl Mesh {
             let away = |own: &&AgentState| own.presence != Presence::Online;
             let own_ms = self.directory.own(&attach.agent).filter(away).map_or(0, |own| own.registered_ms);
             attach.registered_ms = attach.registered_ms.max(own_ms + 1);
+            // Its own registration at the node that it was attached to before does not count against it.
+            let same = |(_, state): (_, &AgentState)| state.registered_ms == attach.registered_ms;
+            attach.registered_ms += u64::from(self.directory.everywhere(&attach.agent).any(same));
         } else {
             attach.registered_ms = attach.registered_ms.max(self.later_than_elsewhere(&attach.agent));
         }
@@ -205,7 +208,7 @@ impl Mesh {
         let Some(Pending { key, attach, taken_back }) = self.sessions.pending.remove(&ticket) else { return };
         if taken_back {
             self.forget_unless_wanted(attach.agent);
-            return self.send(key.0, Frame::Attached(key.1));
+            return self.send(key.0, Frame::Attached(key.1, attach.registered_ms));
         }
         // Others may have taken the room meanwhile.
         if !self.directory.has_room_for(&state_of(&attach)) {
@@ -235,7 +238,7 @@ impl Mesh {
             keys.push_back(key);
         }
         self.announce_agent(state_of(&attach));
-        self.send(key.0, Frame::Attached(key.1));
+        self.send(key.0, Frame::Attached(key.1, attach.registered_ms));
         self.pump_mailbox(&attach.agent);
         self.tell_untold(&attach.agent);
     }

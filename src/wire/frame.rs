@@ -284,8 +284,8 @@ pub enum Frame {
     Heard(Heard),
     /// Entrance to node: see [`Attach`].
     Attach(Attach),
-    /// Node to entrance: this session is registered.
-    Attached(SessionNo),
+    /// Node to entrance: this session is registered; the time that counts for it, in milliseconds since the epoch.
+    Attached(SessionNo, u64),
     /// Entrance to node: this session is over; `true`: and the agent is to be forgotten.
     Detach(SessionNo, bool),
     /// Node to entrance: close this session.
@@ -387,7 +387,7 @@ impl Frame {
             Frame::Release(head) => pack(kind, head, none()),
             Frame::Heard(head) => pack(kind, head, none()),
             Frame::Attach(head) => pack(kind, head, none()),
-            Frame::Attached(session) => pack(kind, session, none()),
+            Frame::Attached(session, registered_ms) => pack(kind, &(session, registered_ms), none()),
             Frame::Detach(session, forget) => pack(kind, &(session, forget), none()),
             Frame::Evict(session, refusal) => pack(kind, &(session, refusal), none()),
             Frame::Submit(session, head, body) => pack(kind, &(session, head), body.clone()),
@@ -433,7 +433,10 @@ impl Frame {
             kind::Release => (Frame::Release(unpack(kind, head)?), false),
             kind::Heard => (Frame::Heard(unpack(kind, head)?), false),
             kind::Attach => (Frame::Attach(unpack(kind, head)?), false),
-            kind::Attached => (Frame::Attached(unpack(kind, head)?), false),
+            kind::Attached => {
+                let (session, registered_ms) = unpack(kind, head)?;
+                (Frame::Attached(session, registered_ms), false)
+            }
             kind::Detach => unpack(kind, head).map(|(s, forget)| (Frame::Detach(s, forget), false))?,
             kind::Evict => unpack(kind, head).map(|(s, refusal)| (Frame::Evict(s, refusal), false))?,
             kind::Submit => unpack(kind, head).map(|(s, h)| (Frame::Submit(s, h, body), true))?,

@@ -174,7 +174,7 @@ impl World {
     pub fn gate_frame(&mut self, gate: usize, wire: WireNo, frame: Frame) {
         match frame {
             Frame::Ping(number) => self.carry(wire, 0, &Frame::Pong(number, 0)),
-            Frame::Attached(no) => {
+            Frame::Attached(no, _) => {
                 if let Some(ix) = self.session_of(gate, no) {
                     self.attached(ix);
                 }

@@ -57,7 +57,7 @@ pub fn run(seed: u64, traced: bool) -> Outcome {
 pub fn run_with(seed: u64, traced: bool, sabotage: Option<Sabotage>) -> Outcome {
     let mut world = World::new(seed, traced, MIX);
     world.sabotage = sabotage;
-    if seed % ATTENTIVE_ONE_IN == 0 {
+    if seed.is_multiple_of(ATTENTIVE_ONE_IN) {
         world.heartbeat = Duration::from_millis(120);
     }
     let mut rng = Rng::new(mix(seed));

@@ -284,7 +284,7 @@ impl EvilEdge {
             resumed: false,
             window: 64,
         }));
-        while edge.hear() != Frame::Attached(SessionNo(1)) {}
+        while !matches!(edge.hear(), Frame::Attached(SessionNo(1), _)) {}
         edge
     }
 

@@ -4,6 +4,7 @@
 mod bad_peers;
 mod chaos;
 mod durable;
+mod failover;
 mod harness;
 mod hostile;
 mod membership;

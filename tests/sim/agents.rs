@@ -124,7 +124,7 @@ impl Crowd {
 
     fn frame(&mut self, frame: Frame) {
         match frame {
-            Frame::Attached(_) => self.ready += 1,
+            Frame::Attached(..) => self.ready += 1,
             Frame::Ping(number) => self.send(Frame::Pong(number, 0)),
             Frame::Deliver(deliver, payload) => self.delivered(deliver, payload),
             Frame::Told(_, receipt) => {

@@ -225,7 +225,7 @@ impl Town {
     fn frame(&mut self, link: LinkId, frame: Frame) {
         match frame {
             Frame::Ping(number) => self.to_node(link, &Frame::Pong(number, clock::wall_ms())),
-            Frame::Attached(no) => self.attached(no.0 as usize, link),
+            Frame::Attached(no, _) => self.attached(no.0 as usize, link),
             Frame::Evict(no, refusal) => {
                 let ix = no.0 as usize;
                 if self.sessions[ix].open && self.sessions[ix].link == link {

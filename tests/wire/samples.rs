@@ -213,7 +213,7 @@ pub fn golden() -> Vec<Frame> {
             resumed: true,
             window: 64,
         }),
-        Frame::Attached(SessionNo(3)),
+        Frame::Attached(SessionNo(3), 1_767_225_600_000),
         Frame::Detach(SessionNo(3), true),
         Frame::Evict(SessionNo(3), refusal()),
         Frame::Submit(SessionNo(3), head(), body()),
@@ -514,7 +514,7 @@ fn any_session_frame() -> impl Strategy<Value = Frame> {
     let list = vec((any_agent_state(), any_node()), 0..4);
     prop_oneof![
         attach,
-        any_session().prop_map(Frame::Attached),
+        (any_session(), any::<u64>()).prop_map(|(session, ms)| Frame::Attached(session, ms)),
         (any_session(), any::<bool>()).prop_map(|(no, forget)| Frame::Detach(no, forget)),
         (any_session(), any_refusal()).prop_map(|(no, refusal)| Frame::Evict(no, refusal)),
         settle.prop_map(|(no, settled)| Frame::Settle(no, settled)),

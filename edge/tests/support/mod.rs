@@ -321,7 +321,7 @@ impl Miniature {
                     let message = format!("a newer session of {}", attach.agent);
                     self.tell(Frame::Evict(old, Refusal::new(Code::TakenOver, message))).await;
                 }
-                self.tell(Frame::Attached(session)).await;
+                self.tell(Frame::Attached(session, 0)).await;
             }
             Frame::Detach(session, _) => self.agents.retain(|_, (own, _)| *own != session),
             Frame::Submit(session, head, payload) => self.submit(session, head, payload).await,

@@ -82,7 +82,7 @@ async fn a_message_before_register_waits_for_the_registration() {
     client.say(r#"{"type":"STATUS","to":"agni","id":"m-1"}"#);
     client.say(r#"{"type":"STATUS","to":"agni","id":"m-2","payload":{"a":1}}"#);
     let Frame::Attach(attach) = node.next().await else { panic!("no Attach") };
-    node.tell(Frame::Attached(attach.session)).await;
+    node.tell(Frame::Attached(attach.session, attach.registered_ms)).await;
     for id in ["m-1", "m-2"] {
         let Frame::Submit(session, head, payload) = node.next().await else { panic!("no Submit") };
         assert_eq!((session, head.id.as_str()), (attach.session, id));

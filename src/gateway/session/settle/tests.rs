@@ -336,7 +336,7 @@ async fn a_message_that_overtakes_the_registration_is_settled_when_that_comes() 
     hand_to(&node, vec![handing(attach.session, 1)], head("agni", "dc", "m-1", 3)).await;
     assert_eq!(client.hear().await["id"], "m-1");
     assert!(node.outlets.lanes.iter_mut().all(|lane| lane.try_recv().is_err()));
-    node.tell(Frame::Attached(attach.session)).await;
+    node.tell(Frame::Attached(attach.session, attach.registered_ms)).await;
     assert_eq!(node.next().await, Frame::Settle(attach.session, vec![(1, Written)]));
 }
 

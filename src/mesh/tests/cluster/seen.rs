@@ -46,7 +46,7 @@ impl Cluster {
     }
 
     pub fn attached(&self, client: &Client) -> bool {
-        self.got(client).iter().any(|frame| matches!(frame, Frame::Attached(_)))
+        self.got(client).iter().any(|frame| matches!(frame, Frame::Attached(..)))
     }
 
     /// Messages that went from a node to another, counted for each pair.
@@ -82,7 +82,7 @@ impl Cluster {
 fn is_for(frame: &Frame, session: SessionNo) -> bool {
     match frame {
         Frame::Deliver(deliver, _) => deliver.to.iter().any(|handing| handing.session == session),
-        Frame::Attached(no) | Frame::Evict(no, _) | Frame::Told(no, _) | Frame::AgentList(no, ..) => {
+        Frame::Attached(no, _) | Frame::Evict(no, _) | Frame::Told(no, _) | Frame::AgentList(no, ..) => {
             *no == session
         }
         _ => false,

@@ -28,6 +28,14 @@ if [ "$(uname)" = Linux ] && ! unshare -rm mount -t tmpfs tmpfs /mnt 2>/dev/null
     exit 1
 fi
 
+# Emulated wide-area links (tests/wan): network namespaces of their own, each with a TUN device.
+if [ "$(uname)" = Linux ]; then
+    need ip "install iproute2 (Debian: apt-get install iproute2)"
+    need nsenter "install util-linux (Debian: apt-get install util-linux)"
+    [ -c /dev/net/tun ] || { mkdir -p /dev/net && mknod /dev/net/tun c 10 200; } 2>/dev/null || true
+    [ -c /dev/net/tun ] || { echo "tests/run.sh: /dev/net/tun is missing: modprobe tun, or give it to this container" >&2; exit 1; }
+fi
+
 # The Python clients that the tests run: the real package, in an environment of its own.
 venv=target/test-python
 if [ ! -x "$venv/bin/python" ]; then

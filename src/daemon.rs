@@ -6,6 +6,7 @@
 //! | `peers` | a dialler for every node that there is an address of |
 //! | `asks` | what the command line asks that the node task alone can't do |
 //! | `renew` | this machine's certificates, renewed in time |
+//! | `sessions` | TLS sessions of peers on disk, so that they resume also after a restart |
 //! | [`authority`] | the desk of the CA, on the machine that holds it |
 //!
 //! The order: read and check all that lies on disk, bind every port, then start. Whatever is wrong is said
@@ -23,6 +24,7 @@ use crate::config::limits::LimitsSection;
 use crate::config::node::{self as settings, MeshSection, NodeConfig};
 use crate::gateway::hub::{self, HubHandle};
 use crate::identity::bundle::{Bundle, REVOKED};
+use crate::identity::port::PortKeys;
 use crate::identity::revocation::Revocations;
 use crate::identity::{self, RoleKind, tls};
 use crate::link::congestion::{Algorithm, Congestion};
@@ -44,6 +46,7 @@ pub mod authority;
 mod peers;
 mod register;
 mod renew;
+mod sessions;
 
 use authority::{CaDesk, Neighbours};
 
@@ -155,7 +158,8 @@ impl Ready {
             CaDesk::open(ca_dir, &config.node.data_dir, revocations.clone(), Neighbours::of(&config))
         });
         let desk = desk.transpose()?;
-        let endpoint = bind_quic(&identity, &config.mesh)?;
+        let keys = PortKeys::open(&config.node.data_dir)?;
+        let endpoint = bind_quic(&identity, &keys, &config.mesh)?;
         let http = bind_tcp("[admin] http", config.admin.http)?;
         let socket = admin::socket::bind(&config.admin.socket)?;
         let edge_socket = admin::socket::bind(&config.gateway.edge_socket)?;
@@ -188,11 +192,12 @@ impl Ready {
         });
         let Started { handle, connected, addresses, task } = started;
         let hello = Hello::new(me.clone(), incarnation, software());
-        let congestion = congestion(&self.config.mesh);
-        let local = Local::with_congestion(hello, self.identity.clone(), handle.links(), congestion);
+        let local = local(hello, &self.identity, &handle, &self.config.mesh);
+        let sessions = sessions::Keeper::open(self.identity.sessions().clone(), &self.config.node.data_dir);
         let (node, endpoint) = (handle.clone(), self.endpoint.clone());
         let written = (health.clone(), trace.ended());
-        let mut running = Running { node, local: local.clone(), endpoint, tasks: vec![task], written };
+        let tasks = vec![task, sessions.start()];
+        let mut running = Running { node, local: local.clone(), endpoint, tasks, sessions, written };
         let answers = Records { me: me.clone(), node: handle.clone(), reader, trace, health };
         running.tasks.push(answers.start(inquiries));
 
@@ -239,6 +244,7 @@ struct Running {
     local: Arc<Local>,
     endpoint: quinn::Endpoint,
     tasks: Vec<tasks::Task>,
+    sessions: sessions::Keeper,
     /// Of the store and of the trace: closed when its thread has written all it has.
     written: (watch::Receiver<store::Health>, watch::Receiver<()>),
 }
@@ -260,6 +266,10 @@ impl Running {
             tracing::warn!("some peers did not take notice of the stop in time");
         }
         drop(self.tasks);
+        let sessions = self.sessions.finish();
+        if tokio::time::timeout(STOP_WITHIN, sessions).await.is_err() {
+            tracing::warn!("the disk is slow: after the next start some peers need one round trip more");
+        }
         // Nobody can hand the disk more: its threads write what they have, and end.
         let (mut store, mut trace) = self.written;
         let written = async {
@@ -327,6 +337,12 @@ fn configured_peers(config: &NodeConfig) -> node::Addresses {
     dialled.map(|peer| (peer.name.clone(), address(peer))).collect()
 }
 
+fn local(hello: Hello, identity: &tls::Identity, node: &node::Handle, mesh: &MeshSection) -> Arc<Local> {
+    let local = Local::with_congestion(hello, identity.clone(), node.links(), congestion(mesh));
+    local.allow_early_data();
+    local
+}
+
 /// The hub for native agents and tools, and the link in memory that joins it with the node task for good.
 fn gateway_in_memory(
     me: &NodeName,
@@ -353,16 +369,21 @@ fn gateway_in_memory(
     (hub, task, memory::keep(ends))
 }
 
-fn bind_quic(identity: &tls::Identity, mesh: &MeshSection) -> Result<quinn::Endpoint, Error> {
+fn bind_quic(
+    identity: &tls::Identity,
+    keys: &PortKeys,
+    mesh: &MeshSection,
+) -> Result<quinn::Endpoint, Error> {
     let address = mesh.listen;
     let tls = tls::quic_server(identity.server()?.config)?;
-    let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
+    let mut server = quinn::ServerConfig::new(Arc::new(tls), keys.tokens()?);
     server.transport_config(Arc::new(quic::transport_with(congestion(mesh))));
-    quinn::Endpoint::server(server, address).map_err(|why| Error::Bind {
-        what: "[mesh] listen",
-        address,
-        why,
-    })
+    let endpoint = keys.endpoint()?;
+    let bind = || {
+        let socket = std::net::UdpSocket::bind(address)?;
+        quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))
+    };
+    bind().map_err(|why| Error::Bind { what: "[mesh] listen", address, why })
 }
 
 fn bind_tcp(what: &'static str, address: SocketAddr) -> Result<std::net::TcpListener, Error> {

@@ -53,6 +53,11 @@ metric! {
     DIALS: IntCounterVec = counters("trishula_dials_total", "Dial attempts", &["outcome"]);
     /// How often the machine woke up or was on another network, by what showed it.
     WAKES: IntCounterVec = counters("trishula_wakes_total", "Times that the machine woke up or was on another network", &["why"]);
+    /// Connections that were resumed with early data (0-RTT), by what became of it: offered, accepted or rejected as the
+    /// dialler sees it; received as the other end does.
+    EARLY_DATA: IntCounterVec = counters("trishula_early_data_total", "Connections resumed with early data", &["outcome"]);
+    /// Messages that came as early data: all, and those that had come before and were recognised.
+    EARLY_MESSAGES: IntCounterVec = counters("trishula_early_messages_total", "Messages that came as early data", &["what"]);
     /// Peers that were not admitted, by reason.
     NOT_ADMITTED: IntCounterVec = counters("trishula_not_admitted_total", "Peers that were not admitted", &["reason"]);
     /// Frames received over links, by kind; a link within the process counts at both of its ends.

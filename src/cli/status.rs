@@ -3,7 +3,7 @@
 use super::common::{SocketArg, block_on, human_bytes, human_seconds, now_ms};
 use super::print;
 use crate::admin::protocol::Request;
-use crate::node::status::{DurableStatus, LimitStatus, LinkStatus, NodeStatus, Status};
+use crate::node::status::{DurableStatus, EarlyStatus, LimitStatus, LinkStatus, NodeStatus, Status};
 use crate::wire::ids::NodeName;
 
 #[derive(Debug, clap::Args)]
@@ -58,11 +58,21 @@ fn show(status: &Status) -> anyhow::Result<()> {
             &rows,
         )?;
     }
+    if let Some(early) = status.early.filter(|early| early.offered + early.received > 0) {
+        print::line(&early_line(&early))?;
+    }
     if let Some(durable) = &status.durable {
         print::line("")?;
         show_durable(durable)?;
     }
     Ok(())
+}
+
+fn early_line(early: &EarlyStatus) -> String {
+    let EarlyStatus { offered, accepted, rejected, received, messages, repeated } = early;
+    format!(
+        "Links begun again with early data: {offered} by us ({accepted} accepted, {rejected} rejected), {received} by others; {messages} messages came so, {repeated} of them again"
+    )
 }
 
 fn show_durable(durable: &DurableStatus) -> anyhow::Result<()> {

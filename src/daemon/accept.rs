@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::gateway::hub::HubHandle;
 use crate::gateway::{enrol, native};
 use crate::identity::{self, Role, tls};
+use crate::link::early::{self, Begun};
 use crate::link::quic::{self, Admitted, Certificate, Local};
 use crate::link::{self};
 use crate::metrics;
@@ -56,13 +57,14 @@ impl Accept {
             let data = connecting.handshake_data().await?;
             let data = data.downcast::<quinn::crypto::rustls::HandshakeData>().ok();
             let protocol = data.and_then(|data| data.protocol).unwrap_or_default();
-            Ok::<_, quinn::ConnectionError>((connecting.await?, protocol))
+            Ok::<_, quinn::ConnectionError>((early::accept(connecting).await?, protocol))
         };
         match handshake.await {
-            Ok((connection, protocol)) if protocol == tls::ALPN_JOIN => {
+            // A joiner has no certificate: its handshake is over.
+            Ok(((connection, _), protocol)) if protocol == tls::ALPN_JOIN => {
                 enrol::serve(connection, self.node.clone()).await;
             }
-            Ok((connection, _)) => self.admit(connection).await,
+            Ok(((connection, begun), _)) => self.admit(connection, begun).await,
             Err(e) => {
                 metrics::NOT_ADMITTED.with_label_values(&["handshake"]).inc();
                 tracing::warn!(%remote, why = tls::explain(&e), "a connection did not come up");
@@ -70,7 +72,7 @@ impl Accept {
         }
     }
 
-    async fn admit(&self, connection: quinn::Connection) {
+    async fn admit(&self, connection: quinn::Connection, begun: Begun) {
         let remote = connection.remote_address();
         let peer = match quic::admit(&self.local, &connection) {
             Ok(peer) => peer,
@@ -84,12 +86,14 @@ impl Accept {
         match peer.role {
             Role::Node(node) => {
                 let peer = Admitted { node, role: link::Role::Node, certificate };
-                quic::run(&self.local, connection, peer, false).await;
+                quic::run(&self.local, connection, peer, begun).await;
             }
             Role::Edge(node) => {
                 let peer = Admitted { node, role: link::Role::Entrance, certificate };
-                quic::run(&self.local, connection, peer, false).await;
+                quic::run(&self.local, connection, peer, begun).await;
             }
+            // What an agent says is not safe to repeat: not before the handshake is over.
+            Role::Agent(_) if early::over(&connection, begun).await.is_err() => {}
             Role::Agent(agent) => match &self.hub {
                 Some(hub) => tokio::select! {
                     () = native::serve_quic(connection.clone(), agent, hub) => {}

@@ -286,6 +286,8 @@ impl Hub {
             Event::Up { link, peer, handle, .. } => self.up(link, Up { handle, peer }),
             Event::Down { link, why } => self.down(link, &why),
             Event::Frame { link, frame } => self.frame(link, frame),
+            // Only nodes ask for early data: what an entrance sends is not safe to repeat.
+            Event::Early { .. } => {}
         }
     }
 

@@ -184,12 +184,30 @@ async fn a_resumed_session_is_looked_at_again() {
     hear.read_chunk(1, true).await.unwrap();
     a.close(0u32.into(), b"");
 
-    let list = ca.revoke(&[client.bundle.name.serial], None, NOW).unwrap();
+    // The session says who it was, before anything of this handshake is verified.
+    let dialled = dial.connect(port.1, "agni.node.trishula").unwrap().into_0rtt();
+    let (dialled, early) = dialled.map_err(|_| "no ticket").unwrap();
+    let mut accepted = port.0.accept().await.unwrap().accept().unwrap();
+    accepted.handshake_data().await.unwrap();
+    let (accepted, over) = accepted.into_0rtt().map_err(|_| "never at this end").unwrap();
+    let resumed = certificates(&accepted);
+    assert_eq!(server.identity.trust().admit(&resumed, NOW).unwrap(), client.bundle.name);
+    assert!(early.await, "what was sent early is accepted");
+    over.await;
+    let list = ca.revoke(std::slice::from_ref(&client.bundle.name.serial), None, NOW).unwrap();
+    let revoked = Arc::new(Revocations::new(Some(list.clone())));
+    let later = Trust::new(ca.certificate().clone(), revoked).unwrap();
+    assert!(matches!(later.admit(&resumed, NOW), Err(Refusal::Revoked { .. })));
+    let ended = server.identity.trust().admit(&resumed, NOW + Duration::days(90));
+    assert!(matches!(ended, Err(Refusal::Expired { .. })), "{ended:?}");
+    dialled.close(0u32.into(), b"");
+
+    // Once others are trusted than before, nobody resumes: the handshake is a whole one, and looks.
+    assert!(!server.identity.sessions().is_empty());
     server.revocations.offer(list);
-    let second = attempt(&server, &port, &dial).await;
-    assert!(second.accepted.is_ok(), "TLS resumes without looking: {:?}", second.accepted);
-    let refusal = second.admitted.unwrap().unwrap_err();
-    assert!(matches!(refusal, Refusal::Revoked { .. }), "{refusal}");
+    let why = attempt(&server, &port, &dial).await.why().await;
+    assert!(why.contains("Revoked") && why.contains("new ticket"), "{why}");
+    assert!(server.identity.sessions().is_empty());
 }
 
 #[tokio::test]

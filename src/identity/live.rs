@@ -18,7 +18,8 @@ use super::{name, tls};
 /// A certificate and its key, as they are now. New handshakes take what is there; connections keep what they had.
 ///
 /// Configurations hold this by `Arc` and stay the same object when it changes: rustls gives tickets of one
-/// configuration's credentials to no other, so a new configuration would cost every peer its 0-RTT.
+/// configuration's credentials to no other, so a new configuration would cost every peer its 0-RTT. (Who dials makes a
+/// new one all the same when its own leaf is renewed: a resumed session shows the peer the leaf of its beginning.)
 pub struct LiveCertificate(RwLock<Option<Arc<CertifiedKey>>>);
 
 impl LiveCertificate {

@@ -12,7 +12,8 @@
 //! * How a certificate comes to a new machine: [`ticket`] (what `trishula invite` prints) and [`enrol`] (what
 //!   `trishula join` and the holder of the CA say to each other). How it is replaced before it ends: [`renewal`].
 //! * What is in a certificate is decided in [`profile`] and nowhere else; `certs/README.md` gives the reasons.
-//! * Nothing here reads a clock or opens a socket; only [`files`], [`bundle`], [`ca`] and [`invites`] touch the disk.
+//! * Nothing here reads a clock or opens a socket; only [`files`], [`bundle`], [`ca`], [`invites`] and [`port`] touch the disk.
+//! * What lets a connection come back faster: [`sessions`] (0-RTT) and [`port`] (stateless resets).
 
 pub mod bundle;
 pub mod ca;
@@ -24,11 +25,13 @@ pub mod info;
 pub mod invites;
 pub mod live;
 mod name;
+pub mod port;
 pub mod profile;
 pub mod renewal;
 pub mod revocation;
 mod secret;
 mod serial;
+pub mod sessions;
 pub mod ticket;
 pub mod tls;
 pub mod trust;

@@ -7,11 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
@@ -21,6 +23,7 @@ use super::error::Error;
 use super::files;
 use super::live::{ByAlpn, LiveCertificate, ReloadableCert};
 use super::revocation::Revocations;
+use super::sessions::{self, Sessions};
 use super::trust::Trust;
 use crate::wire::ids::NodeName;
 
@@ -37,9 +40,6 @@ pub const ALPN_HTTP1: &[u8] = b"http/1.1";
 
 /// What a node's UDP port speaks. `h3` is added here once the node answers it.
 const NODE_ALPN: &[&[u8]] = &[ALPN_LINK, ALPN_JOIN];
-
-/// Whether links use 0-RTT, at both ends. With it, the server's `session_storage` must be a stateful one.
-const EARLY_DATA: bool = false;
 
 /// Where TLS gets the time from; the daemon gives its one clock.
 pub type Clock = Arc<dyn TimeProvider>;
@@ -58,18 +58,48 @@ pub struct Identity {
     link: Arc<LiveCertificate>,
     trust: Arc<Trust>,
     clock: Clock,
+    sessions: Arc<Sessions>,
+}
+
+/// Which certificate is shown on links, and who is believed. What was made in another epoch is not to be used on.
+#[derive(Clone)]
+pub struct Epoch {
+    shown: Option<Arc<CertifiedKey>>,
+    list: u64,
+}
+
+impl PartialEq for Epoch {
+    fn eq(&self, other: &Epoch) -> bool {
+        let same = match (&self.shown, &other.shown) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        same && self.list == other.list
+    }
 }
 
 impl Identity {
     /// From a bundle. `revocations` is the process's own, begun with the bundle's list.
     pub fn new(bundle: &Bundle, revocations: Arc<Revocations>, clock: Clock) -> Result<Self, Error> {
         let trust = Arc::new(Trust::new(bundle.ca.clone(), revocations)?);
-        Ok(Self { link: Arc::new(LiveCertificate::new(Some(&bundle.link))), trust, clock })
+        let sessions = Arc::new(Sessions::new(trust.clone(), clock.clone()));
+        Ok(Self { link: Arc::new(LiveCertificate::new(Some(&bundle.link))), trust, clock, sessions })
     }
 
     /// Whom we believe; [`Trust::admit`] is to be asked after each handshake.
     pub fn trust(&self) -> &Arc<Trust> {
         &self.trust
+    }
+
+    /// Sessions that peers can resume with us.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    /// The epoch that it is now.
+    pub fn epoch(&self) -> Epoch {
+        let list = self.trust.revocations().current().map_or(0, |list| list.number());
+        Epoch { shown: self.link.current(), list }
     }
 
     /// Shows a renewed leaf from now on, in both directions.
@@ -87,8 +117,10 @@ impl Identity {
             .with_client_cert_verifier(Arc::new(verifiers::Peers { trust: self.trust.clone() }))
             .with_cert_resolver(certificates.clone());
         config.alpn_protocols = NODE_ALPN.iter().map(|p| p.to_vec()).collect();
-        // QUIC knows only these two.
-        config.max_early_data_size = if EARLY_DATA { u32::MAX } else { 0 };
+        // With a stateful store, or rustls takes no early data; QUIC knows only this size and none (RFC 9001, 4.6.1).
+        config.session_storage = self.sessions.clone();
+        config.max_early_data_size = u32::MAX;
+        config.send_tls13_tickets = sessions::TICKETS;
         Ok(NodeServer { config: Arc::new(config), certificates })
     }
 
@@ -103,7 +135,7 @@ impl Identity {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(self.link.clone());
         config.alpn_protocols = vec![ALPN_LINK.to_vec()];
-        config.enable_early_data = EARLY_DATA;
+        config.enable_early_data = true;
         Ok(Arc::new(config))
     }
 }
@@ -126,7 +158,7 @@ pub fn join_client(ca: Fingerprint, clock: Clock) -> Result<Arc<ClientConfig>, E
         .with_custom_certificate_verifier(Arc::new(verifiers::Pinned { ca }))
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN_JOIN.to_vec()];
-    config.resumption = rustls::client::Resumption::disabled();
+    config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
+use super::early::{self, Begun};
 use super::quic::{self, Admitted, Certificate, Local};
 use super::{Error, Role, unix};
 use crate::identity;
@@ -59,7 +60,7 @@ pub fn keep(
 }
 
 enum Dialled {
-    Quic(quinn::Connection, Admitted),
+    Quic(quinn::Connection, Admitted, Begun),
     Unix(UnixStream),
 }
 
@@ -72,11 +73,6 @@ struct Dialler {
 
 impl Dialler {
     async fn run(mut self) {
-        let config = match self.client_config() {
-            Ok(config) => config,
-            // Only a broken build gets here: the same identity made the server's configuration.
-            Err(e) => return tracing::error!(why = %e, "this node cannot dial"),
-        };
         let longest = if self.is_local() { LONGEST_WAIT_LOCAL } else { LONGEST_WAIT };
         let mut backoff = Backoff::new(FIRST_WAIT, longest);
         let mut failures = 0u64;
@@ -85,13 +81,18 @@ impl Dialler {
             if self.local.is_stopping() {
                 return;
             }
+            let config = match self.local.known.config(&self.local, self.target.name.as_ref()) {
+                Ok(config) => config,
+                // Only a broken build gets here: the same identity made the server's configuration.
+                Err(e) => return tracing::error!(why = %e, "this node cannot dial"),
+            };
             match self.connect(&config).await {
                 Ok(connected) => {
                     metrics::DIALS.with_label_values(&["connected"]).inc();
                     let since = clock::now();
                     match connected {
-                        Dialled::Quic(connection, peer) => {
-                            quic::run(&self.local, connection, peer, true).await
+                        Dialled::Quic(connection, peer, begun) => {
+                            quic::run(&self.local, connection, peer, begun).await
                         }
                         Dialled::Unix(stream) => unix::run(&self.local, stream, Role::Node).await,
                     }
@@ -137,7 +138,7 @@ impl Dialler {
             }
             let within = if self.is_local() { CONNECT_WITHIN_LOCAL } else { CONNECT_WITHIN };
             match tokio::time::timeout(within, self.connect_to(address, config)).await {
-                Ok(Ok((connection, peer))) => return Ok(Dialled::Quic(connection, peer)),
+                Ok(Ok((connection, peer, begun))) => return Ok(Dialled::Quic(connection, peer, begun)),
                 Ok(Err(e)) => last = e,
                 Err(_) => {
                     last =
@@ -152,7 +153,7 @@ impl Dialler {
         &self,
         address: &str,
         config: &quinn::ClientConfig,
-    ) -> Result<(quinn::Connection, Admitted), Error> {
+    ) -> Result<(quinn::Connection, Admitted, Begun), Error> {
         let failed = |why: String| Error::Dial { address: address.to_owned(), why };
         let named = self.target.name.clone().and_then(|name| identity::Role::Node(name).dns_name());
         let server_name = named.unwrap_or_else(|| "node.trishula".to_owned());
@@ -165,23 +166,35 @@ impl Dialler {
                 Err(quinn::ConnectError::EndpointStopping) => return Err(Error::Stopping),
                 other => other.map_err(|e| failed(e.to_string()))?,
             };
-            match connecting.await {
+            let name = self.target.name.as_ref();
+            let connected = match early::begin(&self.local, name, connecting) {
+                Ok(attempt) => attempt.settle(&self.local).await,
+                Err(connecting) => connecting.await.map(|connection| (connection, Begun::Dialled)),
+            };
+            match connected {
                 Err(quinn::ConnectionError::LocallyClosed) => return Err(Error::Stopping),
-                Ok(connection) => {
-                    let peer = quic::admit(&self.local, &connection)?;
-                    return Ok((connection, admitted_node(peer)?));
+                Ok((connection, begun)) => {
+                    match quic::admit(&self.local, &connection).and_then(admitted_node) {
+                        Ok(peer) => {
+                            self.local.known.answered(name, &peer, connection.rtt());
+                            return Ok((connection, peer, begun));
+                        }
+                        Err(e) => {
+                            // It may have resumed what it showed before its certificate was renewed.
+                            self.local.known.forget(name);
+                            return Err(e);
+                        }
+                    }
                 }
-                Err(e) => last = failed(identity::tls::explain(&e)),
+                Err(e) => {
+                    if !matches!(e, quinn::ConnectionError::TimedOut) {
+                        self.local.known.forget(name);
+                    }
+                    last = failed(identity::tls::explain(&e));
+                }
             }
         }
         Err(last)
-    }
-
-    fn client_config(&self) -> Result<quinn::ClientConfig, identity::Error> {
-        let tls = self.local.identity.client(self.target.name.clone())?;
-        let mut config = quinn::ClientConfig::new(Arc::new(identity::tls::quic_client(tls)?));
-        config.transport_config(Arc::new(quic::transport_with(self.local.congestion)));
-        Ok(config)
     }
 
     /// The first failure is worth a warning; of many, one a minute or so.

@@ -41,8 +41,17 @@ impl Inbox {
 
     /// Waits for room; the event comes back when nobody reads any more.
     pub async fn send(&self, event: Event) -> Result<(), Event> {
-        let queue = if is_first(&event) { &self.first } else { &self.rest };
-        queue.send(event).await
+        self.queue(&event).send(event).await
+    }
+
+    /// Puts an event in if there is room; else it is counted and dropped.
+    pub fn try_send(&self, event: Event) {
+        // Whoever cannot wait cannot do anything about it either.
+        let _ = self.queue(&event).try_send(event);
+    }
+
+    fn queue(&self, event: &Event) -> &queue::Sender<Event> {
+        if is_first(event) { &self.first } else { &self.rest }
     }
 }
 
@@ -62,7 +71,7 @@ impl From<queue::Receiver<Event>> for Incoming {
 /// The end of a link comes behind all that it brought; so does the end of a session behind what it submitted.
 fn is_first(event: &Event) -> bool {
     match event {
-        Event::Up { .. } => true,
+        Event::Up { .. } | Event::Early { .. } => true,
         Event::Down { .. } | Event::Frame { frame: Frame::Attach(..) | Frame::Detach(..), .. } => false,
         Event::Frame { frame, .. } => Lane::for_frame(frame) <= Lane::Urgent,
     }

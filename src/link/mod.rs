@@ -12,12 +12,14 @@
 //! | [`dial`] | keeping a link up, for ever |
 //! | [`inbox`] | where links report |
 //! | `lane` | which frames must keep their order, and what goes first |
+//! | [`early`] | links that come back with early data (0-RTT) |
 //! | `count` | frames, for the metrics |
 //! | `room` | how many bytes may wait in a lane |
 
 pub mod congestion;
 mod count;
 pub mod dial;
+pub mod early;
 pub mod inbox;
 mod lane;
 pub mod memory;
@@ -73,9 +75,22 @@ pub struct Peer {
     pub serial: String,
 }
 
-/// What the owner of links learns, in order for each link: `Up`, any number of `Frame`, `Down`.
+/// What the owner of links learns, in order for each link: `Up`, any number of `Frame`, `Down`. Before `Up` may come
+/// `Early`, and then frames that are messages; and `Down` may follow without `Up`.
 #[derive(Debug)]
 pub enum Event {
+    /// A connection with a peer that was here before is being resumed. Only an owner that has asked for early data
+    /// ([`Local::allow_early_data`]) learns of it.
+    Early {
+        /// Our number for it; the link will have the same.
+        link: LinkId,
+        /// Which machine it is, by its certificate.
+        peer: NodeName,
+        /// Whether we dialled.
+        dialled: bool,
+        /// To write to it: what is no message leaves when the link is up.
+        handle: Handle,
+    },
     /// The peer is authenticated and said HELLO.
     Up {
         /// Our number for it.
@@ -133,6 +148,8 @@ pub struct Local {
     pub congestion: Congestion,
     next: AtomicU64,
     stopping: AtomicBool,
+    early_data: AtomicBool,
+    known: early::Memory,
 }
 
 impl Local {
@@ -148,13 +165,24 @@ impl Local {
         events: impl Into<Inbox>,
         congestion: Congestion,
     ) -> Arc<Local> {
-        let (next, stopping) = (AtomicU64::new(1), AtomicBool::new(false));
-        Arc::new(Local { hello, identity, events: events.into(), congestion, next, stopping })
+        let (next, stopping, early_data) =
+            (AtomicU64::new(1), AtomicBool::new(false), AtomicBool::new(false));
+        let (events, known) = (events.into(), early::Memory::default());
+        Arc::new(Local { hello, identity, events, congestion, next, stopping, early_data, known })
     }
 
     /// From now on nobody dials: the process is stopping.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Links between nodes may begin with early data from now on: whoever takes the events knows what that means.
+    pub fn allow_early_data(&self) {
+        self.early_data.store(true, Ordering::Relaxed);
+    }
+
+    fn has_early_data(&self) -> bool {
+        self.early_data.load(Ordering::Relaxed)
     }
 
     fn is_stopping(&self) -> bool {
@@ -324,6 +352,11 @@ impl Handle {
     pub fn close(&self, code: LinkClose, why: impl Into<String>) {
         // A second order changes nothing: the first is on its way.
         let _ = self.inner.close.try_send(CloseOrder { code, why: why.into() });
+    }
+
+    /// Whether the link is over.
+    pub fn is_closed(&self) -> bool {
+        self.inner.close.is_closed()
     }
 
     /// Waits until the link is over.

@@ -12,6 +12,7 @@ use tokio::sync::SetOnce;
 
 pub use super::Local;
 use super::congestion::Congestion;
+use super::early::{self, Begun, Doorman};
 use super::inbox::Inbox;
 use super::{
     Backlog, CHUNK, CloseOrder, DRAIN_WITHIN, Error, Event, HELLO_WITHIN, Handle, Lane, Outlets, Peer, Role,
@@ -56,17 +57,32 @@ pub fn transport_with(congestion: Congestion) -> quinn::TransportConfig {
 
 /// Runs a link over an admitted connection until it ends, and reports its life. `expected` is the machine
 /// that the peer's certificate names.
-pub async fn run(local: &Local, connection: quinn::Connection, expected: Admitted, dialled: bool) {
-    let (handle, outlets) = Handle::new(local.next_id(), "quic", connection.remote_address().to_string());
+pub async fn run(local: &Local, connection: quinn::Connection, expected: Admitted, begun: Begun) {
+    let dialled = begun.dialled();
+    let new = || Handle::new(local.next_id(), "quic", connection.remote_address().to_string());
+    let (mut writers, mut said, mut handshake) = (Writers::default(), None, None);
+    let (handle, outlets) = match begun {
+        Begun::Resumed(early) => {
+            (writers, said) = (early.writers, Some(early.said));
+            (early.handle, early.outlets)
+        }
+        Begun::Accepting(confirmed) => {
+            handshake = Some(confirmed);
+            new()
+        }
+        Begun::Dialled | Begun::Accepted => new(),
+    };
     let id = handle.id();
-    let link = Link { local, connection: &connection, expected: &expected, dialled };
-    let (why, up) = link.run(handle, outlets).await;
+    let link = Link { local, connection: &connection, expected: &expected, dialled, writers };
+    let (why, up) = link.run(handle, outlets, handshake, &mut said).await;
     connection.close((why.code as u32).into(), why.why.as_bytes());
-    if up {
+    if !up {
+        tracing::warn!(peer = %expected.node, remote = %connection.remote_address(), why = why.why, "a link did not come up");
+    }
+    if up || said.is_some() {
+        said.into_iter().for_each(early::Said::done);
         // Nobody listens any more only when the process stops.
         let _ = local.events.send(Event::Down { link: id, why: why.why }).await;
-    } else {
-        tracing::warn!(peer = %expected.node, remote = %connection.remote_address(), why = why.why, "a link did not come up");
     }
 }
 
@@ -121,11 +137,19 @@ struct Link<'a> {
     connection: &'a quinn::Connection,
     expected: &'a Admitted,
     dialled: bool,
+    /// Those that began before the handshake was over.
+    writers: Writers,
 }
 
 impl Link<'_> {
     /// Answers why it ended, and whether it was ever up.
-    async fn run(self, handle: Handle, mut outlets: Outlets) -> (CloseOrder, bool) {
+    async fn run(
+        mut self,
+        handle: Handle,
+        mut outlets: Outlets,
+        handshake: Option<quinn::ZeroRttAccepted>,
+        said: &mut Option<early::Said>,
+    ) -> (CloseOrder, bool) {
         // Control writer first: HELLO must be the first thing on the control lane.
         let mut control = match self.say_hello().await {
             Ok(control) => control,
@@ -133,7 +157,11 @@ impl Link<'_> {
         };
         let (mut readers, mut failures) =
             Readers::new(handle.id(), handle.backlog(self.expected.role), self.local.events.clone());
-        let peer = match tokio::time::timeout(HELLO_WITHIN, self.await_hello(&mut readers)).await {
+        let mut doorman = Doorman::new(self.local, self.expected, &handle);
+        let hello = self.await_hello(&mut readers, &mut doorman, handshake);
+        let hello = tokio::time::timeout(HELLO_WITHIN, hello).await;
+        *said = said.take().or(doorman.said);
+        let peer = match hello {
             Ok(Ok(peer)) => peer,
             Ok(Err(order)) => return (order, false),
             Err(_) => return (CloseOrder::no_hello(), false),
@@ -144,7 +172,8 @@ impl Link<'_> {
         }
         readers.go();
         let lanes = std::mem::take(&mut outlets.lanes);
-        let mut writers = Writers::start(self.connection, &mut control, lanes);
+        let mut writers = std::mem::take(&mut self.writers);
+        writers.add(Writers::start(self.connection, &mut control, lanes, 0));
         let order = loop {
             tokio::select! {
                 biased;
@@ -179,14 +208,20 @@ impl Link<'_> {
 
     /// Accepts streams until the one with the control lane said who is there. Streams of other lanes that
     /// come before wait in their readers.
-    async fn await_hello(&self, readers: &mut Readers) -> Result<Peer, CloseOrder> {
+    async fn await_hello(
+        &self,
+        readers: &mut Readers,
+        doorman: &mut Doorman<'_>,
+        handshake: Option<quinn::ZeroRttAccepted>,
+    ) -> Result<Peer, CloseOrder> {
         loop {
             let stream = self.connection.accept_uni().await;
             let mut stream = stream.map_err(|why| CloseOrder::broken(&identity::tls::explain(&why)))?;
             let mut lane = [0u8; 1];
             stream.read_exact(&mut lane).await.map_err(|e| CloseOrder::broken(&e.to_string()))?;
             if usize::from(lane[0]) != Lane::Control.index() {
-                readers.go_on(stream, Reader::default());
+                let early = doorman.lets_in(&stream).await;
+                readers.go_on(stream, Reader::default(), early);
                 continue;
             }
             let mut reader = Reader::default();
@@ -196,7 +231,8 @@ impl Link<'_> {
                 return Err(CloseOrder::protocol("the first frame of the control lane is not HELLO"));
             };
             let peer = self.check_hello(hello)?;
-            readers.go_on(stream, reader);
+            early::confirmed(self.connection, handshake).await?;
+            readers.go_on(stream, reader, false);
             return Ok(peer);
         }
     }
@@ -244,14 +280,14 @@ impl Readers {
         self.tasks.spawn("link.reader", async move {
             // The connection itself says better why a stream ended.
             if stream.read_exact(&mut [0u8; 1]).await.is_ok() {
-                reader.run(stream, Reader::default()).await;
+                reader.run(stream, Reader::default(), false).await;
             }
         });
     }
 
-    /// Goes on reading a stream behind its lane's byte, and behind what `frames` has.
-    fn go_on(&mut self, stream: quinn::RecvStream, frames: Reader) {
-        self.tasks.spawn("link.reader", self.each.clone().run(stream, frames));
+    /// Goes on reading a stream behind its lane's byte, and behind what `frames` has; `early`: its messages don't wait.
+    fn go_on(&mut self, stream: quinn::RecvStream, frames: Reader, early: bool) {
+        self.tasks.spawn("link.reader", self.each.clone().run(stream, frames, early));
     }
 }
 
@@ -267,11 +303,16 @@ struct StreamReader {
 }
 
 impl StreamReader {
-    async fn run(self, mut stream: quinn::RecvStream, mut frames: Reader) {
-        self.ready.wait().await;
+    async fn run(self, mut stream: quinn::RecvStream, mut frames: Reader, early: bool) {
+        if !early {
+            self.ready.wait().await;
+        }
         loop {
             match next_frame(&mut stream, &mut frames).await {
                 Ok(Some(frame)) => {
+                    if early {
+                        self.admit_early(&frame).await;
+                    }
                     self.backlog.passes().await;
                     if self.events.send(Event::frame(self.link, frame)).await.is_err() {
                         return;
@@ -286,18 +327,30 @@ impl StreamReader {
             }
         }
     }
+
+    /// Waits with a frame that may not be taken before the peer has said HELLO.
+    async fn admit_early(&self, frame: &Frame) {
+        if !early::may_come(frame) {
+            self.ready.wait().await;
+        } else if !self.ready.initialized() {
+            early::count_message();
+        }
+    }
 }
 
 /// One task for each lane that writes what is queued.
-struct Writers {
+#[derive(Default)]
+pub(super) struct Writers {
     tasks: Vec<tasks::Task>,
 }
 
 impl Writers {
-    fn start(
+    /// The first queue is that of the lane with index `first`.
+    pub(super) fn start(
         connection: &quinn::Connection,
         control: &mut Option<quinn::SendStream>,
         lanes: Vec<queue::Receiver<Encoded>>,
+        first: usize,
     ) -> Writers {
         let start = |(index, queue): (usize, queue::Receiver<Encoded>)| {
             let (connection, stream) = (connection.clone(), if index == 0 { control.take() } else { None });
@@ -308,7 +361,11 @@ impl Writers {
                 }
             })
         };
-        Writers { tasks: lanes.into_iter().enumerate().map(start).collect() }
+        Writers { tasks: (first..).zip(lanes).map(start).collect() }
+    }
+
+    fn add(&mut self, others: Writers) {
+        self.tasks.extend(others.tasks);
     }
 
     /// Lets the writers finish what is queued, for a bounded time.

@@ -105,7 +105,17 @@ pub enum Input {
         /// Round trip of the handshake in microseconds; 0: not known.
         rtt_us: u32,
     },
-    /// A link is over.
+    /// A connection with a node that was here before is being resumed: messages may cross it, and nothing else before
+    /// [`Input::LinkUp`] or [`Input::LinkDown`] with the same number.
+    LinkEarly {
+        /// The driver's number for the link.
+        link: LinkId,
+        /// The peer, as its certificate says.
+        peer: NodeName,
+        /// Whether we dialled.
+        dialled: bool,
+    },
+    /// A link is over, or a connection did not become one.
     LinkDown(LinkId),
     /// A frame came.
     Frame(LinkId, Frame),
@@ -306,6 +316,8 @@ pub enum Event {
     },
     /// A step of a durable message.
     Hop(Box<Hop>),
+    /// A message that came before its connection's handshake was confirmed had come before.
+    EarlyRepeated,
     /// A frame that says nothing to this node was left alone.
     Stray(&'static str),
     /// Another process calls itself by this node's name.

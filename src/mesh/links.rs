@@ -46,7 +46,7 @@ pub(super) struct Link {
     pub(super) dialled: bool,
     pub(super) up_since: Time,
     /// When something came last.
-    heard: Time,
+    pub(super) heard: Time,
     /// The longest silence of late.
     gap: Duration,
     /// Its silence was forgiven once, because this node itself stood still.
@@ -151,6 +151,7 @@ fn halved(gap: Duration, after: Duration) -> Duration {
 impl Mesh {
     pub(super) fn link_up(&mut self, id: LinkId, link: Link) {
         let (peer, role) = (link.peer.clone(), link.role);
+        self.resuming.end(id);
         if role == Role::Node && peer == self.config.node {
             self.event(Event::NameClash(id));
             let why = format!("this node is called {peer} itself; give one of the two another name");
@@ -220,6 +221,7 @@ impl Mesh {
     }
 
     pub(super) fn link_down(&mut self, id: LinkId) {
+        self.resuming.end(id);
         let Some(link) = self.links.remove(&id) else { return };
         for session in link.sessions {
             self.session_over(id, session, false);

@@ -17,6 +17,7 @@
 //! | [`directory`] | which agents there are, and where each one's home is |
 //! | `elsewhere` | agents of other nodes, kept on disk |
 //! | `links` | links coming up and going down, double connections, signs of life |
+//! | `early` | messages that cross a connection before it is a link |
 //! | `flooding` | announcements passed on, and caught up with on a new link |
 //! | `sessions` | agents registered here, through which entrance |
 //! | `durable` | messages that are kept until their end is known |
@@ -37,6 +38,7 @@ mod calls;
 mod delivery;
 pub mod directory;
 mod durable;
+mod early;
 mod elsewhere;
 mod flooding;
 pub mod io;
@@ -71,6 +73,7 @@ pub struct Mesh {
     links: BTreeMap<LinkId, Link>,
     /// The link that is used to each neighbour.
     neighbours: BTreeMap<NodeName, LinkId>,
+    resuming: early::Resuming,
     topology: Topology,
     directory: Directory,
     sessions: Sessions,
@@ -104,6 +107,7 @@ impl Mesh {
             now,
             links: BTreeMap::new(),
             neighbours: BTreeMap::new(),
+            resuming: early::Resuming::default(),
             topology: Topology::new(own),
             directory: Directory::new(config.node.clone(), config.incarnation, known, elsewhere),
             sessions: Sessions::default(),
@@ -138,6 +142,7 @@ impl Mesh {
             Input::LinkUp { link, peer, role, incarnation, dialled, rtt_us } => {
                 self.link_up(link, Link::new(peer, role, incarnation, dialled, rtt_us, now));
             }
+            Input::LinkEarly { link, peer, dialled } => self.link_early(link, peer, dialled),
             Input::LinkDown(link) => self.link_down(link),
             Input::Frame(link, frame) => self.frame(link, frame),
             Input::Unsent(link, frame) => self.unsent(link, frame),
@@ -179,7 +184,7 @@ impl Mesh {
     }
 
     fn frame(&mut self, link: LinkId, frame: Frame) {
-        let Some(from) = self.links.get_mut(&link) else { return };
+        let Some(from) = self.links.get_mut(&link) else { return self.early_frame(link, frame) };
         from.speaks(self.now);
         let role = from.role;
         match (role, frame) {
@@ -221,6 +226,7 @@ impl Mesh {
             let late = self.now.since(self.next_heartbeat) >= self.config.heartbeat;
             self.next_heartbeat = self.now.after(self.config.heartbeat);
             self.heartbeat(late);
+            self.forget_resuming();
             self.forget_old_agents(wall_ms);
             self.forget_those_who_left();
             self.look_after_others();

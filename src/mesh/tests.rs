@@ -4,6 +4,7 @@ mod agents;
 mod calls;
 mod cluster;
 mod durable;
+mod early;
 mod elsewhere;
 mod forming;
 mod hostile;

@@ -32,6 +32,26 @@ pub struct Status {
     /// What it keeps; absent: it is of a release that keeps nothing.
     #[serde(default)]
     pub durable: Option<DurableStatus>,
+    /// How often links came back with early data; absent: it is of a release that sends none.
+    #[serde(default)]
+    pub early: Option<EarlyStatus>,
+}
+
+/// Links that came back with early data (0-RTT) since the node's start, and what came that way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlyStatus {
+    /// Connections that this node began with early data.
+    pub offered: u64,
+    /// Of those, where the peer took it.
+    pub accepted: u64,
+    /// Of those, where the peer had forgotten the session; it was sent again.
+    pub rejected: u64,
+    /// Connections of peers that began with early data.
+    pub received: u64,
+    /// Messages that came that way.
+    pub messages: u64,
+    /// Of those, such as had come before and were recognised.
+    pub repeated: u64,
 }
 
 /// What a node keeps of durable messages.

@@ -119,6 +119,8 @@ struct Node {
     settings: Settings,
     began: Instant,
     links: BTreeMap<LinkId, LinkInfo>,
+    /// Connections that are being resumed, and are no links yet.
+    early: BTreeMap<LinkId, link::Handle>,
     connected: watch::Sender<BTreeSet<NodeName>>,
     addresses: watch::Sender<Addresses>,
     calls: Calls,
@@ -158,6 +160,7 @@ impl Node {
             settings,
             began: clock::now(),
             links: BTreeMap::new(),
+            early: BTreeMap::new(),
             connected,
             addresses,
             calls: Calls::default(),
@@ -235,9 +238,13 @@ impl Node {
 
     fn link_event(&mut self, event: link::Event) {
         match event {
+            link::Event::Early { link, peer, dialled, handle } => {
+                self.link_early(link, peer, dialled, handle)
+            }
             link::Event::Up { link, peer, dialled, handle } => self.link_up(link, peer, dialled, handle),
             link::Event::Frame { link, frame } => self.input(Input::Frame(link, frame)),
             link::Event::Down { link, why } => {
+                self.early.remove(&link);
                 if let Some(info) = self.links.remove(&link) {
                     metrics::LINKS.with_label_values(&[role_word(&info)]).dec();
                     tracing::info!(peer = %info.peer.node, role = role_word(&info), why, "link down");
@@ -246,6 +253,15 @@ impl Node {
                 self.input(Input::LinkDown(link));
             }
         }
+    }
+
+    fn link_early(&mut self, link: LinkId, peer: NodeName, dialled: bool, handle: link::Handle) {
+        if self.stopping {
+            return handle.close(LinkClose::Stopping, "this node is stopping");
+        }
+        self.early.retain(|_, handle| !handle.is_closed());
+        self.early.insert(link, handle);
+        self.input(Input::LinkEarly { link, peer, dialled });
     }
 
     fn link_up(&mut self, link: LinkId, peer: link::Peer, dialled: bool, handle: link::Handle) {
@@ -264,6 +280,7 @@ impl Node {
             dialled,
             rtt_us: handle.rtt_us(),
         };
+        self.early.remove(&link);
         let info = LinkInfo { handle, peer };
         metrics::LINKS.with_label_values(&[role_word(&info)]).inc();
         let (remote, software) = (info.handle.remote(), &info.peer.software);
@@ -319,8 +336,9 @@ impl Node {
     }
 
     fn send(&mut self, link: LinkId, frame: Frame) {
-        let Some(info) = self.links.get(&link) else { return };
-        match info.handle.try_send(&frame) {
+        let up = self.links.get(&link).map(|info| &info.handle);
+        let Some(handle) = up.or_else(|| self.early.get(&link)) else { return };
+        match handle.try_send(&frame) {
             Ok(()) => {}
             Err(queue::Refused::Full(())) => {
                 self.mesh.handle(Time(clock::micros()), Input::Unsent(link, frame));
@@ -429,10 +447,11 @@ impl Node {
             Request::Stop(answer) => {
                 self.stopping = true;
                 self.input(Input::Stop(COME_BACK_MS));
-                for info in self.links.values() {
-                    info.handle.close(LinkClose::Stopping, "this node is stopping");
+                for handle in self.links.values().map(|info| &info.handle).chain(self.early.values()) {
+                    handle.close(LinkClose::Stopping, "this node is stopping");
                 }
                 self.links.clear();
+                self.early.clear();
                 let _ = answer.send(());
             }
         }
@@ -458,6 +477,7 @@ fn report(event: &Event) {
             Step::TookOver => metrics::MESSAGES_TAKEN_OVER.inc(),
             _ => {}
         },
+        Event::EarlyRepeated => metrics::EARLY_MESSAGES.with_label_values(&["repeated"]).inc(),
         Event::Stray(frame) => {
             tracing::debug!(frame, "a frame that says nothing to this node was left alone")
         }

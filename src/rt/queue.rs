@@ -68,6 +68,11 @@ impl<T> Sender<T> {
         self.inner.max_capacity() - self.inner.capacity()
     }
 
+    /// Whether the reader is gone.
+    pub fn is_closed(&self) -> bool {
+        self.inner.is_closed()
+    }
+
     /// Waits until the reader is gone.
     pub async fn closed(&self) {
         self.inner.closed().await;

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `world`, `wires` | what there is, and the loop that lets time pass |
 //! | `net` | wires: delay, order of a lane, what is under way is lost with them |
+//! | `early` | connections that are resumed, and recordings of them that are sent again |
 //! | `disk` | fsync by batch, loss of power, records that can't be read |
 //! | `clock` | monotonic and wall clocks that are wrong, and sleep |
 //! | `client`, `sender` | entrances, sessions, and what agents do |
@@ -28,6 +29,7 @@ mod client;
 mod clock;
 mod directed;
 mod disk;
+mod early;
 mod extras;
 mod faults;
 mod invariants;

@@ -26,6 +26,8 @@ pub enum Party {
 pub struct End {
     pub who: Party,
     pub link: LinkId,
+    /// It was told that messages may cross the wire already.
+    pub early: bool,
     /// It was told that the wire is up.
     pub up: bool,
     /// It was told, or knows, that the wire is over.
@@ -58,6 +60,16 @@ impl Wire {
         at
     }
 
+    /// Messages from this end may arrive from then on, whatever the other one knows.
+    pub fn messages_from(&mut self, side: usize, at: Us) {
+        let control = Lane::Control.index();
+        self.last[side]
+            .iter_mut()
+            .enumerate()
+            .filter(|(lane, _)| *lane != control)
+            .for_each(|(_, last)| *last = at);
+    }
+
     pub fn hold(&mut self, side: usize, lane: usize, bytes: Bytes) {
         self.held[side].push((lane, bytes));
     }
@@ -82,7 +94,8 @@ impl Net {
         self.last += 1;
         let number = self.last;
         let links = [LinkId(number * 2), LinkId(number * 2 + 1)];
-        let end = |side: usize| End { who: who[side], link: links[side], up: false, gone: false };
+        let end =
+            |side: usize| End { who: who[side], link: links[side], early: false, up: false, gone: false };
         // Nothing arrives at an end before it knows of the wire.
         let last = [[up[1]; Lane::COUNT], [up[0]; Lane::COUNT]];
         let held = [Vec::new(), Vec::new()];
@@ -91,6 +104,12 @@ impl Net {
         self.by_link.insert(links[0], (number, 0));
         self.by_link.insert(links[1], (number, 1));
         number
+    }
+
+    /// For a link whose other end is nobody's.
+    pub fn number_for_a_stranger(&mut self) -> LinkId {
+        self.last += 1;
+        LinkId(self.last * 2)
     }
 
     pub fn find(&self, link: LinkId) -> Option<(WireNo, usize)> {

@@ -121,6 +121,9 @@ const COVERAGE: &[(&str, u64)] = &[
     ("crashes that lost writes", 20),
     ("writes refused", 2_000),
     ("frames that found no room", 2_000),
+    ("messages that came early", 500),
+    ("recordings sent again", 100),
+    ("early data rejected", 500),
 ];
 /// Each kind of fault.
 const EACH_FAULT: u64 = 50;

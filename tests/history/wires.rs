@@ -33,13 +33,16 @@ impl World {
     pub fn arrive(&mut self, number: WireNo, side: usize, bytes: Bytes) {
         let Some(wire) = self.net.wires.get(&number) else { return };
         let (end, broken) = (&wire.ends[side], wire.broken);
-        if broken || end.gone || !end.up {
+        if broken || end.gone || !(end.up || end.early) {
             return;
         }
-        let (who, link) = (end.who, end.link);
-        let frame = decode(bytes);
+        let (who, link, early, other) = (end.who, end.link, !end.up, wire.ends[1 - side].who);
+        let frame = decode(bytes.clone());
         match who {
             Party::Node(m, life) if self.machines[m].life == life => {
+                if early {
+                    self.came_early(m, other, &bytes);
+                }
                 self.input(m, Input::Frame(link, frame));
             }
             Party::Gate(gate, life) if self.gates[gate].life == life => {
@@ -88,7 +91,7 @@ impl World {
         if end.gone {
             return;
         }
-        let (who, link, up) = (end.who, end.link, end.up);
+        let (who, link, up) = (end.who, end.link, end.up || end.early);
         self.trace.note(self.now, || format!("link {link} of {who:?} is down"));
         self.ended(number, side);
         if up && let Party::Node(m, _) = who {
@@ -150,6 +153,7 @@ impl World {
         let jitter = delay / 2;
         let up = [self.now + 2 * delay, self.now + delay + self.rng.below(2 * delay)];
         let number = self.net.lay(who, delay, jitter, up);
+        self.perhaps_resume(number, delay, up);
         self.at(up[0], Event::Up(number, 0));
         self.at(up[1], Event::Up(number, 1));
     }

@@ -31,6 +31,8 @@ pub enum Event {
     Input(MachineNo, u64, Box<Input>),
     Synced(MachineNo, u64),
     Arrive(WireNo, usize, Bytes),
+    Early(WireNo, usize),
+    Replay(MachineNo, NodeName, Bytes),
     Up(WireNo, usize),
     Down(WireNo, usize),
     Dial(MachineNo, u64, MachineNo),
@@ -198,10 +200,13 @@ impl World {
     fn owner(&self, event: &Event) -> Option<MachineNo> {
         match event {
             Event::Tick(m, _) | Event::Input(m, ..) | Event::Synced(m, _) => Some(*m),
-            Event::Arrive(wire, side, _) | Event::Up(wire, side) | Event::Down(wire, side) => {
+            Event::Arrive(wire, side, _)
+            | Event::Early(wire, side)
+            | Event::Up(wire, side)
+            | Event::Down(wire, side) => {
                 self.net.wires.get(wire).map(|wire| self.place_of(wire.ends[*side].who))
             }
-            Event::Dial(m, ..) => Some(*m),
+            Event::Dial(m, ..) | Event::Replay(m, ..) => Some(*m),
             Event::GateDial(gate, _) | Event::GateOn(gate) => Some(self.gates[*gate].machine),
             Event::Settle(session, ..) | Event::Hangup(session) => {
                 Some(self.gates[self.sessions[*session].gate].machine)
@@ -224,6 +229,8 @@ impl World {
             Event::Input(..) => {}
             Event::Synced(m, life) => self.synced(m, life),
             Event::Arrive(wire, side, bytes) => self.arrive(wire, side, bytes),
+            Event::Early(wire, side) => self.early(wire, side),
+            Event::Replay(m, peer, bytes) => self.replay(m, peer, bytes),
             Event::Up(wire, side) => self.up(wire, side),
             Event::Down(wire, side) => self.down(wire, side),
             Event::Dial(from, life, to) => self.dial(from, life, to),

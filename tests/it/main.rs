@@ -4,6 +4,7 @@
 mod bad_peers;
 mod chaos;
 mod durable;
+mod early;
 mod failover;
 mod harness;
 mod hostile;

@@ -13,6 +13,7 @@ use trishula::identity::profile::Request;
 use trishula::identity::revocation::Revocations;
 use trishula::identity::tls::{self, Identity};
 use trishula::identity::{PeerName, Role};
+use trishula::link::early::Begun;
 use trishula::link::inbox::Inbox;
 use trishula::link::quic::{self, Admitted, Certificate};
 use trishula::link::{self, Event, Local, Peer, memory, unix};
@@ -62,7 +63,7 @@ fn identity(name: &str) -> Identity {
 /// What one end hears.
 pub type Heard = queue::Receiver<Event>;
 
-fn local(name: &str) -> (Arc<Local>, Heard) {
+pub fn local(name: &str) -> (Arc<Local>, Heard) {
     let (events, heard) = queue::bounded("test.link", 4096);
     (local_with(name, events), heard)
 }
@@ -71,7 +72,7 @@ fn local_with(name: &str, events: impl Into<Inbox>) -> Arc<Local> {
     Local::new(hello(name), identity(name), events)
 }
 
-fn endpoint(local: &Local) -> quinn::Endpoint {
+pub fn endpoint(local: &Local) -> quinn::Endpoint {
     let tls = tls::quic_server(local.identity.server().unwrap().config).unwrap();
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
     server.transport_config(Arc::new(quic::transport()));
@@ -90,7 +91,7 @@ async fn connect(
     (dialled.unwrap(), accepted)
 }
 
-fn admitted(local: &Local, connection: &quinn::Connection) -> Admitted {
+pub fn admitted(local: &Local, connection: &quinn::Connection) -> Admitted {
     let peer = quic::admit(local, connection).unwrap();
     let certificate = Certificate::of(&peer);
     let Role::Node(node) = peer.role else { panic!("a node dials") };
@@ -133,8 +134,8 @@ async fn join_over_quic(a: Arc<Local>, heard_a: Heard, b: Arc<Local>, heard_b: H
     let (dialled, accepted) = connect((&a, &from), &to).await;
     let (peer_of_a, peer_of_b) = (admitted(&a, &dialled), admitted(&b, &accepted));
     let tasks = vec![
-        tasks::spawn("test.a", async move { quic::run(&a, dialled, peer_of_a, true).await }),
-        tasks::spawn("test.b", async move { quic::run(&b, accepted, peer_of_b, false).await }),
+        tasks::spawn("test.a", async move { quic::run(&a, dialled, peer_of_a, Begun::Dialled).await }),
+        tasks::spawn("test.b", async move { quic::run(&b, accepted, peer_of_b, Begun::Accepted).await }),
     ];
     Joined { a: heard_a, b: heard_b, _tasks: tasks, _endpoints: vec![from, to] }
 }
@@ -200,7 +201,8 @@ pub async fn bare() -> Bare {
     let (from, to) = (endpoint(&theirs), endpoint(&ours));
     let (peer, accepted) = connect((&theirs, &from), &to).await;
     let expected = admitted(&ours, &accepted);
-    let task = tasks::spawn("test.ours", async move { quic::run(&ours, accepted, expected, false).await });
+    let task =
+        tasks::spawn("test.ours", async move { quic::run(&ours, accepted, expected, Begun::Accepted).await });
     Bare { heard, peer, _task: task, _endpoints: vec![from, to] }
 }
 

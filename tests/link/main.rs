@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod carriers;
+mod early;
 mod ends;
 mod lanes;
 mod rude_peers;

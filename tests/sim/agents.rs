@@ -115,6 +115,7 @@ impl Crowd {
                 }
             }
             Event::Frame { frame, .. } => self.frame(frame),
+            Event::Early { .. } => {}
             Event::Down { why, .. } => {
                 self.net.note(format!("{} entrance down: {why}", self.errand.node));
                 (self.link, self.ready) = (None, 0);

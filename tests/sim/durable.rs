@@ -140,9 +140,13 @@ impl Scene {
     fn power_on(&mut self, m: MachineNo) {
         self.lives[m] += 1;
         let (incarnation, store, writer) = self.disks[m].start(clock::wall_ms());
+        let sessions = self.disks[m].tls_sessions();
         let mut plan = plan(m, MACHINES, self.seed, self.lives[m]);
         plan.incarnation = incarnation;
         let mut node = SimNode::start(&self.net, &plan, store);
+        if let Some(sessions) = sessions {
+            node.sessions().restore(&sessions).expect("the same are trusted");
+        }
         node.entrance_to(link_of(m, self.lives[m]), self.events.clone());
         self.machines[m] = Some(Machine { node, _writer: writer });
     }
@@ -152,6 +156,9 @@ impl Scene {
         let last = self.net.elapsed() + AT_WORK_WITHIN;
         while !self.disks[m].is_at_work() && self.net.elapsed() < last {
             self.net.wait_until(self.net.elapsed() + Duration::from_millis(1)).await;
+        }
+        if let Some(machine) = &self.machines[m] {
+            self.disks[m].keep_tls_sessions(machine.node.sessions().snapshot());
         }
         self.net.unplug(address(m));
         self.machines[m] = None;

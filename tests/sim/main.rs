@@ -9,6 +9,7 @@
 //! | `agents` | clients that ask and answer live, and the book of every message |
 //! | `scenario` | a run from beginning to end, and what came of it |
 //! | `partition`, `restart` | what is asked of live messages |
+//! | `early` | links that come back with early data |
 //! | `store` | a disk with a writer: delay, groups, refusal, loss of power |
 //! | `town` | clients of durable messages, which outlive the nodes |
 //! | `ledger` | what they sent, were told and got, and what must hold of it |
@@ -28,6 +29,7 @@ mod clock;
 #[path = "../history/disk.rs"]
 mod disk;
 mod durable;
+mod early;
 mod ledger;
 mod net;
 mod node;

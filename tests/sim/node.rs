@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use trishula::identity::sessions::Sessions;
 use trishula::identity::{self, tls};
-use trishula::link::{self, dial, memory, quic};
+use trishula::link::{self, dial, early, memory, quic};
 use trishula::mesh::Config;
 use trishula::node::{self, Disk, Handle, Settings};
 use trishula::rt::{queue, tasks};
@@ -69,10 +70,16 @@ impl SimNode {
         });
         let hello = Hello::new(plan.name.clone(), plan.incarnation, "simulated");
         let local = quic::Local::new(hello, identity, started.handle.links());
+        local.allow_early_data();
         let endpoint = endpoint(net, plan, &local);
         let mut tasks = vec![started.task, accept(local.clone(), endpoint.clone())];
         tasks.extend(diallers(&local, &endpoint, plan, started.connected));
         SimNode { name: plan.name.clone(), handle: started.handle, local, endpoint, tasks }
+    }
+
+    /// TLS sessions that its peers can resume.
+    pub fn sessions(&self) -> &Sessions {
+        self.local.identity.sessions()
     }
 
     /// Stops in good order: no more connections, goodbye to the peers, time to drain, and then the endpoint.
@@ -132,7 +139,8 @@ fn accept(local: Arc<quic::Local>, endpoint: quinn::Endpoint) -> tasks::Task {
         while let Some(incoming) = endpoint.accept().await {
             let local = local.clone();
             links.spawn("sim.link", async move {
-                let Ok(connection) = incoming.await else { return };
+                let Ok(connecting) = incoming.accept() else { return };
+                let Ok((connection, begun)) = early::accept(connecting).await else { return };
                 let data = connection
                     .handshake_data()
                     .and_then(|data| data.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?.protocol);
@@ -141,7 +149,7 @@ fn accept(local: Arc<quic::Local>, endpoint: quinn::Endpoint) -> tasks::Task {
                 let certificate = quic::Certificate::of(&peer);
                 let identity::Role::Node(node) = peer.role else { panic!("only nodes dial here") };
                 let admitted = quic::Admitted { node, role: link::Role::Node, certificate };
-                quic::run(&local, connection, admitted, false).await;
+                quic::run(&local, connection, admitted, begun).await;
             });
         }
     })

@@ -55,6 +55,7 @@ struct Inner {
     refused: u64,
     grouped: u64,
     lost: u64,
+    sessions: Option<Vec<u8>>,
 }
 
 /// The disk of one machine, which outlives its node; cheap to clone.
@@ -68,7 +69,7 @@ pub struct SimDisk {
 impl SimDisk {
     pub fn new(net: &SimNet, name: NodeName, seed: u64, fsync: Us, sabotage: Option<Sabotage>) -> SimDisk {
         let (disk, rng) = (Disk::new(fsync), Rng::new(seed));
-        let inner = Inner { disk, rng, sabotage, refused: 0, grouped: 0, lost: 0 };
+        let inner = Inner { disk, rng, sabotage, refused: 0, grouped: 0, lost: 0, sessions: None };
         SimDisk { inner: Arc::new(Mutex::new(inner)), net: net.clone(), name }
     }
 
@@ -87,6 +88,16 @@ impl SimDisk {
         };
         let writer = tasks::spawn("sim.writer", self.clone().write(waiting, told));
         (Incarnation(incarnation), store, writer)
+    }
+
+    /// TLS sessions as they were when the power went; one in three times they are lost with it.
+    pub fn keep_tls_sessions(&self, sessions: Vec<u8>) {
+        let mut inner = self.lock();
+        inner.sessions = (!inner.rng.percent(33)).then_some(sessions);
+    }
+
+    pub fn tls_sessions(&self) -> Option<Vec<u8>> {
+        self.lock().sessions.clone()
     }
 
     /// Whether something was given to it that is not written.

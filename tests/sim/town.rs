@@ -180,6 +180,7 @@ impl Town {
         match event {
             Event::Up { link, handle, .. } => self.gates[machine_of(link)] = Some((link, handle)),
             Event::Frame { link, frame } => self.frame(link, frame),
+            Event::Early { .. } => {}
             Event::Down { link, .. } => self.down(link),
         }
     }

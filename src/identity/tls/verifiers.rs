@@ -77,7 +77,11 @@ impl ClientCertVerifier for Peers {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let chain = chain(leaf, rest);
-        self.trust.check(&chain, End::Client, from_unix_time(now)).map_err(alert)?;
+        self.trust.check(&chain, End::Client, from_unix_time(now)).map_err(|refusal| {
+            // TLS says what is wrong with a certificate, and not whose it is.
+            tracing::warn!(why = %refusal, "a certificate was refused in the handshake");
+            alert(refusal)
+        })?;
         Ok(ClientCertVerified::assertion())
     }
 

@@ -339,12 +339,19 @@ impl Mesh {
         if self.durable.reports.is_empty() {
             return;
         }
+        let mut waiting = Vec::new();
         for ((to, incarnation), reports) in std::mem::take(&mut self.durable.reports) {
-            // One that is lost is asked for again by whoever waits for it.
-            let Some(link) = self.way_to(&to) else { continue };
+            let Some(link) = self.way_of_reports(&to) else {
+                // One that is lost is asked for again by whoever waits for it.
+                if self.is_coming(&to) {
+                    waiting.push(((to, incarnation), reports));
+                }
+                continue;
+            };
             let node = self.config.node.clone();
             self.send(link, Frame::Confirm(Confirm { to, incarnation, node, reports, hops_left: MAX_HOPS }));
         }
+        self.durable.reports.extend(waiting);
     }
 
     /// Another node asks where its messages stand.

@@ -82,7 +82,7 @@ impl Mesh {
     }
 
     fn take_ready(&mut self, node: &NodeName, ready: &mut Vec<No>) {
-        if self.way_to(node).is_none() || self.rolled_back().is_some() {
+        if self.way_of_messages(node).is_none() || self.rolled_back().is_some() {
             return;
         }
         let now = self.now;
@@ -161,7 +161,7 @@ impl Mesh {
         let item = self.durable.table.get(no)?;
         let node = item.peer.clone()?;
         let after = item.flow().and_then(|flow| self.before_in(&flow, no, &node));
-        let link = self.way_to(&node);
+        let link = self.way_of_messages(&node);
         let incarnation = self.life_of(&node);
         let recipient = self.durable.table.get(no).map(|item| &item.key.to);
         let registered_ms = recipient.map_or(0, |agent| self.directory.registered_at(agent, &node));
@@ -335,6 +335,12 @@ impl Mesh {
             self.send_again(node, Duration::ZERO);
         }
         self.pump_peers(nodes);
+    }
+
+    /// Everything for a node that it has not confirmed: a connection with it begins, and whatever was under way is lost.
+    pub(in crate::mesh) fn send_all_again(&mut self, node: &NodeName) {
+        self.send_again(node, Duration::ZERO);
+        self.pump_peers([node.clone()]);
     }
 
     /// What was sent so long ago and not confirmed waits again.

@@ -7,7 +7,7 @@ use crate::link;
 use crate::mesh::{DurableView, Limits, LinkView, NodeView, Time, Use};
 use crate::metrics;
 use crate::node::status::{
-    AgentRow, DurableStatus, LimitStatus, LinkStatus, NodeStatus, Status, StoreStatus,
+    AgentRow, DurableStatus, EarlyStatus, LimitStatus, LinkStatus, NodeStatus, Status, StoreStatus,
 };
 use crate::rt::clock;
 use crate::store;
@@ -34,6 +34,7 @@ impl Node {
             revocation_list: view.revocation_list,
             certificate_days_left: self.certificate_days,
             durable: Some(self.durable_status()),
+            early: Some(early_status()),
         }
     }
 
@@ -130,6 +131,19 @@ fn limits(limits: &Limits, now: Use) -> Vec<LimitStatus> {
         status("mailbox_mib", bytes >> 20, limits.mailbox_bytes >> 20, agent),
         status("receipts_of_sender", now.receipts, limits.receipts_of_sender, None),
     ]
+}
+
+fn early_status() -> EarlyStatus {
+    let links = |outcome| metrics::EARLY_DATA.with_label_values(&[outcome]).get();
+    let messages = |what| metrics::EARLY_MESSAGES.with_label_values(&[what]).get();
+    EarlyStatus {
+        offered: links("offered"),
+        accepted: links("accepted"),
+        rejected: links("rejected"),
+        received: links("received"),
+        messages: messages("received"),
+        repeated: messages("repeated"),
+    }
 }
 
 fn dead_letters(health: &store::Health) -> u64 {

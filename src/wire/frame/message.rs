@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::wire::close::Refusal;
-use crate::wire::envelope::{Head, MessageKey, State, Target};
+use crate::wire::envelope::{Class, Head, MessageKey, State, Target};
 use crate::wire::ids::{AgentAddr, Incarnation, MessageId, NodeName, Sequence, SessionNo};
 
 /// A message between nodes.
@@ -29,6 +29,12 @@ pub struct Forward {
 }
 
 impl Forward {
+    /// Whether nothing happens twice if it comes twice: its recipients' homes recognise it. A live message is recognised by
+    /// nobody.
+    pub fn is_safe_to_repeat(&self) -> bool {
+        self.head.class == Class::Durable
+    }
+
     /// What the message is called at one of its places; `None`: that does not say for whom it is there.
     pub fn key_at(&self, dest: &Dest) -> Option<MessageKey> {
         let to = match (&dest.agent, &self.head.to) {

@@ -27,14 +27,8 @@ impl Cluster {
         self.connect_at(dialler, other, Duration::ZERO, Duration::ZERO)
     }
 
-    /// The same, with the times after which the two ends notice that it is up.
-    pub fn connect_at(
-        &mut self,
-        dialler: &str,
-        other: &str,
-        first: Duration,
-        second: Duration,
-    ) -> (LinkId, LinkId) {
+    /// Both ends of a link that nobody knows of yet.
+    fn lay(&mut self, dialler: &str, other: &str) -> (LinkId, LinkId) {
         let (a, b) = (LinkId(self.number()), LinkId(self.number()));
         let (from, to) = (node(dialler), node(other));
         let end = |owner: &NodeName, peer: &NodeName, id| LinkEnd {
@@ -46,6 +40,19 @@ impl Cluster {
         };
         self.links.insert(a, end(&from, &to, b));
         self.links.insert(b, end(&to, &from, a));
+        (a, b)
+    }
+
+    /// The same, with the times after which the two ends notice that it is up.
+    pub fn connect_at(
+        &mut self,
+        dialler: &str,
+        other: &str,
+        first: Duration,
+        second: Duration,
+    ) -> (LinkId, LinkId) {
+        let (a, b) = self.lay(dialler, other);
+        let (from, to) = (node(dialler), node(other));
         for (link, me, peer, dialled, wait) in [(a, &from, &to, true, first), (b, &to, &from, false, second)]
         {
             let incarnation = self.machines[peer].mesh.config.incarnation;
@@ -54,6 +61,33 @@ impl Cluster {
             self.at(self.now.after(wait), me, up);
         }
         (a, b)
+    }
+
+    /// `dialler` resumes a connection with `other`: messages may cross it.
+    pub fn resume(&mut self, dialler: &str, other: &str) -> (LinkId, LinkId) {
+        let (a, b) = self.lay(dialler, other);
+        self.input(other, Input::LinkEarly { link: b, peer: node(dialler), dialled: false });
+        self.input(dialler, Input::LinkEarly { link: a, peer: node(other), dialled: true });
+        (a, b)
+    }
+
+    /// The handshake of a resumed connection is confirmed, and both ends have said HELLO.
+    pub fn confirm_handshake(&mut self, dialler: &str, other: &str, a: LinkId, b: LinkId) {
+        let both = [(a, node(dialler), node(other), true), (b, node(other), node(dialler), false)];
+        for (link, me, peer, dialled) in both {
+            let incarnation = self.machines[&peer].mesh.config.incarnation;
+            self.input(
+                me.as_str(),
+                Input::LinkUp { link, peer, role: Role::Node, incarnation, dialled, rtt_us: 0 },
+            );
+        }
+    }
+
+    /// A node's ends of its links to another.
+    pub fn links_of(&self, owner: &str, peer: &str) -> Vec<LinkId> {
+        let mut links = self.between(owner, peer);
+        links.retain(|id| self.links[id].owner == node(owner));
+        links
     }
 
     pub(super) fn between(&self, a: &str, b: &str) -> Vec<LinkId> {

@@ -81,6 +81,7 @@ fn mesh(nodes: usize) -> Mesh {
             role: Role::Node,
             incarnation: Incarnation(1),
             dialled: true,
+            fallback: false,
             rtt_us: 20_000,
         };
         mesh.handle(Time(1), up);
@@ -95,6 +96,7 @@ fn mesh(nodes: usize) -> Mesh {
         role: Role::Entrance,
         incarnation: Incarnation(1),
         dialled: false,
+        fallback: false,
         rtt_us: 0,
     };
     mesh.handle(Time(3), entrance);

@@ -3,6 +3,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `accept` | who comes in on the UDP port |
+//! | `relay` | nodes that come in through this machine's edge, and the way out to other machines' edges |
 //! | `peers` | a dialler for every node that there is an address of |
 //! | `asks` | what the command line asks that the node task alone can't do |
 //! | `renew` | this machine's certificates, renewed in time |
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::admin;
 use crate::config::limits::LimitsSection;
@@ -31,6 +33,7 @@ use crate::link::congestion::{Algorithm, Congestion};
 use crate::link::inbox;
 use crate::link::memory::{self, End};
 use crate::link::quic;
+use crate::link::wss::Outward;
 use crate::link::{self, Local, Peer, unix};
 use crate::mesh;
 use crate::node::records::Records;
@@ -45,6 +48,7 @@ mod asks;
 pub mod authority;
 mod peers;
 mod register;
+mod relay;
 mod renew;
 mod sessions;
 
@@ -114,6 +118,12 @@ pub fn software() -> String {
     format!("trishula/{}", env!("CARGO_PKG_VERSION"))
 }
 
+/// What keeps this node from going out through other machines' edges when UDP is blocked; `None`: nothing that can be
+/// seen from here.
+pub fn trouble_with_fallback(config: &NodeConfig) -> Option<String> {
+    relay::trouble(config)
+}
+
 /// Runs the node until it is told to stop by SIGTERM or SIGINT.
 pub async fn run(config: NodeConfig) -> Result<(), Error> {
     let ready = Ready::load(config)?;
@@ -137,6 +147,9 @@ struct Ready {
     http: std::net::TcpListener,
     socket: UnixListener,
     edge_socket: UnixListener,
+    relay_socket: UnixListener,
+    outward: Arc<Outward>,
+    relayed: TlsAcceptor,
 }
 
 impl Ready {
@@ -163,7 +176,23 @@ impl Ready {
         let http = bind_tcp("[admin] http", config.admin.http)?;
         let socket = admin::socket::bind(&config.admin.socket)?;
         let edge_socket = admin::socket::bind(&config.gateway.edge_socket)?;
-        Ok(Ready { config, bundle, identity, store, desk, endpoint, http, socket, edge_socket })
+        let relay_socket = admin::socket::bind(&config.gateway.relay_socket)?;
+        let (outward, relayed) = relay::tls(&config, &identity)?;
+        let ready = Ready {
+            config,
+            bundle,
+            identity,
+            store,
+            desk,
+            endpoint,
+            http,
+            socket,
+            edge_socket,
+            relay_socket,
+            outward,
+            relayed,
+        };
+        Ok(ready)
     }
 
     async fn start(self) -> Result<Running, Error> {
@@ -211,13 +240,15 @@ impl Ready {
             node: handle.clone(),
         };
         running.tasks.push(accept.start());
-        running.tasks.push(unix::serve(self.edge_socket, local.clone()));
+        let relayed = relay::serve(self.relay_socket, local.clone(), self.relayed);
+        running.tasks.extend([unix::serve(self.edge_socket, local.clone()), relayed]);
         let peers = peers::Peers {
             configured: configured_peers(&self.config),
             heard: addresses,
             connected,
             local,
             endpoint: self.endpoint,
+            outward: self.outward,
             me: me.clone(),
         };
         running.tasks.push(peers.start());
@@ -227,13 +258,11 @@ impl Ready {
         let asks = asks::Asks { node: handle.clone(), hub, renewer: renewer.handle(), me };
         running.tasks.push(renewer.start());
         running.tasks.push(asks.start(self.desk, desk_questions, asked));
-        let socket = self.socket;
         let http = listener(self.http, self.config.admin.http)?;
         let desks = admin::socket::Desks { node: handle.clone(), records, asks: asks_in };
-        running.tasks.push(tasks::spawn("admin.socket", admin::socket::serve(socket, desks)));
+        running.tasks.push(tasks::spawn("admin.socket", admin::socket::serve(self.socket, desks)));
         running.tasks.push(tasks::spawn("admin.http", admin::http::serve(http, handle)));
-        running.tasks.push(wake::watch());
-        running.tasks.push(tasks::spawn("daemon.watchdog", sdnotify::watchdog()));
+        running.tasks.extend([wake::watch(), tasks::spawn("daemon.watchdog", sdnotify::watchdog())]);
         Ok(running)
     }
 }
@@ -257,7 +286,7 @@ impl Running {
             self.endpoint.set_server_config(None);
             self.node.stop().await;
             // Links drain what is queued, then close.
-            while self.endpoint.open_connections() > 0 {
+            while self.endpoint.open_connections() > 0 || self.local.open_streams() > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             self.endpoint.close(0u32.into(), b"this node is stopping");
@@ -293,7 +322,10 @@ fn mesh_config(
     let heartbeat = Duration::from_millis(config.mesh.heartbeat_ms);
     mesh::Config {
         holds_ca: config.identity.ca_dir.is_some(),
-        addresses: config.mesh.advertise.iter().map(ToString::to_string).collect(),
+        addresses: {
+            let (direct, fallback) = (&config.mesh.advertise, &config.mesh.advertise_fallback);
+            direct.iter().map(ToString::to_string).chain(fallback.iter().map(ToString::to_string)).collect()
+        },
         serial,
         heartbeat,
         silence: (heartbeat * 3).max(SILENCE),
@@ -331,10 +363,12 @@ fn congestion(mesh: &MeshSection) -> Congestion {
 }
 
 fn configured_peers(config: &NodeConfig) -> node::Addresses {
-    let dialled = config.mesh.peers.iter().filter(|peer| !peer.addresses.is_empty());
-    let address =
-        |peer: &crate::config::node::PeerSection| peer.addresses.iter().map(ToString::to_string).collect();
-    dialled.map(|peer| (peer.name.clone(), address(peer))).collect()
+    let address = |peer: &crate::config::node::PeerSection| -> Vec<String> {
+        let fallback = peer.fallback.iter().map(ToString::to_string);
+        peer.addresses.iter().map(ToString::to_string).chain(fallback).collect()
+    };
+    let peers = config.mesh.peers.iter().map(|peer| (peer.name.clone(), address(peer)));
+    peers.filter(|(_, addresses)| !addresses.is_empty()).collect()
 }
 
 fn local(hello: Hello, identity: &tls::Identity, node: &node::Handle, mesh: &MeshSection) -> Arc<Local> {

@@ -49,8 +49,14 @@ metric! {
     QUEUE_FULL: IntCounterVec = counters("trishula_queue_full_total", "Items refused by a full queue", &["queue"]);
     /// Links that are up, by role of the peer.
     LINKS: IntGaugeVec = gauges("trishula_links", "Links that are up", &["role"]);
-    /// Dial attempts, by outcome.
-    DIALS: IntCounterVec = counters("trishula_dials_total", "Dial attempts", &["outcome"]);
+    /// Dial attempts, by carrier (quic, wss; local: an edge's to its own machine) and outcome.
+    DIALS: IntCounterVec = counters("trishula_dials_total", "Dial attempts", &["carrier", "outcome"]);
+    /// Links that changed their carrier: QUIC was silent, lossy, or works again.
+    CARRIER_CHANGES: IntCounterVec = counters("trishula_carrier_changes_total", "Links that went from QUIC to a WebSocket (silent, lossy) or back (works)", &["why"]);
+    /// Connections of other nodes that an edge relays to its own.
+    RELAYS: IntGauge = IntGauge::new("trishula_relays", "Connections of other nodes that this edge relays to its own");
+    /// Those that it refused, by reason.
+    RELAYS_REFUSED: IntCounterVec = counters("trishula_relays_refused_total", "Connections of other nodes that this edge did not relay", &["reason"]);
     /// How often the machine woke up or was on another network, by what showed it.
     WAKES: IntCounterVec = counters("trishula_wakes_total", "Times that the machine woke up or was on another network", &["why"]);
     /// Connections that were resumed with early data (0-RTT), by what became of it: offered, accepted or rejected as the

@@ -11,6 +11,7 @@ use trishula::link::dial;
 use trishula::rt::platform;
 use trishula::wire::client::DEFAULT_MAX_FRAME;
 use trishula::wire::ids::{Namespace, NodeName};
+use trishula::wire::url::RELAY_PATH;
 
 /// The file's name within a configuration folder.
 pub const FILE: &str = "edge.toml";
@@ -33,6 +34,9 @@ pub struct EdgeConfig {
     /// Where its node is.
     #[serde(default)]
     pub uplink: UplinkSection,
+    /// What it passes on to its node.
+    #[serde(default)]
+    pub relay: RelaySection,
     /// What it serves.
     #[serde(default, rename = "service")]
     pub services: Vec<ServiceSection>,
@@ -91,6 +95,24 @@ impl Default for UplinkSection {
     fn default() -> Self {
         let socket = format!("{}{}", dial::UNIX, platform::default_edge_socket().display());
         Self { nodes: vec![socket, "127.0.0.1:8766".into()], node: None }
+    }
+}
+
+/// `[relay]`: other nodes that get no UDP through, at `/mesh` of every service.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RelaySection {
+    /// Whether they are passed on.
+    pub serve: bool,
+    /// The node's Unix socket for it.
+    pub socket: PathBuf,
+    /// At once; of one address no more than a quarter.
+    pub max_relays: usize,
+}
+
+impl Default for RelaySection {
+    fn default() -> Self {
+        Self { serve: true, socket: platform::default_relay_socket(), max_relays: 128 }
     }
 }
 
@@ -201,7 +223,9 @@ impl EdgeConfig {
         config.check().map_err(|(key, why)| Error::Together { path: path.into(), key, why })?;
         let services = config.services.iter_mut();
         let files = services.flat_map(|s| [&mut s.cert, &mut s.key, &mut s.secret_file]).flatten();
-        files.chain([&mut config.identity.dir]).for_each(|file| resolve(path, file));
+        files
+            .chain([&mut config.identity.dir, &mut config.relay.socket])
+            .for_each(|file| resolve(path, file));
         for address in &mut config.uplink.nodes {
             if let Some(socket) = address.strip_prefix(dial::UNIX) {
                 let mut socket = PathBuf::from(socket);
@@ -226,6 +250,16 @@ impl EdgeConfig {
         }
         if !(1..=64).contains(&self.edge.threads) {
             return wrong("edge.threads", format!("{} is not from 1 to 64", self.edge.threads));
+        }
+        if !(1..=4096).contains(&self.relay.max_relays) {
+            return wrong("relay.max_relays", format!("{} is not from 1 to 4096", self.relay.max_relays));
+        }
+        let taken = self.services.iter().find(|service| service.paths.iter().any(|path| path == RELAY_PATH));
+        if let Some(service) = taken.filter(|_| self.relay.serve) {
+            let why = format!(
+                "{RELAY_PATH} is where other nodes are relayed; take another path, or set [relay] serve = false"
+            );
+            return wrong(&format!("service {}: paths", service.name), why);
         }
         let mut seen = vec![self.metrics.listen];
         for service in &self.services {
@@ -301,6 +335,8 @@ mod tests {
         assert_eq!(config.services[0].max_frame, DEFAULT_MAX_FRAME);
         assert_eq!(config.metrics.listen, MetricsSection::default().listen);
         assert_eq!(config.uplink.nodes, UplinkSection::default().nodes);
+        assert_eq!((config.relay.serve, config.relay.max_relays), (true, RelaySection::default().max_relays));
+        assert_eq!(config.relay.socket, RelaySection::default().socket);
     }
 
     #[test]
@@ -311,6 +347,12 @@ mod tests {
             ("[edge]\nnmae = \"x\"\n".to_owned(), "nmae"),
             (format!("{service}max_frmae = 5\n"), "edge.toml:4:"),
             (format!("{service}max_frame = \"big\"\n"), "edge.toml:4:"),
+            (
+                format!("{service}paths = [\"/mesh\"]\n"),
+                "service trishula: paths: /mesh is where other nodes",
+            ),
+            (format!("[relay]\nmax_relays = 0\n{service}"), "relay.max_relays: 0 is not from 1 to 4096"),
+            (format!("[relay]\nsokcet = \"x\"\n{service}"), "sokcet"),
             (format!("{service}max_frame = 5\n"), "service trishula: max_frame: 5 is not from 1024"),
             (format!("{service}secret_env = \"S\"\n"), "give one of the two"),
             (format!("{service}listen = [\"localhost\"]\n"), "edge.toml:4:"),

@@ -28,8 +28,10 @@ use trishula::metrics;
 use trishula::rt::clock;
 use trishula::wire::close::{Code, Refusal};
 use trishula::wire::ids::Namespace;
+use trishula::wire::url::RELAY_PATH;
 
 use crate::listener::Counts;
+use crate::relay::{Relay, Way};
 
 /// The subprotocol of JSON frames.
 pub const SUBPROTOCOL_JSON: &str = "trishula.v2+json";
@@ -50,6 +52,8 @@ pub struct Page {
     pub namespace: Option<Namespace>,
     /// Paths on which a WebSocket is served.
     pub paths: Vec<String>,
+    /// For other nodes; `None`: they are not passed on.
+    pub relay: Option<Arc<Relay>>,
     /// Its connections.
     pub counts: Arc<Counts>,
     /// When it started, in [`clock::micros`].
@@ -72,16 +76,21 @@ pub struct Upgraded<S> {
     pub io: S,
     /// What came behind the request.
     pub read: Bytes,
-    /// Who it is, when the request had a token.
-    pub identity: Option<Identity>,
-    /// Whether a subprotocol that is served was offered, or none.
-    pub served: bool,
+    /// For what.
+    pub grant: Grant,
 }
 
 /// What a granted request leaves for after its answer.
-struct Grant {
-    identity: Option<Identity>,
-    served: bool,
+pub enum Grant {
+    /// A client's session.
+    Session {
+        /// Who it is, when the request had a token.
+        identity: Option<Identity>,
+        /// Whether a subprotocol that is served was offered, or none.
+        served: bool,
+    },
+    /// Another node.
+    Relay(Way),
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -123,7 +132,7 @@ where
     };
     let (io, read) = (parts.io.into_inner(), parts.read_buf);
     let grant = granted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-    Some(Upgraded { io, read, identity: grant.identity, served: grant.served })
+    Some(Upgraded { io, read, grant })
 }
 
 /// A service whose futures are boxed, as taking a connection back by hand needs them to be movable.
@@ -153,6 +162,7 @@ async fn answer(
     let known = match (path, opening) {
         ("/health", _) => true,
         ("/metrics", None) => true,
+        (RELAY_PATH, Some(_)) if page.relay.is_some() => true,
         (path, Some(_)) => page.paths.iter().any(|served| served == path),
         _ => false,
     };
@@ -181,27 +191,65 @@ async fn answer(
             metrics::CONNECTED_AGENTS.set(agents as i64);
             with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics::render().into())
         }
-        (_, Some(opening)) => match upgrade(request, opening, *page.stop.borrow()) {
-            Ok((answer, grant)) => {
-                *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant);
-                answer
+        (path, Some(opening)) => {
+            let stopping = *page.stop.borrow();
+            let upgraded = match page.relay.as_ref().filter(|_| path == RELAY_PATH) {
+                Some(relay) => upgrade_to_relay(request, relay, from, stopping).await,
+                None => upgrade(request, opening, stopping),
+            };
+            match upgraded {
+                Ok((answer, grant)) => {
+                    *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant);
+                    answer
+                }
+                Err(answer) => {
+                    let refused = answer.status().as_u16();
+                    tracing::warn!(%from, status = refused, path, "an upgrade was refused");
+                    *answer
+                }
             }
-            Err(answer) => {
-                let refused = answer.status().as_u16();
-                tracing::warn!(%from, status = refused, path, "an upgrade was refused");
-                *answer
-            }
-        },
+        }
         _ => refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing here", ""),
     }
 }
 
-/// RFC 6455 section 4.2.
 fn upgrade(
     request: &Request<Incoming>,
     opening: &Opening,
     stopping: bool,
 ) -> Result<(Answer, Grant), Box<Answer>> {
+    let mut answer = switch(request, stopping)?;
+    let identity = identify(request, opening).map_err(|refusal| {
+        metrics::CLIENT_ERRORS.with_label_values(&[refusal.code.as_str()]).inc();
+        let mut answer = refuse_by(StatusCode::UNAUTHORIZED, &refusal);
+        let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+        answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        Box::new(answer)
+    })?;
+    let subprotocol = subprotocol(request.headers());
+    if let Subprotocol::Json = subprotocol {
+        let json = HeaderValue::from_static(SUBPROTOCOL_JSON);
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, json);
+    }
+    Ok((answer, Grant::Session { identity, served: subprotocol != Subprotocol::Other }))
+}
+
+/// For another node. It shows no token: who it is, it shows to the node.
+async fn upgrade_to_relay(
+    request: &Request<Incoming>,
+    relay: &Arc<Relay>,
+    from: SocketAddr,
+    stopping: bool,
+) -> Result<(Answer, Grant), Box<Answer>> {
+    let answer = switch(request, stopping)?;
+    match relay.open(from).await {
+        Ok(way) => Ok((answer, Grant::Relay(way))),
+        Err(refusal) => Err(Box::new(busy(&refusal))),
+    }
+}
+
+/// The answer to a request for a WebSocket (RFC 6455 section 4.2).
+fn switch(request: &Request<Incoming>, stopping: bool) -> Result<Answer, Box<Answer>> {
     let headers = request.headers();
     let says = |name, word: &str| {
         let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
@@ -229,19 +277,8 @@ fn upgrade(
         return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "bad_frame", why, "use a WebSocket library")));
     };
     if stopping {
-        let refusal = Refusal::new(Code::Unavailable, "the server is stopping");
-        let mut answer = refuse_by(StatusCode::SERVICE_UNAVAILABLE, &refusal);
-        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        return Err(Box::new(answer));
+        return Err(Box::new(busy(&Refusal::new(Code::Unavailable, "the server is stopping"))));
     }
-    let identity = identify(request, opening).map_err(|refusal| {
-        metrics::CLIENT_ERRORS.with_label_values(&[refusal.code.as_str()]).inc();
-        let mut answer = refuse_by(StatusCode::UNAUTHORIZED, &refusal);
-        let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
-        answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-        Box::new(answer)
-    })?;
-    let subprotocol = subprotocol(headers);
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let out = answer.headers_mut();
@@ -250,10 +287,14 @@ fn upgrade(
     if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
         out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
-    if let Subprotocol::Json = subprotocol {
-        out.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL_JSON));
-    }
-    Ok((answer, Grant { identity, served: subprotocol != Subprotocol::Other }))
+    Ok(answer)
+}
+
+/// It may work in a moment.
+fn busy(refusal: &Refusal) -> Answer {
+    let mut answer = refuse_by(StatusCode::SERVICE_UNAVAILABLE, refusal);
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    answer
 }
 
 /// Whether it is base64 of 16 bytes: 22 characters and the padding.

@@ -19,5 +19,6 @@ pub mod http;
 pub mod listener;
 pub mod prepare;
 pub mod print;
+pub mod relay;
 pub mod run;
 pub mod wss;

@@ -11,11 +11,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use trishula::gateway::hub::HubHandle;
 use trishula::gateway::session::{self, Opening};
+use trishula::link::wss;
 use trishula::rt::{accept, clock, tasks};
 use trishula::wire::close::CloseCode;
 
-use crate::http::{self, Page};
+use crate::http::{self, Grant, Page, Upgraded};
 use crate::prepare::Prepared;
+use crate::relay::{self, Relay};
 use crate::wss::Wss;
 
 /// One service while it runs.
@@ -42,12 +44,19 @@ pub struct Counts {
 
 impl Service {
     /// Makes a service of what was prepared; `stop` becomes true when the process ends.
-    pub fn new(prepared: Prepared, name: &str, hub: HubHandle, stop: watch::Receiver<bool>) -> Service {
+    pub fn new(
+        prepared: Prepared,
+        name: &str,
+        hub: HubHandle,
+        relay: Option<Arc<Relay>>,
+        stop: watch::Receiver<bool>,
+    ) -> Service {
         let section = &prepared.section;
         let page = Page {
             server: name.to_owned(),
             namespace: Some(section.name.clone()),
             paths: section.paths.clone(),
+            relay,
             counts: Arc::new(Counts::default()),
             started: clock::micros(),
             hub: hub.clone(),
@@ -118,16 +127,26 @@ async fn connection(socket: TcpStream, from: SocketAddr, service: &Service) {
         upgraded = requests => upgraded,
         _ = stop.wait_for(|stop| *stop) => return,
     };
-    let Some(upgraded) = upgraded else { return };
+    let Some(Upgraded { io, read, grant }) = upgraded else { return };
+    let (identity, served) = match grant {
+        Grant::Session { identity, served } => (identity, served),
+        Grant::Relay(way) => {
+            wss::prepare(io.get_ref().0);
+            return tokio::select! {
+                () = relay::run(io, read, way) => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            };
+        }
+    };
     let counts = &service.page.counts;
     counts.active.fetch_add(1, Ordering::Relaxed);
     counts.total.fetch_add(1, Ordering::Relaxed);
     let _open = OnDrop(|| {
         counts.active.fetch_sub(1, Ordering::Relaxed);
     });
-    let carrier = Wss::new(upgraded.io, upgraded.read, service.opening.settings.max_frame).await;
-    if upgraded.served {
-        let opening = Opening { identity: upgraded.identity, ..service.opening.clone() };
+    let carrier = Wss::new(io, read, service.opening.settings.max_frame).await;
+    if served {
+        let opening = Opening { identity, ..service.opening.clone() };
         let ended = session::serve(carrier, opening, &service.hub).await;
         if ended.code.is_some_and(is_odd) {
             tracing::warn!(%from, code = ?ended.code, reason = ended.reason, "a client was turned away");

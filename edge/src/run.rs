@@ -26,6 +26,7 @@ use crate::config::EdgeConfig;
 use crate::http::{self, Page};
 use crate::listener::{self, Counts, Service};
 use crate::prepare::{self, Error, Prepared};
+use crate::relay::Relay;
 
 /// Events of links that may wait for the hub.
 const EVENTS: usize = 4096;
@@ -187,10 +188,12 @@ impl Edge {
         let (hub, hub_task) = hub::start(events);
         let (stop, stopped) = watch::channel(false);
         let (mut tasks, mut addresses) = (Vec::new(), Vec::new());
+        let relay = Relay::new(&config.relay);
         let certificates: Vec<_> = services.iter().map(|service| service.certificate.clone()).collect();
         for (prepared, sockets) in services.into_iter().zip(listeners.services) {
             let namespace = prepared.section.name.clone();
-            let service = Service::new(prepared, &config.edge.name, hub.clone(), stopped.clone());
+            let service =
+                Service::new(prepared, &config.edge.name, hub.clone(), relay.clone(), stopped.clone());
             let service = Arc::new(service);
             for socket in sockets {
                 if let Ok(address) = socket.local_addr() {
@@ -204,6 +207,7 @@ impl Edge {
             server: config.edge.name.clone(),
             namespace: None,
             paths: Vec::new(),
+            relay: None,
             counts: Arc::new(Counts::default()),
             started: clock::micros(),
             hub: hub.clone(),

@@ -10,6 +10,7 @@ use super::common::{ConfigArg, now};
 use super::findings::{Findings, Level, shell};
 use super::layout;
 use crate::config::node::NodeConfig;
+use crate::daemon;
 use crate::identity::bundle::Bundle;
 use crate::identity::ca::Authority;
 use crate::identity::{Role, RoleKind};
@@ -39,6 +40,7 @@ impl Args {
         identity(&config, &mut findings);
         authority(&config, &mut findings);
         data_folder(&config.node.data_dir, &mut findings);
+        fallback(&config, &mut findings);
         // What the node itself has taken is not taken by somebody else.
         if std::os::unix::net::UnixStream::connect(&config.admin.socket).is_ok() {
             findings.ok("ports", "in use by this node, which is running");
@@ -89,6 +91,19 @@ fn authority(config: &NodeConfig, findings: &mut Findings) {
         Ok(authority) => findings
             .ok("CA", format!("the key of mesh {:?} is here; keep a copy elsewhere", authority.mesh_name())),
         Err(error) => findings.bad(Level::Fault, "CA", error, ""),
+    }
+}
+
+/// Whether the node would get out when UDP is blocked.
+fn fallback(config: &NodeConfig, findings: &mut Findings) {
+    let ways: usize = config.mesh.peers.iter().map(|peer| peer.fallback.len()).sum();
+    match daemon::trouble_with_fallback(config) {
+        // The message itself says what to do.
+        Some(why) => findings.bad(Level::Fault, "fallback", why, ""),
+        None if ways > 0 => findings.ok("fallback", format!("{ways} configured, for when UDP is blocked")),
+        None => {
+            findings.ok("fallback", "none configured; what other nodes advertise is used when UDP is blocked")
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use crate::identity::enrol::PublicNames;
 use crate::identity::files::{self, Access};
 use crate::rt::platform;
 use crate::wire::ids::NodeName;
+use crate::wire::url::{RELAY_PATH, WSS, WssUrl, authority};
 
 /// Within a machine's folder.
 pub(crate) const NODE_TOML: &str = "node.toml";
@@ -38,6 +39,8 @@ pub(crate) const SECRET: &str = "trishula.secret";
 /// See [`NODE_TOML`].
 pub(crate) const CA: &str = "ca";
 
+/// The edge's first port.
+const EDGE_PORT: u16 = 443;
 /// Most that one `join` writes as a secret, in bytes.
 const MAX_SECRET: usize = 4096;
 
@@ -100,7 +103,7 @@ impl Ports {
         Ports {
             mesh: everywhere(port),
             http: loopback(9089),
-            edge: vec![everywhere(443), everywhere(8765)],
+            edge: vec![everywhere(EDGE_PORT), everywhere(8765)],
             edge_metrics: loopback(9090),
         }
     }
@@ -168,13 +171,25 @@ impl Machine {
             out.push_str("# Nobody can dial this node (it is behind NAT): it dials out only.\n");
         }
         let _ = writeln!(out, "advertise = {}", quoted(&self.advertise));
+        let own = self.fallback(&self.advertise);
+        if !own.is_empty() {
+            let _ = writeln!(
+                out,
+                "# For others that get no UDP through: this machine's edge passes them on.\nadvertise_fallback = {}",
+                quoted(&own)
+            );
+        }
         for (peer, addresses) in &self.peers {
             let _ = write!(out, "\n[[mesh.peers]]\nname = \"{peer}\"\naddresses = {}\n", quoted(addresses));
+            let fallback = self.fallback(addresses);
+            if !fallback.is_empty() {
+                let _ = writeln!(out, "fallback = {}", quoted(&fallback));
+            }
         }
         let http = self.ports.http;
         let _ = write!(out, "\n[admin]\nsocket = {}\nhttp = \"{http}\"\n", quoted_path(&socket));
-        let edge = quoted_path(&self.edge_socket());
-        let _ = write!(out, "\n[gateway]\nnative = true\nedge_socket = {edge}\n");
+        let (edge, relay) = (quoted_path(&self.edge_socket()), quoted_path(&self.relay_socket()));
+        let _ = write!(out, "\n[gateway]\nnative = true\nedge_socket = {edge}\nrelay_socket = {relay}\n");
         out.push_str("\n[log]\nlevel = \"info\"\nformat = \"text\"\n");
         out
     }
@@ -192,6 +207,8 @@ impl Machine {
              [edge]\nname = \"{name}\"\n\n\
              [identity]\ndir = \"{EDGE_IDENTITY}\"\n\n\
              [uplink]\nnodes = {}\n\n\
+             # Other nodes that get no UDP through come in at wss://HOST/mesh, and are passed on to this node.\n\
+             [relay]\nsocket = {}\n\n\
              [[service]]\nname = \"trishula\"\nlisten = {}\n\
              # Files of Let's Encrypt may stand here instead; they are read again when they change.\n\
              cert = \"{EDGE_IDENTITY}/public.pem\"\nkey = \"{EDGE_IDENTITY}/public.key\"\n\
@@ -199,13 +216,29 @@ impl Machine {
              [metrics]\nlisten = \"{}\"\n\n\
              [log]\nlevel = \"info\"\nformat = \"text\"\n",
             quoted(&node),
+            quoted_path(&self.relay_socket()),
             quoted(&self.ports.edge),
             self.ports.edge_metrics,
         )
     }
 
+    /// Where the edge of a machine with these addresses passes nodes on, as [`Ports::system`] has it. On loopback UDP is
+    /// never blocked.
+    fn fallback(&self, addresses: &[HostPort]) -> Vec<WssUrl> {
+        let mut found: Vec<WssUrl> = Vec::new();
+        for address in addresses.iter().filter(|_| !self.self_contained) {
+            let url = format!("{WSS}{}{RELAY_PATH}", authority(address.host(), EDGE_PORT)).parse();
+            found.extend(url.ok().filter(|url| !found.contains(url)));
+        }
+        found
+    }
+
     fn edge_socket(&self) -> PathBuf {
         if self.self_contained { "edge.sock".into() } else { platform::default_edge_socket() }
+    }
+
+    fn relay_socket(&self) -> PathBuf {
+        if self.self_contained { "relay.sock".into() } else { platform::default_relay_socket() }
     }
 
     /// Writes the machine's folder. What is secret is 0600 from its first moment.

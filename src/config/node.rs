@@ -13,6 +13,7 @@ use super::log::LogSection;
 use super::{Error, load, resolve};
 use crate::rt::platform;
 use crate::wire::ids::NodeName;
+use crate::wire::url::WssUrl;
 
 /// The file's name within a configuration folder.
 pub const FILE: &str = "node.toml";
@@ -79,6 +80,11 @@ pub struct MeshSection {
     pub listen: SocketAddr,
     /// Where others can dial this node; empty: it dials out only.
     pub advertise: Vec<HostPort>,
+    /// Where this machine's edge relays to this node, for others that get no UDP through.
+    pub advertise_fallback: Vec<WssUrl>,
+    /// CAs (PEM) that the certificates of other machines' edges must be of; absent: any will do, as the TLS within
+    /// knows who is there.
+    pub fallback_ca: Option<PathBuf>,
     /// Milliseconds between signs of life on a link.
     #[serde(deserialize_with = "heartbeat")]
     pub heartbeat_ms: u64,
@@ -110,6 +116,9 @@ pub struct PeerSection {
     /// Where it can be dialled; tried in this order. Empty: it dials us.
     #[serde(default)]
     pub addresses: Vec<HostPort>,
+    /// Where its edge relays to it, for when UDP is blocked. Empty: where it says itself.
+    #[serde(default)]
+    pub fallback: Vec<WssUrl>,
 }
 
 /// `[admin]`
@@ -131,6 +140,8 @@ pub struct GatewaySection {
     pub native: bool,
     /// The Unix socket on which this machine's edge comes in.
     pub edge_socket: PathBuf,
+    /// The Unix socket on which this machine's edge relays other nodes that get no UDP through.
+    pub relay_socket: PathBuf,
 }
 
 impl Default for IdentitySection {
@@ -144,6 +155,8 @@ impl Default for MeshSection {
         Self {
             listen: (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into(),
             advertise: Vec::new(),
+            advertise_fallback: Vec::new(),
+            fallback_ca: None,
             heartbeat_ms: 120,
             congestion: Congestion::Cubic,
             congestion_floor_kib: 64,
@@ -160,7 +173,8 @@ impl Default for AdminSection {
 
 impl Default for GatewaySection {
     fn default() -> Self {
-        Self { native: true, edge_socket: platform::default_edge_socket() }
+        let (edge_socket, relay_socket) = (platform::default_edge_socket(), platform::default_relay_socket());
+        Self { native: true, edge_socket, relay_socket }
     }
 }
 
@@ -183,10 +197,11 @@ impl NodeConfig {
     ) -> Result<NodeConfig, Error> {
         let mut config: NodeConfig = load(path, environment, overrides)?;
         config.check().map_err(|(key, why)| Error::Together { path: path.into(), key, why })?;
-        let NodeConfig { node, identity, admin, gateway, .. } = &mut config;
-        let paths = [&mut node.data_dir, &mut identity.dir, &mut admin.socket, &mut gateway.edge_socket];
-        let optional = identity.ca_dir.iter_mut().chain(&mut identity.edge_dir);
-        paths.into_iter().chain(optional).for_each(|each| resolve(path, each));
+        let NodeConfig { node, identity, mesh, admin, gateway, .. } = &mut config;
+        let sockets = [&mut admin.socket, &mut gateway.edge_socket, &mut gateway.relay_socket];
+        let paths = [&mut node.data_dir, &mut identity.dir].into_iter().chain(sockets);
+        let optional = identity.ca_dir.iter_mut().chain(&mut identity.edge_dir).chain(&mut mesh.fallback_ca);
+        paths.chain(optional).for_each(|each| resolve(path, each));
         Ok(config)
     }
 
@@ -200,6 +215,17 @@ impl NodeConfig {
             if !seen.insert(&peer.name) {
                 return Err((key, format!("{} is there twice; put its addresses into one list", peer.name)));
             }
+            if let Some(own) = peer.fallback.iter().find(|url| self.mesh.advertise_fallback.contains(url)) {
+                let key = format!("mesh.peers[{n}].fallback");
+                return Err((
+                    key,
+                    format!("{own} is this node's own edge, in advertise_fallback; give {}'s", peer.name),
+                ));
+            }
+        }
+        if self.gateway.edge_socket == self.gateway.relay_socket {
+            let why = "is edge_socket as well; each needs a path of its own";
+            return Err(("gateway.relay_socket".into(), why.into()));
         }
         Ok(())
     }

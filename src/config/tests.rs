@@ -60,7 +60,8 @@ fn an_unknown_key_is_shown_with_its_place_and_the_one_that_was_meant() {
         error.starts_with("/x/node.toml:5:3: unknown key mesh.lisen (did you mean \"listen\"?)"),
         "{error}"
     );
-    assert!(error.contains("[mesh] may hold listen, advertise, heartbeat_ms, congestion"), "{error}");
+    let keys = "[mesh] may hold listen, advertise, advertise_fallback, fallback_ca, heartbeat_ms, congestion";
+    assert!(error.contains(keys), "{error}");
     let error = refused(&format!("{SMALL}[mehs]\nx = 1\n"), &[]);
     assert!(
         error.starts_with("/x/node.toml:3:2: unknown section [mehs] (did you mean \"mesh\"?)"),
@@ -242,4 +243,40 @@ fn limits_are_read_from_every_layer_and_kept_within_their_bounds() {
     assert!(error.contains("TRISHULA_LIMITS_REPLY_DEPTH: limits.reply_depth: "), "{error}");
     let error = refused(SMALL, &[("TRISHULA_LIMITS_MAILBOX_MESSAGE", "20")]);
     assert!(error.contains("did you mean \"mailbox_messages\"?"), "{error}");
+}
+
+#[test]
+fn ways_through_edges_are_checked_where_they_are_written() {
+    // covers Q01, Q07, B19
+    let peer = format!("{SMALL}[[mesh.peers]]\nname = \"dc\"\n");
+    for (text, says) in [
+        (format!("{SMALL}[mesh]\nadvertise_fallback = [\"agni.example.com\"]\n"), "begin with wss://"),
+        (format!("{SMALL}[mesh]\nadvertise_fallback = \"wss://a/mesh\"\n"), "/x/node.toml:4:"),
+        (format!("{peer}fallback = [\"wss://dc:99999\"]\n"), "from 1 to 65535"),
+        (format!("{peer}falback = []\n"), "did you mean \"fallback\""),
+    ] {
+        let error = refused(&text, &[]);
+        assert!(error.contains(says) && error.starts_with("/x/node.toml:"), "{text}: {error}");
+    }
+    let given = "[\"wss://agni.example.com\", \"wss://192.0.2.7:8765/mesh\"]";
+    let config = read(SMALL, &[("TRISHULA_MESH_ADVERTISE_FALLBACK", given)], &[]).unwrap();
+    assert_eq!(config.mesh.advertise_fallback[0].to_string(), "wss://agni.example.com:443/mesh");
+    assert_eq!(config.mesh.advertise_fallback[1].port(), 8765);
+
+    let together = |text: String| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.toml");
+        std::fs::write(&path, text).unwrap();
+        NodeConfig::load(&path, std::iter::empty(), Vec::new()).map_err(|e| e.to_string())
+    };
+    let own = "wss://agni.example.com:443/mesh";
+    let text = format!("[mesh]\nadvertise_fallback = [\"{own}\"]\n{peer}fallback = [\"{own}\"]\n");
+    let error = together(text).unwrap_err();
+    assert!(error.contains("mesh.peers[0].fallback") && error.contains("this node's own edge"), "{error}");
+    let text = format!("{SMALL}[gateway]\nedge_socket = \"a.sock\"\nrelay_socket = \"a.sock\"\n");
+    let error = together(text).unwrap_err();
+    assert!(error.contains("gateway.relay_socket") && error.contains("path of its own"), "{error}");
+    let text = format!("{SMALL}[mesh]\nfallback_ca = \"cas.pem\"\n[gateway]\nrelay_socket = \"r.sock\"\n");
+    let config = together(text).unwrap();
+    assert!(config.mesh.fallback_ca.unwrap().is_absolute() && config.gateway.relay_socket.is_absolute());
 }

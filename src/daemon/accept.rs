@@ -120,7 +120,8 @@ impl Accept {
     }
 }
 
-fn reason(error: &link::Error) -> &'static str {
+/// For the metrics.
+pub(super) fn reason(error: &link::Error) -> &'static str {
     use identity::Refusal;
     match error {
         link::Error::NotAdmitted(refusal) => match refusal {
@@ -130,6 +131,7 @@ fn reason(error: &link::Error) -> &'static str {
             Refusal::Revoked { .. } => "revoked",
             _ => "invalid",
         },
+        link::Error::Handshake(_) => "handshake",
         _ => "invalid",
     }
 }

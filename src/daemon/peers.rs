@@ -8,10 +8,12 @@ use tokio::sync::watch;
 
 use crate::link::dial::{self, Connected, Target};
 use crate::link::quic::Local;
+use crate::link::wss::Outward;
 use crate::mesh::topology::MAX_NODES;
 use crate::node::Addresses;
 use crate::rt::tasks;
 use crate::wire::ids::NodeName;
+use crate::wire::url::WSS;
 
 /// What the task needs.
 pub struct Peers {
@@ -27,6 +29,8 @@ pub struct Peers {
     pub local: Arc<Local>,
     /// To dial from.
     pub endpoint: quinn::Endpoint,
+    /// To dial other machines' edges from.
+    pub outward: Arc<Outward>,
 }
 
 impl Peers {
@@ -38,8 +42,8 @@ impl Peers {
     async fn run(mut self) {
         let mut dialling: BTreeMap<NodeName, (Vec<String>, tasks::Task)> = BTreeMap::new();
         loop {
-            let mut wanted = self.heard.borrow_and_update().clone();
-            wanted.extend(self.configured.clone());
+            let heard = self.heard.borrow_and_update().clone();
+            let mut wanted = together(heard, self.configured.clone());
             wanted.remove(&self.me);
             for (name, addresses) in wanted.into_iter().take(MAX_NODES) {
                 // A change of addresses is for the next attempt: dropping the old dialler would drop its link.
@@ -49,8 +53,13 @@ impl Peers {
                     continue;
                 }
                 let target = Target { name: Some(name.clone()), addresses: addresses.clone() };
-                let task =
-                    dial::keep(self.local.clone(), self.endpoint.clone(), target, self.connected.clone());
+                let task = dial::keep_with_fallback(
+                    self.local.clone(),
+                    self.endpoint.clone(),
+                    target,
+                    self.connected.clone(),
+                    Some(self.outward.clone()),
+                );
                 dialling.insert(name, (addresses, task));
             }
             tokio::select! {
@@ -58,5 +67,44 @@ impl Peers {
                 changed = self.connected.changed() => if changed.is_err() { return },
             }
         }
+    }
+}
+
+/// Of each kind of address the configured ones win: who configures only where a node is, still takes the word of that
+/// node for where its edge is.
+fn together(mut heard: Addresses, configured: Addresses) -> Addresses {
+    for (name, mut addresses) in configured {
+        let told = heard.remove(&name).unwrap_or_default();
+        let has = |fallback| addresses.iter().any(|address| address.starts_with(WSS) == fallback);
+        let (direct, fallback) = (has(false), has(true));
+        addresses.extend(told.into_iter().filter(|a| if a.starts_with(WSS) { !fallback } else { !direct }));
+        heard.insert(name, addresses);
+    }
+    heard
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_configured_wins_over_what_is_heard_for_each_kind_of_address() {
+        // covers Q01
+        let all = |list: &[(&str, &[&str])]| -> Addresses {
+            let owned = |addresses: &[&str]| addresses.iter().map(|a| (*a).to_owned()).collect();
+            list.iter().map(|(name, addresses)| (NodeName::new(name).unwrap(), owned(addresses))).collect()
+        };
+        let heard = all(&[
+            ("agni", &["192.0.2.1:1", "wss://192.0.2.1:443/mesh"]),
+            ("dc", &["192.0.2.2:1", "wss://192.0.2.2:443/mesh"]),
+            ("rushabdev", &["192.0.2.3:1"]),
+        ]);
+        let configured = all(&[("agni", &["192.0.2.9:9"]), ("dc", &["wss://192.0.2.8:443/mesh"])]);
+        let wanted = all(&[
+            ("agni", &["192.0.2.9:9", "wss://192.0.2.1:443/mesh"]),
+            ("dc", &["wss://192.0.2.8:443/mesh", "192.0.2.2:1"]),
+            ("rushabdev", &["192.0.2.3:1"]),
+        ]);
+        assert_eq!(together(heard, configured), wanted);
     }
 }

@@ -138,6 +138,25 @@ impl Identity {
         config.enable_early_data = true;
         Ok(Arc::new(config))
     }
+
+    /// The accepting side of a link within a stream of bytes that an edge relays. Each handshake is a whole one: there
+    /// are few, and no ticket of QUIC's is good here.
+    pub fn relay_server(&self) -> Result<Arc<ServerConfig>, Error> {
+        let mut config = ServerConfig::clone(&*self.server()?.config);
+        config.alpn_protocols = vec![ALPN_LINK.to_vec()];
+        config.max_early_data_size = 0;
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        Ok(Arc::new(config))
+    }
+
+    /// The dialling side of the same.
+    pub fn relay_client(&self, expected: Option<NodeName>) -> Result<Arc<ClientConfig>, Error> {
+        let mut config = ClientConfig::clone(&*self.client(expected)?);
+        config.enable_early_data = false;
+        config.resumption = Resumption::disabled();
+        Ok(Arc::new(config))
+    }
 }
 
 /// The server side of a node.
@@ -191,6 +210,26 @@ pub fn https_server(
     Ok((Arc::new(config), certificate))
 }
 
+/// For the outside of a link through an edge: ordinary TLS as browsers speak it. With `cas` (PEM), the edge must show a
+/// certificate of one of them for its host name. Without, whatever it shows will do: the link's own TLS within, which
+/// knows both ends, is what protects it, and nothing else is sent.
+pub fn outer_client(cas: Option<&Path>, clock: Clock) -> Result<Arc<ClientConfig>, Error> {
+    let builder = ClientConfig::builder_with_details(provider(), clock)
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?;
+    let mut config = match cas {
+        Some(path) => {
+            builder.with_root_certificates(roots(path, "check [mesh] fallback_ca")?).with_no_client_auth()
+        }
+        None => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifiers::Anybody))
+            .with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+    Ok(Arc::new(config))
+}
+
 /// Makes a server configuration QUIC's.
 pub fn quic_server(config: Arc<ServerConfig>) -> Result<QuicServerConfig, Error> {
     config.try_into().map_err(unusable)
@@ -209,19 +248,37 @@ pub fn explain(error: &quinn::ConnectionError) -> String {
         other => return other.to_string(),
     };
     // QUIC carries TLS alerts as 0x100 + alert (RFC 9001, 4.8).
-    let advice = match code.checked_sub(0x100) {
-        Some(44) => "a certificate was revoked: join again with a new ticket",
-        Some(45) => {
-            "a certificate is out of date, or a clock is wrong: `trishula cert show` on both machines"
+    match code.checked_sub(0x100).and_then(advice) {
+        Some(advice) => format!("{error} ({advice})"),
+        None => error.to_string(),
+    }
+}
+
+/// The same for TLS over a stream of bytes.
+pub fn explain_io(error: &std::io::Error) -> String {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let alert = match tls {
+        Some(rustls::Error::AlertReceived(alert)) => u64::from(u8::from(*alert)),
+        Some(rustls::Error::InvalidCertificate(why)) => {
+            u64::from(u8::from(rustls::AlertDescription::from(why.clone())))
         }
-        Some(42 | 46 | 48) => {
-            "the two are not of one mesh, or not who they should be: `trishula cert show` on both machines"
-        }
-        Some(116) => "a certificate of this mesh is needed: `trishula join TICKET`",
-        Some(120) => "the two speak no common version: update the older one",
         _ => return error.to_string(),
     };
-    format!("{error} ({advice})")
+    advice(alert).map_or_else(|| error.to_string(), |advice| format!("{error} ({advice})"))
+}
+
+/// What to do about a TLS alert (RFC 8446, 6.2).
+fn advice(alert: u64) -> Option<&'static str> {
+    Some(match alert {
+        44 => "a certificate was revoked: join again with a new ticket",
+        45 => "a certificate is out of date, or a clock is wrong: `trishula cert show` on both machines",
+        42 | 46 | 48 => {
+            "the two are not of one mesh, or not who they should be: `trishula cert show` on both machines"
+        }
+        116 => "a certificate of this mesh is needed: `trishula join TICKET`",
+        120 => "the two speak no common version: update the older one",
+        _ => return None,
+    })
 }
 
 fn client_verifier(clients: ClientCertificates<'_>) -> Result<Arc<dyn ClientCertVerifier>, Error> {
@@ -230,17 +287,25 @@ fn client_verifier(clients: ClientCertificates<'_>) -> Result<Arc<dyn ClientCert
         ClientCertificates::Optional(path) => (path, false),
         ClientCertificates::Required(path) => (path, true),
     };
+    let roots = roots(path, "check the configured file of CAs for client certificates")?;
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    let builder = if required { builder } else { builder.allow_unauthenticated() };
+    builder.build().map_err(|e| Error::malformed(path.display().to_string(), e))
+}
+
+/// The CAs of a PEM file; there must be one.
+fn roots(path: &Path, remedy: &'static str) -> Result<RootCertStore, Error> {
     let wrong = |why: String| Error::malformed(path.display().to_string(), why);
-    let pem = files::read(path, "check the configured file of CAs for client certificates")?;
+    let pem = files::read(path, remedy)?;
     let mut roots = RootCertStore::empty();
     for ca in CertificateDer::pem_slice_iter(&pem) {
         let ca = ca.map_err(|e| wrong(e.to_string()))?;
         roots.add(ca).map_err(|e| wrong(e.to_string()))?;
     }
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
-    let builder = if required { builder } else { builder.allow_unauthenticated() };
-    // It refuses an empty list of CAs.
-    builder.build().map_err(|e| wrong(e.to_string()))
+    if roots.is_empty() {
+        return Err(wrong("there is no certificate in it".into()));
+    }
+    Ok(roots)
 }
 
 fn unusable(error: impl std::fmt::Display) -> Error {

@@ -6,7 +6,7 @@
 //!
 //! * a *floor*: loss alone never brings the window below it;
 //! * a *ceiling* that the delay sets: it grows while round trips are as short as the path allows, and once they are longer it
-//!   is what arrives in the shortest round trip and [`QUEUE`], so that no more of our own waits in front of the next packet
+//!   is what arrives in the shortest round trip and 8 ms, so that no more of our own waits in front of the next packet
 //!   (as LEDBAT keeps it, RFC 6817; found as BBR finds it). It may go below the floor, down to a quarter of it: loss may
 //!   be noise, a queue is not.
 

@@ -10,12 +10,17 @@ use tokio::sync::watch;
 
 use super::early::{self, Begun};
 use super::quic::{self, Admitted, Certificate, Local};
+use super::race::{self, Networks};
+use super::wss::{self, Outward};
 use super::{Error, Role, unix};
 use crate::identity;
 use crate::metrics;
 use crate::rt::backoff::Backoff;
 use crate::rt::{clock, tasks, wake};
 use crate::wire::ids::NodeName;
+use crate::wire::url::{WSS, WssUrl};
+
+mod carry;
 
 /// The first wait after a failure, and the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -42,7 +47,8 @@ pub const UNIX: &str = "unix:";
 pub struct Target {
     /// The node that must answer; `None`: any of this mesh.
     pub name: Option<NodeName>,
-    /// `host:port`, or [`UNIX`] and a path; tried in this order.
+    /// `host:port`, or [`UNIX`] and a path; tried in this order. And [`WSS`] addresses of its edge, for when UDP is
+    /// blocked.
     pub addresses: Vec<String>,
 }
 
@@ -56,11 +62,25 @@ pub fn keep(
     target: Target,
     connected: Connected,
 ) -> tasks::Task {
-    tasks::spawn("link.dialler", async move { Dialler { local, endpoint, target, connected }.run().await })
+    keep_with_fallback(local, endpoint, target, connected, None)
+}
+
+/// The same; with a way outward, [`WSS`] addresses are dialled too.
+pub fn keep_with_fallback(
+    local: Arc<Local>,
+    endpoint: quinn::Endpoint,
+    target: Target,
+    connected: Connected,
+    outward: Option<Arc<Outward>>,
+) -> tasks::Task {
+    let (blocked, lossy) = (Networks::default(), carry::Lossy::default());
+    let dialler = Dialler { local, endpoint, target, connected, outward, blocked, lossy };
+    tasks::spawn("link.dialler", async move { dialler.run().await })
 }
 
 enum Dialled {
     Quic(quinn::Connection, Admitted, Begun),
+    Wss(Box<wss::Connected>),
     Unix(UnixStream),
 }
 
@@ -69,6 +89,10 @@ struct Dialler {
     endpoint: quinn::Endpoint,
     target: Target,
     connected: Connected,
+    outward: Option<Arc<Outward>>,
+    /// Networks on which QUIC does not get to this peer.
+    blocked: Networks,
+    lossy: carry::Lossy,
 }
 
 impl Dialler {
@@ -88,14 +112,8 @@ impl Dialler {
             };
             match self.connect(&config).await {
                 Ok(connected) => {
-                    metrics::DIALS.with_label_values(&["connected"]).inc();
                     let since = clock::now();
-                    match connected {
-                        Dialled::Quic(connection, peer, begun) => {
-                            quic::run(&self.local, connection, peer, begun).await
-                        }
-                        Dialled::Unix(stream) => unix::run(&self.local, stream, Role::Node).await,
-                    }
+                    self.carry(&config, connected).await;
                     if clock::since(since) >= GOOD_AFTER {
                         backoff.reset();
                     }
@@ -103,7 +121,6 @@ impl Dialler {
                 }
                 Err(Error::Stopping) => return,
                 Err(e) => {
-                    metrics::DIALS.with_label_values(&["failed"]).inc();
                     failures += 1;
                     self.report(&e, failures);
                 }
@@ -126,9 +143,61 @@ impl Dialler {
         let _ = self.connected.wait_for(|peers| !peers.contains(name)).await;
     }
 
-    async fn connect(&self, config: &quinn::ClientConfig) -> Result<Dialled, Error> {
+    /// QUIC first, and through the peer's edge as well when that takes long; the other way round on a network that is
+    /// known to block QUIC.
+    async fn connect(&mut self, config: &quinn::ClientConfig) -> Result<Dialled, Error> {
+        if !self.has_fallback() {
+            return self.connect_directly(config).await;
+        }
+        let network = match self.target.addresses.iter().find(|address| !address.starts_with(WSS)) {
+            Some(address) => race::network_to(address).await,
+            None => None,
+        };
+        let (quic, wss) = (self.connect_directly(config), self.connect_wss());
+        let won = match self.blocked.block_quic(network) {
+            false => race::race(quic, wss).await,
+            true => race::race(wss, quic).await,
+        }?;
+        match won {
+            Dialled::Wss(_) => self.blocked.lost(network),
+            _ => self.blocked.won(network),
+        }
+        Ok(won)
+    }
+
+    /// Counts what came of a try.
+    async fn connect_directly(&self, config: &quinn::ClientConfig) -> Result<Dialled, Error> {
+        let result = self.connect_in_turn(config).await;
+        let carrier = if self.is_local() { "local" } else { "quic" };
+        if !matches!(result, Err(Error::NoAddress)) {
+            count(carrier, result.is_ok());
+        }
+        result
+    }
+
+    async fn connect_wss(&self) -> Result<Dialled, Error> {
+        let Some(outward) = &self.outward else { return Err(Error::NoAddress) };
         let mut last = Error::NoAddress;
-        for address in &self.target.addresses {
+        for address in self.target.addresses.iter().filter(|address| address.starts_with(WSS)) {
+            let failed = |why: String| Error::Dial { address: address.clone(), why };
+            let dialled = async {
+                let url: WssUrl = address.parse().map_err(|e| failed(format!("{e}")))?;
+                wss::connect(&self.local, outward, &url, self.target.name.as_ref()).await
+            };
+            let late = |_| failed(format!("no answer within {CONNECT_WITHIN:?}"));
+            let result = tokio::time::timeout(CONNECT_WITHIN, dialled).await.map_err(late).flatten();
+            count(wss::CARRIER, result.is_ok());
+            match result {
+                Ok(connected) => return Ok(Dialled::Wss(Box::new(connected))),
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_in_turn(&self, config: &quinn::ClientConfig) -> Result<Dialled, Error> {
+        let mut last = Error::NoAddress;
+        for address in self.target.addresses.iter().filter(|address| !address.starts_with(WSS)) {
             if let Some(path) = address.strip_prefix(UNIX) {
                 match connect_unix(path).await {
                     Ok(stream) => return Ok(Dialled::Unix(stream)),
@@ -197,9 +266,14 @@ impl Dialler {
         Err(last)
     }
 
+    /// For the log.
+    fn peer(&self) -> &str {
+        self.target.name.as_ref().map_or("any node", |name| name.as_str())
+    }
+
     /// The first failure is worth a warning; of many, one a minute or so.
     fn report(&self, error: &Error, failures: u64) {
-        let peer = self.target.name.as_ref().map_or("any node", |name| name.as_str());
+        let peer = self.peer();
         if failures == 1 || failures.is_multiple_of(12) {
             tracing::warn!(peer, failures, why = %error, "dialling failed; trying again");
         } else {
@@ -220,6 +294,11 @@ async fn connect_unix(path: &str) -> Result<UnixStream, Error> {
         }
         tokio::time::sleep(UNIX_WAIT).await;
     }
+}
+
+fn count(carrier: &str, connected: bool) {
+    let outcome = if connected { "connected" } else { "failed" };
+    metrics::DIALS.with_label_values(&[carrier, outcome]).inc();
 }
 
 fn admitted_node(peer: identity::PeerName) -> Result<Admitted, Error> {

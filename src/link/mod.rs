@@ -7,9 +7,15 @@
 //! |---|---|
 //! | [`quic`] | the carrier between machines |
 //! | [`unix`] | the carrier between a node and the edge on the same machine |
+//! | [`wss`] | the carrier between machines when UDP is blocked: TLS within a WebSocket, through the peer's edge |
 //! | [`memory`] | the carrier between a node and its own gateways |
 //! | [`congestion`] | how much of a connection may be under way |
 //! | [`dial`] | keeping a link up, for ever |
+//! | [`race`] | which carrier it is to be, and when to change it |
+//! | [`stream`] | what carriers over one stream of bytes have in common |
+//! | `lanes` | what is written next on such a stream |
+//! | [`websocket`] | a WebSocket as a stream of bytes |
+//! | [`proxy`] | through an HTTP proxy to the outside |
 //! | [`inbox`] | where links report |
 //! | `lane` | which frames must keep their order, and what goes first |
 //! | [`early`] | links that come back with early data (0-RTT) |
@@ -23,9 +29,16 @@ pub mod early;
 pub mod inbox;
 mod lane;
 pub mod memory;
+pub mod proxy;
 pub mod quic;
-mod room;
+pub mod race;
+pub mod stream;
 pub mod unix;
+pub mod websocket;
+pub mod wss;
+
+mod lanes;
+mod room;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -150,6 +163,7 @@ pub struct Local {
     stopping: AtomicBool,
     early_data: AtomicBool,
     known: early::Memory,
+    streams: AtomicU32,
 }
 
 impl Local {
@@ -167,8 +181,8 @@ impl Local {
     ) -> Arc<Local> {
         let (next, stopping, early_data) =
             (AtomicU64::new(1), AtomicBool::new(false), AtomicBool::new(false));
-        let (events, known) = (events.into(), early::Memory::default());
-        Arc::new(Local { hello, identity, events, congestion, next, stopping, early_data, known })
+        let (events, known, streams) = (events.into(), early::Memory::default(), AtomicU32::new(0));
+        Arc::new(Local { hello, identity, events, congestion, next, stopping, early_data, known, streams })
     }
 
     /// From now on nobody dials: the process is stopping.
@@ -183,6 +197,11 @@ impl Local {
 
     fn has_early_data(&self) -> bool {
         self.early_data.load(Ordering::Relaxed)
+    }
+
+    /// Links over streams of bytes that have not ended yet.
+    pub fn open_streams(&self) -> u32 {
+        self.streams.load(Ordering::Relaxed)
     }
 
     fn is_stopping(&self) -> bool {
@@ -286,9 +305,14 @@ impl Handle {
         self.inner.id
     }
 
-    /// `quic`, `unix` or `memory`.
+    /// `quic`, `wss`, `unix` or `memory`.
     pub fn carrier(&self) -> &'static str {
         self.inner.carrier
+    }
+
+    /// Whether the carrier is for when there is no better one.
+    pub fn is_fallback(&self) -> bool {
+        self.inner.carrier == wss::CARRIER
     }
 
     /// The peer's address, for people.
@@ -414,6 +438,12 @@ pub enum Error {
         /// What happened.
         why: String,
     },
+    /// TLS did not come up.
+    #[error("{0}")]
+    Handshake(String),
+    /// Neither by QUIC nor through the peer's edge.
+    #[error("{0}; and {1}")]
+    Both(Box<Error>, Box<Error>),
     /// Another way to reach the node is down.
     #[error("{path}: {why}; is the node running, and may this user write to its socket?")]
     Unix {

@@ -102,6 +102,8 @@ pub enum Input {
         incarnation: Incarnation,
         /// Whether we dialled.
         dialled: bool,
+        /// Whether its carrier is for when there is no better one.
+        fallback: bool,
         /// Round trip of the handshake in microseconds; 0: not known.
         rtt_us: u32,
     },

@@ -44,6 +44,8 @@ pub(super) struct Link {
     pub(super) role: Role,
     pub(super) incarnation: Incarnation,
     pub(super) dialled: bool,
+    /// On a carrier for when there is no better one.
+    fallback: bool,
     pub(super) up_since: Time,
     /// When something came last.
     pub(super) heard: Time,
@@ -73,7 +75,7 @@ impl Link {
         peer: NodeName,
         role: Role,
         incarnation: Incarnation,
-        dialled: bool,
+        (dialled, fallback): (bool, bool),
         rtt_us: u32,
         now: Time,
     ) -> Link {
@@ -82,6 +84,7 @@ impl Link {
             role,
             incarnation,
             dialled,
+            fallback,
             up_since: now,
             heard: now,
             gap: FIRST_GAP,
@@ -172,8 +175,9 @@ impl Mesh {
     }
 
     /// Two nodes that dial each other at once have two connections. Both ends keep the same one: that of the
-    /// newer life; else, when each dialled one, that which the node with the smaller name dialled; else the
-    /// newer. The other one retires, so that nothing is lost. Answers the new one if it is kept.
+    /// newer life; else, when each dialled one, that which is no fallback, or else that which the node with the smaller
+    /// name dialled; else the newer: who dialled both had a reason to change. The other one retires, so that nothing is
+    /// lost. Answers the new one if it is kept.
     fn settle(&mut self, id: LinkId, link: Link) -> Option<Link> {
         let Some(&other_id) = self.neighbours.get(&link.peer) else { return Some(link) };
         let Some(other) = self.links.get(&other_id) else { return Some(link) };
@@ -182,7 +186,7 @@ impl Mesh {
         let keep_new = if superseded {
             link.incarnation > other.incarnation
         } else if link.dialled != other.dialled {
-            link.dialled == me_dials
+            if link.fallback == other.fallback { link.dialled == me_dials } else { other.fallback }
         } else {
             true
         };
@@ -228,7 +232,18 @@ impl Mesh {
         }
         if self.neighbours.get(&link.peer) == Some(&id) {
             self.neighbours.remove(&link.peer);
+            self.use_again(&link.peer);
             self.announce_links();
+        }
+    }
+
+    /// The kept one of two connections breaks: the one that retires may be the one that the peer keeps, as it found
+    /// out earlier that the other was dead.
+    fn use_again(&mut self, peer: &NodeName) {
+        let Some(id) = self.retiring(peer).pop() else { return };
+        if let Some(link) = self.links.get_mut(&id) {
+            link.retires = None;
+            self.neighbours.insert(peer.clone(), id);
         }
     }
 
@@ -329,7 +344,7 @@ mod tests {
     fn a_clock_that_drifts_is_smoothed_and_one_that_was_set_is_followed() {
         // covers T18
         let name = NodeName::new("agni").unwrap();
-        let mut link = Link::new(name, Role::Node, Incarnation(1), true, 0, Time(0));
+        let mut link = Link::new(name, Role::Node, Incarnation(1), (true, false), 0, Time(0));
         let rtt = Duration::from_millis(40);
         let mut skew = |theirs: u64, ours: u64| {
             link.measured_skew(theirs, ours, rtt);

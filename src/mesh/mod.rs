@@ -139,8 +139,8 @@ impl Mesh {
         }
         self.now = now;
         match input {
-            Input::LinkUp { link, peer, role, incarnation, dialled, rtt_us } => {
-                self.link_up(link, Link::new(peer, role, incarnation, dialled, rtt_us, now));
+            Input::LinkUp { link, peer, role, incarnation, dialled, fallback, rtt_us } => {
+                self.link_up(link, Link::new(peer, role, incarnation, (dialled, fallback), rtt_us, now));
             }
             Input::LinkEarly { link, peer, dialled } => self.link_early(link, peer, dialled),
             Input::LinkDown(link) => self.link_down(link),

@@ -16,7 +16,7 @@ use super::records;
 use crate::identity::{self, Trust, revocation::RevocationList};
 use crate::link;
 use crate::link::inbox::{self, Incoming};
-use crate::mesh::{Config, Event, GoOn, Hop, Input, Mesh, Output, Queried, Role, Step, Time};
+use crate::mesh::{Config, Event, GoOn, Hop, Input, Mesh, Output, Queried, Role, Time};
 use crate::metrics;
 use crate::rt::{clock, queue, tasks};
 use crate::store::{self, trace};
@@ -27,6 +27,7 @@ use crate::wire::record::Memory;
 
 mod disk;
 mod hops;
+mod report;
 mod skew;
 mod view;
 
@@ -278,13 +279,14 @@ impl Node {
             role,
             incarnation: peer.incarnation,
             dialled,
+            fallback: handle.is_fallback(),
             rtt_us: handle.rtt_us(),
         };
         self.early.remove(&link);
         let info = LinkInfo { handle, peer };
         metrics::LINKS.with_label_values(&[role_word(&info)]).inc();
-        let (remote, software) = (info.handle.remote(), &info.peer.software);
-        tracing::info!(peer = %info.peer.node, role = role_word(&info), remote, dialled, software, "link up");
+        let (carrier, remote, software) = (info.handle.carrier(), info.handle.remote(), &info.peer.software);
+        tracing::info!(peer = %info.peer.node, role = role_word(&info), carrier, remote, dialled, software, "link up");
         self.links.insert(link, info);
         self.publish_connected();
         self.input(input);
@@ -327,7 +329,7 @@ impl Node {
                 if let Event::Reachable(_) = event {
                     self.publish_addresses();
                 }
-                report(&event);
+                report::report(&event);
                 if let Event::Hop(hop) = event {
                     self.note(hop);
                 }
@@ -461,37 +463,6 @@ impl Node {
 fn revocations_in_force(list: &RevocationList) -> Input {
     let serials = list.entries().iter().map(|entry| entry.serial.to_string()).collect();
     Input::Revocations(list.number(), Bytes::copy_from_slice(list.der()), serials)
-}
-
-fn report(event: &Event) {
-    match event {
-        Event::Reachable(node) => tracing::info!(%node, "node reachable"),
-        Event::Unreachable(node) => tracing::warn!(%node, "node unreachable"),
-        Event::Settled { peer, kept, closed } => {
-            tracing::debug!(%peer, %kept, %closed, "two connections to one node: one is closed");
-        }
-        Event::HandedOver => metrics::MESSAGES_DELIVERED.inc(),
-        Event::Refused(code) => metrics::MESSAGES_REFUSED.with_label_values(&[*code]).inc(),
-        Event::Hop(hop) => match hop.step {
-            Step::Recognised => metrics::MESSAGES_RECOGNISED.inc(),
-            Step::TookOver => metrics::MESSAGES_TAKEN_OVER.inc(),
-            _ => {}
-        },
-        Event::EarlyRepeated => metrics::EARLY_MESSAGES.with_label_values(&["repeated"]).inc(),
-        Event::Stray(frame) => {
-            tracing::debug!(frame, "a frame that says nothing to this node was left alone")
-        }
-        Event::RolledBack { previous, seen } => {
-            tracing::error!(
-                %previous, %seen,
-                "this node's store is an old one: others have seen a later life of this node. It takes and sends nothing until you say how to go on: trishula store resume --redeliver, or --bury"
-            );
-        }
-        Event::NameClash(link) => {
-            tracing::error!(%link, "another process calls itself by this node's name");
-        }
-        Event::Ignored(link, frame) => tracing::debug!(%link, frame, "a frame was ignored"),
-    }
 }
 
 fn arm(timer: &mut Pin<Box<Sleep>>, due: Time) {

@@ -4,6 +4,8 @@ use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
+use tokio::net::{TcpStream, UnixStream};
+
 /// Where configurations and identities lie unless told otherwise.
 pub fn default_config_dir() -> PathBuf {
     base("/etc/trishula", "")
@@ -22,6 +24,11 @@ pub fn default_socket() -> PathBuf {
 /// Where a node listens for the edge of its machine.
 pub fn default_edge_socket() -> PathBuf {
     base("/run/trishula/edge.sock", "edge.sock")
+}
+
+/// Where a node listens for what the edge of its machine relays from other nodes.
+pub fn default_relay_socket() -> PathBuf {
+    base("/run/trishula/relay.sock", "relay.sock")
 }
 
 #[cfg(not(target_os = "macos"))]
@@ -50,4 +57,22 @@ pub fn send_to_abstract(socket: &UnixDatagram, bytes: &[u8], name: &str) -> io::
 #[cfg(not(target_os = "linux"))]
 pub fn send_to_abstract(_: &UnixDatagram, _: &[u8], _: &str) -> io::Result<usize> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Has the system take no more from us than so many bytes beyond what it can send now (`TCP_NOTSENT_LOWAT`, tcp(7)): what
+/// it has taken can't be overtaken by what is urgent.
+#[cfg(target_os = "linux")]
+pub fn keep_unsent_short(socket: &TcpStream, bytes: u32) -> io::Result<()> {
+    socket2::SockRef::from(socket).set_tcp_notsent_lowat(bytes)
+}
+
+/// macOS has the option too, but our libraries don't know it there: its small first send buffer has to do.
+#[cfg(not(target_os = "linux"))]
+pub fn keep_unsent_short(_: &TcpStream, _: u32) -> io::Result<()> {
+    Ok(())
+}
+
+/// The same for a Unix socket: how much it holds that nobody has read yet.
+pub fn keep_unread_short(socket: &UnixStream, bytes: usize) -> io::Result<()> {
+    socket2::SockRef::from(socket).set_send_buffer_size(bytes)
 }

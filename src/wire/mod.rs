@@ -9,6 +9,7 @@
 //! | [`close`] | why something is refused or closed |
 //! | [`record`] | what a node has on disk |
 //! | [`stream`] | client frames on a stream of bytes |
+//! | [`url`] | where a node can be reached when UDP is blocked |
 
 pub mod client;
 pub mod close;
@@ -17,3 +18,4 @@ pub mod frame;
 pub mod ids;
 pub mod record;
 pub mod stream;
+pub mod url;

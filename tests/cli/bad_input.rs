@@ -54,6 +54,23 @@ fn a_bad_variable_is_named() {
 }
 
 #[test]
+fn ways_through_edges_that_lead_nowhere_are_found_before_they_are_needed() {
+    // covers Q01, Q06
+    let place = Place::with_mesh();
+    let check =
+        |proxy: &str| place.command(&["check", "--config", AGNI]).env("HTTPS_PROXY", proxy).output().unwrap();
+    assert!(check("http://192.0.2.1:3128").status.success());
+    let said = String::from_utf8(check("socks5://192.0.2.1:1080").stdout).unwrap();
+    assert!(said.contains("FAULT") && said.contains("HTTPS_PROXY is not a proxy's address"), "{said}");
+    place.replace(AGNI, "[mesh]\n", "[mesh]\nfallback_ca = \"nowhere.pem\"\n");
+    let said = finding(&place, "fallback");
+    assert!(said["found"].as_str().unwrap().contains("[mesh] fallback_ca"), "{said}");
+    place.replace(AGNI, "fallback_ca = \"nowhere.pem\"", "advertise_fallback = [\"agni.example.com:443\"]");
+    let error = place.fails(64, &["check", "--config", AGNI]);
+    assert!(error.contains("write wss://HOST:PORT/mesh"), "{error}");
+}
+
+#[test]
 fn a_configuration_that_is_not_there_says_how_to_get_one() {
     // covers Q07
     let place = Place::new();

@@ -49,6 +49,10 @@ fn init_makes_a_folder_for_each_machine_with_nothing_open() {
     assert_eq!(secrets.len(), 1, "one secret for all");
     let node = std::fs::read_to_string(place.path("mesh/dc/node.toml")).unwrap();
     assert!(node.contains("advertise = []") && node.contains("agni.example.com:8766"), "{node}");
+    assert!(node.contains("fallback = [\"wss://agni.example.com:443/mesh\"]"), "{node}");
+    assert!(!node.contains("advertise_fallback"), "nobody can dial dc: {node}");
+    let node = std::fs::read_to_string(place.path("mesh/agni/node.toml")).unwrap();
+    assert!(node.contains("advertise_fallback = [\"wss://agni.example.com:443/mesh\"]"), "{node}");
 }
 
 #[test]

@@ -70,6 +70,8 @@ impl World {
                     role: Role::Node,
                     incarnation: Incarnation(incarnation),
                     dialled: side == 0,
+                    // Every third one is as if UDP were blocked.
+                    fallback: number.is_multiple_of(3),
                     rtt_us,
                 };
                 self.input(m, input);
@@ -78,7 +80,10 @@ impl World {
                 let peer = self.machines[m].name.clone();
                 let incarnation = Incarnation(life);
                 let role = Role::Entrance;
-                self.input(m, Input::LinkUp { link, peer, role, incarnation, dialled: false, rtt_us });
+                self.input(
+                    m,
+                    Input::LinkUp { link, peer, role, incarnation, dialled: false, fallback: false, rtt_us },
+                );
             }
             (Party::Gate(gate, _), _) => self.gate_up(gate, number),
         }

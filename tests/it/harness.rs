@@ -85,10 +85,21 @@ pub struct Process {
 
 impl Process {
     pub fn start(program: &Path, arguments: &[&str], log: PathBuf) -> Process {
+        Process::start_in(program, arguments, log, &[])
+    }
+
+    /// With these variables in its environment.
+    pub fn start_in(
+        program: &Path,
+        arguments: &[&str],
+        log: PathBuf,
+        environment: &[(&str, &str)],
+    ) -> Process {
         // One that is started again goes on with its log.
         let file = fs::File::options().create(true).append(true).open(&log).unwrap();
         let child = Command::new(program)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file)
@@ -168,9 +179,15 @@ impl Machine {
     }
 
     pub fn start_node(&mut self) {
+        self.start_node_in(&[]);
+    }
+
+    /// With these variables in its environment.
+    pub fn start_node_in(&mut self, environment: &[(&str, &str)]) {
         let config = self.config();
         let log = self.folder.join("node.log");
-        self.node = Some(Process::start(Path::new(TRISHULA), &["run", "--config", &config], log));
+        let arguments = ["run", "--config", &config];
+        self.node = Some(Process::start_in(Path::new(TRISHULA), &arguments, log, environment));
     }
 
     pub fn start_edge(&mut self) {
@@ -336,10 +353,12 @@ impl Drop for PythonClient {
     }
 }
 
-/// A UDP path that can be cut: what comes to `address` goes on to `to`, and back, until it is cut.
+/// A UDP path that can be cut: what comes to `address` goes on to `to`, and back, until it is cut. It may also lose some.
 pub struct UdpPath {
     pub address: SocketAddr,
     open: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    /// Of a hundred datagrams, each way.
+    lost: std::sync::Arc<std::sync::atomic::AtomicU64>,
 }
 
 impl UdpPath {
@@ -350,6 +369,18 @@ impl UdpPath {
         let address = front.local_addr().unwrap();
         let open = Arc::new(AtomicBool::new(true));
         let is_open = open.clone();
+        let lost = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let passes = {
+            let (lost, seed) = (lost.clone(), Arc::new(std::sync::atomic::AtomicU64::new(1)));
+            move || {
+                // A linear congruential generator (Knuth's MMIX): the same losses in each run.
+                let step = |n: u64| {
+                    Some(n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407))
+                };
+                let n = seed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).unwrap();
+                (n >> 33) % 100 >= lost.load(Ordering::Relaxed)
+            }
+        };
         // Ends with the test process; a socket for each client, as a NAT would have.
         std::thread::spawn(move || {
             let mut backs: std::collections::HashMap<SocketAddr, UdpSocket> = Default::default();
@@ -360,22 +391,29 @@ impl UdpPath {
                     back.connect(to).unwrap();
                     let (answers, front, is_open) =
                         (back.try_clone().unwrap(), front.try_clone().unwrap(), is_open.clone());
+                    let passes = passes.clone();
                     std::thread::spawn(move || {
                         let mut buffer = [0u8; 65_536];
-                        while let Ok(length) = answers.recv(&mut buffer) {
-                            if is_open.load(Ordering::Relaxed) {
+                        loop {
+                            // Nobody is there yet: what was sent comes back as an error here.
+                            let Ok(length) = answers.recv(&mut buffer) else { continue };
+                            if is_open.load(Ordering::Relaxed) && passes() {
                                 let _ = front.send_to(&buffer[..length], client);
                             }
                         }
                     });
                     back
                 });
-                if is_open.load(Ordering::Relaxed) {
+                if is_open.load(Ordering::Relaxed) && passes() {
                     let _ = back.send(&buffer[..length]);
                 }
             }
         });
-        UdpPath { address, open }
+        UdpPath { address, open, lost }
+    }
+
+    pub fn set_loss(&self, percent: u64) {
+        self.lost.store(percent, Ordering::Relaxed);
     }
 
     pub fn set_open(&self, open: bool) {

@@ -6,6 +6,7 @@ mod chaos;
 mod durable;
 mod early;
 mod failover;
+mod fallback;
 mod harness;
 mod hostile;
 mod membership;

@@ -7,7 +7,7 @@ use trishula::wire::frame::Frame;
 
 use crate::ends::{frame, id_of, joined, kept_in_memory, message, next, up};
 
-const CARRIERS: [&str; 3] = ["quic", "unix", "memory"];
+const CARRIERS: [&str; 4] = ["quic", "wss", "unix", "memory"];
 
 // covers T01, T02
 #[tokio::test]
@@ -52,6 +52,28 @@ async fn both_ends_hear_of_the_end_and_why() {
         }
         to_b.closed().await;
         assert!(to_b.send(&Frame::Ping(1)).await.is_err(), "{carrier}: a closed link takes nothing");
+    }
+}
+
+// covers Q01
+#[tokio::test]
+async fn a_frame_leaves_at_once_and_what_is_urgent_overtakes_what_is_large() {
+    for carrier in ["quic", "wss"] {
+        let mut link = joined(carrier).await;
+        let (_, to_b) = up(&mut link.a).await;
+        let (_, to_a) = up(&mut link.b).await;
+        // One at a time: none may wait for the next one to push it.
+        for n in 0..20 {
+            to_b.send(&Frame::Ping(n)).await.unwrap();
+            assert_eq!(frame(&mut link.b).await, Frame::Ping(n), "{carrier}");
+            to_a.send(&Frame::Pong(n, 0)).await.unwrap();
+            assert_eq!(frame(&mut link.a).await, Frame::Pong(n, 0), "{carrier}");
+        }
+        let large = Bytes::from(vec![1; 12 << 20]);
+        to_b.send(&message("a", "b", 1, 3, large)).await.unwrap();
+        to_b.send(&message("a", "b", 2, 1, Bytes::from_static(b"{}"))).await.unwrap();
+        assert_eq!(id_of(&frame(&mut link.b).await), "m-2", "{carrier}: the urgent one first");
+        assert_eq!(id_of(&frame(&mut link.b).await), "m-1", "{carrier}");
     }
 }
 

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use time::OffsetDateTime;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use trishula::identity::bundle::{Bundle, Leaf};
 use trishula::identity::ca::Authority;
 use trishula::identity::profile::Request;
@@ -15,7 +18,10 @@ use trishula::identity::tls::{self, Identity};
 use trishula::identity::{PeerName, Role};
 use trishula::link::early::Begun;
 use trishula::link::inbox::Inbox;
+use trishula::link::proxy::Proxies;
 use trishula::link::quic::{self, Admitted, Certificate};
+use trishula::link::websocket::WebSocketBytes;
+use trishula::link::wss::{self, Outward};
 use trishula::link::{self, Event, Local, Peer, memory, unix};
 use trishula::rt::{clock, queue, tasks};
 use trishula::wire::envelope::{Head, Kind, Priority, Target};
@@ -106,10 +112,11 @@ pub struct Joined {
     _endpoints: Vec<quinn::Endpoint>,
 }
 
-/// The three carriers, by name.
+/// The carriers, by name.
 pub async fn joined(carrier: &str) -> Joined {
     match carrier {
         "quic" => over_quic().await,
+        "wss" => over_wss().await,
         "unix" => over_unix(),
         _ => over_memory(),
     }
@@ -138,6 +145,39 @@ async fn join_over_quic(a: Arc<Local>, heard_a: Heard, b: Arc<Local>, heard_b: H
         tasks::spawn("test.b", async move { quic::run(&b, accepted, peer_of_b, Begun::Accepted).await }),
     ];
     Joined { a: heard_a, b: heard_b, _tasks: tasks, _endpoints: vec![from, to] }
+}
+
+/// Through an edge that is no more than it must be: TLS, the upgrade, and bytes both ways.
+async fn over_wss() -> Joined {
+    let ((a, heard_a), (b, heard_b)) = (local("agni"), local("dc"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("wss://127.0.0.1:{}/mesh", listener.local_addr().unwrap().port()).parse().unwrap();
+    let (node, mut from_edge) = tokio::net::UnixStream::pair().unwrap();
+    // Nobody looks at what the outside shows: any certificate is good enough for a test.
+    let mut outside = rustls::ServerConfig::clone(&b.identity.relay_server().unwrap());
+    outside.alpn_protocols = Vec::new();
+    let outside = TlsAcceptor::from(Arc::new(outside));
+    let edge = async move {
+        let (tcp, from) = listener.accept().await.unwrap();
+        wss::prepare(&tcp);
+        let secured = outside.accept(tcp).await.unwrap();
+        let socket = tokio_tungstenite::accept_async(secured).await.unwrap();
+        from_edge.write_all(wss::announce(from).as_bytes()).await.unwrap();
+        let mut socket = WebSocketBytes::new(socket);
+        let _ = tokio::io::copy_bidirectional(&mut socket, &mut from_edge).await;
+    };
+    let within = TlsAcceptor::from(b.identity.relay_server().unwrap());
+    let mut tasks = vec![
+        tasks::spawn("test.edge", edge),
+        tasks::spawn("test.b", async move { wss::accept(&b, &within, node).await.unwrap() }),
+    ];
+    let outward = Outward {
+        tls: tls::outer_client(None, Arc::new(rustls::time_provider::DefaultTimeProvider)).unwrap(),
+        proxies: Ok(Proxies::default()),
+    };
+    let connected = wss::connect(&a, &outward, &url, Some(&crate::ends::node("dc"))).await.unwrap();
+    tasks.push(tasks::spawn("test.a", async move { wss::run(&a, connected).await }));
+    Joined { a: heard_a, b: heard_b, _tasks: tasks, _endpoints: Vec::new() }
 }
 
 fn over_unix() -> Joined {

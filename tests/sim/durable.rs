@@ -238,7 +238,7 @@ fn replay_line(seed: u64) -> String {
 fn nothing_accepted_is_lost_doubled_or_reordered() {
     // covers T06, Q02, Q04
     let (mut totals, mut disks, mut broken) = (Ledger::default().counts, [0; 3], Vec::new());
-    for seed in seeds(1, 5) {
+    for seed in seeds(1, 8) {
         let outcome = run(seed, None);
         show(seed, &outcome);
         broken.extend(outcome.broken.map(|why| format!("{}\n    {why}", replay_line(seed))));

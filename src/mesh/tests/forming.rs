@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::cluster::*;
 use crate::mesh::{Config, Event, Input, Output};
 use crate::wire::close::LinkClose;
+use crate::wire::envelope::{Class, Head};
 use crate::wire::frame::Frame;
 use crate::wire::ids::Incarnation;
 
@@ -125,6 +126,78 @@ fn of_two_connections_both_ends_keep_the_same() {
         assert!(cluster.closed.iter().all(|(_, _, code)| *code == LinkClose::Duplicate));
         assert_eq!(cluster.reachable("agni"), names(&["agni", "dc"]));
     }
+}
+
+#[test]
+fn a_fallback_is_kept_only_as_long_as_there_is_nothing_better() {
+    // covers T01, Q01
+    let wait = Duration::from_millis;
+    // Whoever dialled which, and whoever sees which first; the last column: who dialled the fallback and the other.
+    for (fallback_by, better_by) in [("agni", "dc"), ("dc", "agni"), ("dc", "dc"), ("agni", "agni")] {
+        for (first, second) in [(0, 0), (3, 9), (9, 3)] {
+            let other = |name| if name == "dc" { "agni" } else { "dc" };
+            let mut cluster = Cluster::of(&["agni", "dc"]);
+            let before = fallback_by == better_by;
+            cluster.connect_by(fallback_by, other(fallback_by), wait(first), wait(second), true);
+            if before {
+                // One after the other: who dials both has the first one when it dials the second.
+                cluster.run(seconds(1));
+            }
+            let better = cluster.connect_by(better_by, other(better_by), wait(second), wait(first), false);
+            cluster.run(seconds(5));
+            for (name, kept) in [(better_by, better.0), (other(better_by), better.1)] {
+                let links: Vec<_> =
+                    cluster.mesh(name).snapshot().links.iter().map(|link| link.link).collect();
+                assert_eq!(
+                    links,
+                    [kept],
+                    "{name}: {fallback_by} dialled the fallback, {better_by} the other"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn who_dialled_a_link_may_replace_it_by_a_fallback() {
+    // covers Q01
+    let mut cluster = Cluster::of(&["agni", "dc"]);
+    cluster.connect("dc", "agni");
+    let (alice, bob) = (cluster.register("agni", "alice"), cluster.register("dc", "bob"));
+    // Nothing gets through any more, and only dc has noticed.
+    cluster.block("agni", "dc", true);
+    let durable = |from, to, id| Head { class: Class::Durable, ..head(from, to, id) };
+    cluster.submit(&alice, durable(&alice, "bob", "m-1"));
+    cluster.submit(&bob, durable(&bob, "alice", "m-2"));
+    let now = Duration::ZERO;
+    let fallback = cluster.connect_by("dc", "agni", now, now, true);
+    cluster.run(Duration::from_millis(200));
+    assert_eq!((cluster.messages(&bob), cluster.messages(&alice)), (vec!["m-1".into()], vec!["m-2".into()]));
+    cluster.run(seconds(5));
+    let links = cluster.mesh("dc").snapshot().links;
+    let links: Vec<_> = links.iter().filter(|l| l.peer == node("agni")).map(|link| link.link).collect();
+    assert_eq!(links, [fallback.0]);
+}
+
+#[test]
+fn when_the_kept_connection_turns_out_to_be_dead_the_retiring_one_is_used_again() {
+    // covers Q01, Q02
+    let mut cluster = Cluster::of(&["agni", "dc"]);
+    let dead = cluster.connect("agni", "dc");
+    cluster.run(seconds(1));
+    // dc has noticed, and comes in by a fallback; agni still believes in what it dialled.
+    cluster.input("dc", Input::LinkDown(dead.1));
+    let now = Duration::ZERO;
+    let fallback = cluster.connect_by("dc", "agni", now, now, true);
+    cluster.run(Duration::from_millis(50));
+    cluster.input("agni", Input::LinkDown(dead.0));
+    cluster.run(seconds(5));
+    for (name, kept) in [("agni", fallback.1), ("dc", fallback.0)] {
+        let links: Vec<_> = cluster.mesh(name).snapshot().links.iter().map(|link| link.link).collect();
+        assert_eq!(links, [kept], "{name}");
+        assert_eq!(cluster.reachable(name), names(&["agni", "dc"]));
+    }
+    assert!(cluster.closed.is_empty(), "{:?}", cluster.closed);
 }
 
 #[test]

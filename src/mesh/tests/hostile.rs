@@ -33,7 +33,15 @@ impl Victim {
             (OTHER_EDGE, "dc", Role::Entrance),
         ] {
             let (peer, incarnation) = (node(peer), Incarnation(1));
-            victim.input(Input::LinkUp { link, peer, role, incarnation, dialled: false, rtt_us: 1 });
+            victim.input(Input::LinkUp {
+                link,
+                peer,
+                role,
+                incarnation,
+                dialled: false,
+                fallback: false,
+                rtt_us: 1,
+            });
         }
         for (link, name) in [(EVIL, "evil"), (HONEST, "agni")] {
             victim.says(link, Frame::LinkState(link_state(name, &["dc"])));

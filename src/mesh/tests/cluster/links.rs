@@ -51,13 +51,25 @@ impl Cluster {
         first: Duration,
         second: Duration,
     ) -> (LinkId, LinkId) {
+        self.connect_by(dialler, other, first, second, false)
+    }
+
+    /// The same, over a carrier that may be a fallback.
+    pub fn connect_by(
+        &mut self,
+        dialler: &str,
+        other: &str,
+        first: Duration,
+        second: Duration,
+        fallback: bool,
+    ) -> (LinkId, LinkId) {
         let (a, b) = self.lay(dialler, other);
         let (from, to) = (node(dialler), node(other));
         for (link, me, peer, dialled, wait) in [(a, &from, &to, true, first), (b, &to, &from, false, second)]
         {
             let incarnation = self.machines[peer].mesh.config.incarnation;
-            let up =
-                Input::LinkUp { link, peer: peer.clone(), role: Role::Node, incarnation, dialled, rtt_us: 0 };
+            let (peer, role) = (peer.clone(), Role::Node);
+            let up = Input::LinkUp { link, peer, role, incarnation, dialled, fallback, rtt_us: 0 };
             self.at(self.now.after(wait), me, up);
         }
         (a, b)
@@ -78,7 +90,15 @@ impl Cluster {
             let incarnation = self.machines[&peer].mesh.config.incarnation;
             self.input(
                 me.as_str(),
-                Input::LinkUp { link, peer, role: Role::Node, incarnation, dialled, rtt_us: 0 },
+                Input::LinkUp {
+                    link,
+                    peer,
+                    role: Role::Node,
+                    incarnation,
+                    dialled,
+                    fallback: false,
+                    rtt_us: 0,
+                },
             );
         }
     }
@@ -150,6 +170,7 @@ impl Cluster {
             role: Role::Entrance,
             incarnation: Incarnation(1),
             dialled: false,
+            fallback: false,
             rtt_us: 0,
         };
         self.input(name, up);

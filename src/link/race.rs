@@ -1,0 +1,250 @@
+//! Which carrier a link is to have: QUIC, and TLS in a WebSocket where QUIC does not get through.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::time::Instant;
+
+use super::Error;
+use crate::rt::clock;
+
+/// How long the one that is believed to be better is alone.
+pub const HEAD_START: Duration = Duration::from_millis(200);
+/// How long a network counts as one that lets no QUIC through.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// Networks that are remembered.
+const MAX_NETWORKS: usize = 16;
+/// How long it may take to find out which network it is.
+const NETWORK_WITHIN: Duration = Duration::from_secs(1);
+
+/// Begins with the one, and with the other as well after [`HEAD_START`] or when the one has failed. The first that
+/// comes up wins, and the other is dropped.
+///
+/// # Errors
+///
+/// Both failed: what each said.
+pub async fn race<T>(
+    first: impl Future<Output = Result<T, Error>>,
+    second: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let (mut first, mut second) = (std::pin::pin!(first), std::pin::pin!(second));
+    let early = tokio::time::timeout(HEAD_START, &mut first).await;
+    let failed = match early {
+        Ok(Ok(won)) => return Ok(won),
+        Ok(Err(why)) => why,
+        Err(_) => tokio::select! {
+            result = &mut first => match result {
+                Ok(won) => return Ok(won),
+                Err(why) => why,
+            },
+            result = &mut second => match result {
+                Ok(won) => return Ok(won),
+                Err(why) => return first.await.map_err(|other| both(other, why)),
+            },
+        },
+    };
+    second.await.map_err(|other| both(failed, other))
+}
+
+fn both(one: Error, other: Error) -> Error {
+    match (one, other) {
+        (Error::Stopping, _) | (_, Error::Stopping) => Error::Stopping,
+        // One of the two had nothing to dial.
+        (Error::NoAddress, why) | (why, Error::NoAddress) => why,
+        (one, other) => Error::Both(Box::new(one), Box::new(other)),
+    }
+}
+
+/// The networks that let no QUIC through, by this machine's own address on them.
+#[derive(Debug, Default)]
+pub struct Networks(Vec<(IpAddr, Instant)>);
+
+impl Networks {
+    /// Whether QUIC failed here not long ago.
+    pub fn block_quic(&self, network: Option<IpAddr>) -> bool {
+        let found = self.0.iter().find(|(known, _)| Some(*known) == network);
+        found.is_some_and(|(_, since)| clock::since(*since) < REMEMBERED)
+    }
+
+    /// The other carrier was faster.
+    pub fn lost(&mut self, network: Option<IpAddr>) {
+        self.won(network);
+        let Some(network) = network else { return };
+        if self.0.len() >= MAX_NETWORKS {
+            self.0.remove(0);
+        }
+        self.0.push((network, clock::now()));
+    }
+
+    /// QUIC came through.
+    pub fn won(&mut self, network: Option<IpAddr>) {
+        self.0.retain(|(known, _)| Some(*known) != network);
+    }
+}
+
+/// This machine's own address on the way to `host:port`; nothing is sent. `None`: there is no way, or it can't be told.
+pub async fn network_to(address: &str) -> Option<IpAddr> {
+    let found = async {
+        let to = tokio::net::lookup_host(address).await.ok()?.next()?;
+        let any: SocketAddr =
+            if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
+        let socket = UdpSocket::bind(any).await.ok()?;
+        socket.connect(to).await.ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    tokio::time::timeout(NETWORK_WITHIN, found).await.ok().flatten()
+}
+
+/// Watches what a connection loses, and says when it is too much for too long.
+#[derive(Debug, Default)]
+pub struct LossWatch {
+    /// Packets sent and lost, as counted at each look, the oldest first.
+    looks: std::collections::VecDeque<(u64, u64)>,
+}
+
+impl LossWatch {
+    /// How often to look.
+    pub const EVERY: Duration = Duration::from_secs(1);
+    /// Looks over which the loss is counted.
+    const LOOKS: usize = 10;
+    /// Of so many packets one is lost, or of fewer: a fifth.
+    const ONE_OF: u64 = 5;
+    /// Fewer packets than this say nothing.
+    const ENOUGH: u64 = 20;
+
+    /// One look: all packets that were sent and lost since the connection began. Answers whether it loses too much, and
+    /// has for ten seconds.
+    pub fn look(&mut self, sent: u64, lost: u64) -> bool {
+        self.looks.push_back((sent, lost));
+        if self.looks.len() <= Self::LOOKS {
+            return false;
+        }
+        let Some((sent_before, lost_before)) = self.looks.pop_front() else { return false };
+        let (sent, lost) = (sent.saturating_sub(sent_before), lost.saturating_sub(lost_before));
+        sent >= Self::ENOUGH && lost * Self::ONE_OF > sent
+    }
+}
+
+/// Watches whether a connection still answers, and says when it has not for too long: earlier than the mesh gives a link
+/// up, as all that follows is a try of the other carrier.
+#[derive(Debug, Default)]
+pub struct SilenceWatch {
+    received: u64,
+    asked: u64,
+    since: Option<Instant>,
+}
+
+impl SilenceWatch {
+    /// How often to look.
+    pub const EVERY: Duration = Duration::from_millis(200);
+    /// How long an answer may take, and three round trips.
+    const PATIENCE: Duration = Duration::from_millis(700);
+
+    /// One look: datagrams that came, and frames sent that must be acknowledged, since the connection began. Answers
+    /// whether it owes an answer for too long.
+    pub fn look(&mut self, received: u64, asked: u64, rtt: Duration) -> bool {
+        if received > self.received {
+            *self = SilenceWatch { received, asked, since: None };
+        } else if asked > self.asked && self.since.is_none() {
+            self.since = Some(clock::now());
+        }
+        self.since.is_some_and(|since| clock::since(since) >= Self::PATIENCE + 3 * rtt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn after(ms: u64, result: Result<&'static str, &'static str>) -> Result<&'static str, Error> {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        result.map_err(|why| Error::Stream(why.into()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_has_a_head_start_and_the_faster_wins() {
+        // covers Q01
+        for (first, second, wins, took) in [
+            ((50, Ok("quic")), (1, Ok("wss")), Ok("quic"), 50),
+            ((150, Ok("quic")), (1, Ok("wss")), Ok("quic"), 150),
+            ((5_000, Ok("quic")), (40, Ok("wss")), Ok("wss"), 240),
+            ((250, Ok("quic")), (60, Ok("wss")), Ok("quic"), 250),
+            ((10, Err("a")), (40, Ok("wss")), Ok("wss"), 50),
+            ((300, Err("a")), (400, Ok("wss")), Ok("wss"), 600),
+            ((900, Ok("quic")), (40, Err("b")), Ok("quic"), 900),
+            ((10, Err("a")), (40, Err("b")), Err(()), 50),
+        ] {
+            let began = clock::now();
+            let won = race(after(first.0, first.1), after(second.0, second.1)).await;
+            assert_eq!(clock::since(began).as_millis(), took);
+            if let Err(why) = &won {
+                assert!(why.to_string().contains('a') && why.to_string().contains('b'), "{why}");
+            }
+            assert_eq!(won.map_err(|_| ()), wins);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_network_that_blocks_quic_is_remembered_for_a_while() {
+        // covers Q01
+        let mut networks = Networks::default();
+        let (hotel, home) = (Some(IpAddr::from([192, 0, 2, 7])), Some(IpAddr::from([198, 51, 100, 7])));
+        networks.lost(hotel);
+        networks.lost(hotel);
+        networks.lost(None);
+        assert!(networks.block_quic(hotel) && !networks.block_quic(home) && !networks.block_quic(None));
+        networks.won(home);
+        tokio::time::advance(REMEMBERED - Duration::from_secs(1)).await;
+        assert!(networks.block_quic(hotel));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(!networks.block_quic(hotel));
+        networks.lost(hotel);
+        networks.won(hotel);
+        assert!(!networks.block_quic(hotel));
+        (0..100).for_each(|n| networks.lost(Some(IpAddr::from([192, 0, 2, n]))));
+        assert!(networks.0.len() <= MAX_NETWORKS && networks.block_quic(Some(IpAddr::from([192, 0, 2, 99]))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_owes_no_answer_may_be_silent() {
+        // covers Q01
+        let rtt = Duration::from_millis(50);
+        // Each step: a look after 200 ms, with the datagrams and the questions until then.
+        for (steps, silent_at) in [
+            (vec![(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6), (7, 7), (8, 8)], None),
+            (vec![(1, 1); 9], None),
+            (vec![(1, 1), (1, 2), (1, 3), (1, 4), (1, 4), (1, 4), (1, 4)], Some(6)),
+            (vec![(1, 1), (1, 2), (1, 2), (1, 2), (2, 2), (2, 2), (2, 2), (2, 2), (2, 2)], None),
+        ] {
+            let mut watch = SilenceWatch::default();
+            let mut found = None;
+            for (n, (received, asked)) in steps.into_iter().enumerate() {
+                tokio::time::advance(SilenceWatch::EVERY).await;
+                if watch.look(received, asked, rtt) {
+                    found = found.or(Some(n));
+                }
+            }
+            assert_eq!(found, silent_at);
+        }
+    }
+
+    #[test]
+    fn loss_counts_when_it_is_much_and_lasts() {
+        // covers Q01
+        let runs = |per_second: &dyn Fn(u64) -> (u64, u64)| {
+            let (mut watch, mut sent, mut lost) = (LossWatch::default(), 0, 0);
+            (0..30).position(|second| {
+                let (more, gone) = per_second(second);
+                (sent, lost) = (sent + more, lost + gone);
+                watch.look(sent, lost)
+            })
+        };
+        assert_eq!(runs(&|_| (100, 5)), None, "a bad network, not a useless one");
+        assert_eq!(runs(&|_| (100, 30)), Some(10));
+        assert_eq!(runs(&|_| (1, 1)), None, "ten packets are no measure");
+        assert_eq!(runs(&|second| (100, if second % 10 == 0 { 90 } else { 2 })), None, "one burst");
+        assert!(runs(&|second| (100, if second > 12 { 40 } else { 0 })).is_some_and(|at| at > 15));
+    }
+}

@@ -108,8 +108,12 @@ impl Link {
         (self.heard, self.forgiven) = (now, false);
     }
 
-    /// How long it may be silent: a few heartbeats, or as much longer as it was of late, by loss or by a busy peer.
+    /// How long it may be silent: a few heartbeats, or as much longer as it was of late, by loss or by a busy peer. An
+    /// entrance is on this machine as a rule, and its end is noticed otherwise; only one that hangs is silent.
     fn patience(&self, config: &Config) -> Duration {
+        if self.role == Role::Entrance {
+            return config.silence;
+        }
         self.gap.saturating_mul(GAPS).clamp(config.least_silence(), config.silence)
     }
 

@@ -277,11 +277,12 @@ fn wrong_with_delivery(message: &Message, agent: AgentNo, now: Us, even: bool) -
     None
 }
 
-/// Whether two nodes have taken a message that is not numbered, and each brought it to an end: by its time, or
-/// because it was sent again after its end.
+/// Whether two nodes have taken a message that is not numbered, and each brought it to an end: by its time, because its
+/// recipient was unregistered where one of them knew it to be, or because it was sent again after its end.
 fn two_takers(message: &Message, a: &Told, b: &Told) -> bool {
     let by_time = a.state == State::Expired || b.state == State::Expired;
-    by_time || message.submits.last().is_some_and(|submit| submit.at > a.at)
+    let left = |told: &Told| told.state == State::Dead && told.code == Some(Code::UnknownRecipient);
+    by_time || left(a) || left(b) || message.submits.last().is_some_and(|submit| submit.at > a.at)
 }
 
 fn wrong_with_told(message: &Message, recipient: AgentNo, now: Us, even: bool) -> Option<String> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::harness::{Mesh, PythonClient, python};
+use crate::harness::{Mesh, PythonClient, python, until};
 
 // covers T03, T04, T05
 #[test]
@@ -22,9 +22,12 @@ fn a_python_client_sends_a_command_through_one_edge_and_gets_the_result_from_ano
 fn command_and_result(python: &Path, worker: &str, mesh: &mut Mesh) {
     let mut responder = PythonClient::start(python, "responder.py", mesh.machine("rushabdev"), worker, &[]);
     assert_eq!(responder.line(), "ready");
+    until("agni knows the worker", || {
+        String::from_utf8_lossy(&mesh.machine("agni").run(&["agents"]).stdout).contains(worker)
+    });
     let mut asker = PythonClient::start(python, "command.py", mesh.machine("agni"), "asker", &[worker]);
     let result: Value = serde_json::from_str(&asker.line()).unwrap();
-    assert_eq!(result["type"], "RESULT");
+    assert_eq!(result["type"], "RESULT", "{result}");
     assert_eq!(result["from"], worker, "stamped by the edge, as the worker left it out");
     assert_eq!(result["reply_to"], "c-1");
     assert_eq!(result["payload"]["echo"]["do"], "hello");

@@ -166,7 +166,8 @@ impl Mesh {
             let own_ms = self.directory.own(&attach.agent).filter(away).map_or(0, |own| own.registered_ms);
             attach.registered_ms = attach.registered_ms.max(own_ms + 1);
             // Its own registration at the node that it was attached to before does not count against it.
-            let same = |(_, state): (_, &AgentState)| state.registered_ms == attach.registered_ms;
+            let (ms, me) = (attach.registered_ms, &self.config.node);
+            let same = |(node, state): (&NodeName, &AgentState)| node != me && state.registered_ms == ms;
             attach.registered_ms += u64::from(self.directory.everywhere(&attach.agent).any(same));
         } else {
             attach.registered_ms = attach.registered_ms.max(self.later_than_elsewhere(&attach.agent));

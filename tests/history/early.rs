@@ -64,6 +64,9 @@ impl World {
 
     /// Somebody sends again what he has recorded.
     pub fn replay(&mut self, m: MachineNo, peer: NodeName, bytes: Bytes) {
+        if self.quiet {
+            return;
+        }
         self.trace.count("recordings sent again");
         let link = self.net.number_for_a_stranger();
         self.input(m, Input::LinkEarly { link, peer, dialled: false });

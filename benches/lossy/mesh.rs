@@ -86,6 +86,7 @@ impl Mesh {
             ("admin.socket", at("node.sock")),
             ("admin.http", format!("127.0.0.1:{}", free_port()?)),
             ("gateway.edge_socket", at("edge.sock")),
+            ("gateway.relay_socket", at("relay.sock")),
             ("log.level", "error".into()),
         ] {
             node.arg("--set").arg(format!("{key}={value}"));

@@ -27,7 +27,8 @@ pub fn edge_program() -> &'static Path {
     BUILT.get_or_init(|| {
         let folder = Path::new(TRISHULA).parent().unwrap();
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
+        // Not the node's program: a build for other packages has other features, and would replace it under running tests.
+        build.args(["build", "--quiet", "--locked", "--package", "trishula-edge", "--bins"]);
         if folder.ends_with("release") {
             build.arg("--release");
         }

@@ -1,14 +1,13 @@
 //! Which carrier a link is to have: QUIC, and TLS in a WebSocket where QUIC does not get through.
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use super::Error;
-use crate::rt::clock;
+use crate::rt::{clock, wake};
 
 /// How long the one that is believed to be better is alone.
 pub const HEAD_START: Duration = Duration::from_millis(200);
@@ -88,11 +87,7 @@ impl Networks {
 pub async fn network_to(address: &str) -> Option<IpAddr> {
     let found = async {
         let to = tokio::net::lookup_host(address).await.ok()?.next()?;
-        let any: SocketAddr =
-            if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
-        let socket = UdpSocket::bind(any).await.ok()?;
-        socket.connect(to).await.ok()?;
-        Some(socket.local_addr().ok()?.ip())
+        wake::address_towards(to)
     };
     tokio::time::timeout(NETWORK_WITHIN, found).await.ok().flatten()
 }

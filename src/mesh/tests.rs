@@ -13,3 +13,4 @@ mod limits;
 mod messages;
 mod moves;
 mod numbers;
+mod silence;

@@ -58,7 +58,11 @@ struct Look {
 
 impl Look {
     fn new() -> Look {
-        Look { at: clock::now(), wall_ms: clock::wall_ms(), addresses: ELSEWHERE.map(address_towards) }
+        Look {
+            at: clock::now(),
+            wall_ms: clock::wall_ms(),
+            addresses: ELSEWHERE.map(|to| address_towards(to.parse().ok()?)),
+        }
     }
 
     fn woke_since(&self, before: &Look) -> Option<&'static str> {
@@ -73,9 +77,8 @@ impl Look {
     }
 }
 
-/// From which address a packet would leave; `None`: there is no way.
-fn address_towards(to: &str) -> Option<IpAddr> {
-    let to: SocketAddr = to.parse().ok()?;
+/// From which of this machine's addresses a packet would leave; nothing is sent. `None`: there is no way.
+pub fn address_towards(to: SocketAddr) -> Option<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { [0u8; 4].into() } else { [0u16; 8].into() };
     let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect(to).ok()?;

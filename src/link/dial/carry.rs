@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::super::race::{LossWatch, SilenceWatch};
 use super::super::wss;
-use super::{Dialled, Dialler, Error, Role, quic, resolve, unix};
+use super::{Dialled, Dialler, Error, Role, count, quic, resolve, unix};
 use crate::metrics;
 use crate::rt::backoff::Backoff;
 use crate::rt::{clock, queue, tasks};
@@ -162,12 +162,12 @@ impl Dialler {
             tokio::time::sleep(backoff.next_wait()).await;
             match tokio::time::timeout(RETRY_WITHIN, self.connect_anywhere(config)).await {
                 Ok(Ok(dialled)) => {
-                    metrics::DIALS.with_label_values(&["quic", "connected"]).inc();
+                    count("quic", true);
                     tracing::info!(peer = self.peer(), "QUIC works: the link goes back to it");
                     return dialled;
                 }
                 other => {
-                    metrics::DIALS.with_label_values(&["quic", "failed"]).inc();
+                    count("quic", false);
                     let why = other.map_or("no answer".to_owned(), |result| {
                         result.err().map(|e| e.to_string()).unwrap_or_default()
                     });

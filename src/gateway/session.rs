@@ -44,6 +44,8 @@ const MAX_BAD_IN_A_ROW: u32 = 32;
 const WRITE_TURNS: u32 = 64;
 /// How long a close may take before the connection is dropped.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+/// How long a connection that takes nothing more is read on.
+const HEAR_OUT_WITHIN: Duration = Duration::from_secs(1);
 
 /// What an operator decides about sessions.
 #[derive(Debug, Clone)]
@@ -254,13 +256,46 @@ impl<C: Carrier> Session<C> {
                 Wake::Notice(notice) => self.notice(notice).await,
                 Wake::Due => self.due().await,
                 Wake::LinkClosed => self.stalled_in_vain(),
-                Wake::Lost(why) => Err(lost_end(why)),
+                Wake::Lost(why) => Err(self.hear_out(why).await),
                 Wake::End(end) => Err(end),
             };
             if let Err(end) = step {
                 return self.close(end).await;
             }
         }
+    }
+
+    /// Nothing more can be written. A client that says its last and closes breaks what we are about to write: what it
+    /// said counts, and is read to its end.
+    async fn hear_out(&mut self, why: String) -> End {
+        let read_on = async {
+            loop {
+                self.out.clear();
+                let wake = poll_fn(|cx| self.poll_last_words(cx)).await;
+                let step = match wake {
+                    Wake::Client(incoming) => self.incoming(incoming).await,
+                    Wake::Notice(notice) => self.notice(notice).await,
+                    Wake::LinkClosed => self.stalled_in_vain(),
+                    _ => return,
+                };
+                if step.is_err() {
+                    return;
+                }
+            }
+        };
+        // One that closes only its own reading is not read for ever.
+        let _ = tokio::time::timeout(HEAR_OUT_WITHIN, read_on).await;
+        lost_end(why)
+    }
+
+    fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        if let Poll::Ready(end) = self.seat.end.poll_recv(cx) {
+            return Poll::Ready(Wake::End(end.unwrap_or_else(stopping)));
+        }
+        if let Poll::Ready(Some(notice)) = self.seat.notices.poll_recv(cx) {
+            return Poll::Ready(Wake::Notice(notice));
+        }
+        self.poll_read(cx)
     }
 
     /// Finds what is to be done next. Orders to end come first; then writing, so that what is queued goes

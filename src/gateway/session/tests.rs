@@ -397,3 +397,31 @@ async fn pings_of_the_node_are_answered() {
     node.tell(Frame::Ping(7)).await;
     assert!(matches!(node.next().await, Frame::Pong(7, 1..)));
 }
+
+#[tokio::test]
+async fn what_a_client_said_before_it_closed_counts_although_it_reads_nothing_more() {
+    // covers T05
+    use tokio::io::AsyncWriteExt;
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    let (mut client, ours) = tokio::net::UnixStream::pair().unwrap();
+    let hub = rig.hub.clone();
+    let _session = tasks::spawn("test.session", async move {
+        crate::gateway::native::serve_local(ours, agent("dc"), &hub).await;
+    });
+    let session = node.grant().await.session;
+    // Its last word and its end are there before the session has had a turn, and with them something to write to it.
+    let mut bytes = bytes::BytesMut::new();
+    crate::wire::stream::put(&mut bytes, br#"{"type":"UNREGISTER"}"#);
+    let head = head("agni", "dc", "m-1", 3);
+    let deliver = Deliver { to: vec![Handing::live(session)], head, confirm: None };
+    rig.events
+        .try_send(link::Event::Frame {
+            link: node.link,
+            frame: Frame::Deliver(deliver, Bytes::from_static(b"{\"type\":\"STATUS\",\"id\":\"m-1\"}")),
+        })
+        .unwrap();
+    client.write_all(&bytes).await.unwrap();
+    drop(client);
+    assert_eq!(node.next().await, Frame::Detach(session, true));
+}

@@ -268,10 +268,14 @@ impl Item {
     /// What another node may be told of it, once that is on disk. On its way it is as good as a second copy.
     pub(super) fn stand(&self, upstream: &Upstream) -> Outcome {
         let on_its_way = self.place == Place::Outbox && self.state < State::Stored;
-        let copy = self.place == Place::Copy && self.went_to(upstream).is_none();
-        match !self.state.is_end() && (on_its_way || copy) {
-            true => Outcome::Held,
-            false => Outcome::Reached(self.state.max(State::Stored), self.reason.clone()),
+        let theirs = self.went_to(upstream).is_none();
+        match self.place {
+            _ if self.state.is_end() => Outcome::Reached(self.state, self.reason.clone()),
+            _ if on_its_way => Outcome::Held,
+            Place::Copy if theirs => Outcome::Held,
+            // Upstream itself has it: told that it is stored here, it would let go, and neither would have it.
+            Place::Handed if theirs => Outcome::Elsewhere,
+            _ => Outcome::Reached(self.state.max(State::Stored), self.reason.clone()),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Recipients that move while messages are on their way, and broadcasts.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use bytes::Bytes;
 
 use super::cluster::*;
@@ -390,4 +392,33 @@ fn what_waited_for_an_earlier_one_while_its_recipient_was_elsewhere_is_marked() 
             |id: &str| handed.iter().find(|(of, _)| of == id).map(|(_, handing)| handing.redelivered);
         assert_eq!(marked("m-2"), Some(was_elsewhere), "{handed:?}");
     }
+}
+
+/// What was lost told dc that a message is stored.
+static STORED_AT_DC: AtomicUsize = AtomicUsize::new(0);
+
+#[test]
+fn a_node_is_not_told_that_a_message_is_stored_which_it_has_itself() {
+    // covers Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    cluster.away("agni", "bob");
+    cluster.lost = |frame| match frame {
+        Frame::Confirm(confirm) if confirm.to == node("dc") => {
+            let stored = |(_, outcome): &(_, Outcome)| matches!(outcome, Outcome::Reached(..));
+            STORED_AT_DC.fetch_add(confirm.reports.iter().filter(|report| stored(report)).count(), Relaxed);
+            true
+        }
+        _ => false,
+    };
+    cluster.submit(&alice, durable(&alice, "bob", "m-1"));
+    cluster.run(seconds(1));
+    assert!(STORED_AT_DC.swap(0, Relaxed) > 0, "agni has it");
+    // Agni gives it back, and lets go of it when dc says that it is there: were dc to give it to agni once more just now,
+    // it would take what agni says for an answer, and let go too.
+    let bob = cluster.register("dc", "bob");
+    cluster.settle(&bob, "m-1", Settlement::Written);
+    cluster.run(seconds(8));
+    assert_eq!(cluster.view("agni").handed, 1);
+    assert_eq!(STORED_AT_DC.load(Relaxed), 0);
 }

@@ -265,11 +265,15 @@ fn wrong_with_delivery(message: &Message, agent: AgentNo, now: Us, even: bool) -
     // One that is sent again after its end may have to begin anew, where that end is not known; and each of two nodes
     // that took it counts its time from when that was.
     let two_nodes = message.submits.iter().any(|submit| submit.machine != message.submits[0].machine);
+    // A recipient that unregisters at one node while another one, which can't hear of it, has the message too, and that
+    // comes back there: what it gets then carries the mark.
+    let left = |told: &Told| told.code == Some(Code::UnknownRecipient) && last.redelivered;
     let over = |told: &Told| {
         matches!(told.state, State::Expired | State::Dead)
             && told.at + 5 * SECOND < now
             && last_submit < told.at
             && !(told.state == State::Expired && (two_nodes || !even))
+            && !left(told)
     };
     if !marks_lost && part.told.iter().any(over) {
         return Some(format!("came after its end was told: {:?}", part.told));

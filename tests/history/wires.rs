@@ -54,7 +54,11 @@ impl World {
 
     pub fn up(&mut self, number: WireNo, side: usize) {
         let Some(wire) = self.net.wires.get_mut(&number) else { return };
-        if wire.broken || wire.ends[side].gone {
+        if wire.broken {
+            // Nobody answers any more: the attempt has failed.
+            return self.down(number, side);
+        }
+        if wire.ends[side].gone {
             return;
         }
         wire.ends[side].up = true;

@@ -189,7 +189,7 @@ impl Mesh {
     /// In its turn: recognised, refused, or stored; `false`: it does not belong here, and its turn is still to come.
     fn store_arrived(&mut self, arrived: Arrived) -> bool {
         let home = self.directory.home(&arrived.key.to).map(|(home, _)| home.clone());
-        match self.durable.table.known(&arrived.key) {
+        let elsewhere = match self.durable.table.known(&arrived.key) {
             Some(Known::Mark(mark)) => {
                 let outcome = Outcome::Reached(mark.state, mark.reason.clone());
                 self.recognised(&arrived.key, &arrived.head);
@@ -200,27 +200,34 @@ impl Mesh {
                 self.arrived_again(no, arrived.from);
                 return true;
             }
-            Some(Known::Item(no)) if home.as_ref() == Some(&self.config.node) => {
-                self.adopt(no, arrived);
-                return true;
-            }
-            _ => {}
-        }
+            Some(Known::Item(no)) => Some(no),
+            None => None,
+        };
         let home = match home {
             None if arrived.head.create => Some(self.create_agent(&arrived.key.to)),
             home => home,
         };
-        if arrived.head.ttl_ms == Some(0) {
-            // Its node asks whether it came in time: it did not, and if it still comes it is recognised.
-            self.store_new(arrived);
-            return true;
+        // Its node asks whether it came in time: it did not, and if it still comes it is recognised.
+        let over = arrived.head.ttl_ms == Some(0);
+        match (elsewhere, home.as_ref() == Some(&self.config.node)) {
+            (Some(no), true) => self.adopt(no, arrived),
+            (Some(no), false) if over => self.over_elsewhere(no, arrived.from),
+            (None, _) if over => self.store_new(arrived),
+            (_, false) => {
+                self.report(&arrived.from, Outcome::Elsewhere);
+                return false;
+            }
+            (None, true) => self.store_new(arrived),
         }
-        if home.as_ref() != Some(&self.config.node) {
-            self.report(&arrived.from, Outcome::Elsewhere);
-            return false;
-        }
-        self.store_new(arrived);
         true
+    }
+
+    /// The time of a message is over of which this node has no more than a copy, or the word of another node: that one says
+    /// how it ended, unless it is the one that asks.
+    fn over_elsewhere(&mut self, no: No, asker: Upstream) {
+        let theirs = self.durable.table.get(no).is_some_and(|item| item.went_to(&asker).is_none());
+        self.add_upstream(no, asker.clone());
+        if theirs { self.end(no, State::Expired, None) } else { self.report_stand(no, &asker) }
     }
 
     /// Whether all that is here of a message is what another node is to be asked, or a second copy.

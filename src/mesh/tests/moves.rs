@@ -23,6 +23,23 @@ fn three_wait_far_away() -> (Cluster, Client) {
     (cluster, alice)
 }
 
+/// As dc would send a message to agni.
+fn to_agni(incarnation: Incarnation, number: u64, head: Head) -> Forward {
+    let (number, after) = (Sequence(number), Sequence(0));
+    let dest =
+        Dest { node: node("agni"), agent: None, number, after, life: Incarnation(0), registered_ms: 0 };
+    Forward {
+        origin: node("dc"),
+        incarnation,
+        to: vec![dest],
+        hops_left: 1,
+        redelivered: false,
+        unseen: false,
+        age_ms: 0,
+        head,
+    }
+}
+
 fn ids(cluster: &Cluster, client: &Client) -> Vec<String> {
     cluster.handings(client).into_iter().map(|(id, _)| id).collect()
 }
@@ -210,25 +227,8 @@ fn broadcasts_that_two_nodes_took_at_the_same_time_stay_two() {
     for (n, (id, recipient)) in [("m-1", "bob"), ("m-2", "carol")].into_iter().enumerate() {
         cluster.away("agni", recipient);
         let head = Head { taken: 77, ..durable(&alice, "broadcast", id) };
-        let (node, number) = (node("agni"), Sequence(n as u64 + 1));
-        let dest = Dest {
-            node,
-            agent: Some(agent(recipient)),
-            number,
-            after: Sequence(0),
-            life: Incarnation(0),
-            registered_ms: 0,
-        };
-        let forward = Forward {
-            origin: super::cluster::node("dc"),
-            incarnation,
-            to: vec![dest],
-            hops_left: 1,
-            redelivered: false,
-            unseen: false,
-            age_ms: 0,
-            head,
-        };
+        let mut forward = to_agni(incarnation, n as u64 + 1, head);
+        forward.to[0].agent = Some(agent(recipient));
         cluster.inject("agni", "dc", Frame::Forward(forward, Bytes::from(id)));
     }
     cluster.run(seconds(1));
@@ -268,24 +268,11 @@ fn the_time_that_a_message_waits_for_an_earlier_one_is_its_own() {
     let alice = cluster.register("dc", "alice");
     let bob = cluster.register("agni", "bob");
     let incarnation = cluster.backup("dc").0;
-    let forward = |number: u64, after: u64, ttl_ms| {
-        let (node, after) = (node("agni"), Sequence(after));
-        let dest = Dest {
-            node,
-            agent: None,
-            number: Sequence(number),
-            after,
-            life: Incarnation(0),
-            registered_ms: 0,
-        };
+    let forward = |number, after, ttl_ms| {
         let head = Head { ttl_ms: Some(ttl_ms), ..durable(&alice, "bob", &format!("m-{number}")) };
-        let (origin, payload) = (super::cluster::node("dc"), Bytes::from_static(b"{}"));
-        let (hops_left, redelivered, unseen, age_ms) = (1, false, false, 0);
-        let to = vec![dest];
-        Frame::Forward(
-            Forward { origin, incarnation, to, hops_left, redelivered, unseen, age_ms, head },
-            payload,
-        )
+        let mut forward = to_agni(incarnation, number, head);
+        forward.to[0].after = Sequence(after);
+        Frame::Forward(forward, Bytes::from_static(b"{}"))
     };
     cluster.inject("agni", "dc", forward(2, 1, 2_000));
     cluster.run(seconds(4));
@@ -421,4 +408,24 @@ fn a_node_is_not_told_that_a_message_is_stored_which_it_has_itself() {
     cluster.run(seconds(8));
     assert_eq!(cluster.view("agni").handed, 1);
     assert_eq!(STORED_AT_DC.load(Relaxed), 0);
+}
+
+#[test]
+fn a_copy_whose_node_asks_whether_the_message_came_in_time_has_one_end() {
+    // covers T08, Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("agni", "alice");
+    cluster.away("dc", "bob");
+    cluster.submit(&alice, Head { copies: 2, ..durable(&alice, "bob", "m-1") });
+    cluster.run(seconds(1));
+    assert_eq!((cluster.view("agni").copies, cluster.view("dc").mailbox), (1, 1));
+    let head = Head { copies: 2, ttl_ms: Some(0), ..durable(&alice, "bob", "m-1") };
+    let incarnation = cluster.backup("dc").0;
+    cluster.inject("agni", "dc", Frame::Forward(to_agni(incarnation, 1, head), Bytes::new()));
+    cluster.run(seconds(8));
+    for name in TRIO {
+        let view = cluster.view(name);
+        assert_eq!((view.copies, view.mailbox, view.untold, view.bytes), (0, 0, 0, 0), "{name}");
+    }
+    assert_eq!(cluster.states(&alice, "m-1").last(), Some(&State::Expired));
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test. `--long` adds the slow ones: long simulations, soak, benches in full. `SEEDS=n` says how many
-# histories are simulated: by the long run with --long (20,000), else by the short one (1,000).
+# histories are simulated: by the long run with --long (20,000), else by the short one (1,000). `SIM_SEEDS=n`: how many
+# minutes of the whole stack (2,000 with --long, else 8).
 # Installs what it needs below target/, or stops with one line that says what to install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +15,8 @@ for argument in "$@"; do
 done
 
 seeds=${SEEDS:-20000}
-if $long; then unset SEEDS; fi
+sim_seeds=${SIM_SEEDS:-2000}
+if $long; then unset SEEDS SIM_SEEDS; fi
 
 need() { command -v "$1" >/dev/null || { echo "tests/run.sh: $1 is missing: $2" >&2; exit 1; }; }
 need cargo "install Rust 1.89 or newer from rustup.rs"
@@ -67,5 +69,7 @@ if $long; then
     # Five minutes of kills, stops and restarts; it prints the seed that repeats its blows.
     CHAOS_SECONDS=300 cargo test --locked --test it chaos:: -- --nocapture
     SEEDS=$seeds cargo test --locked --release --test history
+    # The whole stack, real quinn included: the same faults, a run a seed.
+    SIM_SEEDS=$sim_seeds cargo test --locked --release --test sim nothing_accepted
     cargo bench --locked
 fi

@@ -216,3 +216,28 @@ fn after_a_day_every_table_is_as_empty_as_before() {
     let world = at_rest(world);
     assert!(world.net.wires.len() <= 9, "{} wires", world.net.wires.len());
 }
+
+#[test]
+fn after_a_night_a_machine_has_what_it_missed_within_two_seconds() {
+    // covers Q02, Q03
+    let night = 8 * 3_600 * SECOND;
+    let mut world = meshed(3);
+    strike(&mut world, Fault::Sleep { m: 0, lasts: night });
+    run(&mut world, 60 * SECOND);
+    let missed = send(&mut world, 1, 0, 50, 1);
+    run(&mut world, 10 * SECOND);
+    assert_eq!((accepted(&world, &missed), reached(&world, &missed, 0)), (50, 0));
+    run(&mut world, night - 70 * SECOND - 1);
+    let status = world.machines[1].mesh.as_ref().map(|mesh| mesh.snapshot().links.len());
+    assert_eq!(status, Some(2), "its links to the sleeper are gone: n2 and its own entrance are left");
+    let woke = world.now;
+    run(&mut world, 1);
+    world.trusts_no_link(0);
+    while reached(&world, &missed, 0) < missed.len() && world.now < woke + 60 * SECOND {
+        run(&mut world, 10 * MS);
+    }
+    let took = (world.now - woke) / MS;
+    eprintln!("50 messages were there {took} ms after the machine woke");
+    assert!(took <= 2_000, "{took} ms");
+    at_rest(world);
+}

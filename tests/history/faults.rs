@@ -344,6 +344,20 @@ impl World {
         }
         self.trace.note(now, || format!("n{m} wakes"));
         self.machines[m].clock.wakes(now);
+        if self.rng.percent(70) {
+            self.trusts_no_link(m);
+        }
+    }
+
+    /// Whoever dials looks twice a second whether the machine slept: what was connected before is dead.
+    pub fn trusts_no_link(&mut self, m: MachineNo) {
+        for number in self.net.select(|wire| wire.broken) {
+            let Some(wire) = self.net.wires.get(&number) else { continue };
+            if let Some(side) = wire.ends.iter().position(|end| is_node(end.who, m)) {
+                let wait = self.rng.range(1, 500) * MS;
+                self.after(wait, Event::Down(number, side));
+            }
+        }
     }
 
     /// Everything is made whole, and stays so: all machines on, every way open, every agent there and willing.

@@ -1,6 +1,10 @@
 //! Durable messages through the whole stack: power that goes, partitions, disks that refuse, clients that leave and
 //! move. Nothing that was accepted is lost, doubled without a mark or reordered, and each sender is told an end.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,6 +45,8 @@ enum Act {
 struct Fate {
     apart: Vec<Apart>,
     acts: Vec<(Duration, Act)>,
+    /// When half of everything is lost.
+    gusts: Vec<Range<Duration>>,
     loss: f64,
 }
 
@@ -76,8 +82,15 @@ fn draw(seed: u64) -> Fate {
     for _ in 0..rng.range(1, 3) {
         let from = ms(&mut rng, 5_000, 50_000);
         let until = (from + ms(&mut rng, 500, 20_000)).min(HEALED);
-        apart.push(Apart { side: rng.range(1, (1 << MACHINES) - 2) as u32, from, until });
+        let side = rng.range(1, (1 << MACHINES) - 2) as u32;
+        apart.push(Apart { side, one_way: rng.percent(35), from, until });
     }
+    let gusts = (0..rng.range(0, 5))
+        .map(|_| {
+            let from = ms(&mut rng, 5_000, 55_000);
+            from..from + ms(&mut rng, 100, 2_000)
+        })
+        .collect();
     // One after the other: a machine that is off does not lose its power again.
     let mut at = ms(&mut rng, 6_000, 20_000);
     while at < HEALED - Duration::from_secs(5) {
@@ -85,7 +98,7 @@ fn draw(seed: u64) -> Fate {
         let longest = if rng.percent(60) { 2_000 } else { 15_000 };
         let back = (at + ms(&mut rng, 200, longest)).min(HEALED);
         acts.extend([(at, Act::Off(m)), (back, Act::On(m))]);
-        apart.push(Apart { side: 1 << m, from: at, until: back });
+        apart.push(Apart { side: 1 << m, one_way: false, from: at, until: back });
         at = back + ms(&mut rng, 200, 20_000);
     }
     for _ in 0..2 {
@@ -94,7 +107,7 @@ fn draw(seed: u64) -> Fate {
         acts.push((at, if rng.percent(50) { Act::Full(m, until) } else { Act::Slow(m, until) }));
     }
     acts.sort_by_key(|(at, _)| *at);
-    Fate { apart, acts, loss: [0.0, 0.01, 0.02, 0.05][rng.index(4)] }
+    Fate { apart, acts, gusts, loss: [0.0, 0.01, 0.02, 0.05][rng.index(4)] }
 }
 
 fn run(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
@@ -104,12 +117,15 @@ fn run(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
 async fn history(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
     let fate = draw(seed);
     let apart = fate.apart.clone();
-    let cuts = fate.apart.clone();
-    let cut = move |now: Duration, from: std::net::SocketAddr, to: std::net::SocketAddr| {
+    let (cuts, gusts, loss) = (fate.apart.clone(), fate.gusts.clone(), fate.loss);
+    let lost = move |now: Duration, from: SocketAddr, to: SocketAddr| {
         let [a, b] = [from, to].map(|address| usize::from(address.port() - 4000));
-        cuts.iter().any(|apart| (apart.from..apart.until).contains(&now) && apart.parts(a, b))
+        if cuts.iter().any(|apart| (apart.from..apart.until).contains(&now) && apart.cuts(a, b)) {
+            return 1.0;
+        }
+        if gusts.iter().any(|gust| gust.contains(&now)) { 0.5 } else { loss }
     };
-    let weather = Weather { delay_us: (5_000, 30_000), loss: fate.loss, cut: Box::new(cut) };
+    let weather = Weather { delay_us: (5_000, 30_000), lost: Box::new(lost) };
     let (net, _courier) = SimNet::start(seed, weather);
     let fsync = |m| [500, 5_000, 20_000, 80_000][(mix(seed + m) % 4) as usize];
     let disk = |m| SimDisk::new(&net, name(m as usize), mix(seed ^ m), fsync(m), sabotage);
@@ -234,19 +250,50 @@ fn replay_line(seed: u64) -> String {
     format!("SIM_SEED={seed} cargo test --test sim replay -- --nocapture")
 }
 
+/// What came of several runs.
+#[derive(Default)]
+struct Sum {
+    counts: BTreeMap<&'static str, u64>,
+    disks: [u64; 3],
+    broken: Vec<String>,
+}
+
+impl Sum {
+    fn add(&mut self, seed: u64, outcome: Outcome) {
+        show(seed, &outcome);
+        self.broken.extend(outcome.broken.map(|why| format!("{}\n    {why}", replay_line(seed))));
+        for (what, count) in outcome.ledger.counts {
+            *self.counts.entry(what).or_default() += count;
+        }
+        (0..3).for_each(|n| self.disks[n] += outcome.disks[n]);
+    }
+}
+
+/// Every processor has a run at a time.
+fn run_all(seeds: Range<u64>) -> Sum {
+    let (next, sum) = (AtomicU64::new(seeds.start), Mutex::new(Sum::default()));
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let outcome = run(seed, None);
+                    sum.lock().unwrap().add(seed, outcome);
+                }
+            });
+        }
+    });
+    sum.into_inner().unwrap()
+}
+
 #[test]
 fn nothing_accepted_is_lost_doubled_or_reordered() {
     // covers T06, Q02, Q04
-    let (mut totals, mut disks, mut broken) = (Ledger::default().counts, [0; 3], Vec::new());
-    for seed in seeds(1, 8) {
-        let outcome = run(seed, None);
-        show(seed, &outcome);
-        broken.extend(outcome.broken.map(|why| format!("{}\n    {why}", replay_line(seed))));
-        for (what, count) in outcome.ledger.counts {
-            *totals.entry(what).or_default() += count;
-        }
-        (0..3).for_each(|n| disks[n] += outcome.disks[n]);
-    }
+    let Sum { counts: totals, disks, broken } = run_all(seeds(1, 8));
     assert!(broken.is_empty(), "{} seeds broke:\n{}", broken.len(), broken.join("\n"));
     // Runs that met too little show nothing.
     let least = [

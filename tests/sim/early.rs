@@ -54,8 +54,7 @@ impl Scene {
         let is_cut = cut.clone();
         let weather = Weather {
             delay_us: (25_000, 25_000),
-            loss: 0.0,
-            cut: Box::new(move |_, _, _| is_cut.load(Ordering::Relaxed)),
+            lost: Box::new(move |_, _, _| if is_cut.load(Ordering::Relaxed) { 1.0 } else { 0.0 }),
         };
         let (net, courier) = SimNet::start(seed, weather);
         let disks = [0, 1].map(|m| SimDisk::new(&net, name(m), seed ^ m as u64, FSYNC, None));

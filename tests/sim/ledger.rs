@@ -85,6 +85,8 @@ impl Message {
 #[derive(Debug, Clone, Copy)]
 pub struct Apart {
     pub side: u32,
+    /// What the others say still comes.
+    pub one_way: bool,
     pub from: Duration,
     pub until: Duration,
 }
@@ -92,6 +94,11 @@ pub struct Apart {
 impl Apart {
     pub fn parts(&self, a: MachineNo, b: MachineNo) -> bool {
         self.side >> a & 1 != self.side >> b & 1
+    }
+
+    /// Whether nothing comes from one to the other.
+    pub fn cuts(&self, from: MachineNo, to: MachineNo) -> bool {
+        self.parts(from, to) && (!self.one_way || self.side >> from & 1 == 1)
     }
 }
 

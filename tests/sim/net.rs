@@ -17,17 +17,14 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use trishula::rt::tasks;
 
-/// Whether a datagram between two addresses is lost for sure at this time since the start.
-pub type Cut = Box<dyn Fn(Duration, SocketAddr, SocketAddr) -> bool + Send>;
+/// Which share of the datagrams from one address to another is lost by chance at this time since the start; 1: all.
+pub type Lost = Box<dyn Fn(Duration, SocketAddr, SocketAddr) -> f64 + Send>;
 
 /// What the network does to datagrams.
 pub struct Weather {
     /// One way, in microseconds.
     pub delay_us: (u64, u64),
-    /// Share of datagrams lost by chance.
-    pub loss: f64,
-    /// And for sure.
-    pub cut: Cut,
+    pub lost: Lost,
 }
 
 /// Everything that happened, in order. Two runs are the same when these are.
@@ -173,10 +170,10 @@ impl SimNet {
         net.trace.push(step);
         net.sent += 1;
         // Both are drawn for every datagram, so that a partition does not shift what comes after it.
-        let unlucky = net.random.random::<f64>() < net.weather.loss;
+        let chance = net.random.random::<f64>();
         let (least, most) = net.weather.delay_us;
         let delay = Duration::from_micros(net.random.random_range(least..=most));
-        if unlucky || (net.weather.cut)(net.began.elapsed(), from, to) {
+        if chance < (net.weather.lost)(net.began.elapsed(), from, to) {
             net.lost += 1;
             return;
         }

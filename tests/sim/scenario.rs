@@ -9,7 +9,7 @@ use trishula::rt::{clock, random, tasks};
 use trishula::wire::ids::{Incarnation, NodeName};
 
 use crate::agents::{Book, Entry, Errand, live, names_at};
-use crate::net::{Cut, SimNet, Step, Weather};
+use crate::net::{SimNet, Step, Weather};
 use crate::node::{Plan, SimNode, Store};
 use crate::pki::{pki, wall_at_start};
 
@@ -97,6 +97,9 @@ impl Scene {
     }
 }
 
+/// Whether nothing comes from one address to another at this time since the start.
+pub type Cut = Box<dyn Fn(Duration, SocketAddr, SocketAddr) -> bool + Send>;
+
 /// Runs a minute with this seed, delays of 20 to 30 ms, 2 % loss, and what `cut` and `fate` say.
 pub fn run(seed: u64, cut: Cut, fate: Fate) -> Outcome {
     in_virtual_time(seed, minute(seed, cut, fate))
@@ -118,7 +121,8 @@ pub fn in_virtual_time<T>(seed: u64, what: impl Future<Output = T>) -> T {
 }
 
 async fn minute(seed: u64, cut: Cut, fate: Fate) -> Outcome {
-    let (net, _courier) = SimNet::start(seed, Weather { delay_us: (20_000, 30_000), loss: 0.02, cut });
+    let lost = move |now, from, to| if cut(now, from, to) { 1.0 } else { 0.02 };
+    let (net, _courier) = SimNet::start(seed, Weather { delay_us: (20_000, 30_000), lost: Box::new(lost) });
     let scene = Scene { net, book: Book::default(), seed };
     let mut machines: Vec<Machine> = (0..NODES).map(|n| scene.boot(n, 1)).collect();
     if let Fate::Restarts { gently, node, at, back } = fate {

@@ -53,6 +53,8 @@ metric! {
     DIALS: IntCounterVec = counters("trishula_dials_total", "Dial attempts", &["carrier", "outcome"]);
     /// Links that changed their carrier: QUIC was silent, lossy, or works again.
     CARRIER_CHANGES: IntCounterVec = counters("trishula_carrier_changes_total", "Links that went from QUIC to a WebSocket (silent, lossy) or back (works)", &["why"]);
+    /// How often an edge read again by what a service's tokens are checked, by service and outcome (ok, refused).
+    TRUST_RELOADS: IntCounterVec = counters("trishula_trust_reloads_total", "Times that secrets, keys or revoked tokens were read again", &["service", "outcome"]);
     /// Connections of other nodes that an edge relays to its own.
     RELAYS: IntGauge = IntGauge::new("trishula_relays", "Connections of other nodes that this edge relays to its own");
     /// Those that it refused, by reason.

@@ -133,6 +133,10 @@ pub struct ServiceSection {
     pub secret_file: Option<PathBuf>,
     /// Or the environment variable with it.
     pub secret_env: Option<String>,
+    /// The file with the public keys of others who make tokens (JWK Set).
+    pub jwks_file: Option<PathBuf>,
+    /// The file with tokens that were taken back.
+    pub revoked_file: Option<PathBuf>,
     /// Whether clients need a token at all. Only for a network in which everybody is trusted.
     #[serde(default = "yes")]
     pub auth: bool,
@@ -222,7 +226,11 @@ impl EdgeConfig {
         let mut config: EdgeConfig = load(path, environment, overrides)?;
         config.check().map_err(|(key, why)| Error::Together { path: path.into(), key, why })?;
         let services = config.services.iter_mut();
-        let files = services.flat_map(|s| [&mut s.cert, &mut s.key, &mut s.secret_file]).flatten();
+        let files = services
+            .flat_map(|s| {
+                [&mut s.cert, &mut s.key, &mut s.secret_file, &mut s.jwks_file, &mut s.revoked_file]
+            })
+            .flatten();
         files
             .chain([&mut config.identity.dir, &mut config.relay.socket])
             .for_each(|file| resolve(path, file));
@@ -282,8 +290,8 @@ impl ServiceSection {
             (Some(_), Some(_), _) => {
                 return Err(("secret_file", "secret_env is there too; give one of the two".into()));
             }
-            (None, None, true) => {
-                let why = "is missing, and tokens can't be checked without; \
+            (None, None, true) if self.jwks_file.is_none() => {
+                let why = "is missing, and tokens can't be checked without, or without jwks_file; \
                            make one with: head -c 48 /dev/urandom | base64 > FILE";
                 return Err(("secret_file", why.into()));
             }

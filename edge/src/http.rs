@@ -35,6 +35,8 @@ use crate::relay::{Relay, Way};
 
 /// The subprotocol of JSON frames.
 pub const SUBPROTOCOL_JSON: &str = "trishula.v2+json";
+/// Begins the offer of a subprotocol that is a token.
+const BEARER: &str = "bearer.";
 /// Largest request, in bytes: a token in the URL and one in a header fit, and some more.
 const MAX_REQUEST: usize = 32 * 1024;
 /// A connection that does not become a WebSocket ends after so many times what a request may take: one that sends
@@ -226,12 +228,13 @@ fn upgrade(
         answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         Box::new(answer)
     })?;
-    let subprotocol = subprotocol(request.headers());
-    if let Subprotocol::Json = subprotocol {
+    // A token is never selected: it would stand in the answer, where proxies log it.
+    let offered = Offered::read(request.headers());
+    if offered.json {
         let json = HeaderValue::from_static(SUBPROTOCOL_JSON);
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, json);
     }
-    Ok((answer, Grant::Session { identity, served: subprotocol != Subprotocol::Other }))
+    Ok((answer, Grant::Session { identity, served: offered.json || !offered.other }))
 }
 
 /// For another node. It shows no token: who it is, it shows to the node.
@@ -303,27 +306,33 @@ fn is_key(key: &[u8]) -> bool {
     key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(digit)
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Subprotocol {
-    None,
-    Json,
-    Other,
+/// What a client offers in `Sec-WebSocket-Protocol`.
+#[derive(Debug, Default)]
+struct Offered<'a> {
+    json: bool,
+    /// Something that is not served.
+    other: bool,
+    /// A token: browsers have no other place for it.
+    token: Option<&'a str>,
 }
 
-fn subprotocol(headers: &HeaderMap) -> Subprotocol {
-    let mut found = Subprotocol::None;
-    for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
-        for offer in value.to_str().unwrap_or_default().split(',') {
-            if offer.trim() == SUBPROTOCOL_JSON {
-                return Subprotocol::Json;
+impl<'a> Offered<'a> {
+    fn read(headers: &'a HeaderMap) -> Offered<'a> {
+        let mut offered = Offered::default();
+        for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
+            for offer in value.to_str().unwrap_or_default().split(',').map(str::trim) {
+                match offer.strip_prefix(BEARER) {
+                    Some(token) => offered.token = offered.token.or(Some(token)),
+                    None if offer == SUBPROTOCOL_JSON => offered.json = true,
+                    None => offered.other = true,
+                }
             }
-            found = Subprotocol::Other;
         }
+        offered
     }
-    found
 }
 
-/// Who a request says it is: by header, then by query. A token that is there must be good.
+/// Who a request says it is: by header, then by subprotocol, then by query. A token that is there must be good.
 fn identify(request: &Request<Incoming>, opening: &Opening) -> Result<Option<Identity>, Refusal> {
     let Some(verifier) = &opening.verifier else { return Ok(opening.identity.clone()) };
     let now = clock::wall_ms();
@@ -335,6 +344,9 @@ fn identify(request: &Request<Incoming>, opening: &Opening) -> Result<Option<Ide
         let token = token.ok_or_else(|| {
             Refusal::new(Code::TokenInvalid, "the Authorization header is not `Bearer TOKEN`")
         })?;
+        return verifier.verify(token, now).map(Some);
+    }
+    if let Some(token) = Offered::read(request.headers()).token {
         return verifier.verify(token, now).map(Some);
     }
     let query = request.uri().query().unwrap_or_default();

@@ -6,10 +6,12 @@
 //! | [`cli`] | `trishula-edge run\|check` |
 //! | [`config`] | the file `edge.toml` |
 //! | [`prepare`] | what a configuration needs to run: secrets, certificates, identity, ports |
+//! | [`trust`] | secrets, public keys and revoked tokens, read again when their files change |
 //! | [`print`](mod@print) | what the commands show; nothing else writes to the terminal |
 //! | [`run`] | everything in the right order, once |
 //! | [`listener`] | sockets, TLS, and the limits on both |
 //! | [`http`] | requests: upgrades, `/health`, `/metrics` |
+//! | [`relay`] | other nodes' connections, passed on to the own node |
 //! | [`wss`] | a WebSocket as a session's carrier |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
@@ -21,4 +23,5 @@ pub mod prepare;
 pub mod print;
 pub mod relay;
 pub mod run;
+pub mod trust;
 pub mod wss;

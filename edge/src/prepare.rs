@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket};
-use trishula::gateway::auth::{Identity, Rules, Verifier};
-use trishula::gateway::secret::{Secret, SecretError};
+use trishula::gateway::auth::Identity;
 use trishula::gateway::session::{Opening, Settings};
 use trishula::identity::bundle::{Bundle, PUBLIC_CERTIFICATE, PUBLIC_KEY};
 use trishula::identity::live::ReloadableCert;
@@ -18,6 +17,7 @@ use trishula::identity::{self, RoleKind, tls};
 use trishula::rt::clock;
 
 use crate::config::{EdgeConfig, ServiceSection};
+use crate::trust::{self, Watched};
 
 /// Connections that the system may hold for us before we take them.
 const BACKLOG: u32 = 1024;
@@ -25,13 +25,13 @@ const BACKLOG: u32 = 1024;
 /// Why an edge can't start. Each says what, where and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The secret of a service.
+    /// What tokens of a service are checked by.
     #[error("service {service}: {why}")]
-    Secret {
+    Trust {
         /// Which.
         service: String,
         /// What is wrong with it.
-        why: SecretError,
+        why: trust::Error,
     },
     /// The certificate or key of a service.
     #[error("service {service}: {why}")]
@@ -75,7 +75,7 @@ pub enum Error {
 impl Error {
     /// Whether the configuration is to blame, rather than the moment.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Error::Secret { .. } | Error::Certificate { .. } | Error::Identity(_))
+        matches!(self, Error::Trust { .. } | Error::Certificate { .. } | Error::Identity(_))
     }
 }
 
@@ -88,6 +88,8 @@ pub struct Prepared {
     pub tls: Arc<ServerConfig>,
     /// Its certificate, which may be renewed while it is in use.
     pub certificate: Arc<ReloadableCert>,
+    /// By what its tokens are checked, if they are.
+    pub trust: Option<Watched>,
     /// How its sessions begin.
     pub opening: Opening,
 }
@@ -106,7 +108,8 @@ fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared, Er
     let (tls, certificate) =
         tls::https_server(&certificate, &key, tls::ClientCertificates::Unasked, clock::for_tls())
             .map_err(|why| Error::Certificate { service: name.clone(), why })?;
-    let verifier = verifier(section).map_err(|why| Error::Secret { service: name, why })?;
+    let trust = Watched::load(section).map_err(|why| Error::Trust { service: name, why })?;
+    let verifier = trust.as_ref().map(|watched| watched.verifier.clone());
     let identity = (!section.auth).then(|| Identity::anybody(section.name.clone()));
     let settings = Settings {
         max_frame: section.max_frame,
@@ -116,17 +119,7 @@ fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared, Er
     };
     let opening =
         Opening { namespace: section.name.clone(), identity, verifier, settings: Arc::new(settings) };
-    Ok(Prepared { section: section.clone(), tls, certificate, opening })
-}
-
-fn verifier(section: &ServiceSection) -> Result<Option<Arc<Verifier>>, SecretError> {
-    let secret = match (&section.secret_file, &section.secret_env) {
-        (Some(path), _) => Secret::from_file(path)?,
-        (None, Some(name)) => Secret::from_env(name)?,
-        (None, None) => return Ok(None),
-    };
-    let rules = Rules { require_exp: section.require_exp };
-    Ok(Some(Arc::new(Verifier::new([&secret], section.name.clone(), rules))))
+    Ok(Prepared { section: section.clone(), tls, certificate, trust, opening })
 }
 
 /// Reads who the edge is.

@@ -27,6 +27,7 @@ use crate::http::{self, Page};
 use crate::listener::{self, Counts, Service};
 use crate::prepare::{self, Error, Prepared};
 use crate::relay::Relay;
+use crate::trust;
 
 /// Events of links that may wait for the hub.
 const EVENTS: usize = 4096;
@@ -175,6 +176,7 @@ pub struct Edge {
     _hub: tasks::Task,
     _metrics: tasks::Task,
     _reloader: tasks::Task,
+    _trust: tasks::Task,
 }
 
 impl Edge {
@@ -190,6 +192,7 @@ impl Edge {
         let (mut tasks, mut addresses) = (Vec::new(), Vec::new());
         let relay = Relay::new(&config.relay);
         let certificates: Vec<_> = services.iter().map(|service| service.certificate.clone()).collect();
+        let trusts: Vec<_> = services.iter().filter_map(|service| service.trust.clone()).collect();
         for (prepared, sockets) in services.into_iter().zip(listeners.services) {
             let namespace = prepared.section.name.clone();
             let service =
@@ -222,6 +225,7 @@ impl Edge {
             _hub: hub_task,
             _metrics: tasks::spawn("edge.metrics", metrics(listeners.metrics, page)),
             _reloader: tasks::spawn("edge.certificates", reload(certificates)),
+            _trust: tasks::spawn("edge.trust", trust::follow(trusts)),
         }
     }
 

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rand::RngExt;
+
 use super::common::{ConfigArg, duration};
 use super::{layout, print};
 use crate::gateway::auth::{self, NewToken};
@@ -31,6 +33,7 @@ Examples:
   trishula token issue planner
   trishula token issue planner --ttl 12h --secret-file /etc/trishula/secrets/trishula.secret
   trishula token issue gateway --agents 'worker-*' --permission admin
+  trishula token issue planner --json | jq -r .id   # to take it back later: revoked_file in edge.toml
   curl -H \"Authorization: Bearer $(trishula token issue me)\" https://agni.example.com/…
 
 Only the token is printed. It is as good as a password until it ends: give it to its agent, and to nobody else.")]
@@ -52,6 +55,9 @@ struct Issue {
     /// Other names that it may register as, such as worker-*; may be repeated
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     agents: Vec<String>,
+    /// Print the token with its id, by which it can be taken back, and its end
+    #[arg(long)]
+    json: bool,
 }
 
 impl Args {
@@ -68,14 +74,23 @@ impl Issue {
         let beside = || config.path().with_file_name(layout::SECRETS).join(layout::SECRET);
         let secret = Secret::from_file(&self.secret_file.unwrap_or_else(beside))?;
         let now = clock::wall_ms() / 1000;
+        let exp = now + self.ttl.as_secs().max(1);
         let token = NewToken {
             sub: self.agent,
             aud: self.namespace,
             permissions: self.permission,
             agents: self.agents,
+            jti: format!("{:032x}", rand::rng().random::<u128>()),
             iat: now,
-            exp: Some(now + self.ttl.as_secs().max(1)),
+            exp: Some(exp),
         };
-        print::line(&auth::issue(&secret, &token)?)
+        let signed = auth::issue(&secret, &token)?;
+        if !self.json {
+            return print::line(&signed);
+        }
+        let (agent, namespace) = (token.sub.as_str(), token.aud.as_str());
+        print::json(&serde_json::json!({
+            "token": signed, "id": token.jti, "agent": agent, "namespace": namespace, "expires_at": exp * 1000
+        }))
     }
 }

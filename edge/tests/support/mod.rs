@@ -122,7 +122,13 @@ impl World {
 
     /// Without a node.
     pub fn start_alone(more: &str) -> World {
+        World::start_prepared(more, |_| {})
+    }
+
+    /// The same, with more files in the machine's folder.
+    pub fn start_prepared(more: &str, prepare_files: impl FnOnce(&Machine)) -> World {
         let machine = Machine::new();
+        prepare_files(&machine);
         let config = machine.configure(more);
         let services = prepare::services(&config).unwrap();
         let listeners = Listeners::bind(&config).unwrap();
@@ -205,6 +211,7 @@ pub fn token_with(agent: &str, seconds: i64, agents: &[&str]) -> String {
         aud: Namespace::new("trishula").unwrap(),
         permissions: Vec::new(),
         agents: agents.iter().map(|name| (*name).to_owned()).collect(),
+        jti: format!("{agent}-{now}"),
         iat: now,
         exp: Some(now.checked_add_signed(seconds).unwrap()),
     };

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::*;
-use crate::gateway::auth::{NewToken, Rules, issue};
+use crate::gateway::auth::{KeySet, NewToken, Revoked, Rules, Trust, issue};
 use crate::gateway::secret::Secret;
 use crate::gateway::testing::{MemoryClient, Node, Rig, agent, connection, head, namespace, soon};
 use crate::rt::tasks;
@@ -23,6 +23,7 @@ fn token(name: &str, lives_ms: u64) -> String {
         aud: namespace(),
         permissions: Vec::new(),
         agents: Vec::new(),
+        jti: "t".into(),
         iat: 0,
         exp: Some((clock::wall_ms() + lives_ms) / 1000),
     };
@@ -30,7 +31,8 @@ fn token(name: &str, lives_ms: u64) -> String {
 }
 
 pub(super) fn opening(identity: Option<Identity>) -> Opening {
-    let verifier = Verifier::new([&secret()], namespace(), Rules::default());
+    let trust = Trust::new(&[secret()], KeySet::default(), Revoked::default());
+    let verifier = Verifier::new(trust, namespace(), Rules::default());
     Opening {
         namespace: namespace(),
         identity,

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::{End, Phase, Session, refused_end, silent_end};
+use crate::gateway::auth::token;
 use crate::gateway::carrier::Carrier;
 use crate::rt::clock;
 use crate::wire::close::{CloseCode, Code, Refusal};
@@ -124,6 +125,12 @@ impl<C: Carrier> Session<C> {
         };
         if self.watch.expires.is_some_and(|at| at <= now) || self.identity.as_ref().is_some_and(over) {
             return Err(refused_end(Refusal::new(Code::TokenExpired, "the token's time is over")));
+        }
+        // Noticed when the timer fires next: within a minute.
+        if let (Some(verifier), Some(identity)) = (&self.verifier, &self.identity)
+            && verifier.has_taken_back(identity)
+        {
+            return Err(refused_end(token::taken_back()));
         }
         Ok(())
     }

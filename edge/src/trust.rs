@@ -1,0 +1,117 @@
+//! By what a service believes tokens, from its files: read at the start, and again when one of them changes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use trishula::gateway::auth::keys::FileError;
+use trishula::gateway::auth::{KeySet, Revoked, Rules, Trust, Verifier};
+use trishula::gateway::secret::{Secret, SecretError};
+use trishula::metrics;
+use trishula::wire::ids::Namespace;
+
+use crate::config::ServiceSection;
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Why tokens can't be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The secret.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// Public keys, or tokens that were taken back.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// The checks of one service, and where they come from.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    service: Namespace,
+    secret_file: Option<PathBuf>,
+    secret_env: Option<String>,
+    jwks_file: Option<PathBuf>,
+    revoked_file: Option<PathBuf>,
+    /// Shared with its sessions.
+    pub verifier: Arc<Verifier>,
+}
+
+/// When a file was changed last, and how long it is.
+type Stamp = Option<(SystemTime, u64)>;
+
+impl Watched {
+    /// Reads the files of a service; `None`: it asks for no tokens.
+    pub fn load(section: &ServiceSection) -> Result<Option<Watched>, Error> {
+        if section.secret_file.is_none() && section.secret_env.is_none() && section.jwks_file.is_none() {
+            return Ok(None);
+        }
+        let rules = Rules { require_exp: section.require_exp };
+        let watched = Watched {
+            service: section.name.clone(),
+            secret_file: section.secret_file.clone(),
+            secret_env: section.secret_env.clone(),
+            jwks_file: section.jwks_file.clone(),
+            revoked_file: section.revoked_file.clone(),
+            verifier: Arc::new(Verifier::new(Trust::default(), section.name.clone(), rules)),
+        };
+        watched.verifier.replace(watched.read()?);
+        Ok(Some(watched))
+    }
+
+    fn read(&self) -> Result<Trust, Error> {
+        let secret = match (&self.secret_file, &self.secret_env) {
+            (Some(path), _) => Some(Secret::from_file(path)?),
+            (None, Some(name)) => Some(Secret::from_env(name)?),
+            (None, None) => None,
+        };
+        let keys = self.jwks_file.as_deref().map(KeySet::from_file).transpose()?.unwrap_or_default();
+        if keys.passed_over() > 0 {
+            let (keys, passed_over) = (keys.len(), keys.passed_over());
+            tracing::info!(service = %self.service, keys, passed_over, "keys that are no use here were passed over");
+        }
+        let revoked = self.revoked_file.as_deref().map(Revoked::from_file).transpose()?.unwrap_or_default();
+        Ok(Trust::new(&secret, keys, revoked))
+    }
+
+    fn stamps(&self) -> Vec<Stamp> {
+        let files = [&self.secret_file, &self.jwks_file, &self.revoked_file];
+        let stamp = |path: &PathBuf| {
+            let about = std::fs::metadata(path).ok()?;
+            Some((about.modified().ok()?, about.len()))
+        };
+        files.into_iter().flatten().map(stamp).collect()
+    }
+
+    /// What was believed before holds until what is in the files can be taken.
+    fn reload(&self) {
+        let outcome = match self.read() {
+            Ok(trust) => {
+                self.verifier.replace(trust);
+                tracing::info!(service = %self.service, "secret, keys or tokens taken back were read again");
+                "ok"
+            }
+            Err(why) => {
+                tracing::error!(service = %self.service, %why, "what tokens are checked by stays as it was");
+                "refused"
+            }
+        };
+        metrics::TRUST_RELOADS.with_label_values(&[self.service.as_str(), outcome]).inc();
+    }
+}
+
+/// Looks at the files from time to time.
+pub async fn follow(services: Vec<Watched>) {
+    let mut seen: Vec<Vec<Stamp>> = services.iter().map(Watched::stamps).collect();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        for (service, seen) in services.iter().zip(&mut seen) {
+            let now = service.stamps();
+            if now != *seen {
+                *seen = now;
+                service.reload();
+            }
+        }
+    }
+}

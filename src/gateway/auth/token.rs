@@ -1,0 +1,448 @@
+//! Tokens (RFC 7519): HS256 with the namespace's secret, EdDSA and ES256 with public keys.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+
+use super::keys::{KeySet, Mark, Revoked};
+use super::{Identity, Pattern};
+use crate::gateway::secret::Secret;
+use crate::wire::close::{Code, Refusal};
+use crate::wire::ids::{AgentName, Namespace};
+
+/// Longest token that is looked at, in bytes: a few claims need a few hundred.
+const MAX_TOKEN: usize = 8 * 1024;
+
+/// What an operator decides about a namespace's tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// Whether a token must end.
+    pub require_exp: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { require_exp: true }
+    }
+}
+
+/// By what tokens are believed; replaced as a whole when its files change.
+#[derive(Default)]
+pub struct Trust {
+    secrets: Vec<DecodingKey>,
+    keys: KeySet,
+    revoked: Revoked,
+}
+
+impl Trust {
+    /// A token is good if one of the secrets signed it (two while a secret is being changed), or one of the keys, and it was
+    /// not taken back.
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a Secret>, keys: KeySet, revoked: Revoked) -> Trust {
+        let secrets = secrets.into_iter().map(|secret| DecodingKey::from_secret(secret.expose())).collect();
+        Trust { secrets, keys, revoked }
+    }
+
+    /// The keys of an algorithm and nobody else's: what is public to one must never be the secret of another.
+    fn keys_for(&self, header: &Header) -> Vec<&DecodingKey> {
+        match header.alg {
+            Algorithm::HS256 => self.secrets.iter().collect(),
+            Algorithm::EdDSA | Algorithm::ES256 => {
+                self.keys.candidates(header.alg, header.kid.as_deref()).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Checks the tokens of one namespace.
+pub struct Verifier {
+    trust: RwLock<Arc<Trust>>,
+    namespace: Namespace,
+    rules: Rules,
+}
+
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Verifier").field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}
+
+impl Verifier {
+    /// For the tokens of a namespace.
+    pub fn new(trust: Trust, namespace: Namespace, rules: Rules) -> Verifier {
+        Verifier { trust: RwLock::new(Arc::new(trust)), namespace, rules }
+    }
+
+    /// Believes these from now on.
+    pub fn replace(&self, trust: Trust) {
+        *self.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(trust);
+    }
+
+    fn trust(&self) -> Arc<Trust> {
+        self.trust.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the token of this identity was taken back since it was shown.
+    pub fn has_taken_back(&self, identity: &Identity) -> bool {
+        let (Some(agent), Some(mark)) = (&identity.agent, &identity.token) else { return false };
+        self.trust().revoked.has(agent.as_str(), mark)
+    }
+
+    /// The namespace whose tokens these are.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Reads a token at the wall-clock time `now_ms`. Nothing of the token is in the refusal.
+    pub fn verify(&self, token: &str, now_ms: u64) -> Result<Identity, Refusal> {
+        let trust = self.trust();
+        let claims = signed_claims(&trust, token)?;
+        if let Some(nbf) = claims.nbf
+            && millis(nbf) > now_ms
+        {
+            return Err(invalid("the token is not valid yet: nbf lies ahead of the server's clock"));
+        }
+        match claims.exp {
+            None if self.rules.require_exp => return Err(invalid("the token has no exp, and must have one")),
+            Some(exp) if millis(exp) <= now_ms => {
+                return Err(Refusal::new(Code::TokenExpired, "the token's time is over"));
+            }
+            _ => {}
+        }
+        if let Some(audience) = &claims.aud
+            && !audience.contains(self.namespace.as_str())
+        {
+            let message = format!("the token's aud does not name the namespace {}", self.namespace);
+            return Err(invalid(message));
+        }
+        let agent = match (&claims.sub, &claims.user_id) {
+            (Some(sub), Some(user)) if sub != user => {
+                return Err(invalid("the token's sub and user_id are two different names"));
+            }
+            (Some(name), _) | (None, Some(name)) => name,
+            (None, None) => return Err(invalid("the token names no agent: neither sub nor user_id")),
+        };
+        let agent = AgentName::new(agent).map_err(|e| invalid(format!("the token's agent: {e}")))?;
+        let mark = Mark { id: claims.jti, issued_ms: claims.iat.map(millis) };
+        if trust.revoked.has(agent.as_str(), &mark) {
+            return Err(taken_back());
+        }
+        Ok(Identity {
+            agent: Some(agent),
+            namespace: self.namespace.clone(),
+            may_register: claims.agents.iter().map(|text| Pattern::new(text)).collect(),
+            permissions: claims.permissions.or(claims.scopes).unwrap_or_default(),
+            expires_at: claims.exp.map(millis),
+            token: Some(mark),
+        })
+    }
+}
+
+fn signed_claims(trust: &Trust, token: &str) -> Result<Claims, Refusal> {
+    if token.len() > MAX_TOKEN {
+        return Err(invalid(format!("the token is longer than {MAX_TOKEN} bytes")));
+    }
+    let header = jsonwebtoken::decode_header(token)
+        .map_err(|_| invalid("the token is not a JWT signed with HS256, EdDSA or ES256"))?;
+    if !matches!(header.alg, Algorithm::HS256 | Algorithm::EdDSA | Algorithm::ES256) {
+        return Err(invalid(format!(
+            "the token's alg is {:?}; only HS256, EdDSA and ES256 are taken",
+            header.alg
+        )));
+    }
+    if header.crit.is_some() {
+        return Err(invalid("the token has a crit header; none is understood"));
+    }
+    // The signature is the library's matter; the times are ours, so that one clock rules and tests can set it.
+    let mut validation = Validation::new(header.alg);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    let mut why = match header.alg {
+        Algorithm::HS256 => "the token's signature is not of this namespace's secret",
+        _ => "the token's signature is of none of this namespace's keys",
+    };
+    for key in trust.keys_for(&header) {
+        match jsonwebtoken::decode::<Claims>(token, key, &validation) {
+            Ok(data) => return Ok(data.claims),
+            Err(e) if matches!(e.kind(), jsonwebtoken::errors::ErrorKind::InvalidSignature) => {}
+            Err(_) => why = "a claim of the token has the wrong type",
+        }
+    }
+    Err(invalid(why))
+}
+
+/// What a session is told whose token was taken back.
+pub fn taken_back() -> Refusal {
+    invalid("the token was taken back by the operator; ask for a new one")
+}
+
+fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal::new(Code::TokenInvalid, message)
+}
+
+/// NumericDate to milliseconds; a float cast saturates, and NaN is none of JSON's numbers.
+fn millis(seconds: f64) -> u64 {
+    (seconds * 1000.0) as u64
+}
+
+#[derive(Debug, Deserialize)]
+struct Claims {
+    sub: Option<String>,
+    user_id: Option<String>,
+    permissions: Option<Vec<String>>,
+    /// The same in tokens between services.
+    scopes: Option<Vec<String>>,
+    #[serde(default)]
+    agents: Vec<String>,
+    exp: Option<f64>,
+    nbf: Option<f64>,
+    iat: Option<f64>,
+    jti: Option<String>,
+    aud: Option<Audience>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Audience {
+    fn contains(&self, name: &str) -> bool {
+        match self {
+            Audience::One(one) => one == name,
+            Audience::Many(many) => many.iter().any(|one| one == name),
+        }
+    }
+}
+
+/// What a new token is to say.
+#[derive(Debug, Clone, Serialize)]
+pub struct NewToken {
+    /// The agent.
+    pub sub: AgentName,
+    /// The namespace.
+    pub aud: Namespace,
+    /// What it may do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub permissions: Vec<String>,
+    /// Other names it may register as: names, or beginnings with a `*` behind.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub agents: Vec<String>,
+    /// Its own name, by which it can be taken back.
+    pub jti: String,
+    /// Seconds since the epoch: when it was made.
+    pub iat: u64,
+    /// Seconds since the epoch: its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exp: Option<u64>,
+}
+
+/// A token could not be made; ours never fail to.
+#[derive(Debug, thiserror::Error)]
+#[error("the token can't be made: {0}")]
+pub struct IssueError(String);
+
+/// Makes a token.
+pub fn issue(secret: &Secret, token: &NewToken) -> Result<String, IssueError> {
+    let key = EncodingKey::from_secret(secret.expose());
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), token, &key).map_err(|e| IssueError(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    use super::*;
+
+    const NOW: u64 = 1_767_225_600_000;
+
+    fn secret(byte: u8) -> Secret {
+        Secret::new(&[byte; 40], "test").unwrap()
+    }
+
+    fn trust(secrets: &[Secret]) -> Trust {
+        Trust::new(secrets, KeySet::default(), Revoked::default())
+    }
+
+    fn verifier_of(trust: Trust, rules: Rules) -> Verifier {
+        Verifier::new(trust, Namespace::new("trishula").unwrap(), rules)
+    }
+
+    fn verifier() -> Verifier {
+        verifier_of(trust(&[secret(b'a')]), Rules::default())
+    }
+
+    fn sign(claims: serde_json::Value) -> String {
+        let key = EncodingKey::from_secret(secret(b'a').expose());
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap()
+    }
+
+    fn refused(token: &str) -> Code {
+        verifier().verify(token, NOW).unwrap_err().code
+    }
+
+    #[test]
+    fn a_token_of_ours_says_who_it_is() {
+        // covers T05
+        let new = NewToken {
+            sub: AgentName::new("ops").unwrap(),
+            aud: Namespace::new("trishula").unwrap(),
+            permissions: vec!["read".into()],
+            agents: vec!["worker-*".into(), "spare".into()],
+            jti: "t-1".into(),
+            iat: NOW / 1000,
+            exp: Some(NOW / 1000 + 60),
+        };
+        let identity = verifier().verify(&issue(&secret(b'a'), &new).unwrap(), NOW).unwrap();
+        assert_eq!(identity.expires_at, Some(NOW + 60_000));
+        assert_eq!(identity.token, Some(Mark { id: Some("t-1".into()), issued_ms: Some(NOW) }));
+        for (name, may) in [("ops", true), ("worker-3", true), ("spare", true), ("dc", false)] {
+            assert_eq!(identity.may_be(&AgentName::new(name).unwrap()), may, "{name}");
+        }
+    }
+
+    #[test]
+    fn forged_expired_and_unsigned_tokens_are_refused() {
+        // covers T05
+        let exp = NOW / 1000 + 60;
+        let good = serde_json::json!({"sub": "dc", "exp": exp});
+        assert!(verifier().verify(&sign(good.clone()), NOW).is_ok());
+        let other = EncodingKey::from_secret(secret(b'b').expose());
+        let forged = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &good, &other).unwrap();
+        assert_eq!(refused(&forged), Code::TokenInvalid);
+        let longer = EncodingKey::from_secret(secret(b'a').expose());
+        let hs512 = jsonwebtoken::encode(&Header::new(Algorithm::HS512), &good, &longer).unwrap();
+        assert_eq!(refused(&hs512), Code::TokenInvalid);
+        let none = format!(
+            "{}.{}.",
+            URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#),
+            URL_SAFE_NO_PAD.encode(good.to_string())
+        );
+        assert_eq!(refused(&none), Code::TokenInvalid);
+        for bad in ["", "secret", "a.b.c", &"x".repeat(9000)] {
+            assert_eq!(refused(bad), Code::TokenInvalid);
+        }
+        assert_eq!(refused(&sign(serde_json::json!({"sub": "dc", "exp": NOW / 1000}))), Code::TokenExpired);
+    }
+
+    #[test]
+    fn claims_are_checked_one_by_one() {
+        // covers T05, T08
+        let exp = (NOW / 1000 + 60) as f64 + 0.5;
+        for good in [
+            serde_json::json!({"user_id": "dc", "exp": exp}),
+            serde_json::json!({"sub": "dc", "user_id": "dc", "exp": exp, "aud": ["x", "trishula"]}),
+            serde_json::json!({"sub": "dc", "exp": exp, "aud": "trishula", "unknown": {"a": 1}}),
+        ] {
+            assert!(verifier().verify(&sign(good.clone()), NOW).is_ok(), "{good}");
+        }
+        for bad in [
+            serde_json::json!({"sub": "dc"}),
+            serde_json::json!({"exp": exp}),
+            serde_json::json!({"sub": "dc", "user_id": "agni", "exp": exp}),
+            serde_json::json!({"sub": "d c", "exp": exp}),
+            serde_json::json!({"sub": "dc", "exp": "soon"}),
+            serde_json::json!({"sub": "dc", "exp": exp, "iat": "now"}),
+            serde_json::json!({"sub": "dc", "exp": exp, "nbf": exp}),
+            serde_json::json!({"sub": "dc", "exp": exp, "aud": "akosha"}),
+            serde_json::json!({"sub": 7, "exp": exp}),
+            serde_json::json!({"sub": "dc", "exp": exp, "permissions": "all"}),
+        ] {
+            assert_eq!(refused(&sign(bad.clone())), Code::TokenInvalid, "{bad}");
+        }
+        let lax = verifier_of(trust(&[secret(b'a')]), Rules { require_exp: false });
+        assert_eq!(lax.verify(&sign(serde_json::json!({"sub": "dc"})), NOW).unwrap().expires_at, None);
+    }
+
+    /// A key pair of whoever makes tokens: what signs, and the set that is published.
+    fn issuer(kind: Algorithm, id: Option<&str>) -> (EncodingKey, serde_json::Value) {
+        let pair = match kind {
+            Algorithm::EdDSA => rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519),
+            _ => rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
+        };
+        let pair = pair.unwrap();
+        let (der, public) = (pair.serialize_der(), pair.public_key_raw());
+        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let (signs, mut jwk) = match kind {
+            Algorithm::EdDSA => {
+                let jwk = serde_json::json!({"kty": "OKP", "crv": "Ed25519", "x": text(public)});
+                (EncodingKey::from_ed_der(&der), jwk)
+            }
+            _ => {
+                // An uncompressed point: 4, x, y.
+                let (x, y) = (text(&public[1..33]), text(&public[33..]));
+                let jwk = serde_json::json!({"kty": "EC", "crv": "P-256", "x": x, "y": y});
+                (EncodingKey::from_ec_der(&der), jwk)
+            }
+        };
+        if let Some(id) = id {
+            jwk["kid"] = id.into();
+        }
+        (signs, jwk)
+    }
+
+    fn published(keys: &[&serde_json::Value]) -> KeySet {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jwks.json");
+        std::fs::write(&path, serde_json::json!({"keys": keys}).to_string()).unwrap();
+        KeySet::from_file(&path).unwrap()
+    }
+
+    #[test]
+    fn tokens_by_public_keys_are_read_and_no_key_stands_in_for_another() {
+        // covers B03
+        let claims =
+            serde_json::json!({"sub": "dc", "exp": NOW / 1000 + 60, "scopes": ["read"], "aud": "trishula"});
+        for kind in [Algorithm::EdDSA, Algorithm::ES256] {
+            let (signs, key) = issuer(kind, Some("one"));
+            let (stranger, other) = issuer(kind, Some("two"));
+            let verifier = verifier_of(
+                Trust::new(&[secret(b'a')], published(&[&key]), Revoked::default()),
+                Rules::default(),
+            );
+            let code = |token: &str| verifier.verify(token, NOW).map(|_| ()).unwrap_err().code;
+            let with = |id: Option<&str>, signs: &EncodingKey| {
+                let header = Header { kid: id.map(Into::into), ..Header::new(kind) };
+                jsonwebtoken::encode(&header, &claims, signs).unwrap()
+            };
+            for id in [Some("one"), None] {
+                let identity = verifier.verify(&with(id, &signs), NOW).unwrap();
+                assert_eq!(identity.permissions, ["read"], "{kind:?}, {id:?}");
+            }
+            // Another key, a key id that is not there or looks like a path, a signature that was cut off.
+            for (id, signs) in [(Some("one"), &stranger), (None, &stranger), (Some("two"), &signs)] {
+                assert_eq!(code(&with(id, signs)), Code::TokenInvalid, "{kind:?}, {id:?}");
+            }
+            assert_eq!(code(&with(Some("../../etc/passwd"), &signs)), Code::TokenInvalid);
+            let whole = with(None, &signs);
+            assert_eq!(code(&whole[..whole.len() - 4]), Code::TokenInvalid);
+            // What is public must not serve as a secret.
+            let x = key["x"].as_str().unwrap();
+            for text in [x.to_owned(), key.to_string(), serde_json::json!({"keys": [key]}).to_string()] {
+                let confused = EncodingKey::from_secret(text.as_bytes());
+                let forged =
+                    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &confused).unwrap();
+                assert_eq!(code(&forged), Code::TokenInvalid);
+            }
+            // Keys are changed one after the other, as their owner publishes both for a while.
+            verifier.replace(Trust::new(&[], published(&[&key, &other]), Revoked::default()));
+            assert!(verifier.verify(&with(Some("two"), &stranger), NOW).is_ok());
+            assert!(verifier.verify(&with(Some("one"), &signs), NOW).is_ok());
+            assert_eq!(code(&sign(claims.clone())), Code::TokenInvalid, "there is no secret any more");
+        }
+    }
+
+    #[test]
+    fn a_secret_can_be_changed_while_old_tokens_live() {
+        // covers T05
+        let both = verifier_of(trust(&[secret(b'b'), secret(b'a')]), Rules::default());
+        let token = sign(serde_json::json!({"sub": "dc", "exp": NOW / 1000 + 60}));
+        assert!(both.verify(&token, NOW).is_ok());
+    }
+}

@@ -5,6 +5,7 @@
 //! | `accept` | who comes in on the UDP port |
 //! | `relay` | nodes that come in through this machine's edge, and the way out to other machines' edges |
 //! | `peers` | a dialler for every node that there is an address of |
+//! | `vigil` | whether each of them is linked or being dialled |
 //! | `asks` | what the command line asks that the node task alone can't do |
 //! | `renew` | this machine's certificates, renewed in time |
 //! | `sessions` | TLS sessions of peers on disk, so that they resume also after a restart |
@@ -33,6 +34,7 @@ use crate::link::congestion::{Algorithm, Congestion};
 use crate::link::inbox;
 use crate::link::memory::{self, End};
 use crate::link::quic;
+use crate::link::socket::{Buffers, Port};
 use crate::link::wss::Outward;
 use crate::link::{self, Local, Peer, unix};
 use crate::mesh;
@@ -51,6 +53,7 @@ mod register;
 mod relay;
 mod renew;
 mod sessions;
+mod vigil;
 
 use authority::{CaDesk, Neighbours};
 
@@ -124,6 +127,16 @@ pub fn trouble_with_fallback(config: &NodeConfig) -> Option<String> {
     relay::trouble(config)
 }
 
+/// What the system gives UDP sockets when they ask for as much as this node does.
+///
+/// # Errors
+///
+/// The system gives no socket.
+pub fn udp_buffers(config: &NodeConfig) -> std::io::Result<Buffers> {
+    let any = SocketAddr::new(config.mesh.listen.ip(), 0);
+    Buffers::ask(&std::net::UdpSocket::bind(any)?, udp_buffer(&config.mesh))
+}
+
 /// Runs the node until it is told to stop by SIGTERM or SIGINT.
 pub async fn run(config: NodeConfig) -> Result<(), Error> {
     let ready = Ready::load(config)?;
@@ -143,7 +156,7 @@ struct Ready {
     identity: tls::Identity,
     store: store::Opened,
     desk: Option<CaDesk>,
-    endpoint: quinn::Endpoint,
+    port: Port,
     http: std::net::TcpListener,
     socket: UnixListener,
     edge_socket: UnixListener,
@@ -172,7 +185,7 @@ impl Ready {
         });
         let desk = desk.transpose()?;
         let keys = PortKeys::open(&config.node.data_dir)?;
-        let endpoint = bind_quic(&identity, &keys, &config.mesh)?;
+        let port = bind_quic(&identity, &keys, &config.mesh)?;
         let http = bind_tcp("[admin] http", config.admin.http)?;
         let socket = admin::socket::bind(&config.admin.socket)?;
         let edge_socket = admin::socket::bind(&config.gateway.edge_socket)?;
@@ -184,7 +197,7 @@ impl Ready {
             identity,
             store,
             desk,
-            endpoint,
+            port,
             http,
             socket,
             edge_socket,
@@ -223,10 +236,11 @@ impl Ready {
         let hello = Hello::new(me.clone(), incarnation, software());
         let local = local(hello, &self.identity, &handle, &self.config.mesh);
         let sessions = sessions::Keeper::open(self.identity.sessions().clone(), &self.config.node.data_dir);
-        let (node, endpoint) = (handle.clone(), self.endpoint.clone());
+        let (node, endpoint) = (handle.clone(), self.port.endpoint().clone());
         let written = (health.clone(), trace.ended());
         let tasks = vec![task, sessions.start()];
-        let mut running = Running { node, local: local.clone(), endpoint, tasks, sessions, written };
+        let mut running =
+            Running { node, local: local.clone(), endpoint: endpoint.clone(), tasks, sessions, written };
         let answers = Records { me: me.clone(), node: handle.clone(), reader, trace, health };
         running.tasks.push(answers.start(inquiries));
 
@@ -234,7 +248,7 @@ impl Ready {
         running.tasks.extend([hub_task, joined]);
         let native = self.config.gateway.native.then(|| hub.clone());
         let accept = accept::Accept {
-            endpoint: self.endpoint.clone(),
+            endpoint: endpoint.clone(),
             local: local.clone(),
             hub: native,
             node: handle.clone(),
@@ -247,17 +261,16 @@ impl Ready {
             heard: addresses,
             connected,
             local,
-            endpoint: self.endpoint,
+            endpoint,
             outward: self.outward,
             me: me.clone(),
         };
-        running.tasks.push(peers.start());
+        running.tasks.extend([peers.start(), self.port.follow_wakes()]);
 
         let renewer = renew::Renewer::new(&self.config, self.identity, handle.clone());
         let (asks_in, asked) = queue::bounded("daemon.asks", DESK_QUEUE);
         let asks = asks::Asks { node: handle.clone(), hub, renewer: renewer.handle(), me };
-        running.tasks.push(renewer.start());
-        running.tasks.push(asks.start(self.desk, desk_questions, asked));
+        running.tasks.extend([renewer.start(), asks.start(self.desk, desk_questions, asked)]);
         let http = listener(self.http, self.config.admin.http)?;
         let desks = admin::socket::Desks { node: handle.clone(), records, asks: asks_in };
         running.tasks.push(tasks::spawn("admin.socket", admin::socket::serve(self.socket, desks)));
@@ -403,21 +416,18 @@ fn gateway_in_memory(
     (hub, task, memory::keep(ends))
 }
 
-fn bind_quic(
-    identity: &tls::Identity,
-    keys: &PortKeys,
-    mesh: &MeshSection,
-) -> Result<quinn::Endpoint, Error> {
+fn bind_quic(identity: &tls::Identity, keys: &PortKeys, mesh: &MeshSection) -> Result<Port, Error> {
     let address = mesh.listen;
     let tls = tls::quic_server(identity.server()?.config)?;
     let mut server = quinn::ServerConfig::new(Arc::new(tls), keys.tokens()?);
     server.transport_config(Arc::new(quic::transport_with(congestion(mesh))));
     let endpoint = keys.endpoint()?;
-    let bind = || {
-        let socket = std::net::UdpSocket::bind(address)?;
-        quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))
-    };
-    bind().map_err(|why| Error::Bind { what: "[mesh] listen", address, why })
+    let opened = Port::open(address, udp_buffer(mesh), endpoint, Some(server));
+    opened.map_err(|why| Error::Bind { what: "[mesh] listen", address, why })
+}
+
+fn udp_buffer(mesh: &MeshSection) -> usize {
+    usize::try_from(mesh.udp_buffer_kib << 10).unwrap_or(usize::MAX)
 }
 
 fn bind_tcp(what: &'static str, address: SocketAddr) -> Result<std::net::TcpListener, Error> {

@@ -61,6 +61,23 @@ metric! {
     RELAYS_REFUSED: IntCounterVec = counters("trishula_relays_refused_total", "Connections of other nodes that this edge did not relay", &["reason"]);
     /// How often the machine woke up or was on another network, by what showed it.
     WAKES: IntCounterVec = counters("trishula_wakes_total", "Times that the machine woke up or was on another network", &["why"]);
+    /// What the system gives the UDP socket, by what it is: receive, send; and what was asked for each of them: wanted.
+    UDP_BUFFER: IntGaugeVec = gauges("trishula_udp_buffer_bytes", "Buffers of the UDP socket: as asked for (wanted), and as given", &["what"]);
+    /// UDP sockets on which the kernel refused several packets at once, though it had said that it takes them.
+    UDP_SEGMENTS_REFUSED: IntCounter = IntCounter::new("trishula_udp_segments_refused_total", "Sockets on which the kernel refused segmentation offload");
+    /// Attempts to replace the UDP socket after a wake, by outcome: replaced, or kept as the system gave no other.
+    UDP_REBINDS: IntCounterVec = counters("trishula_udp_rebinds_total", "Times that the UDP socket was to be replaced", &["outcome"]);
+    /// Links of nodes that this node closed, by reason.
+    LINKS_CLOSED: IntCounterVec = counters("trishula_links_closed_total", "Links that this node closed, by reason", &["reason"]);
+    /// Links whose peer went on from another address.
+    LINKS_MOVED: IntCounter = IntCounter::new("trishula_links_moved_total", "Times that the peer of a link went on from another address");
+    /// Nodes that there is an address of and no link to.
+    DOWN: IntGauge = IntGauge::new("trishula_links_down", "Nodes that there is an address of and no link to");
+    /// For how long nothing has been done about one of them: the longest. An attempt, or the wait for the next, takes five
+    /// seconds at most.
+    DOWN_IDLE_SECONDS: IntGauge = IntGauge::new("trishula_links_down_idle_seconds", "The longest that nothing has been done about a link that is down");
+    /// Nodes that were neither linked nor being dialled, and are dialled anew. Always 0, or there is a fault in the program.
+    NOT_DIALLED: IntCounter = IntCounter::new("trishula_links_not_dialled_total", "Times that a link was down and nobody dialled: 0, or there is a fault in the program");
     /// Connections that were resumed with early data (0-RTT), by what became of it: offered, accepted or rejected as the
     /// dialler sees it; received as the other end does.
     EARLY_DATA: IntCounterVec = counters("trishula_early_data_total", "Connections resumed with early data", &["outcome"]);

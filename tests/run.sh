@@ -68,6 +68,8 @@ cargo test --locked --workspace --no-fail-fast
 if $long; then
     # Five minutes of kills, stops and restarts; it prints the seed that repeats its blows.
     CHAOS_SECONDS=300 cargo test --locked --test it chaos:: -- --nocapture
+    # A minute of sleep, and a minute of loss.
+    ROAM_LONG=1 cargo test --locked --test roam -- --nocapture moves:: steady::
     SEEDS=$seeds cargo test --locked --release --test history
     # The whole stack, real quinn included: the same faults, a run a seed.
     SIM_SEEDS=$sim_seeds cargo test --locked --release --test sim nothing_accepted

@@ -16,6 +16,7 @@ use trishula::identity::bundle::Bundle;
 use trishula::identity::revocation::{RevocationList, Revocations};
 use trishula::identity::tls::Identity;
 use trishula::identity::{self, RoleKind, Trust};
+use trishula::link::socket::Port;
 use trishula::link::{self, dial, quic};
 use trishula::rt::{accept, clock, sdnotify, tasks, wake};
 use trishula::wire::close::CloseCode;
@@ -87,6 +88,7 @@ struct Uplink {
     _renewed: tasks::Task,
     trust: Arc<Trust>,
     _dialler: tasks::Task,
+    _port: tasks::Task,
     /// Diallers stand back while somebody else has a link; an edge has one dialler only.
     _connected: watch::Sender<BTreeSet<trishula::wire::ids::NodeName>>,
 }
@@ -108,8 +110,8 @@ impl Uplink {
         let incarnation = Incarnation(clock::wall_ms());
         let hello = Hello::new(node, incarnation, concat!("trishula-edge/", env!("CARGO_PKG_VERSION")));
         let local = quic::Local::new(hello, identity, events);
-        let any = SocketAddr::from(([0, 0, 0, 0], 0));
-        let endpoint = quinn::Endpoint::client(any).map_err(Error::Endpoint)?;
+        let port = Port::any().map_err(Error::Endpoint)?;
+        let endpoint = port.endpoint().clone();
         let target =
             dial::Target { name: config.uplink.node.clone(), addresses: config.uplink.nodes.clone() };
         let (connected, nobody) = watch::channel(BTreeSet::new());
@@ -119,6 +121,7 @@ impl Uplink {
             _renewed: renewed,
             trust: local.identity.trust().clone(),
             _dialler: dial::keep(local, endpoint, target, nobody),
+            _port: port.follow_wakes(),
             _connected: connected,
         })
     }

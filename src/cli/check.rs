@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::cert::days;
-use super::common::{ConfigArg, now};
+use super::common::{ConfigArg, human_bytes, now};
 use super::findings::{Findings, Level, shell};
 use super::layout;
 use crate::config::node::NodeConfig;
@@ -41,6 +41,7 @@ impl Args {
         authority(&config, &mut findings);
         data_folder(&config.node.data_dir, &mut findings);
         fallback(&config, &mut findings);
+        udp_buffers(&config, &mut findings);
         // What the node itself has taken is not taken by somebody else.
         if std::os::unix::net::UnixStream::connect(&config.admin.socket).is_ok() {
             findings.ok("ports", "in use by this node, which is running");
@@ -103,6 +104,25 @@ fn fallback(config: &NodeConfig, findings: &mut Findings) {
         None if ways > 0 => findings.ok("fallback", format!("{ways} configured, for when UDP is blocked")),
         None => {
             findings.ok("fallback", "none configured; what other nodes advertise is used when UDP is blocked")
+        }
+    }
+}
+
+/// Whether the system lets bursts wait until the node reads them.
+fn udp_buffers(config: &NodeConfig, findings: &mut Findings) {
+    let what = "UDP buffers";
+    let buffers = match daemon::udp_buffers(config) {
+        Ok(buffers) => buffers,
+        // Why there is no socket says the finding of the port.
+        Err(error) => return findings.bad(Level::Warning, what, error, ""),
+    };
+    let room = |bytes: usize| human_bytes(bytes as u64);
+    let found = format!("room for {} in and {} out", room(buffers.receive), room(buffers.send));
+    match buffers.mend() {
+        None => findings.ok(what, found),
+        Some(mend) => {
+            let found = format!("{found}, {} would be good: bursts will be lost", room(buffers.wanted));
+            findings.bad(Level::Warning, what, found, mend);
         }
     }
 }

@@ -58,6 +58,20 @@ fn show(status: &Status) -> anyhow::Result<()> {
             &rows,
         )?;
     }
+    if let Some(down) = status.down.filter(|down| down.not_dialled > 0) {
+        print::line(&format!(
+            "A FAULT IN THE PROGRAM: a link was down and not dialled {} times; it was dialled anew. Please report it with the log",
+            down.not_dialled
+        ))?;
+    }
+    if let Some((udp, mend)) = status.udp.as_ref().and_then(|udp| Some((udp, udp.mend.as_ref()?))) {
+        print::line(&format!(
+            "UDP has room for {} in and {} out, {} would be good; to mend: {mend}, then start the node again",
+            human_bytes(udp.receive as u64),
+            human_bytes(udp.send as u64),
+            human_bytes(udp.wanted as u64)
+        ))?;
+    }
     if let Some(early) = status.early.filter(|early| early.offered + early.received > 0) {
         print::line(&early_line(&early))?;
     }

@@ -93,6 +93,9 @@ pub struct MeshSection {
     /// KiB that loss always leaves under way, with `cubic`.
     #[serde(deserialize_with = "floor")]
     pub congestion_floor_kib: u64,
+    /// KiB that UDP may hold for this node in each direction, if the system allows it.
+    #[serde(deserialize_with = "udp_buffer")]
+    pub udp_buffer_kib: u64,
     /// Nodes to dial from the start; others are learnt from them.
     pub peers: Vec<PeerSection>,
 }
@@ -160,6 +163,7 @@ impl Default for MeshSection {
             heartbeat_ms: 120,
             congestion: Congestion::Cubic,
             congestion_floor_kib: 64,
+            udp_buffer_kib: 4096,
             peers: Vec::new(),
         }
     }
@@ -237,6 +241,10 @@ fn heartbeat<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
 
 fn floor<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     within(from, 16..=4096, "KiB")
+}
+
+fn udp_buffer<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    within(from, 64..=1_048_576, "KiB")
 }
 
 fn within<'de, D: Deserializer<'de>>(

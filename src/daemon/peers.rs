@@ -1,12 +1,15 @@
 //! Keeps a dialler for every node that there is an address of: those of the configuration, and those that
-//! the mesh tells of. A machine that joins later so gets its links without a change anywhere else.
+//! the mesh tells of. A machine that joins later so gets its links without a change anywhere else. Once a second it looks
+//! whether each of them is linked or being dialled.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
 
-use crate::link::dial::{self, Connected, Target};
+use super::vigil::{self, Vigil};
+use crate::link::dial::{self, Connected, Pulse, Target};
 use crate::link::quic::Local;
 use crate::link::wss::Outward;
 use crate::mesh::topology::MAX_NODES;
@@ -40,34 +43,65 @@ impl Peers {
     }
 
     async fn run(mut self) {
-        let mut dialling: BTreeMap<NodeName, (Vec<String>, tasks::Task)> = BTreeMap::new();
+        let mut dialling: BTreeMap<NodeName, Dialling> = BTreeMap::new();
+        let mut looks = interval(vigil::LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let heard = self.heard.borrow_and_update().clone();
             let mut wanted = together(heard, self.configured.clone());
             wanted.remove(&self.me);
             for (name, addresses) in wanted.into_iter().take(MAX_NODES) {
                 // A change of addresses is for the next attempt: dropping the old dialler would drop its link.
-                let known = dialling.get(&name).is_some_and(|(before, _)| *before == addresses);
+                let known = dialling.get(&name).is_some_and(|before| before.addresses == addresses);
                 let linked = self.connected.borrow().contains(&name);
                 if known || (linked && dialling.contains_key(&name)) {
                     continue;
                 }
-                let target = Target { name: Some(name.clone()), addresses: addresses.clone() };
-                let task = dial::keep_with_fallback(
-                    self.local.clone(),
-                    self.endpoint.clone(),
-                    target,
-                    self.connected.clone(),
-                    Some(self.outward.clone()),
-                );
-                dialling.insert(name, (addresses, task));
+                let begun = self.dial(&name, addresses);
+                dialling.insert(name, begun);
             }
             tokio::select! {
                 changed = self.heard.changed() => if changed.is_err() { return },
                 changed = self.connected.changed() => if changed.is_err() { return },
+                _ = looks.tick() => self.look(&mut dialling),
             }
         }
     }
+
+    fn dial(&self, name: &NodeName, addresses: Vec<String>) -> Dialling {
+        let pulse = Pulse::default();
+        let task = dial::keep_with_fallback(
+            self.local.clone(),
+            self.endpoint.clone(),
+            Target { name: Some(name.clone()), addresses: addresses.clone() },
+            self.connected.clone(),
+            Some((self.outward.clone(), pulse.clone())),
+        );
+        Dialling { addresses, pulse, vigil: Vigil::default(), _task: task }
+    }
+
+    /// Each of them is linked or being dialled, or is dialled anew.
+    fn look(&self, dialling: &mut BTreeMap<NodeName, Dialling>) {
+        let (mut down, mut quiet) = (0, 0);
+        for (name, peer) in dialling.iter_mut() {
+            let linked = self.connected.borrow().contains(name);
+            down += usize::from(!linked);
+            if peer.vigil.look(linked, &peer.pulse) {
+                tracing::error!(peer = %name, "there was no link and nobody dialled; it is dialled anew. Please report this");
+                *peer = self.dial(name, std::mem::take(&mut peer.addresses));
+            }
+            quiet = quiet.max(peer.vigil.quiet());
+        }
+        vigil::show(down, quiet);
+    }
+}
+
+/// A node that a link is kept to.
+struct Dialling {
+    addresses: Vec<String>,
+    pulse: Pulse,
+    vigil: Vigil,
+    _task: tasks::Task,
 }
 
 /// Of each kind of address the configured ones win: who configures only where a node is, still takes the word of that

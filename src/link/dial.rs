@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -52,6 +53,22 @@ pub struct Target {
     pub addresses: Vec<String>,
 }
 
+/// Shows from outside that a dialler does something while there is no link.
+#[derive(Debug, Clone, Default)]
+pub struct Pulse(Arc<AtomicU64>);
+
+impl Pulse {
+    /// An attempt at one address begins, or a wait or a link follows it.
+    pub fn step(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many there were.
+    pub fn steps(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The nodes that there is a link to now, whoever dialled it.
 pub type Connected = watch::Receiver<BTreeSet<NodeName>>;
 
@@ -65,16 +82,17 @@ pub fn keep(
     keep_with_fallback(local, endpoint, target, connected, None)
 }
 
-/// The same; with a way outward, [`WSS`] addresses are dialled too.
+/// The same; with a way outward, [`WSS`] addresses are dialled too, and with a pulse its steps show.
 pub fn keep_with_fallback(
     local: Arc<Local>,
     endpoint: quinn::Endpoint,
     target: Target,
     connected: Connected,
-    outward: Option<Arc<Outward>>,
+    outward: Option<(Arc<Outward>, Pulse)>,
 ) -> tasks::Task {
     let (blocked, lossy) = (Networks::default(), carry::Lossy::default());
-    let dialler = Dialler { local, endpoint, target, connected, outward, blocked, lossy };
+    let (outward, pulse) = outward.map_or_else(Default::default, |(out, pulse)| (Some(out), pulse));
+    let dialler = Dialler { local, endpoint, target, connected, outward, pulse, blocked, lossy };
     tasks::spawn("link.dialler", async move { dialler.run().await })
 }
 
@@ -90,6 +108,7 @@ struct Dialler {
     target: Target,
     connected: Connected,
     outward: Option<Arc<Outward>>,
+    pulse: Pulse,
     /// Networks on which QUIC does not get to this peer.
     blocked: Networks,
     lossy: carry::Lossy,
@@ -113,6 +132,7 @@ impl Dialler {
             match self.connect(&config).await {
                 Ok(connected) => {
                     let since = clock::now();
+                    self.pulse.step();
                     self.carry(&config, connected).await;
                     if clock::since(since) >= GOOD_AFTER {
                         backoff.reset();
@@ -125,6 +145,7 @@ impl Dialler {
                     self.report(&e, failures);
                 }
             }
+            self.pulse.step();
             if wake::or_sleep(backoff.next_wait()).await {
                 backoff.reset();
             }
@@ -179,6 +200,7 @@ impl Dialler {
         let Some(outward) = &self.outward else { return Err(Error::NoAddress) };
         let mut last = Error::NoAddress;
         for address in self.target.addresses.iter().filter(|address| address.starts_with(WSS)) {
+            self.pulse.step();
             let failed = |why: String| Error::Dial { address: address.clone(), why };
             let dialled = async {
                 let url: WssUrl = address.parse().map_err(|e| failed(format!("{e}")))?;
@@ -198,6 +220,7 @@ impl Dialler {
     async fn connect_in_turn(&self, config: &quinn::ClientConfig) -> Result<Dialled, Error> {
         let mut last = Error::NoAddress;
         for address in self.target.addresses.iter().filter(|address| !address.starts_with(WSS)) {
+            self.pulse.step();
             if let Some(path) = address.strip_prefix(UNIX) {
                 match connect_unix(path).await {
                     Ok(stream) => return Ok(Dialled::Unix(stream)),

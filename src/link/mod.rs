@@ -6,6 +6,8 @@
 //! | file | what is in it |
 //! |---|---|
 //! | [`quic`] | the carrier between machines |
+//! | [`socket`] | the UDP port beneath it |
+//! | [`segments`] | many packets at once, where the kernel does that |
 //! | [`unix`] | the carrier between a node and the edge on the same machine |
 //! | [`wss`] | the carrier between machines when UDP is blocked: TLS within a WebSocket, through the peer's edge |
 //! | [`memory`] | the carrier between a node and its own gateways |
@@ -32,6 +34,8 @@ pub mod memory;
 pub mod proxy;
 pub mod quic;
 pub mod race;
+pub mod segments;
+pub mod socket;
 pub mod stream;
 pub mod unix;
 pub mod websocket;
@@ -41,7 +45,7 @@ mod lanes;
 mod room;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::identity::tls::Identity;
@@ -259,7 +263,7 @@ struct Inner {
     /// Smoothed round trip in microseconds, as the carrier measures it; 0: not known.
     rtt_us: AtomicU32,
     carrier: &'static str,
-    remote: String,
+    remote: Mutex<String>,
 }
 
 /// The reading end that a carrier serves.
@@ -296,7 +300,8 @@ impl Handle {
         }
         let (close, close_orders) = queue::bounded("link.close", 1);
         let rooms = (0..Lane::COUNT).map(|_| Room::default()).collect();
-        let inner = Inner { id, lanes: senders, rooms, close, rtt_us: AtomicU32::new(0), carrier, remote };
+        let (rtt_us, remote) = (AtomicU32::new(0), Mutex::new(remote));
+        let inner = Inner { id, lanes: senders, rooms, close, rtt_us, carrier, remote };
         (Handle { inner: Arc::new(inner) }, Outlets { lanes: receivers, close: close_orders })
     }
 
@@ -315,9 +320,17 @@ impl Handle {
         self.inner.carrier == wss::CARRIER
     }
 
-    /// The peer's address, for people.
-    pub fn remote(&self) -> &str {
-        &self.inner.remote
+    /// The peer's address, for people: where it is now.
+    pub fn remote(&self) -> String {
+        self.inner.remote.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// For the carrier: the peer may have moved. Answers whether it has.
+    fn moved_to(&self, remote: String) -> bool {
+        let mut known = self.inner.remote.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = *known != remote;
+        *known = remote;
+        moved
     }
 
     /// Smoothed round trip in microseconds; 0: not known yet.

@@ -18,6 +18,7 @@ use super::{
     Backlog, CHUNK, CloseOrder, DRAIN_WITHIN, Error, Event, HELLO_WITHIN, Handle, Lane, Outlets, Peer, Role,
 };
 use crate::identity;
+use crate::metrics;
 use crate::rt::{clock, queue, tasks};
 use crate::wire::close::LinkClose;
 use crate::wire::frame::{Encoded, Frame, Hello, Reader};
@@ -35,6 +36,10 @@ const SEND_WINDOW: u64 = (Lane::COUNT as u64 + 2) * STREAM_WINDOW as u64;
 /// peers that nobody knows).
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 
+/// What every path carries (RFC 9000 section 14), in bytes of UDP payload: a connection begins with it, finds out how much more
+/// there is, and comes back to it when larger packets disappear.
+const LEAST_MTU: u16 = 1200;
+
 /// Settings of every connection. Time-outs are a little longer than the mesh's own patience, which decides.
 pub fn transport() -> quinn::TransportConfig {
     transport_with(Congestion::default())
@@ -45,6 +50,9 @@ pub fn transport_with(congestion: Congestion) -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
     transport.congestion_controller_factory(congestion.factory());
     transport.initial_rtt(INITIAL_RTT);
+    transport.initial_mtu(LEAST_MTU);
+    transport.min_mtu(LEAST_MTU);
+    transport.mtu_discovery_config(Some(quinn::MtuDiscoveryConfig::default()));
     transport.stream_receive_window(STREAM_WINDOW.into());
     transport.send_window(SEND_WINDOW);
     transport.max_concurrent_uni_streams(64u32.into());
@@ -185,6 +193,7 @@ impl Link<'_> {
                     Err(why) => break CloseOrder::broken(&identity::tls::explain(&why)),
                 },
                 () = tokio::time::sleep(Duration::from_secs(1)) => {
+                    self.look_where(&handle);
                     handle.set_rtt_us(u32::try_from(self.connection.rtt().as_micros()).unwrap_or(u32::MAX));
                     if let Some(why) = self.expected.certificate.ended(self.local) {
                         break CloseOrder { code: LinkClose::Revoked, why };
@@ -197,6 +206,15 @@ impl Link<'_> {
             writers.drain().await;
         }
         (order, true)
+    }
+
+    /// Whether the peer is on another network: QUIC has found its new address and goes on there (RFC 9000 section 9).
+    fn look_where(&self, handle: &Handle) {
+        let remote = self.connection.remote_address().to_string();
+        if handle.moved_to(remote.clone()) {
+            metrics::LINKS_MOVED.inc();
+            tracing::info!(peer = %self.expected.node, remote, "the peer of a link has another address");
+        }
     }
 
     async fn say_hello(&self) -> Result<Option<quinn::SendStream>, Error> {

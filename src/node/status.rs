@@ -35,6 +35,36 @@ pub struct Status {
     /// How often links came back with early data; absent: it is of a release that sends none.
     #[serde(default)]
     pub early: Option<EarlyStatus>,
+    /// Links that are down; absent: it is of a release that does not count them.
+    #[serde(default)]
+    pub down: Option<DownStatus>,
+    /// The UDP socket; absent: there is none, or it is of a release that does not look.
+    #[serde(default)]
+    pub udp: Option<UdpStatus>,
+}
+
+/// Nodes that there is an address of and no link to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownStatus {
+    /// How many there are.
+    pub links: u64,
+    /// The longest that nothing has been done about one of them, in seconds: at most five, or there is a fault in the program.
+    pub idle_seconds: u64,
+    /// How often one was not being dialled for ten seconds, and was dialled anew: 0, or there is a fault in the program.
+    pub not_dialled: u64,
+}
+
+/// What the system gives the UDP socket, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UdpStatus {
+    /// Asked for, each way.
+    pub wanted: usize,
+    /// For what came and was not read yet.
+    pub receive: usize,
+    /// For what was sent and has not left yet.
+    pub send: usize,
+    /// The command that has the system give what was asked for; absent: it does.
+    pub mend: Option<String>,
 }
 
 /// Links that came back with early data (0-RTT) since the node's start, and what came that way.

@@ -316,6 +316,9 @@ impl Node {
             Output::Send(link, frame) => self.send(link, frame),
             Output::Close(link, code, why) => {
                 if let Some(info) = self.links.get(&link) {
+                    if info.peer.role == link::Role::Node {
+                        metrics::LINKS_CLOSED.with_label_values(&[code.word()]).inc();
+                    }
                     info.handle.close(code, why);
                 }
             }

@@ -72,6 +72,23 @@ pub fn keep_unsent_short(_: &TcpStream, _: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the system says twice what a socket's buffer may hold, as it counts what it needs for itself (socket(7)).
+pub const BUFFERS_READ_DOUBLE: bool = cfg!(target_os = "linux");
+
+/// The command that has the system give buffers of so many bytes to sockets that ask for them.
+#[cfg(not(target_os = "macos"))]
+pub fn allow_buffers(bytes: usize, receive: bool, send: bool) -> String {
+    let keys = [("net.core.rmem_max", receive), ("net.core.wmem_max", send)];
+    let short = keys.iter().filter(|(_, short)| *short).map(|(key, _)| format!(" {key}={bytes}"));
+    format!("sudo sysctl -w{}", short.collect::<String>())
+}
+
+/// A Mac has one bound for both, which also counts what the system needs for itself.
+#[cfg(target_os = "macos")]
+pub fn allow_buffers(bytes: usize, _receive: bool, _send: bool) -> String {
+    format!("sudo sysctl -w kern.ipc.maxsockbuf={}", 2 * bytes)
+}
+
 /// The same for a Unix socket: how much it holds that nobody has read yet.
 pub fn keep_unread_short(socket: &UnixStream, bytes: usize) -> io::Result<()> {
     socket2::SockRef::from(socket).set_send_buffer_size(bytes)

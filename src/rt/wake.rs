@@ -37,6 +37,22 @@ pub fn watch() -> tasks::Task {
     })
 }
 
+/// The times that the machine woke up, or was on another network, from now on.
+#[derive(Debug)]
+pub struct Wakes(watch::Receiver<u64>);
+
+impl Wakes {
+    /// Waits for the next; several while nobody waited count once. `false`: there will be none.
+    pub async fn next(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
+}
+
+/// For who has something to do whenever the machine has woken up.
+pub fn subscribe() -> Wakes {
+    Wakes(wakes().subscribe())
+}
+
 /// Waits so long, or until the machine wakes up or is on another network; `true`: it is.
 pub async fn or_sleep(time: Duration) -> bool {
     let mut wakes = wakes().subscribe();

@@ -205,6 +205,22 @@ pub enum LinkClose {
     Silent = 7,
 }
 
+impl LinkClose {
+    /// In one word, for metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            LinkClose::Stopping => "stopping",
+            LinkClose::NotAdmitted => "not_admitted",
+            LinkClose::Protocol => "protocol",
+            LinkClose::Version => "version",
+            LinkClose::Duplicate => "duplicate",
+            LinkClose::Superseded => "superseded",
+            LinkClose::Revoked => "revoked",
+            LinkClose::Silent => "silent",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

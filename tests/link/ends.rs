@@ -1,6 +1,6 @@
 //! Two ends of a link in one test, with identities made for it.
 
-use std::net::SocketAddr;
+use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -20,6 +20,7 @@ use trishula::link::early::Begun;
 use trishula::link::inbox::Inbox;
 use trishula::link::proxy::Proxies;
 use trishula::link::quic::{self, Admitted, Certificate};
+use trishula::link::segments;
 use trishula::link::websocket::WebSocketBytes;
 use trishula::link::wss::{self, Outward};
 use trishula::link::{self, Event, Local, Peer, memory, unix};
@@ -79,10 +80,15 @@ fn local_with(name: &str, events: impl Into<Inbox>) -> Arc<Local> {
 }
 
 pub fn endpoint(local: &Local) -> quinn::Endpoint {
+    endpoint_on(local, segments::wrap(UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap())
+}
+
+fn endpoint_on(local: &Local, socket: Arc<dyn quinn::AsyncUdpSocket>) -> quinn::Endpoint {
     let tls = tls::quic_server(local.identity.server().unwrap().config).unwrap();
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
     server.transport_config(Arc::new(quic::transport()));
-    quinn::Endpoint::server(server, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap()
+    let (config, runtime) = (quinn::EndpointConfig::default(), Arc::new(quinn::TokioRuntime));
+    quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime).unwrap()
 }
 
 async fn connect(
@@ -136,8 +142,26 @@ pub async fn to_two_queues() -> (Joined, Heard) {
     (join_over_quic(a, heard_a, b, heard_first).await, heard_rest)
 }
 
+/// Over QUIC, from one socket to another.
+pub async fn over_sockets(sockets: [Arc<dyn quinn::AsyncUdpSocket>; 2]) -> Joined {
+    let ((a, heard_a), (b, heard_b)) = (local("agni"), local("dc"));
+    let [from, to] = sockets;
+    let endpoints = (endpoint_on(&a, from), endpoint_on(&b, to));
+    join_endpoints(a, heard_a, b, heard_b, endpoints).await
+}
+
 async fn join_over_quic(a: Arc<Local>, heard_a: Heard, b: Arc<Local>, heard_b: Heard) -> Joined {
-    let (from, to) = (endpoint(&a), endpoint(&b));
+    let endpoints = (endpoint(&a), endpoint(&b));
+    join_endpoints(a, heard_a, b, heard_b, endpoints).await
+}
+
+async fn join_endpoints(
+    a: Arc<Local>,
+    heard_a: Heard,
+    b: Arc<Local>,
+    heard_b: Heard,
+    (from, to): (quinn::Endpoint, quinn::Endpoint),
+) -> Joined {
     let (dialled, accepted) = connect((&a, &from), &to).await;
     let (peer_of_a, peer_of_b) = (admitted(&a, &dialled), admitted(&b, &accepted));
     let tasks = vec![

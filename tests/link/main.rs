@@ -1,8 +1,10 @@
 //! Links over real sockets: one suite for every carrier, then peers that do not keep to the protocol.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod carriers;
 mod early;
 mod ends;
 mod lanes;
+#[cfg(target_os = "linux")]
+mod offload;
 mod rude_peers;

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use super::{LinkInfo, Node};
 use crate::link;
+use crate::link::socket::Buffers;
 use crate::mesh::{DurableView, Limits, LinkView, NodeView, Time, Use};
 use crate::metrics;
 use crate::node::status::{
-    AgentRow, DurableStatus, EarlyStatus, LimitStatus, LinkStatus, NodeStatus, Status, StoreStatus,
+    AgentRow, DownStatus, DurableStatus, EarlyStatus, LimitStatus, LinkStatus, NodeStatus, Status,
+    StoreStatus, UdpStatus,
 };
 use crate::rt::clock;
 use crate::store;
@@ -35,6 +37,8 @@ impl Node {
             certificate_days_left: self.certificate_days,
             durable: Some(self.durable_status()),
             early: Some(early_status()),
+            down: Some(down_status()),
+            udp: udp_status(),
         }
     }
 
@@ -93,7 +97,7 @@ impl Node {
             peer: view.peer,
             role: role_word(info).to_owned(),
             carrier: info.handle.carrier().to_owned(),
-            remote: info.handle.remote().to_owned(),
+            remote: info.handle.remote(),
             dialled: view.dialled,
             rtt_ms: (view.rtt_us > 0).then(|| f64::from(view.rtt_us) / 1e3),
             skew_ms: view.skew_ms,
@@ -144,6 +148,21 @@ fn early_status() -> EarlyStatus {
         messages: messages("received"),
         repeated: messages("repeated"),
     }
+}
+
+fn down_status() -> DownStatus {
+    let count = |gauge: &prometheus::IntGauge| u64::try_from(gauge.get()).unwrap_or(0);
+    DownStatus {
+        links: count(&metrics::DOWN),
+        idle_seconds: count(&metrics::DOWN_IDLE_SECONDS),
+        not_dialled: metrics::NOT_DIALLED.get(),
+    }
+}
+
+fn udp_status() -> Option<UdpStatus> {
+    let buffers = Buffers::of_process()?;
+    let Buffers { wanted, receive, send } = buffers;
+    Some(UdpStatus { wanted, receive, send, mend: buffers.mend() })
 }
 
 fn dead_letters(health: &store::Health) -> u64 {

@@ -11,6 +11,7 @@ pub const HELP: &str = "Lines:
   loss PERCENT [WAY]             by chance
   burst PERCENT PACKETS [WAY]    in bursts of so many packets on average
   rate MBIT QUEUE_KIB [WAY]      0: no limit
+  largest BYTES [WAY]            whole IP packets; larger ones disappear; 0: all pass
   cut [WAY]    mend [WAY]        nothing passes any more; it does again
   udp block|pass N               UDP from and to namespace N
   address add|remove N ADDRESS   of namespace N
@@ -62,7 +63,7 @@ pub fn obey(star: &Star, line: &str) -> Result<Answer, String> {
 fn shape(star: &Star, what: &str, words: &[&str]) -> Result<(), String> {
     let numbers = match what {
         "cut" | "mend" => 0,
-        "delay" | "jitter" | "loss" => 1,
+        "delay" | "jitter" | "loss" | "largest" => 1,
         "burst" | "rate" => 2,
         _ => return Err(format!("{what}: not known; these are:\n{HELP}")),
     };
@@ -80,6 +81,7 @@ fn shape(star: &Star, what: &str, words: &[&str]) -> Result<(), String> {
             let rate = Rate { bits_per_second: mbit * 1e6, queue_bytes: (kib * 1024.0) as usize };
             shape.rate = (*mbit > 0.0).then_some(rate);
         }
+        ("largest", [bytes]) => shape.largest = (*bytes > 0.0).then_some(*bytes as usize),
         _ => shape.cut = what == "cut",
     };
     match way {

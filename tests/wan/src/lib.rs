@@ -42,4 +42,4 @@ pub use namespace::Namespace;
 pub use privilege::{available, become_root, inside};
 pub use shape::{GilbertElliott, Loss, Rate, Shape};
 pub use star::{Counters, Star};
-pub use sys::{be_punctual, set_congestion};
+pub use sys::{be_punctual, refuse_segments, send_in_segments, set_congestion};

@@ -46,3 +46,13 @@ pub fn be_punctual() {}
 pub fn set_congestion(_: impl AsFd, _: &str) -> io::Result<()> {
     none()
 }
+
+/// Has the kernel refuse segments of UDP: on Linux only.
+pub fn refuse_segments(_: &impl AsFd) -> io::Result<()> {
+    none()
+}
+
+/// Has the kernel cut UDP into segments: on Linux only.
+pub fn send_in_segments(_: &impl AsFd, _: u16) -> io::Result<()> {
+    none()
+}

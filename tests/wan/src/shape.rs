@@ -15,6 +15,9 @@ pub struct Shape {
     pub loss: Loss,
     /// `None`: no limit.
     pub rate: Option<Rate>,
+    /// Of a whole IP packet, in bytes: what is larger disappears without a word, as where somebody drops the ICMP messages
+    /// that would tell. `None`: all that the device takes.
+    pub largest: Option<usize>,
     /// Nothing passes, and what is on its way does not arrive.
     pub cut: bool,
 }
@@ -74,6 +77,11 @@ impl Shape {
         Shape { rate: Some(Rate { bits_per_second, queue_bytes }), ..self }
     }
 
+    /// The same for packets of so many bytes at most.
+    pub fn narrow(self, largest: usize) -> Shape {
+        Shape { largest: Some(largest), ..self }
+    }
+
     /// The same with so much more or less delay.
     pub fn jittered(self, jitter: Duration) -> Shape {
         Shape { jitter, ..self }
@@ -99,6 +107,8 @@ pub enum Fate {
     Lost,
     /// The queue is full.
     Overflowed,
+    /// It is too large.
+    TooLarge,
     /// The direction is cut.
     Cut,
 }
@@ -123,6 +133,9 @@ impl Gate {
     pub fn pass(&mut self, now: Instant, bytes: usize) -> Fate {
         if self.shape.cut {
             return Fate::Cut;
+        }
+        if self.shape.largest.is_some_and(|largest| bytes > largest) {
+            return Fate::TooLarge;
         }
         if self.loses() {
             return Fate::Lost;
@@ -208,6 +221,9 @@ mod tests {
         let (now, delay) = (Instant::now(), Duration::from_millis(25));
         let mut gate = gate(Shape::delayed(delay));
         assert_eq!(gate.pass(now, 1500), Fate::Arrives(now + delay));
+        gate.shape.largest = Some(1280);
+        assert_eq!(gate.pass(now, 1280), Fate::Arrives(now + delay));
+        assert_eq!(gate.pass(now, 1281), Fate::TooLarge);
         gate.shape.cut = true;
         assert_eq!(gate.pass(now, 1500), Fate::Cut);
     }

@@ -43,6 +43,8 @@ pub struct Counters {
     pub lost: u64,
     /// For which the queue had no room.
     pub overflowed: u64,
+    /// Larger than passes.
+    pub too_large: u64,
     /// That came, or were on their way, while the direction was cut.
     pub cut: u64,
     /// UDP, where that is blocked.
@@ -253,6 +255,7 @@ impl Hub {
             Fate::Arrives(at) => return Some((to, at)),
             Fate::Lost => counters.lost += 1,
             Fate::Overflowed => counters.overflowed += 1,
+            Fate::TooLarge => counters.too_large += 1,
             Fate::Cut => counters.cut += 1,
         }
         None

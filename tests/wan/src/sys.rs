@@ -5,7 +5,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::num::NonZeroU64;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -98,4 +98,34 @@ pub fn be_punctual() {
 /// Sets the congestion control of a TCP socket (`TCP_CONGESTION`); an error says that the kernel lacks it.
 pub fn set_congestion(socket: impl AsFd, name: &str) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_tcp_congestion(socket, name)?)
+}
+
+/// Of asm-generic/socket.h and linux/udp.h.
+const SOL_SOCKET: i32 = 1;
+const SO_NO_CHECK: i32 = 11;
+const SOL_UDP: i32 = 17;
+const UDP_SEGMENT: i32 = 103;
+
+/// Has the kernel refuse to cut what this IPv4 socket sends into segments (`UDP_SEGMENT`), as it does where a device or IPsec
+/// can't take them: it does not for packets without checksums.
+pub fn refuse_segments(socket: &impl AsFd) -> io::Result<()> {
+    set_option(socket, (SOL_SOCKET, SO_NO_CHECK), 1)
+}
+
+/// Has the kernel cut what this UDP socket sends into segments of so many bytes.
+pub fn send_in_segments(socket: &impl AsFd, bytes: u16) -> io::Result<()> {
+    set_option(socket, (SOL_UDP, UDP_SEGMENT), i32::from(bytes))
+}
+
+fn set_option(socket: &impl AsFd, (level, name): (i32, i32), value: i32) -> io::Result<()> {
+    // SAFETY: as in setsockopt(2).
+    #[allow(unsafe_code)]
+    unsafe extern "C" {
+        fn setsockopt(fd: i32, level: i32, name: i32, value: *const i32, length: u32) -> i32;
+    }
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open while it is borrowed, and the value outlives the call, which reads four bytes.
+    #[allow(unsafe_code)]
+    let result = unsafe { setsockopt(fd, level, name, &raw const value, 4) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -283,7 +283,17 @@ fn lines_steer_a_star() {
     use trishula_wan::control::{Answer, obey};
     inside("lines_steer_a_star", || {
         let star = Star::new(2).unwrap();
-        for line in ["delay 30 0 1", "loss 0", "rate 100 256", "jitter 0", "burst 0 4", "", "help", "stats"] {
+        for line in [
+            "delay 30 0 1",
+            "loss 0",
+            "largest 1500",
+            "rate 100 256",
+            "jitter 0",
+            "burst 0 4",
+            "",
+            "help",
+            "stats",
+        ] {
             assert!(matches!(obey(&star, line), Ok(Answer::Say(_))), "{line}");
         }
         let (a, b) = pair(&star, false);

@@ -1,0 +1,130 @@
+//! Messages from one agent to another, numbered from 1: each must come once and in order.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::timeout;
+use trishula::admin;
+use trishula::admin::protocol::{Attached, Request};
+use trishula::client::{self, Client, Connection, Options, Outgoing};
+use trishula::wire::ids::AgentName;
+
+use crate::harness::{Machine, PATIENCE};
+
+/// Between two messages, unless told otherwise.
+pub const PACE: Duration = Duration::from_millis(10);
+/// A message that took so long had to wait for something.
+const OLD: Duration = Duration::from_millis(500);
+/// Messages of a flow, at least.
+const ENOUGH: usize = 50;
+
+/// One sender, one recipient.
+pub struct Flow {
+    sender: Client,
+    recipient: Client,
+    to: &'static str,
+    /// When each was sent, counted from the beginning …
+    sent: Vec<Instant>,
+    /// … and came.
+    pub came: Vec<Instant>,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    n: usize,
+    last: bool,
+}
+
+/// A client at a machine's admin socket, so that nothing but the link between the nodes is lossy or slow. It comes back when
+/// its node does.
+pub async fn client(machine: &Machine, agent: &str) -> Client {
+    let name = AgentName::new(agent).unwrap();
+    let (path, attach): (PathBuf, _) = (machine.folder.join("node.sock"), name.clone());
+    let path: Arc<Path> = path.into();
+    let how = move || {
+        let (path, agent) = (path.clone(), attach.clone());
+        async move {
+            let failed = |e: admin::client::Error| client::Error::Unreachable(e.to_string());
+            let mut node = admin::client::Client::connect(&path).await.map_err(failed)?;
+            node.ask::<Attached>(&Request::Attach { agent: Some(agent) }).await.map_err(failed)?;
+            Ok(Connection::over(node.into_stream()))
+        }
+    };
+    Client::connect(how, Options { agent: Some(name), ..Options::default() }).await.unwrap()
+}
+
+/// Waits until the sender's node knows that the recipient is there.
+pub async fn knows(sender: &Client, agent: &str) {
+    let known = async {
+        while !sender
+            .agents(PATIENCE)
+            .await
+            .unwrap()
+            .iter()
+            .any(|row| row.agent.ends_with(agent) && row.online)
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, known).await.unwrap_or_else(|_| panic!("{agent} is not known"));
+}
+
+impl Flow {
+    pub async fn between(from: (&Machine, &'static str), to: (&Machine, &'static str)) -> Flow {
+        let (recipient, sender) = (client(to.0, to.1).await, client(from.0, from.1).await);
+        knows(&sender, to.1).await;
+        Flow { sender, recipient, to: to.1, sent: Vec::new(), came: Vec::new() }
+    }
+
+    /// Sends and receives until it is over, then until all has come.
+    pub async fn run(&mut self, pace: Duration, over: &AtomicBool) {
+        let (sender, to, sent) = (self.sender.sender(), self.to, &mut self.sent);
+        let sending = async {
+            let mut pace = tokio::time::interval(pace);
+            let mut last = false;
+            while !last {
+                pace.tick().await;
+                sent.push(Instant::now());
+                last = sent.len() >= ENOUGH && over.load(Ordering::Relaxed);
+                let body = json!({"n": sent.len(), "last": last, "pad": "x".repeat(200)});
+                sender.send(Outgoing::command(to, body)).await.unwrap();
+            }
+        };
+        let (recipient, came) = (&mut self.recipient, &mut self.came);
+        let receiving = async {
+            loop {
+                let message = timeout(PATIENCE, recipient.next()).await.expect("a message in time").unwrap();
+                let body: Body = message.read().unwrap();
+                assert_eq!(body.n, came.len() + 1, "lost, doubled or reordered for {to}");
+                came.push(Instant::now());
+                if body.last {
+                    return;
+                }
+            }
+        };
+        tokio::join!(sending, receiving);
+    }
+
+    /// When the first one came after a moment.
+    pub fn first_after(&self, moment: Instant) -> Duration {
+        let came = self.came.iter().find(|came| **came > moment);
+        came.map_or(Duration::MAX, |came| *came - moment)
+    }
+
+    /// Until when messages came that were old already.
+    pub fn caught_up(&self, since: Instant) -> Duration {
+        let mut old = self.sent.iter().zip(&self.came).filter(|(sent, came)| **came - **sent > OLD);
+        old.next_back().map_or(Duration::ZERO, |(_, came)| came.saturating_duration_since(since))
+    }
+
+    /// The longest time between two arrivals since a moment.
+    pub fn longest_gap(&self, since: Instant) -> Duration {
+        let after = self.came.iter().copied().filter(|came| *came > since);
+        let times: Vec<Instant> = std::iter::once(since).chain(after).collect();
+        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+}

@@ -1,0 +1,17 @@
+//! The real programs on machines that move: network namespaces joined by the emulator of `tests/wan`. Narrow paths, IPv6
+//! only, new addresses, sleep, loss, and peers that are not there.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::print_stderr, reason = "figures that are reported")]
+
+#[path = "../it/harness.rs"]
+#[allow(dead_code, reason = "what else it has is for machines on loopback")]
+mod harness;
+
+mod flow;
+mod ipv6;
+mod moves;
+mod offline;
+mod place;
+mod sockets;
+mod steady;

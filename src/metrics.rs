@@ -51,14 +51,18 @@ metric! {
     LINKS: IntGaugeVec = gauges("trishula_links", "Links that are up", &["role"]);
     /// Dial attempts, by carrier (quic, wss; local: an edge's to its own machine) and outcome.
     DIALS: IntCounterVec = counters("trishula_dials_total", "Dial attempts", &["carrier", "outcome"]);
-    /// Links that changed their carrier: QUIC was silent, lossy, or works again.
-    CARRIER_CHANGES: IntCounterVec = counters("trishula_carrier_changes_total", "Links that went from QUIC to a WebSocket (silent, lossy) or back (works)", &["why"]);
+    /// Links that changed their carrier: QUIC was silent, lossy, or works again; and entrances that went home.
+    CARRIER_CHANGES: IntCounterVec = counters("trishula_carrier_changes_total", "Links that went from QUIC to a WebSocket (silent, lossy) or back (works), and of an edge back to a better node (home)", &["why"]);
+    /// Live telemetry in datagrams between nodes: sent, dropped for want of room, received, late (overtaken by a later one).
+    DATAGRAMS: IntCounterVec = counters("trishula_datagrams_total", "Live telemetry in datagrams between nodes", &["what"]);
     /// How often an edge read again by what a service's tokens are checked, by service and outcome (ok, refused).
     TRUST_RELOADS: IntCounterVec = counters("trishula_trust_reloads_total", "Times that secrets, keys or revoked tokens were read again", &["service", "outcome"]);
     /// Connections of other nodes that an edge relays to its own.
     RELAYS: IntGauge = IntGauge::new("trishula_relays", "Connections of other nodes that this edge relays to its own");
     /// Those that it refused, by reason.
     RELAYS_REFUSED: IntCounterVec = counters("trishula_relays_refused_total", "Connections of other nodes that this edge did not relay", &["reason"]);
+    /// Which address of its list an edge is at: 1 is the best, 0 none.
+    UPLINK_PLACE: IntGauge = IntGauge::new("trishula_uplink_place", "Which address of its list an edge is at: 1 is the first, 0 none");
     /// How often the machine woke up or was on another network, by what showed it.
     WAKES: IntCounterVec = counters("trishula_wakes_total", "Times that the machine woke up or was on another network", &["why"]);
     /// What the system gives the UDP socket, by what it is: receive, send; and what was asked for each of them: wanted.

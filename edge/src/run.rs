@@ -38,6 +38,10 @@ const METRICS_WITHIN: Duration = Duration::from_secs(5);
 pub const METRICS_CONNECTIONS: usize = 64;
 /// Clients of an edge that stops come back within so many milliseconds, not all at once.
 const COME_BACK_MS: std::ops::RangeInclusive<u64> = 500..=3_000;
+/// How long the node may be silent before the edge goes to another one: as long as nodes bear of an edge. It is heard every
+/// 120 ms as a rule, and one that was killed is noticed at once; but a node that only has no processor or disk for a second or two
+/// must not cost every client of its edge a move to another machine and back.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How often certificates are read again.
 const RELOAD_EVERY: Duration = Duration::from_secs(60);
 
@@ -53,6 +57,8 @@ pub async fn run(config: &EdgeConfig, stop: impl Future<Output = &'static str>) 
     let (events, inbox) = link::inbox::bounded("edge.link_events.first", "edge.link_events", EVENTS);
     let uplink = Uplink::start(config, events)?;
     let edge = Edge::start(config, services, listeners, inbox);
+    // The hub ends only with the process.
+    let _ = edge.hub.watch_silence(PATIENCE).await;
     let _revocations = uplink.keep_revocations(edge.hub.revocations());
     sdnotify::ready();
     let _watchdog = tasks::spawn("edge.watchdog", sdnotify::watchdog());

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Mutex;
 
 use super::Error;
+use crate::rt::{gone, places};
 use crate::wire::stream;
 
 /// Largest frame that a node may send us, in bytes.
@@ -21,9 +23,69 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const REASON_WITHIN: Duration = Duration::from_secs(1);
 
 /// Makes connections to a node.
-pub trait Connect: Send + 'static {
-    /// Makes one.
+pub trait Connect: Send + Sized + 'static {
+    /// Makes one, to a node that has answered: one that hangs is none.
     fn connect(&mut self) -> impl Future<Output = Result<Connection, Error>> + Send;
+
+    /// The ways that it is made of, the best first: each may lead to another node.
+    fn apart(self) -> Ways {
+        Ways(vec![Mutex::new(Box::new(self))])
+    }
+}
+
+/// Several ways to nodes, the best first. A client whose node is gone, or hangs, takes the next one that answers, and goes
+/// back to a better one when that is there again.
+///
+/// ```
+/// # use trishula::client::{Connect, Connection, Error, Quic, Ways};
+/// # fn example(this_machine: impl Connect, others: Quic) -> Ways {
+/// Ways::default().or(this_machine).or(others)
+/// # }
+/// ```
+#[derive(Default)]
+pub struct Ways(Vec<Mutex<Box<dyn Reconnect>>>);
+
+impl Ways {
+    /// And these, should the ones before not answer.
+    pub fn or(mut self, how: impl Connect) -> Ways {
+        self.0.extend(how.apart().0);
+        self
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// By one of them.
+    pub(super) async fn connect_by(&self, place: usize) -> Result<Connection, Error> {
+        let Some(way) = self.0.get(place) else { return Err(Error::Disconnected) };
+        let connected = async { way.lock().await.again().await };
+        let late = |_| Error::Unreachable(format!("no answer within {CONNECT_WITHIN:?}"));
+        tokio::time::timeout(CONNECT_WITHIN, connected).await.map_err(late).flatten()
+    }
+
+    /// By the first that answers, of one round.
+    pub(super) async fn connect_in(&self, round: &[usize]) -> Result<(usize, Connection), Error> {
+        let won = places::first(round, Some(places::HEAD_START), |place| self.connect_by(place)).await;
+        won.map_err(|last| last.unwrap_or(Error::Disconnected))
+    }
+}
+
+impl std::fmt::Debug for Ways {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Ways").field(&self.0.len()).finish()
+    }
+}
+
+impl Connect for Ways {
+    async fn connect(&mut self) -> Result<Connection, Error> {
+        let round: Vec<usize> = (0..self.len()).collect();
+        self.connect_in(&round).await.map(|(_, connection)| connection)
+    }
+
+    fn apart(self) -> Ways {
+        self
+    }
 }
 
 impl<F, Fut> Connect for F
@@ -39,26 +101,11 @@ where
 /// [`Connect`] as an object.
 pub(super) trait Reconnect: Send {
     fn again(&mut self) -> Pin<Box<dyn Future<Output = Result<Connection, Error>> + Send + '_>>;
-    fn can(&self) -> bool {
-        true
-    }
 }
 
 impl<T: Connect> Reconnect for T {
     fn again(&mut self) -> Pin<Box<dyn Future<Output = Result<Connection, Error>> + Send + '_>> {
         Box::pin(self.connect())
-    }
-}
-
-/// Of a connection that was given.
-pub(super) struct Never;
-
-impl Reconnect for Never {
-    fn again(&mut self) -> Pin<Box<dyn Future<Output = Result<Connection, Error>> + Send + '_>> {
-        Box::pin(std::future::ready(Err(Error::Disconnected)))
-    }
-    fn can(&self) -> bool {
-        false
     }
 }
 
@@ -102,6 +149,15 @@ impl Connection {
         }
     }
 
+    /// Waits until the node is gone, where that shows otherwise than by the end of the stream.
+    pub(super) fn gone(&self) -> impl Future<Output = ()> + Send + use<> {
+        let quic = self.quic.clone();
+        async move {
+            let Some(quic) = quic else { return std::future::pending().await };
+            gone::gone(&quic).await;
+        }
+    }
+
     /// Puts a frame to those that the next flush writes.
     pub(super) fn put(&mut self, frame: &[u8]) {
         stream::put(&mut self.output, frame);
@@ -110,6 +166,12 @@ impl Connection {
     pub(super) async fn flush(&mut self) -> Result<(), Error> {
         self.writer.write_all_buf(&mut self.output).await.map_err(|_| Error::Disconnected)?;
         self.writer.flush().await.map_err(|_| Error::Disconnected)
+    }
+
+    /// Ends our side: the node reads all that was written, and then ends its own.
+    pub(super) async fn end(&mut self) {
+        // The other side may be gone already.
+        let _ = self.writer.shutdown().await;
     }
 
     /// Ends our side, and says with which code the node ended the connection, where the carrier tells.
@@ -136,7 +198,7 @@ pub struct Quic {
     pub config: quinn::ClientConfig,
     /// The name that the node's certificate must bear.
     pub server_name: String,
-    /// `host:port`, tried in this order.
+    /// `host:port`, the best first; they may be several nodes' ([`Ways`]).
     pub addresses: Vec<String>,
 }
 
@@ -169,5 +231,12 @@ impl Connect for Quic {
             }
         }
         Err(Error::Unreachable(last))
+    }
+
+    fn apart(self) -> Ways {
+        let one = |address: &String| Quic { addresses: vec![address.clone()], ..self.clone() };
+        let each =
+            self.addresses.iter().map(|address| Mutex::new(Box::new(one(address)) as Box<dyn Reconnect>));
+        Ways(each.collect())
     }
 }

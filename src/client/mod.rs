@@ -15,12 +15,14 @@
 //! |---|---|
 //! | this one | what a program may do with a client |
 //! | `connect` | how it reaches its node, and reaches it again |
+//! | `life` | whether the node still says anything |
 //! | `message` | what it sends and gets |
 //! | `numbers` | its count of what it sends |
 //! | `standing` | what it learns of what it sent |
 //! | `task` | the task that owns the connection |
 
 mod connect;
+mod life;
 mod message;
 mod numbers;
 mod standing;
@@ -32,7 +34,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
-pub use connect::{Connect, Connection, Quic};
+pub use connect::{Connect, Connection, Quic, Ways};
 pub use message::{Agent, Message, Outgoing, Registered};
 use message::{Name, Verdict};
 use numbers::Numbers;
@@ -140,10 +142,14 @@ pub struct Sender {
 }
 
 impl Client {
-    /// Connects and registers, and does both again whenever the connection breaks.
-    pub async fn connect(mut how: impl Connect, options: Options) -> Result<Client, Error> {
-        let connection = how.connect().await?;
-        Client::start(connection, Box::new(how), options).await
+    /// Connects and registers, and does both again whenever the connection breaks. Of several ways ([`Ways`], and [`Quic`]
+    /// with several addresses) the first that answers is taken; another one as soon as the node hangs or is gone, and a better
+    /// one when that is there again. Nothing is lost on the way; what was in the program's hands is not given to it twice.
+    pub async fn connect(how: impl Connect, options: Options) -> Result<Client, Error> {
+        let ways = how.apart();
+        let round: Vec<usize> = (0..ways.len()).collect();
+        let connected = ways.connect_in(&round).await?;
+        Client::start(connected, ways, options).await
     }
 
     /// Takes a connection that was made already; when it breaks, the client ends.
@@ -151,20 +157,20 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        Client::start(Connection::over(io), Box::new(connect::Never), options).await
+        Client::start((0, Connection::over(io)), Ways::default(), options).await
     }
 
     async fn start(
-        connection: Connection,
-        how: Box<dyn connect::Reconnect>,
+        (place, connection): (usize, Connection),
+        ways: Ways,
         options: Options,
     ) -> Result<Client, Error> {
         let (commands, waiting) = queue::bounded("client.commands", COMMANDS);
         let (arrived, inbox) = queue::bounded("client.inbox", INBOX);
         // Sessions that share an agent would each count for itself.
         let (manual, counts) = (options.manual, !options.shared && !options.uncounted);
-        let mut task = Task::new(how, options, waiting, arrived);
-        let registered = task.register(connection).await?;
+        let mut task = Task::new(ways, options, waiting, arrived);
+        let registered = task.register(place, connection).await?;
         let task = tasks::spawn("client", task.run());
         let numbers = if counts { Numbers::new(&registered) } else { Numbers::default() };
         Ok(Client { commands, inbox, registered, numbers, manual, given: None, task })

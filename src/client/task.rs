@@ -1,16 +1,19 @@
 //! The task that owns a client's connection.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::connect::{Connection, Reconnect};
+use super::connect::{Connection, Ways};
+use super::life::{Life, Sign};
 use super::message::{self, Message, Name, Registered, Verdict};
 use super::{Error, Options, comes_back, standing};
 use crate::rt::backoff::Backoff;
+use crate::rt::places::Places;
 use crate::rt::queue::Refused;
 use crate::rt::{clock, queue};
 use crate::wire::client::ErrorPayload;
@@ -21,7 +24,17 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// See [`FIRST_WAIT`].
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// A connection that lasted so long was a good one: the next wait is short again.
-const GOOD_AFTER_US: u64 = 30_000_000;
+const GOOD_AFTER: Duration = Duration::from_secs(30);
+/// A client with several nodes to choose from takes the next at once, unless its connections end as fast as this.
+const SHORT: Duration = Duration::from_secs(1);
+/// Such a client asks a node that was silent for so long for a sign of life …
+pub(super) const ASK_AFTER: Duration = Duration::from_millis(1_500);
+/// … and leaves it after this, as edges do: a node that only has no processor for a second or two is worth waiting for.
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// What the client waits for has so long to arrive before it goes to a better node; it is asked for there again.
+const LEAVES_WITHIN: Duration = Duration::from_secs(2);
+/// How long the node that is left may take to read the last frames.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
 /// How long the node may take to register us.
 const REGISTER_WITHIN: Duration = Duration::from_secs(10);
 /// Frames written with one flush.
@@ -62,6 +75,17 @@ enum Wrote {
     Failed,
 }
 
+/// How a connection ended.
+enum Over {
+    /// There is to be no other.
+    ForGood,
+    Broken,
+    /// The node says nothing any more.
+    Hangs,
+    /// A better node answers: this is a connection to it.
+    Better(Box<(usize, Connection)>),
+}
+
 type Answer = oneshot::Sender<Result<Message, Error>>;
 
 /// Somebody who waits for an answer.
@@ -75,11 +99,12 @@ struct Waiting {
 }
 
 pub(super) struct Task {
-    how: Box<dyn Reconnect>,
+    ways: Arc<Ways>,
     options: Options,
     commands: queue::Receiver<Command>,
     inbox: queue::Sender<Message>,
-    connection: Option<Connection>,
+    /// With its place among the ways.
+    connection: Option<(usize, Connection)>,
     pending: HashMap<String, Waiting>,
     asked: u64,
     /// What the ids of our ACK and NACK begin with: nobody is told that one of them came to nothing.
@@ -87,6 +112,8 @@ pub(super) struct Task {
     settled: u64,
     /// What was acknowledged last, by its order: if that did not arrive, it is delivered once more.
     done: (VecDeque<Name>, HashSet<Name>),
+    /// What the program was given, or will be, and has not acknowledged: another node may hand it out again.
+    given: HashSet<Name>,
     /// Frames of our own to be written.
     own: Vec<Bytes>,
     /// The last error of the mesh's that answered nothing: perhaps why it closes.
@@ -95,15 +122,16 @@ pub(super) struct Task {
 
 impl Task {
     pub(super) fn new(
-        how: Box<dyn Reconnect>,
+        ways: Ways,
         options: Options,
         commands: queue::Receiver<Command>,
         inbox: queue::Sender<Message>,
     ) -> Task {
         let (pending, asked, settled, done, own) = Default::default();
+        let (ways, given) = (Arc::new(ways), HashSet::new());
         let settles = format!("{}.", message::new_id());
         Task {
-            how,
+            ways,
             options,
             commands,
             inbox,
@@ -113,13 +141,18 @@ impl Task {
             settles,
             settled,
             done,
+            given,
             own,
             parting: None,
         }
     }
 
     /// Registers over a new connection, and keeps it.
-    pub(super) async fn register(&mut self, mut connection: Connection) -> Result<Registered, Error> {
+    pub(super) async fn register(
+        &mut self,
+        place: usize,
+        mut connection: Connection,
+    ) -> Result<Registered, Error> {
         let id = message::new_id();
         let frame = json!({"type": "REGISTER", "id": id, "payload": {
             "agent": self.options.agent,
@@ -143,7 +176,7 @@ impl Task {
         });
         match registered.await {
             Ok(Ok(registered)) => {
-                self.connection = Some(connection);
+                self.connection = Some((place, connection));
                 Ok(registered)
             }
             Ok(Err(Error::Disconnected)) => Err(match connection.finish().await {
@@ -158,22 +191,34 @@ impl Task {
     /// Serves until the client is dropped, or the session has ended for good.
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        let mut places = Places::new(self.ways.len());
         loop {
-            let since = clock::micros();
-            if let Some(connection) = self.connection.take()
-                && !self.serve(connection).await
-            {
-                return;
+            let since = clock::now();
+            let (mut place, mut over) = (0, Over::Broken);
+            if let Some((at, connection)) = self.connection.take() {
+                (place, over) = (at, self.serve(at, connection, &mut places).await);
             }
-            if clock::micros().saturating_sub(since) >= GOOD_AFTER_US {
+            let lasted = clock::since(since);
+            places.left(place, lasted);
+            if lasted >= GOOD_AFTER {
                 backoff.reset();
             }
-            if !self.how.can() {
-                return;
-            }
-            tokio::time::sleep(backoff.next_wait()).await;
-            let again = match self.how.again().await {
-                Ok(connection) => self.register(connection).await,
+            let connected = match over {
+                Over::ForGood => return,
+                Over::Better(found) => Ok(*found),
+                _ if self.ways.len() == 0 => return,
+                Over::Broken | Over::Hangs => {
+                    if matches!(over, Over::Hangs) {
+                        places.shun(place);
+                    }
+                    if self.ways.len() < 2 || lasted < SHORT {
+                        tokio::time::sleep(backoff.next_wait()).await;
+                    }
+                    self.ways.clone().connect_in(&places.round()).await
+                }
+            };
+            let again = match connected {
+                Ok((place, connection)) => self.register(place, connection).await,
                 Err(e) => Err(e),
             };
             match again {
@@ -191,21 +236,35 @@ impl Task {
         }
     }
 
-    /// Serves one connection; `false`: there is to be no other.
-    async fn serve(&mut self, mut connection: Connection) -> bool {
+    /// Serves one connection.
+    async fn serve(&mut self, place: usize, mut connection: Connection, places: &mut Places) -> Over {
         let mut batch = Vec::with_capacity(BATCH);
         self.parting = None;
         // What has no receipt yet may not have arrived.
         let mut again: Vec<&Waiting> = self.pending.values().filter(|w| !w.answer.is_closed()).collect();
         again.sort_by_key(|waiting| waiting.order);
         self.own.extend(again.into_iter().filter_map(|waiting| waiting.frame.clone()));
+        let ways = self.ways.clone();
+        let better = places.better(place, |place| ways.connect_by(place));
+        let mut better = std::pin::pin!(better);
+        let (mut found, mut leave_by) = (None, None);
+        let mut life = Life::new(ways.len() > 1);
+        let mut gone = std::pin::pin!(connection.gone());
         loop {
             if self.write_own(&mut connection).await.is_err() {
                 break;
             }
+            if let Some(found) = found.take_if(|_| self.pending.is_empty() || leave_by <= Some(clock::now()))
+            {
+                self.leave(connection).await;
+                return Over::Better(Box::new(found));
+            }
             tokio::select! {
                 frame = connection.next() => match frame.map(|frame| frame.map(|f| Message::parse(&f))) {
-                    Ok(Some(Ok(message))) => self.arrived(message),
+                    Ok(Some(Ok(message))) => {
+                        life.heard();
+                        self.arrived(message);
+                    }
                     Ok(Some(Err(e))) | Err(e) => {
                         tracing::warn!(error = %e, "the node broke the protocol");
                         break;
@@ -213,22 +272,43 @@ impl Task {
                     Ok(None) => break,
                 },
                 count = self.commands.recv_many(&mut batch, BATCH) => {
-                    if count == 0 {
+                    let wrote = match count {
                         // Nobody holds the client any more: end the session in good order.
-                        connection.finish().await;
-                        return false;
-                    }
-                    match self.write(&mut connection, &mut batch).await {
+                        0 => Wrote::Last,
+                        _ => self.write(&mut connection, &mut batch).await,
+                    };
+                    match wrote {
                         Wrote::All => {}
                         Wrote::Failed => break,
                         Wrote::Last => {
                             connection.finish().await;
-                            return false;
+                            return Over::ForGood;
                         }
                     }
                 }
+                there = &mut better, if found.is_none() => {
+                    (found, leave_by) = (Some(there), Some(clock::now() + LEAVES_WITHIN));
+                }
+                () = &mut gone, if ways.len() > 1 => {
+                    self.fail_pending(false);
+                    return Over::Broken;
+                }
+                () = life.due(leave_by) => match life.look() {
+                    Sign::Fine => {}
+                    Sign::Ask => self.ask_for_life(),
+                    Sign::Gone => {
+                        tracing::warn!(place, "the node is silent: it is left");
+                        self.fail_pending(false);
+                        return Over::Hangs;
+                    }
+                },
             }
         }
+        self.ended(connection).await
+    }
+
+    /// The connection is broken, or was ended by the node.
+    async fn ended(&mut self, connection: Connection) -> Over {
         let closed = connection.finish().await;
         let parting = self.parting.take();
         let for_good = closed.as_ref().is_some_and(|(code, _)| !comes_back(*code))
@@ -237,8 +317,29 @@ impl Task {
             let reason = closed.map(|(_, reason)| reason).or(parting.map(|error| error.message));
             tracing::warn!(reason, "the session was ended for good");
         }
-        self.fail_pending(for_good || !self.how.can());
-        !for_good
+        self.fail_pending(for_good || self.ways.len() == 0);
+        if for_good { Over::ForGood } else { Over::Broken }
+    }
+
+    /// Ends the session with a node for that with a better one: it reads all that was written before.
+    async fn leave(&mut self, mut connection: Connection) {
+        connection.end().await;
+        let rest = async {
+            while let Ok(Some(frame)) = connection.next().await {
+                if let Ok(message) = Message::parse(&frame) {
+                    self.arrived(message);
+                }
+            }
+        };
+        // What is not read by then comes again at the other node.
+        let _ = tokio::time::timeout(ENDS_WITHIN, rest).await;
+        self.parting = None;
+    }
+
+    fn ask_for_life(&mut self) {
+        self.settled += 1;
+        let id = format!("{}{}", self.settles, self.settled);
+        self.own.push(json!({"type": "HEARTBEAT", "id": id}).to_string().into());
     }
 
     /// The connection is over. What is asked again stays, if there is to be another one.
@@ -286,6 +387,7 @@ impl Task {
                 }
                 Command::Settle(name, verdict) => {
                     connection.put(&self.settle(&name, &verdict));
+                    self.given.remove(&name);
                     if matches!(verdict, Verdict::Acked { .. }) {
                         self.remember(name);
                     }
@@ -319,15 +421,24 @@ impl Task {
             return;
         }
         let name = message.is_durable().then(|| Name::of(&message));
+        if name.as_ref().is_some_and(|name| message.redelivered && self.given.contains(name)) {
+            return;
+        }
         if let Some(name) = name.as_ref().filter(|name| message.redelivered && self.done.1.contains(name)) {
             let ack = self.settle(name, &Verdict::Acked { automatic: true });
             return self.own.push(ack);
         }
         // A full inbox counts what it drops, and what is kept comes again later.
-        if let (Err(Refused::Full(_)), Some(name)) = (self.inbox.try_send(message), name) {
-            let reason = "the client has too much to read".to_owned();
-            let nack = self.settle(&name, &Verdict::Nacked { reason, requeue: true });
-            self.own.push(nack);
+        match (self.inbox.try_send(message), name) {
+            (Err(Refused::Full(_)), Some(name)) => {
+                let reason = "the client has too much to read".to_owned();
+                let nack = self.settle(&name, &Verdict::Nacked { reason, requeue: true });
+                self.own.push(nack);
+            }
+            (Ok(()), Some(name)) if self.given.len() < MAX_DONE => {
+                self.given.insert(name);
+            }
+            _ => {}
         }
     }
 

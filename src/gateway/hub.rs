@@ -7,9 +7,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use crate::link::inbox::Incoming;
 use crate::link::{self, Event, Peer};
@@ -18,9 +20,11 @@ use crate::wire::close::{Code, Refusal};
 use crate::wire::frame::{Attach, Deliver, Frame};
 use crate::wire::ids::{AgentAddr, LinkId, NodeName, SessionNo};
 
+mod moving;
 mod told;
 mod wires;
 
+use moving::Moving;
 pub use told::{Delivery, End, Notice};
 use wires::{Wires, is_full};
 
@@ -60,6 +64,7 @@ enum Request {
     Close(SessionNo),
     Snapshot(oneshot::Sender<Snapshot>),
     EndAll(Box<dyn Fn() -> End + Send>),
+    WatchSilence(Duration),
 }
 
 /// To reach the hub; cheap to clone.
@@ -121,6 +126,11 @@ impl HubHandle {
         self.request(Request::EndAll(Box::new(order))).await
     }
 
+    /// From now on a link on which nothing came for so long counts as broken: its node hangs.
+    pub async fn watch_silence(&self, patience: Duration) -> Result<(), Stopped> {
+        self.request(Request::WatchSilence(patience)).await
+    }
+
     async fn request(&self, request: Request) -> Result<(), Stopped> {
         self.shared.requests.send(request).await.map_err(|_| Stopped)
     }
@@ -178,24 +188,35 @@ struct Entry {
 struct Up {
     handle: link::Handle,
     peer: Peer,
+    /// When something came last.
+    heard: Instant,
 }
 
 struct Hub {
     revocations: watch::Sender<Offered>,
     sessions: HashMap<SessionNo, Entry>,
     links: HashMap<LinkId, Up>,
-    /// The link in use; others that are up wait in reserve.
+    /// The link in use. Another one is one that the sessions move to, or have left.
     current: Option<LinkId>,
     /// The same for sessions; see [`Seat::is_current`].
     shown: Arc<AtomicU64>,
     /// Control frames that wait for room in the link.
     outbox: VecDeque<Frame>,
+    moving: Moving,
 }
 
 impl Hub {
     fn new(revocations: watch::Sender<Offered>, shown: Arc<AtomicU64>) -> Hub {
         let (sessions, links) = (HashMap::new(), HashMap::new());
-        Hub { revocations, sessions, links, current: None, shown, outbox: VecDeque::new() }
+        Hub {
+            revocations,
+            sessions,
+            links,
+            current: None,
+            shown,
+            outbox: VecDeque::new(),
+            moving: Moving::default(),
+        }
     }
 
     async fn run(mut self, mut events: Incoming, mut requests: queue::Receiver<Request>) {
@@ -216,11 +237,18 @@ impl Hub {
                         self.outbox.clear();
                     }
                 }
+                () = self.moving.wait() => self.look(),
                 count = events.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
                         return;
                     }
+                    let mut heard = None;
                     for event in batch.drain(..) {
+                        if let Event::Frame { link, .. } = &event
+                            && heard.replace(*link) != Some(*link)
+                        {
+                            self.hears(*link);
+                        }
                         self.event(event);
                     }
                     if count == BATCH {
@@ -238,15 +266,20 @@ impl Hub {
                 self.sessions.insert(no, Entry { wires, attach: None, known: false, unanswered: 0 });
             }
             Request::Attach(attach) => self.attach(attach),
-            Request::Detach(no, forget) => self.detach(no, forget),
+            Request::Detach(no, forget) => {
+                self.detach(no, forget);
+                self.settled(no);
+            }
             Request::Close(no) => {
                 self.detach(no, false);
                 self.sessions.remove(&no);
+                self.settled(no);
             }
             Request::Snapshot(answer) => {
                 // Whoever asked may have gone.
                 let _ = answer.send(self.snapshot());
             }
+            Request::WatchSilence(patience) => self.watch_silence(patience),
             Request::EndAll(order) => {
                 for entry in self.sessions.values() {
                     // An order that is there already ends the session just as well.
@@ -283,7 +316,7 @@ impl Hub {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Up { link, peer, handle, .. } => self.up(link, Up { handle, peer }),
+            Event::Up { link, peer, handle, .. } => self.up(link, Up { handle, peer, heard: clock::now() }),
             Event::Down { link, why } => self.down(link, &why),
             Event::Frame { link, frame } => self.frame(link, frame),
             // Only nodes ask for early data: what an entrance sends is not safe to repeat.
@@ -293,30 +326,10 @@ impl Hub {
 
     fn up(&mut self, link: LinkId, up: Up) {
         tracing::info!(node = %up.peer.node, carrier = up.handle.carrier(), "attached to the node");
-        // A second link to the same node means that the first is dead and does not know it yet. One to
-        // another node waits in reserve.
-        let replaces =
-            self.current.and_then(|id| self.links.get(&id)).is_none_or(|c| c.peer.node == up.peer.node);
         self.links.insert(link, up);
-        if replaces {
-            self.make_current(link);
-        }
-    }
-
-    fn down(&mut self, link: LinkId, why: &str) {
-        let Some(up) = self.links.remove(&link) else { return };
-        tracing::warn!(node = %up.peer.node, why, "the link to the node is down");
-        if self.current != Some(link) {
-            return;
-        }
-        self.use_link(None);
-        match self.links.keys().max().copied() {
-            Some(reserve) => self.make_current(reserve),
-            None => {
-                for no in self.sessions.keys().copied().collect::<Vec<_>>() {
-                    self.notice(no, Notice::Down);
-                }
-            }
+        match self.current {
+            Some(_) => self.begin_move(link),
+            None => self.make_current(link),
         }
     }
 
@@ -379,6 +392,7 @@ impl Hub {
         if entry.unanswered == 0 {
             let notice = Notice::Attached { link: up.handle.clone(), node: up.peer.node.clone() };
             self.notice(no, notice);
+            self.settled(no);
         }
     }
 

@@ -17,6 +17,7 @@ use super::{Error, Role, unix};
 use crate::identity;
 use crate::metrics;
 use crate::rt::backoff::Backoff;
+use crate::rt::places::{self, Places};
 use crate::rt::{clock, tasks, wake};
 use crate::wire::ids::NodeName;
 use crate::wire::url::{WSS, WssUrl};
@@ -29,14 +30,14 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How long one address may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// Further tries of a Unix socket before the next address, and the wait between them.
-const UNIX_TRIES: u32 = 5;
-/// See [`UNIX_TRIES`].
-const UNIX_WAIT: Duration = Duration::from_millis(100);
-/// The same for a target on this machine.
+/// The longest wait for a target on this machine.
 const LONGEST_WAIT_LOCAL: Duration = Duration::from_millis(500);
-/// See [`LONGEST_WAIT_LOCAL`].
+/// How long one address of such a list may take.
 const CONNECT_WITHIN_LOCAL: Duration = Duration::from_secs(1);
+/// Looks for the socket of this machine's node when an edge starts, and the wait between them.
+const UNIX_LOOKS: u32 = 5;
+/// See [`UNIX_LOOKS`].
+const UNIX_WAIT: Duration = Duration::from_millis(100);
 /// A link that lasted so long was a good one: the next wait is short again.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
 
@@ -48,7 +49,8 @@ pub const UNIX: &str = "unix:";
 pub struct Target {
     /// The node that must answer; `None`: any of this mesh.
     pub name: Option<NodeName>,
-    /// `host:port`, or [`UNIX`] and a path; tried in this order. And [`WSS`] addresses of its edge, for when UDP is
+    /// `host:port`, or [`UNIX`] and a path; the best first. Of an entrance they may be several nodes': it goes to the next
+    /// one that answers, and back to a better one when that is there again ([`places`]). And [`WSS`] addresses of its edge, for when UDP is
     /// blocked.
     pub addresses: Vec<String>,
 }
@@ -92,7 +94,8 @@ pub fn keep_with_fallback(
 ) -> tasks::Task {
     let (blocked, lossy) = (Networks::default(), carry::Lossy::default());
     let (outward, pulse) = outward.map_or_else(Default::default, |(out, pulse)| (Some(out), pulse));
-    let dialler = Dialler { local, endpoint, target, connected, outward, pulse, blocked, lossy };
+    let places = Places::new(target.addresses.len());
+    let dialler = Dialler { local, endpoint, target, connected, outward, pulse, blocked, lossy, places };
     tasks::spawn("link.dialler", async move { dialler.run().await })
 }
 
@@ -112,6 +115,8 @@ struct Dialler {
     /// Networks on which QUIC does not get to this peer.
     blocked: Networks,
     lossy: carry::Lossy,
+    /// Of the addresses.
+    places: Places,
 }
 
 impl Dialler {
@@ -119,6 +124,7 @@ impl Dialler {
         let longest = if self.is_local() { LONGEST_WAIT_LOCAL } else { LONGEST_WAIT };
         let mut backoff = Backoff::new(FIRST_WAIT, longest);
         let mut failures = 0u64;
+        self.wait_for_socket().await;
         loop {
             self.until_needed().await;
             if self.local.is_stopping() {
@@ -134,10 +140,14 @@ impl Dialler {
                     let since = clock::now();
                     self.pulse.step();
                     self.carry(&config, connected).await;
+                    failures = 0;
                     if clock::since(since) >= GOOD_AFTER {
                         backoff.reset();
+                        if self.is_entrance() {
+                            // Clients wait. Who waits is whoever has tried its whole list, or loses each link at once.
+                            continue;
+                        }
                     }
-                    failures = 0;
                 }
                 Err(Error::Stopping) => return,
                 Err(e) => {
@@ -157,6 +167,25 @@ impl Dialler {
         self.target.addresses.iter().any(|address| address.starts_with(UNIX))
     }
 
+    /// A node that starts together with its edge has its socket in a moment: worth waiting for once, when there are no clients
+    /// yet, before another node is taken.
+    async fn wait_for_socket(&self) {
+        let Some(path) = self.target.addresses.first().and_then(|first| first.strip_prefix(UNIX)) else {
+            return;
+        };
+        for _ in 0..UNIX_LOOKS {
+            if tokio::fs::try_exists(path).await.unwrap_or(true) {
+                return;
+            }
+            tokio::time::sleep(UNIX_WAIT).await;
+        }
+    }
+
+    /// Whether the addresses are a choice of an entrance's, and not just those of one other node.
+    fn is_entrance(&self) -> bool {
+        self.target.name.is_none() || self.is_local()
+    }
+
     /// Waits while there is a link to the target: the peer may have dialled us.
     async fn until_needed(&mut self) {
         let Some(name) = &self.target.name else { return };
@@ -166,20 +195,21 @@ impl Dialler {
 
     /// QUIC first, and through the peer's edge as well when that takes long; the other way round on a network that is
     /// known to block QUIC.
-    async fn connect(&mut self, config: &quinn::ClientConfig) -> Result<Dialled, Error> {
+    async fn connect(&mut self, config: &quinn::ClientConfig) -> Result<(usize, Dialled), Error> {
+        let round = self.places.round();
         if !self.has_fallback() {
-            return self.connect_directly(config).await;
+            return self.connect_directly(&round, config).await;
         }
         let network = match self.target.addresses.iter().find(|address| !address.starts_with(WSS)) {
             Some(address) => race::network_to(address).await,
             None => None,
         };
-        let (quic, wss) = (self.connect_directly(config), self.connect_wss());
+        let (quic, wss) = (self.connect_directly(&round, config), self.connect_wss());
         let won = match self.blocked.block_quic(network) {
             false => race::race(quic, wss).await,
             true => race::race(wss, quic).await,
         }?;
-        match won {
+        match won.1 {
             Dialled::Wss(_) => self.blocked.lost(network),
             _ => self.blocked.won(network),
         }
@@ -187,8 +217,12 @@ impl Dialler {
     }
 
     /// Counts what came of a try.
-    async fn connect_directly(&self, config: &quinn::ClientConfig) -> Result<Dialled, Error> {
-        let result = self.connect_in_turn(config).await;
+    async fn connect_directly(
+        &self,
+        round: &[usize],
+        config: &quinn::ClientConfig,
+    ) -> Result<(usize, Dialled), Error> {
+        let result = self.connect_in_turn(round, config).await;
         let carrier = if self.is_local() { "local" } else { "quic" };
         if !matches!(result, Err(Error::NoAddress)) {
             count(carrier, result.is_ok());
@@ -196,7 +230,8 @@ impl Dialler {
         result
     }
 
-    async fn connect_wss(&self) -> Result<Dialled, Error> {
+    /// It is nobody's place in a list: only other nodes are dialled so.
+    async fn connect_wss(&self) -> Result<(usize, Dialled), Error> {
         let Some(outward) = &self.outward else { return Err(Error::NoAddress) };
         let mut last = Error::NoAddress;
         for address in self.target.addresses.iter().filter(|address| address.starts_with(WSS)) {
@@ -210,35 +245,39 @@ impl Dialler {
             let result = tokio::time::timeout(CONNECT_WITHIN, dialled).await.map_err(late).flatten();
             count(wss::CARRIER, result.is_ok());
             match result {
-                Ok(connected) => return Ok(Dialled::Wss(Box::new(connected))),
+                Ok(connected) => return Ok((0, Dialled::Wss(Box::new(connected)))),
                 Err(e) => last = e,
             }
         }
         Err(last)
     }
 
-    async fn connect_in_turn(&self, config: &quinn::ClientConfig) -> Result<Dialled, Error> {
-        let mut last = Error::NoAddress;
-        for address in self.target.addresses.iter().filter(|address| !address.starts_with(WSS)) {
-            self.pulse.step();
-            if let Some(path) = address.strip_prefix(UNIX) {
-                match connect_unix(path).await {
-                    Ok(stream) => return Ok(Dialled::Unix(stream)),
-                    Err(e) => last = e,
-                }
-                continue;
-            }
-            let within = if self.is_local() { CONNECT_WITHIN_LOCAL } else { CONNECT_WITHIN };
-            match tokio::time::timeout(within, self.connect_to(address, config)).await {
-                Ok(Ok((connection, peer, begun))) => return Ok(Dialled::Quic(connection, peer, begun)),
-                Ok(Err(e)) => last = e,
-                Err(_) => {
-                    last =
-                        Error::Dial { address: address.clone(), why: format!("no answer within {within:?}") };
-                }
-            }
+    /// An entrance does not wait for a node that is silent before it tries the next.
+    async fn connect_in_turn(
+        &self,
+        round: &[usize],
+        config: &quinn::ClientConfig,
+    ) -> Result<(usize, Dialled), Error> {
+        let direct = |place: &usize| !self.target.addresses[*place].starts_with(WSS);
+        let round: Vec<usize> = round.iter().copied().filter(direct).collect();
+        let head_start = self.is_entrance().then_some(places::HEAD_START);
+        let won = places::first(&round, head_start, |place| self.connect_at(place, config)).await;
+        won.map_err(|last| last.unwrap_or(Error::NoAddress))
+    }
+
+    /// One address.
+    async fn connect_at(&self, place: usize, config: &quinn::ClientConfig) -> Result<Dialled, Error> {
+        let Some(address) = self.target.addresses.get(place) else { return Err(Error::NoAddress) };
+        self.pulse.step();
+        if let Some(path) = address.strip_prefix(UNIX) {
+            let connected = UnixStream::connect(path).await;
+            return connected.map(Dialled::Unix).map_err(|why| Error::Unix { path: path.to_owned(), why });
         }
-        Err(last)
+        let within = if self.is_local() { CONNECT_WITHIN_LOCAL } else { CONNECT_WITHIN };
+        let late = |_| Error::Dial { address: address.clone(), why: format!("no answer within {within:?}") };
+        let connected = tokio::time::timeout(within, self.connect_to(address, config)).await;
+        let (connection, peer, begun) = connected.map_err(late).flatten()?;
+        Ok(Dialled::Quic(connection, peer, begun))
     }
 
     async fn connect_to(
@@ -302,20 +341,6 @@ impl Dialler {
         } else {
             tracing::debug!(peer, failures, why = %error, "dialling failed; trying again");
         }
-    }
-}
-
-/// A node that starts together with its edge has its socket in a moment: worth a few tries before the next
-/// address, which would do as well but costs more.
-async fn connect_unix(path: &str) -> Result<UnixStream, Error> {
-    let mut tries = 0;
-    loop {
-        match UnixStream::connect(path).await {
-            Ok(stream) => return Ok(stream),
-            Err(why) if tries >= UNIX_TRIES => return Err(Error::Unix { path: path.to_owned(), why }),
-            Err(_) => tries += 1,
-        }
-        tokio::time::sleep(UNIX_WAIT).await;
     }
 }
 

@@ -32,14 +32,15 @@ impl Lane {
             Priority::BULK => return Lane::Bulk,
             _ => {}
         }
-        let mut hash = fnv(0xcbf2_9ce4_8422_2325, head.from.namespace.as_str());
-        hash = fnv(hash, head.from.name.as_str());
-        hash = match &head.to {
-            Target::Agent(agent) => fnv(fnv(hash, agent.namespace.as_str()), agent.name.as_str()),
-            Target::Broadcast(namespace) => fnv(hash, namespace.as_str()),
-            Target::Room(namespace, room) => fnv(fnv(hash, namespace.as_str()), room.as_str()),
-        };
-        Lane::Ordered((hash % u64::from(ORDERED_LANES)) as u8)
+        Lane::Ordered((flow(head) % u64::from(ORDERED_LANES)) as u8)
+    }
+
+    /// One of 256 groups of flows, by all of the hash: for datagrams.
+    pub(super) fn flow_of(frame: &Frame) -> u8 {
+        match frame {
+            Frame::Forward(forward, _) => flow(&forward.head) as u8,
+            _ => 0,
+        }
     }
 
     /// The lane that a frame belongs to.
@@ -81,6 +82,17 @@ impl Lane {
             Lane::Ordered(n) => 2 + usize::from(n % ORDERED_LANES),
             Lane::Bulk => 2 + usize::from(ORDERED_LANES),
         }
+    }
+}
+
+/// Of (sender, recipient).
+fn flow(head: &Head) -> u64 {
+    let mut hash = fnv(0xcbf2_9ce4_8422_2325, head.from.namespace.as_str());
+    hash = fnv(hash, head.from.name.as_str());
+    match &head.to {
+        Target::Agent(agent) => fnv(fnv(hash, agent.namespace.as_str()), agent.name.as_str()),
+        Target::Broadcast(namespace) => fnv(hash, namespace.as_str()),
+        Target::Room(namespace, room) => fnv(fnv(hash, namespace.as_str()), room.as_str()),
     }
 }
 

@@ -12,6 +12,7 @@
 //! | [`wss`] | the carrier between machines when UDP is blocked: TLS within a WebSocket, through the peer's edge |
 //! | [`memory`] | the carrier between a node and its own gateways |
 //! | [`congestion`] | how much of a connection may be under way |
+//! | `datagram` | what may be lost, beside the lanes of a QUIC link |
 //! | [`dial`] | keeping a link up, for ever |
 //! | [`race`] | which carrier it is to be, and when to change it |
 //! | [`stream`] | what carriers over one stream of bytes have in common |
@@ -26,6 +27,7 @@
 
 pub mod congestion;
 mod count;
+mod datagram;
 pub mod dial;
 pub mod early;
 pub mod inbox;
@@ -259,6 +261,8 @@ struct Inner {
     id: LinkId,
     lanes: Vec<queue::Sender<Encoded>>,
     rooms: Vec<Room>,
+    /// For what may be lost.
+    datagrams: datagram::Outlet,
     close: queue::Sender<CloseOrder>,
     /// Smoothed round trip in microseconds, as the carrier measures it; 0: not known.
     rtt_us: AtomicU32,
@@ -270,6 +274,8 @@ struct Inner {
 pub struct Outlets {
     /// One queue for each lane, by [`Lane::index`].
     pub lanes: Vec<queue::Receiver<Encoded>>,
+    /// What may be lost; nothing comes here unless the carrier says that it has datagrams.
+    pub datagrams: Option<datagram::Waiting>,
     /// At most one order comes.
     pub close: queue::Receiver<CloseOrder>,
 }
@@ -300,9 +306,11 @@ impl Handle {
         }
         let (close, close_orders) = queue::bounded("link.close", 1);
         let rooms = (0..Lane::COUNT).map(|_| Room::default()).collect();
+        let (datagrams, waiting) = datagram::outlet();
         let (rtt_us, remote) = (AtomicU32::new(0), Mutex::new(remote));
-        let inner = Inner { id, lanes: senders, rooms, close, rtt_us, carrier, remote };
-        (Handle { inner: Arc::new(inner) }, Outlets { lanes: receivers, close: close_orders })
+        let inner = Inner { id, lanes: senders, rooms, datagrams, close, rtt_us, carrier, remote };
+        let outlets = Outlets { lanes: receivers, datagrams: Some(waiting), close: close_orders };
+        (Handle { inner: Arc::new(inner) }, outlets)
     }
 
     /// Our number for the link.
@@ -351,6 +359,10 @@ impl Handle {
         if !is_readable(&encoded, frame) {
             return Err(queue::Refused::Full(()));
         }
+        if self.inner.datagrams.takes(frame, &encoded) {
+            count::sent(frame);
+            return Ok(());
+        }
         let Some(encoded) = self.inner.rooms[lane].try_take(encoded) else {
             sender.count_full();
             return Err(queue::Refused::Full(()));
@@ -369,6 +381,10 @@ impl Handle {
         let sender = &self.inner.lanes[lane];
         let encoded = frame.encode();
         if !is_readable(&encoded, frame) {
+            return Ok(());
+        }
+        if self.inner.datagrams.takes(frame, &encoded) {
+            count::sent(frame);
             return Ok(());
         }
         let encoded = tokio::select! {

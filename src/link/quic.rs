@@ -12,6 +12,7 @@ use tokio::sync::SetOnce;
 
 pub use super::Local;
 use super::congestion::Congestion;
+use super::datagram;
 use super::early::{self, Begun, Doorman};
 use super::inbox::Inbox;
 use super::{
@@ -57,6 +58,8 @@ pub fn transport_with(congestion: Congestion) -> quinn::TransportConfig {
     transport.send_window(SEND_WINDOW);
     transport.max_concurrent_uni_streams(64u32.into());
     transport.max_concurrent_bidi_streams(8u32.into());
+    transport.datagram_send_buffer_size(datagram::BUFFER);
+    transport.datagram_receive_buffer_size(Some(datagram::BUFFER));
     // Off by default in quinn; NAT bindings for UDP may last no longer than 30 s (RFC 4787 section 4.3).
     transport.keep_alive_interval(Some(Duration::from_secs(5)));
     transport.max_idle_timeout(quinn::IdleTimeout::try_from(Duration::from_secs(10)).ok());
@@ -174,11 +177,17 @@ impl Link<'_> {
             Ok(Err(order)) => return (order, false),
             Err(_) => return (CloseOrder::no_hello(), false),
         };
+        let datagrams = outlets.datagrams.take().filter(|_| {
+            peer.role == Role::Node && peer.features.iter().any(|feature| feature == datagram::FEATURE)
+        });
         let up = Event::Up { link: handle.id(), peer, dialled: self.dialled, handle: handle.clone() };
         if self.local.events.send(up).await.is_err() {
             return (CloseOrder::stopping(), false);
         }
         readers.go();
+        if let Some(waiting) = datagrams {
+            readers.datagrams(self.connection, waiting);
+        }
         let lanes = std::mem::take(&mut outlets.lanes);
         let mut writers = std::mem::take(&mut self.writers);
         writers.add(Writers::start(self.connection, &mut control, lanes, 0));
@@ -219,7 +228,9 @@ impl Link<'_> {
 
     async fn say_hello(&self) -> Result<Option<quinn::SendStream>, Error> {
         let mut stream = open(self.connection, Lane::Control).await?;
-        let hello = Frame::Hello(self.local.hello.clone()).encode();
+        let mut hello = self.local.hello.clone();
+        hello.features.push(datagram::FEATURE.to_owned());
+        let hello = Frame::Hello(hello).encode();
         write(&mut stream, &mut vec![hello.head]).await?;
         Ok(Some(stream))
     }
@@ -290,6 +301,13 @@ impl Readers {
     fn go(&self) {
         // Said here only, and once.
         let _ = self.each.ready.set(());
+    }
+
+    /// What may be lost, both ways.
+    fn datagrams(&mut self, connection: &quinn::Connection, waiting: datagram::Waiting) {
+        let StreamReader { link, events, failed, .. } = self.each.clone();
+        self.tasks.spawn("link.datagrams", waiting.send(connection.clone()));
+        self.tasks.spawn("link.datagrams", datagram::read(connection.clone(), (link, events), failed));
     }
 
     /// Reads a new stream. Its lane's byte is read by its own task, so that it delays nobody.

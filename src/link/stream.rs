@@ -81,8 +81,9 @@ pub struct Carried {
     pub framing: Framing,
 }
 
-/// Runs a link over both halves of a stream until it ends, and reports its life.
-pub async fn run<R, W>(local: &Local, halves: (R, W), carried: Carried)
+/// Runs a link over both halves of a stream until it ends, and reports its life. `false`: the peer took the connection and
+/// said no HELLO, or this end closed the link: the peer may hang.
+pub async fn run<R, W>(local: &Local, halves: (R, W), carried: Carried) -> bool
 where
     R: AsyncRead + Unpin + Send + 'static,
     W: AsyncWrite + Unpin + Send + 'static,
@@ -90,7 +91,7 @@ where
     let (handle, outlets) = Handle::new(local.next_id(), carried.carrier, carried.remote.clone());
     let _open = Open::new(local);
     let id = handle.id();
-    let (order, up) = link(local, halves, &carried, handle, outlets).await;
+    let (order, up, ours) = link(local, halves, &carried, handle, outlets).await;
     if up {
         // Nobody listens any more only when the process stops.
         let _ = local.events.send(Event::Down { link: id, why: order.why }).await;
@@ -98,6 +99,7 @@ where
         let (carrier, remote) = (carried.carrier, carried.remote);
         tracing::warn!(carrier, remote, why = order.why, "a link did not come up");
     }
+    up && !ours
 }
 
 /// Counts a link for as long as it runs, however it ends.
@@ -116,13 +118,14 @@ impl Drop for Open<'_> {
     }
 }
 
+/// Answers why it ended, whether it was ever up, and whether this end closed it.
 async fn link<R, W>(
     local: &Local,
     (read, mut write): (R, W),
     carried: &Carried,
     handle: Handle,
     mut outlets: Outlets,
-) -> (CloseOrder, bool)
+) -> (CloseOrder, bool, bool)
 where
     R: AsyncRead + Unpin + Send + 'static,
     W: AsyncWrite + Unpin + Send + 'static,
@@ -138,13 +141,13 @@ where
     };
     let peer = match tokio::time::timeout(HELLO_WITHIN, greeting).await {
         Ok(Ok(peer)) => peer,
-        Ok(Err(order)) => return (order, false),
-        Err(_) => return (CloseOrder::no_hello(), false),
+        Ok(Err(order)) => return (order, false, false),
+        Err(_) => return (CloseOrder::no_hello(), false, false),
     };
     let (link, backlog) = (handle.id(), handle.backlog(carried.peer.role()));
     let up = Event::Up { link, peer, dialled: carried.dialled, handle };
     if local.events.send(up).await.is_err() {
-        return (CloseOrder::stopping(), false);
+        return (CloseOrder::stopping(), false, false);
     }
     let (ended, mut ends) = queue::bounded("link.failures", 2);
     let (events, failed) = (local.events.clone(), ended.clone());
@@ -163,18 +166,18 @@ where
             let _ = ended.try_send(lost(&e));
         }
     });
-    let order = tokio::select! {
+    let (order, ours) = tokio::select! {
         biased;
-        order = outlets.close.recv() => order.unwrap_or_else(CloseOrder::stopping),
-        order = ends.recv() => order.unwrap_or_else(CloseOrder::stopping),
-        order = certificate_ended(local, &carried.peer) => order,
+        order = outlets.close.recv() => (order.unwrap_or_else(CloseOrder::stopping), true),
+        order = ends.recv() => (order.unwrap_or_else(CloseOrder::stopping), false),
+        order = certificate_ended(local, &carried.peer) => (order, true),
     };
     if order.code == LinkClose::Stopping {
         // The writer ends by itself once every handle is dropped and all that waited is written.
         let _ = tokio::time::timeout(DRAIN_WITHIN, writing.join()).await;
     }
     drop(reading);
-    (order, true)
+    (order, true, ours)
 }
 
 /// Waits until the peer's certificate has expired or is revoked; for ever where it showed none.

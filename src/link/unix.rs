@@ -15,8 +15,8 @@ use crate::rt::{accept, tasks};
 const MAX_LINKS: usize = 64;
 
 /// Runs a link over a connected socket until it ends, and reports its life. `role` is what the peer is: who
-/// dials is an entrance, who accepts is a node.
-pub async fn run(local: &Local, stream: UnixStream, role: Role) {
+/// dials is an entrance, who accepts is a node. Answers as [`stream::run`] does.
+pub async fn run(local: &Local, stream: UnixStream, role: Role) -> bool {
     let carried = Carried {
         carrier: "unix",
         remote: "this machine".into(),
@@ -24,7 +24,7 @@ pub async fn run(local: &Local, stream: UnixStream, role: Role) {
         dialled: role == Role::Node,
         framing: Framing::Whole,
     };
-    stream::run(local, stream.into_split(), carried).await;
+    stream::run(local, stream.into_split(), carried).await
 }
 
 /// Accepts entrances on a socket until the task is dropped.
@@ -32,7 +32,9 @@ pub fn serve(listener: UnixListener, local: Arc<Local>) -> tasks::Task {
     tasks::spawn("link.unix", async move {
         accept::each(listener, "link.unix.one", MAX_LINKS, |stream| {
             let local = local.clone();
-            async move { run(&local, stream, Role::Entrance).await }
+            async move {
+                run(&local, stream, Role::Entrance).await;
+            }
         })
         .await;
     })

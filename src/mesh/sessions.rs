@@ -40,6 +40,8 @@ pub(super) struct Session {
     window: usize,
     /// What it has: of priority 1, and others.
     in_hand: (InHand, InHand),
+    /// Its entrance goes elsewhere, and is told when it has nothing in its hands any more.
+    parting: bool,
 }
 
 /// Messages in a session's hands, and their bytes.
@@ -150,6 +152,9 @@ impl Mesh {
     /// Registers a session once that is on disk: an agent that was told it is registered stays known.
     pub(super) fn attach(&mut self, link: LinkId, mut attach: Attach) {
         let key = (link, attach.session);
+        if attach.window == 0 {
+            return self.part_with(key, &attach);
+        }
         if let Some(refusal) = self.breaks_bounds(&attach, link) {
             return self.evict(key, refusal);
         }
@@ -182,13 +187,35 @@ impl Mesh {
             (session.ready, session.since, session.in_hand)
         });
         let window = usize::from(attach.window.clamp(1, MAX_WINDOW));
-        let session = Session { agent: attach.agent.clone(), ready, since, window, in_hand };
+        let agent = attach.agent.clone();
+        let session = Session { agent, ready, since, window, in_hand, parting: false };
         self.sessions.by_key.insert(key, session);
         if let Some(link) = self.links.get_mut(&link) {
             link.sessions.insert(attach.session);
         }
         let ticket = self.persist(record);
         self.sessions.pending.insert(ticket, Pending { key, attach, taken_back: false });
+    }
+
+    /// Hands a session nothing more: its entrance moves it to another node, and no message is to be given twice for that.
+    fn part_with(&mut self, key: Key, attach: &Attach) {
+        if let Some(session) = self.sessions.by_key.get_mut(&key).filter(|known| known.agent == attach.agent)
+        {
+            (session.window, session.parting) = (0, true);
+            return self.tell_parted(key);
+        }
+        self.send(key.0, Frame::Attached(key.1, attach.registered_ms));
+    }
+
+    /// Tells the entrance of a session that moves, when all that this had in its hands is settled.
+    pub(super) fn tell_parted(&mut self, key: Key) {
+        let Some(session) = self.sessions.by_key.get_mut(&key) else { return };
+        let (first, others) = session.in_hand;
+        if session.parting && first.count + others.count == 0 {
+            session.parting = false;
+            let registered_ms = self.directory.own(&session.agent).map_or(0, |own| own.registered_ms);
+            self.send(key.0, Frame::Attached(key.1, registered_ms));
+        }
     }
 
     /// What an entrance of ours never asks for: the node does not rely on it.

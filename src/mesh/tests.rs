@@ -13,4 +13,5 @@ mod limits;
 mod messages;
 mod moves;
 mod numbers;
+mod parting;
 mod silence;

@@ -8,6 +8,8 @@
 //! | [`accept`] | connections of a listener, each in a task of its own |
 //! | [`message`] | one message on a stream of bytes |
 //! | [`backoff`], [`random`] | how long to wait before another try |
+//! | [`gone`] | whether the process at the other end of a QUIC connection is there at all |
+//! | [`places`] | several that would do: which to try, and when to go back to a better one |
 //! | [`signals`], [`sdnotify`] | what the system asks of a process, and what it is told |
 //! | [`logging`] | the log |
 //! | [`platform`] | what differs between Linux and macOS |
@@ -15,8 +17,10 @@
 pub mod accept;
 pub mod backoff;
 pub mod clock;
+pub mod gone;
 pub mod logging;
 pub mod message;
+pub mod places;
 pub mod platform;
 pub mod queue;
 pub mod random;

@@ -190,7 +190,8 @@ pub struct Attach {
     pub registered_ms: u64,
     /// Whether this is a repetition after the entrance's link to its node was renewed.
     pub resumed: bool,
-    /// Messages that it may have in its hands at once; as many again of priority 1.
+    /// Messages that it may have in its hands at once; as many again of priority 1. 0 for a session that is attached: it
+    /// gets no more, and the answer comes when all that it has is settled.
     pub window: u16,
 }
 

@@ -7,8 +7,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::harness::Mesh;
+use crate::harness::{Mesh, until};
 use crate::wss::{Door, Wss};
+
+mod flows;
+mod native;
+
+use flows::Flows;
 
 /// Between two attempts of a client that was told to come back.
 const PACE: Duration = Duration::from_millis(20);
@@ -38,9 +43,8 @@ async fn accepted(wss: &mut Wss, id: &str) -> Value {
     }
 }
 
-// covers T09, Q02
-#[test]
-fn an_edge_whose_node_is_killed_goes_to_another_and_its_clients_keep_their_sockets() {
+/// Two machines that run; the edge of dc knows agni's node as well.
+fn two_machines() -> Mesh {
     let mut mesh = Mesh::init(&["dc", "agni"]);
     let agni = format!("127.0.0.1:{}", mesh.base + 10);
     let file = mesh.machine("dc").folder.join("edge.toml");
@@ -59,6 +63,19 @@ fn an_edge_whose_node_is_killed_goes_to_another_and_its_clients_keep_their_socke
         machine.start_edge();
     }
     mesh.wait_whole();
+    mesh
+}
+
+/// No client of dc's edge lost its socket.
+fn assert_sockets_kept(mesh: &mut Mesh) {
+    let log = fs::read_to_string(mesh.machine("dc").folder.join("edge.log")).unwrap();
+    assert!(!log.contains("session ended"), "{log}");
+}
+
+// covers T09, Q02
+#[test]
+fn an_edge_whose_node_is_killed_goes_to_another_and_its_clients_keep_their_sockets() {
+    let mut mesh = two_machines();
     let clients = runtime();
     let mut worker = clients.block_on(Door::of(mesh.machine("agni"), "worker").must_open(json!({})));
     let door = |n: usize| Door::of(&mesh.machines[0], &format!("asker-{n}"));
@@ -80,6 +97,53 @@ fn an_edge_whose_node_is_killed_goes_to_another_and_its_clients_keep_their_socke
             assert!(message["id"].as_str().unwrap().starts_with("m-"), "{n}: {message}");
         }
     });
-    let log = fs::read_to_string(mesh.machine("dc").folder.join("edge.log")).unwrap();
-    assert!(!log.contains("session ended"), "{log}");
+    assert_sockets_kept(&mut mesh);
+}
+
+// covers T09, Q02
+#[test]
+fn an_edge_goes_back_to_its_own_node_and_nothing_is_lost_doubled_or_reordered() {
+    let mut mesh = two_machines();
+    let flows = Flows::start(&mesh.machines[0], &mesh.machines[1], CLIENTS);
+    flows.accepted_by("dc");
+    mesh.machine("dc").node.as_mut().unwrap().kill();
+    eprintln!("accepted by the other node after {:?}", flows.accepted_by("agni"));
+    // From here on every home can be reached: order is promised.
+    flows.feed(true);
+    mesh.machine("dc").start_node();
+    eprintln!("accepted by its own node {:?} after that was started again", flows.accepted_by("dc"));
+    until("the edge is at its own node", || mesh.machines[0].sees_whole(2));
+    for _ in 0..20 {
+        flows.accepted_by("dc");
+    }
+    assert_sockets_kept(&mut mesh);
+    let (askers, worked) = flows.end();
+    for (n, ((sent, heard), worked)) in askers.iter().zip(&worked).enumerate() {
+        let fed = heard.iter().map(|(number, _)| *number).max().unwrap();
+        flows::assert_exact(&format!("from asker-{n}"), *sent, worked);
+        flows::assert_exact(&format!("to asker-{n}"), fed, heard);
+    }
+}
+
+// covers T09, Q02
+#[test]
+fn an_edge_whose_node_hangs_goes_to_another_and_comes_back_when_it_goes_on() {
+    let mut mesh = two_machines();
+    let flows = Flows::start(&mesh.machines[0], &mesh.machines[1], CLIENTS);
+    flows.accepted_by("dc");
+    flows.feed(true);
+    mesh.machine("dc").node.as_ref().unwrap().signal("STOP");
+    eprintln!("accepted by the other node {:?} after its own hung", flows.accepted_by("agni"));
+    mesh.machine("dc").node.as_ref().unwrap().signal("CONT");
+    eprintln!("accepted by its own node {:?} after that went on", flows.accepted_by("dc"));
+    for _ in 0..20 {
+        flows.accepted_by("dc");
+    }
+    assert_sockets_kept(&mut mesh);
+    let (askers, worked) = flows.end();
+    for (n, ((sent, heard), worked)) in askers.iter().zip(&worked).enumerate() {
+        let fed = heard.iter().map(|(number, _)| *number).max().unwrap();
+        flows::assert_none_lost_or_doubled_unmarked(&format!("from asker-{n}"), *sent, worked);
+        flows::assert_none_lost_or_doubled_unmarked(&format!("to asker-{n}"), fed, heard);
+    }
 }

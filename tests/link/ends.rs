@@ -208,8 +208,12 @@ fn over_unix() -> Joined {
     let ((a, heard_a), (b, heard_b)) = (local("agni"), local("agni"));
     let (one, other) = tokio::net::UnixStream::pair().unwrap();
     let tasks = vec![
-        tasks::spawn("test.a", async move { unix::run(&a, one, link::Role::Node).await }),
-        tasks::spawn("test.b", async move { unix::run(&b, other, link::Role::Entrance).await }),
+        tasks::spawn("test.a", async move {
+            unix::run(&a, one, link::Role::Node).await;
+        }),
+        tasks::spawn("test.b", async move {
+            unix::run(&b, other, link::Role::Entrance).await;
+        }),
     ];
     Joined { a: heard_a, b: heard_b, _tasks: tasks, _endpoints: Vec::new() }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod carriers;
+mod datagrams;
 mod early;
 mod ends;
 mod lanes;

@@ -2,7 +2,8 @@
 //!
 //! A link in a WebSocket looks for QUIC in the background, and one on QUIC that loses too much, or does not answer any
 //! more, tries the WebSocket. The other carrier's link comes up beside the one that is there; the mesh moves over to it as it settles any two
-//! connections of the same two nodes, and closes the old one when what was under way has arrived.
+//! connections of the same two nodes, and closes the old one when what was under way has arrived. In the same way an entrance that is
+//! not at the best place of its list goes back there: its hub moves the sessions over, and closes the old link.
 
 use std::time::Duration;
 
@@ -15,7 +16,9 @@ use super::super::wss;
 use super::{Dialled, Dialler, Error, Role, count, quic, resolve, unix};
 use crate::metrics;
 use crate::rt::backoff::Backoff;
-use crate::rt::{clock, queue, tasks};
+use crate::rt::places::Places;
+use crate::rt::{clock, gone, queue, tasks};
+use crate::wire::close::LinkClose;
 use crate::wire::url::WSS;
 
 /// Links to one peer at the same time: one that is used, one that retires, and one to spare.
@@ -62,6 +65,8 @@ enum Why {
     Lossy,
     /// It works again.
     Works,
+    /// A better place of the list is there again.
+    Home,
 }
 
 impl Why {
@@ -70,6 +75,7 @@ impl Why {
             Why::Silent => "silent",
             Why::Lossy => "lossy",
             Why::Works => "works",
+            Why::Home => "home",
         }
     }
 }
@@ -77,6 +83,8 @@ impl Why {
 /// One link of ours.
 struct Running {
     number: u64,
+    /// Of the addresses.
+    place: usize,
     kind: Kind,
     since: Instant,
     _task: tasks::Task,
@@ -103,16 +111,31 @@ impl Dialler {
     }
 
     /// Runs what was dialled until no link of it is left.
-    pub(super) async fn carry(&mut self, config: &quinn::ClientConfig, first: Dialled) {
+    pub(super) async fn carry(&mut self, config: &quinn::ClientConfig, first: (usize, Dialled)) {
         let (over, mut overs) = queue::bounded("link.over", MAX_LINKS);
+        let mut places = std::mem::replace(&mut self.places, Places::new(0));
         let mut links = vec![self.start(first, false, 0, over.clone())];
         let mut number = 0;
         while let Some(newest) = links.last() {
-            let (kind, lasted, full) =
-                (newest.kind.clone(), clock::since(newest.since), links.len() >= MAX_LINKS);
+            let (place, kind, lasted) = (newest.place, newest.kind.clone(), clock::since(newest.since));
+            let full = links.len() >= MAX_LINKS;
+            self.show_place(Some(place));
             tokio::select! {
-                ended = overs.recv() => links.retain(|link| Some(link.number) != ended),
-                (better, why) = self.better(config, &kind), if !full => {
+                Some((ended, well)) = overs.recv() => {
+                    if let Some(at) = links.iter().position(|link| link.number == ended) {
+                        let link = links.remove(at);
+                        places.left(link.place, clock::since(link.since));
+                        if !well {
+                            places.shun(link.place);
+                        }
+                    }
+                }
+                () = self.gone(&kind) => {
+                    if let Kind::Quic(connection) = &kind {
+                        connection.close((LinkClose::Silent as u32).into(), b"nobody listens there");
+                    }
+                }
+                (better, why) = self.better(config, (place, &kind), &mut places), if !full => {
                     metrics::CARRIER_CHANGES.with_label_values(&[why.word()]).inc();
                     if why == Why::Lossy {
                         self.lossy.again(lasted);
@@ -122,9 +145,34 @@ impl Dialler {
                 }
             }
         }
+        self.places = places;
+        self.show_place(None);
     }
 
-    fn start(&self, dialled: Dialled, lossy: bool, number: u64, over: queue::Sender<u64>) -> Running {
+    /// Waits until the node at the other end is gone. Other nodes are given up by the mesh's own measure.
+    async fn gone(&self, kind: &Kind) {
+        match kind {
+            Kind::Quic(connection) if self.is_entrance() && connection.close_reason().is_none() => {
+                gone::gone(connection).await;
+            }
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// For the metric: only an entrance has a choice.
+    fn show_place(&self, place: Option<usize>) {
+        if self.is_entrance() {
+            metrics::UPLINK_PLACE.set(place.map_or(0, |place| place as i64 + 1));
+        }
+    }
+
+    fn start(
+        &self,
+        (place, dialled): (usize, Dialled),
+        lossy: bool,
+        number: u64,
+        over: queue::Sender<(u64, bool)>,
+    ) -> Running {
         let local = self.local.clone();
         let kind = match &dialled {
             Dialled::Quic(connection, ..) => Kind::Quic(connection.clone()),
@@ -132,24 +180,40 @@ impl Dialler {
             Dialled::Unix(_) => Kind::Unix,
         };
         let task = tasks::spawn("link.dialled", async move {
-            match dialled {
-                Dialled::Quic(connection, peer, begun) => quic::run(&local, connection, peer, begun).await,
-                Dialled::Wss(connected) => wss::run(&local, *connected).await,
+            let well = match dialled {
+                // A QUIC connection is there because the node answered.
+                Dialled::Quic(connection, peer, begun) => {
+                    quic::run(&local, connection, peer, begun).await;
+                    true
+                }
+                Dialled::Wss(connected) => {
+                    wss::run(&local, *connected).await;
+                    true
+                }
                 Dialled::Unix(stream) => unix::run(&local, stream, Role::Node).await,
-            }
+            };
             // Nobody waits for it only when the dialler is gone, and this task with it.
-            let _ = over.send(number).await;
+            let _ = over.send((number, well)).await;
         });
-        Running { number, kind, since: clock::now(), _task: task }
+        Running { number, place, kind, since: clock::now(), _task: task }
     }
 
-    /// Waits until there is a better connection than the one of this kind.
-    async fn better(&self, config: &quinn::ClientConfig, now: &Kind) -> (Dialled, Why) {
-        match now {
+    /// Waits until there is a better connection than the one at this place and of this kind.
+    async fn better(
+        &self,
+        config: &quinn::ClientConfig,
+        (place, kind): (usize, &Kind),
+        places: &mut Places,
+    ) -> ((usize, Dialled), Why) {
+        match kind {
+            _ if self.is_entrance() => {
+                let found = places.better(place, |place| self.connect_at(place, config)).await;
+                (found, Why::Home)
+            }
             Kind::Quic(connection) if self.has_fallback() => self.when_bad(connection).await,
             Kind::Wss { lossy } if self.has_quic() => {
                 let pause = if *lossy { self.lossy.pause() } else { Duration::ZERO };
-                (self.when_quic_works(config, pause).await, Why::Works)
+                ((0, self.when_quic_works(config, pause).await), Why::Works)
             }
             _ => std::future::pending().await,
         }
@@ -199,7 +263,7 @@ impl Dialler {
     }
 
     /// Waits until QUIC loses too much or answers no more, and the other carrier works.
-    async fn when_bad(&self, connection: &quinn::Connection) -> (Dialled, Why) {
+    async fn when_bad(&self, connection: &quinn::Connection) -> ((usize, Dialled), Why) {
         let (mut loss, mut silence) = (LossWatch::default(), SilenceWatch::default());
         let mut next_loss = clock::now() + LossWatch::EVERY;
         loop {

@@ -203,6 +203,7 @@ impl Mesh {
     fn out_of_hand(&mut self, hand: Hand) {
         let Some(InHand { no, urgent, bytes }) = self.durable.hands.remove(&hand) else { return };
         self.sessions.holds((hand.link, hand.session), urgent, bytes, false);
+        self.tell_parted((hand.link, hand.session));
         if let Some(item) = self.durable.table.get_mut(no).filter(|item| item.hand == Some(hand)) {
             item.hand = None;
         }

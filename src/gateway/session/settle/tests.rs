@@ -263,6 +263,9 @@ async fn what_an_earlier_link_handed_out_is_neither_written_nor_settled_on_a_new
     crate::gateway::session::tests::deliver(&seat.node, seat.session, "live", 3).await;
     seat.passed().await;
     let mut renewed = seat.rig.link(2, "agni").await;
+    // What it has is to be settled first; this client does not do that in time.
+    let Frame::Attach(hold) = seat.node.next().await else { panic!("no Attach") };
+    assert_eq!(hold.window, 0);
     let attach = renewed.grant().await;
     assert!(attach.resumed);
     // A straggler of the old link, and what the new one hands out again.

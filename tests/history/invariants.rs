@@ -124,7 +124,7 @@ impl World {
         let kept =
             self.machines[m].disk.platter.messages.values().filter(|kept| !ended.contains(&kept.place));
         let kept: Vec<String> = kept.map(|kept| format!("{} to {}", kept.key.id, kept.key.to)).collect();
-        (left != DurableView::default()).then(|| format!("{left:?}, on disk {kept:?}"))
+        (left != DurableView::default() || !kept.is_empty()).then(|| format!("{left:?}, on disk {kept:?}"))
     }
 
     fn views_differ(&self) -> Option<String> {

@@ -191,7 +191,8 @@ impl Scene {
             self.net.wait_until(at).await;
             left = self.queued().await;
             let ledger = ledger.lock().unwrap();
-            if ledger.broken.is_some() || at >= last || (ledger.open().is_empty() && left.is_none()) {
+            let done = ledger.open().is_empty() && left.is_none() && self.on_disks().is_none();
+            if ledger.broken.is_some() || at >= last || done {
                 break;
             }
             at += LOOK;

@@ -10,7 +10,7 @@ use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{MessageKey, State, Target};
 use crate::wire::frame::{Dest, Forward, Frame, MAX_HOPS, Outcome, Release};
 use crate::wire::ids::{Incarnation, NodeName, Sequence};
-use crate::wire::record::{Place, Record, Upstream};
+use crate::wire::record::{Place, Upstream};
 
 /// Between two questions whether a second machine has a message.
 const SECOND_AGAIN: Duration = Duration::from_secs(5);
@@ -245,7 +245,7 @@ impl Mesh {
             self.forget_theirs(&node, no);
         }
         if let Some(item) = self.durable.table.remove(no) {
-            self.persist(Record::Erase(item.key));
+            self.persist_erasure(item.key);
         }
     }
 

@@ -76,6 +76,7 @@ enum Waiting {
     Kept(No),
     End(No, State, Option<Refusal>),
     Changed(Box<(MessageKey, Change)>),
+    Erased(Box<MessageKey>),
 }
 
 /// Reports to another node that wait to be sent together.
@@ -90,6 +91,8 @@ pub(super) struct Durable {
     unwritten: BTreeMap<No, Option<(State, Option<Refusal>)>>,
     /// Changes that could not be written: the latest of each message.
     rewrites: BTreeMap<MessageKey, Change>,
+    /// Messages that could not be erased.
+    unerased: BTreeSet<MessageKey>,
     mailboxes: Mailboxes,
     hands: BTreeMap<Hand, InHand>,
     last_tag: u64,

@@ -36,8 +36,9 @@ impl Mesh {
             (Some(Waiting::End(no, state, reason)), Some(_)) => {
                 self.durable.unwritten.insert(no, Some((state, reason)));
             }
-            (Some(Waiting::Changed(_)), None) => {}
+            (Some(Waiting::Changed(_) | Waiting::Erased(_)), None) => {}
             (Some(Waiting::Changed(changed)), Some(_)) => self.not_changed(*changed),
+            (Some(Waiting::Erased(key)), Some(_)) => drop(self.durable.unerased.insert(*key)),
             (None, _) => {}
         }
     }
@@ -89,12 +90,28 @@ impl Mesh {
                 Some((state, reason)) => self.write_end(no, state, reason),
                 // Its end is being written, and all of it with that.
                 None if item.ending && !item.state.is_end() => {}
+                // Its mark is all that is left of it soon: the change is repeated also then.
+                None if item.on_disk && item.state.is_end() => {
+                    self.write_told(no, self.nobody_is_told(no, item.state));
+                }
                 None => self.write_item(no),
             }
         }
         for (key, change) in std::mem::take(&mut self.durable.rewrites) {
             self.persist_change(key, change);
         }
+        for key in std::mem::take(&mut self.durable.unerased) {
+            // Its sender may have given it again meanwhile.
+            if self.durable.table.known(&key).is_none() {
+                self.persist_erasure(key);
+            }
+        }
+    }
+
+    /// Takes a message off the disk; what the disk refuses is repeated, or the next start would know it again.
+    pub(super) fn persist_erasure(&mut self, key: MessageKey) {
+        let ticket = self.persist(Record::Erase(key.clone()));
+        self.durable.waiting.insert(ticket, Waiting::Erased(Box::new(key)));
     }
 
     /// Writes what has changed in a message; what the disk refuses is written again.
@@ -118,7 +135,7 @@ impl Mesh {
             self.send_release(other, item.key.clone(), State::Refused, None);
         }
         self.durable.unplaced.remove(&no);
-        self.persist(Record::Erase(item.key.clone()));
+        self.persist_erasure(item.key.clone());
         self.event(Event::Refused(refusal.code.as_str()));
         if item.is_of_a_broadcast() {
             return self.counted(no, &item.key, Some(refusal));
@@ -411,18 +428,18 @@ impl Mesh {
         }
         let refused_by_disk = self.durable.unwritten.remove(&no).is_some();
         if refused_by_disk || !self.nobody_is_told(no, state) {
-            self.write_told(no);
+            self.write_told(no, true);
         }
         let gone = self.durable.table.leave_mark(no, self.config.limits.marks_of_sender);
         self.erase(gone);
     }
 
-    /// Its sender has been told: it is not told again after a restart.
-    fn write_told(&mut self, no: No) {
+    /// Writes how it ended, and whether its sender has been told: then it is not told again after a restart.
+    fn write_told(&mut self, no: No, told: bool) {
         let at_ms = self.wall_ms();
         let Some(item) = self.durable.table.get(no) else { return };
         let mut change = item.change(at_ms);
-        change.told = true;
+        change.told = told;
         let key = item.key.clone();
         self.persist_change(key, change);
     }
@@ -437,7 +454,7 @@ impl Mesh {
             }
         }
         for key in gone {
-            self.persist(Record::Erase(key));
+            self.persist_erasure(key);
         }
     }
 

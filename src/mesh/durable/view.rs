@@ -75,7 +75,7 @@ impl Mesh {
             held_back: durable.order.held_back(),
             counting: durable.counts.len(),
             flows: durable.arrivals.flows(),
-            unwritten: durable.unwritten.len() + durable.rewrites.len(),
+            unwritten: durable.unwritten.len() + durable.rewrites.len() + durable.unerased.len(),
             bytes: durable.table.bytes,
             ..DurableView::default()
         };
@@ -96,7 +96,7 @@ impl Mesh {
     pub fn is_waited_for(&self, ticket: Ticket) -> bool {
         let wish = |no: &No| self.durable.table.get(*no).map(|item| (item, item.head.receipt));
         match self.durable.waiting.get(&ticket) {
-            Some(Waiting::Changed(_)) => false,
+            Some(Waiting::Changed(_) | Waiting::Erased(_)) => false,
             Some(Waiting::Kept(no)) => wish(no).is_none_or(|(item, wish)| {
                 let least = if item.is_of_this_node() { State::Accepted } else { State::Stored };
                 item.head.copies > 1 || wish >= Some(least)

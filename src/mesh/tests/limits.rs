@@ -210,3 +210,22 @@ fn how_far_back_a_sender_is_known_is_on_disk_before_its_marks_go() {
     let erase = at(|record| matches!(record, Record::Erase(..)));
     assert!(horizon.is_some() && horizon < erase, "{records:?}");
 }
+
+#[test]
+fn what_was_given_back_is_off_the_disk_also_when_that_refuses_at_first() {
+    // covers Q02, Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    cluster.away("agni", "bob");
+    cluster.lost = |frame| matches!(frame, Frame::Forward(..) | Frame::Hold(..));
+    cluster.submit(&alice, Head { copies: 2, ..durable(&alice, "bob", "m-1") });
+    cluster.run(seconds(1));
+    assert_eq!(cluster.backup("dc").1.messages.len(), 1);
+    cluster.disk("dc", Disk::Fails);
+    cluster.run(seconds(6));
+    assert_eq!(cluster.states(&alice, "m-1"), [State::Refused], "no second machine has it");
+    cluster.disk("dc", Disk::Works);
+    cluster.run(seconds(3));
+    assert!(cluster.backup("dc").1.messages.is_empty(), "the next start would know it");
+    assert_eq!(cluster.view("dc").unwritten, 0);
+}

@@ -2,8 +2,10 @@
 
 use std::sync::LazyLock;
 
+/// For whoever counts often: a counter that was found by its labels once.
+pub use prometheus::IntCounter;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// What `/metrics` shows.
@@ -121,6 +123,12 @@ metric! {
     SESSIONS_CLOSED: IntCounterVec = counters("trishula_sessions_closed_total", "Client sessions that ended", &["gateway", "code"]);
     /// Frames of clients refused, by code.
     CLIENT_ERRORS: IntCounterVec = counters("trishula_client_errors_total", "Client frames refused", &["code"]);
+    /// WebSocket clients that have compression (permessage-deflate).
+    DEFLATE_CONNECTIONS: IntGauge = IntGauge::new("trishula_deflate_connections", "WebSocket connections on which messages may be compressed");
+    /// Bytes of compressed messages, by direction (in, out) and form: on the wire, and plain as they are read.
+    DEFLATE_BYTES: IntCounterVec = counters("trishula_deflate_bytes_total", "Bytes of compressed WebSocket messages, compressed (wire) and not (plain)", &["direction", "form"]);
+    /// Compressed messages that ended their connection, by reason: too_large, ratio, garbage, interleaved.
+    DEFLATE_REFUSED: IntCounterVec = counters("trishula_deflate_refused_total", "Compressed WebSocket messages that were refused", &["reason"]);
     /// By one clock, at the sender's entrance: from its socket to the recipient's, and the receipt back. Only of
     /// messages whose sender asked for that receipt.
     MESSAGE_LATENCY: Histogram = seconds("trishula_message_latency_seconds", "From a message's arrival to its receipt `delivered`");

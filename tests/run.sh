@@ -46,6 +46,10 @@ fi
 "$venv/bin/python" -c 'import websockets' 2>/dev/null ||
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'websockets>=13' ||
     { echo "tests/run.sh: pip could not install websockets: give it access to PyPI" >&2; exit 1; }
+# Autobahn's WebSocket cases, as this package drives them on Python 3.
+"$venv/bin/python" -c 'import kosoku' 2>/dev/null ||
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'kosoku==0.1.0' ||
+    { echo "tests/run.sh: pip could not install kosoku (needs Python 3.10): give it access to PyPI" >&2; exit 1; }
 TRISHULA_TEST_PYTHON=$(cd "$venv/bin" && pwd)/python
 export TRISHULA_TEST_PYTHON
 
@@ -73,5 +77,7 @@ if $long; then
     SEEDS=$seeds cargo test --locked --release --test history
     # The whole stack, real quinn included: the same faults, a run a seed.
     SIM_SEEDS=$sim_seeds cargo test --locked --release --test sim nothing_accepted
+    # All 517 of Autobahn's cases, 20 GB through the echo.
+    AUTOBAHN=all cargo test --locked --release --test it autobahn -- --nocapture
     cargo bench --locked
 fi

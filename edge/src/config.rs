@@ -13,6 +13,8 @@ use trishula::wire::client::DEFAULT_MAX_FRAME;
 use trishula::wire::ids::{Namespace, NodeName};
 use trishula::wire::url::RELAY_PATH;
 
+use crate::{deflate, echo};
+
 /// The file's name within a configuration folder.
 pub const FILE: &str = "edge.toml";
 
@@ -160,6 +162,12 @@ pub struct ServiceSection {
     /// How long TLS and the request for the upgrade may take.
     #[serde(default = "handshake_default")]
     pub handshake_timeout_ms: u64,
+    /// Whether `/echo` is served: every message comes back as it came.
+    #[serde(default)]
+    pub echo: bool,
+    /// Compression of messages, for clients that offer it.
+    #[serde(default)]
+    pub deflate: deflate::Settings,
 }
 
 fn listen_default() -> Vec<SocketAddr> {
@@ -315,6 +323,10 @@ impl ServiceSection {
                 return Err((key, format!("{value} is not from {low} to {high}")));
             }
         }
+        self.deflate.check()?;
+        if self.echo && self.paths.iter().any(|path| path == echo::PATH) {
+            return Err(("paths", format!("{} is taken by echo; leave one of the two out", echo::PATH)));
+        }
         match self.paths.iter().find(|path| !path.starts_with('/')) {
             Some(path) => Err(("paths", format!("{path:?} must begin with a '/'"))),
             None => Ok(()),
@@ -341,6 +353,8 @@ mod tests {
         assert_eq!(config.services[0].name.as_str(), "trishula");
         assert_eq!(config.services[0].listen, listen_default());
         assert_eq!(config.services[0].max_frame, DEFAULT_MAX_FRAME);
+        assert_eq!(config.services[0].deflate, deflate::Settings::default());
+        assert!(!config.services[0].echo);
         assert_eq!(config.metrics.listen, MetricsSection::default().listen);
         assert_eq!(config.uplink.nodes, UplinkSection::default().nodes);
         assert_eq!((config.relay.serve, config.relay.max_relays), (true, RelaySection::default().max_relays));
@@ -363,6 +377,12 @@ mod tests {
             (format!("[relay]\nsokcet = \"x\"\n{service}"), "sokcet"),
             (format!("{service}max_frame = 5\n"), "service trishula: max_frame: 5 is not from 1024"),
             (format!("{service}secret_env = \"S\"\n"), "give one of the two"),
+            (
+                format!("{service}[service.deflate]\nwindow_bits = 8\n"),
+                "service trishula: deflate.window_bits: 8 is not from 9 to 15",
+            ),
+            (format!("{service}[service.deflate]\nlevle = 8\n"), "levle"),
+            (format!("{service}echo = true\npaths = [\"/echo\"]\n"), "paths: /echo is taken by echo"),
             (format!("{service}listen = [\"localhost\"]\n"), "edge.toml:4:"),
             ("[[service]]\nname = \"Trishula\"\n".to_owned(), "is not a namespace"),
             ("[[service]]\nname = \"trishula\"\n".to_owned(), "secret_file: is missing"),

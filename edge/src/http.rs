@@ -30,6 +30,8 @@ use trishula::wire::close::{Code, Refusal};
 use trishula::wire::ids::Namespace;
 use trishula::wire::url::RELAY_PATH;
 
+use crate::deflate::{Agreed, Shared};
+use crate::echo;
 use crate::listener::Counts;
 use crate::relay::{Relay, Way};
 
@@ -54,6 +56,10 @@ pub struct Page {
     pub namespace: Option<Namespace>,
     /// Paths on which a WebSocket is served.
     pub paths: Vec<String>,
+    /// Whether `/echo` is served.
+    pub echo: bool,
+    /// For compression; `None`: none is agreed to.
+    pub deflate: Option<Arc<Shared>>,
     /// For other nodes; `None`: they are not passed on.
     pub relay: Option<Arc<Relay>>,
     /// Its connections.
@@ -90,6 +96,15 @@ pub enum Grant {
         identity: Option<Identity>,
         /// Whether a subprotocol that is served was offered, or none.
         served: bool,
+        /// Whether its messages may be compressed, and how.
+        deflate: Option<Agreed>,
+    },
+    /// Whose messages come back.
+    Echo {
+        /// Who it is; `None`: anybody may.
+        identity: Option<Identity>,
+        /// As for a session.
+        deflate: Option<Agreed>,
     },
     /// Another node.
     Relay(Way),
@@ -165,6 +180,7 @@ async fn answer(
         ("/health", _) => true,
         ("/metrics", None) => true,
         (RELAY_PATH, Some(_)) if page.relay.is_some() => true,
+        (echo::PATH, Some(_)) if page.echo => true,
         (path, Some(_)) => page.paths.iter().any(|served| served == path),
         _ => false,
     };
@@ -197,7 +213,7 @@ async fn answer(
             let stopping = *page.stop.borrow();
             let upgraded = match page.relay.as_ref().filter(|_| path == RELAY_PATH) {
                 Some(relay) => upgrade_to_relay(request, relay, from, stopping).await,
-                None => upgrade(request, opening, stopping),
+                None => upgrade(request, page, opening, stopping),
             };
             match upgraded {
                 Ok((answer, grant)) => {
@@ -217,24 +233,44 @@ async fn answer(
 
 fn upgrade(
     request: &Request<Incoming>,
+    page: &Page,
     opening: &Opening,
     stopping: bool,
 ) -> Result<(Answer, Grant), Box<Answer>> {
     let mut answer = switch(request, stopping)?;
-    let identity = identify(request, opening).map_err(|refusal| {
-        metrics::CLIENT_ERRORS.with_label_values(&[refusal.code.as_str()]).inc();
-        let mut answer = refuse_by(StatusCode::UNAUTHORIZED, &refusal);
-        let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
-        answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-        Box::new(answer)
-    })?;
+    let identity = identify(request, opening)
+        .map_err(|refusal| unauthorized(&refusal, "Bearer error=\"invalid_token\""))?;
+    let offers = request.headers().get_all(header::SEC_WEBSOCKET_EXTENSIONS);
+    let offers = offers.iter().filter_map(|value| value.to_str().ok());
+    let agreed = page.deflate.as_ref().and_then(|shared| shared.agree(offers));
+    if let Some((_, value)) = &agreed
+        && let Ok(value) = HeaderValue::from_str(value)
+    {
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, value);
+    }
+    let deflate = agreed.map(|(agreed, _)| agreed);
+    if page.echo && request.uri().path() == echo::PATH {
+        // Its messages are nobody's frames: an AUTH among them would come back like the others.
+        if identity.is_none() {
+            let refusal = Refusal::new(Code::Unauthenticated, "the echo takes a token with the request");
+            return Err(unauthorized(&refusal, "Bearer"));
+        }
+        return Ok((answer, Grant::Echo { identity, deflate }));
+    }
     // A token is never selected: it would stand in the answer, where proxies log it.
     let offered = Offered::read(request.headers());
     if offered.json {
         let json = HeaderValue::from_static(SUBPROTOCOL_JSON);
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, json);
     }
-    Ok((answer, Grant::Session { identity, served: offered.json || !offered.other }))
+    Ok((answer, Grant::Session { identity, served: offered.json || !offered.other, deflate }))
+}
+
+fn unauthorized(refusal: &Refusal, challenge: &'static str) -> Box<Answer> {
+    metrics::CLIENT_ERRORS.with_label_values(&[refusal.code.as_str()]).inc();
+    let mut answer = refuse_by(StatusCode::UNAUTHORIZED, refusal);
+    answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    Box::new(answer)
 }
 
 /// For another node. It shows no token: who it is, it shows to the node.

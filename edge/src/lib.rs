@@ -13,10 +13,14 @@
 //! | [`http`] | requests: upgrades, `/health`, `/metrics` |
 //! | [`relay`] | other nodes' connections, passed on to the own node |
 //! | [`wss`] | a WebSocket as a session's carrier |
+//! | [`deflate`] | compressed messages (permessage-deflate), as a filter below the WebSocket |
+//! | [`echo`] | `/echo`: every message comes back as it came |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod cli;
 pub mod config;
+pub mod deflate;
+pub mod echo;
 pub mod http;
 pub mod listener;
 pub mod prepare;

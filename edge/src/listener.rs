@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
@@ -15,6 +16,8 @@ use trishula::link::wss;
 use trishula::rt::{accept, clock, tasks};
 use trishula::wire::close::CloseCode;
 
+use crate::deflate::{DeflateIo, Shared};
+use crate::echo;
 use crate::http::{self, Grant, Page, Upgraded};
 use crate::prepare::Prepared;
 use crate::relay::{self, Relay};
@@ -56,6 +59,8 @@ impl Service {
             server: name.to_owned(),
             namespace: Some(section.name.clone()),
             paths: section.paths.clone(),
+            echo: section.echo,
+            deflate: Shared::new(&section.deflate, section.max_frame),
             relay,
             counts: Arc::new(Counts::default()),
             started: clock::micros(),
@@ -128,8 +133,9 @@ async fn connection(socket: TcpStream, from: SocketAddr, service: &Service) {
         _ = stop.wait_for(|stop| *stop) => return,
     };
     let Some(Upgraded { io, read, grant }) = upgraded else { return };
-    let (identity, served) = match grant {
-        Grant::Session { identity, served } => (identity, served),
+    let (identity, session, deflate) = match grant {
+        Grant::Session { identity, served, deflate } => (identity, Some(served), deflate),
+        Grant::Echo { identity, deflate } => (identity, None, deflate),
         Grant::Relay(way) => {
             wss::prepare(io.get_ref().0);
             return tokio::select! {
@@ -144,15 +150,23 @@ async fn connection(socket: TcpStream, from: SocketAddr, service: &Service) {
     let _open = OnDrop(|| {
         counts.active.fetch_sub(1, Ordering::Relaxed);
     });
-    let carrier = Wss::new(io, read, service.opening.settings.max_frame).await;
-    if served {
-        let opening = Opening { identity, ..service.opening.clone() };
-        let ended = session::serve(carrier, opening, &service.hub).await;
-        if ended.code.is_some_and(is_odd) {
-            tracing::warn!(%from, code = ?ended.code, reason = ended.reason, "a client was turned away");
+    let (io, read) = match service.page.deflate.as_ref().zip(deflate) {
+        Some((shared, agreed)) => (DeflateIo::agreed(io, &agreed, shared, &read), Bytes::new()),
+        None => (DeflateIo::plain(io), read),
+    };
+    let settings = &service.opening.settings;
+    let carrier = Wss::new(io, read, settings.max_frame).await;
+    let (code, reason) = match session {
+        Some(true) => {
+            let opening = Opening { identity, ..service.opening.clone() };
+            let ended = session::serve(carrier, opening, &service.hub).await;
+            (ended.code, ended.reason)
         }
-    } else {
-        session::turn_away(carrier, CloseCode::UnsupportedSubprotocol).await;
+        Some(false) => return session::turn_away(carrier, CloseCode::UnsupportedSubprotocol).await,
+        None => echo::serve(carrier, identity.as_ref(), settings, stop).await,
+    };
+    if code.is_some_and(is_odd) {
+        tracing::warn!(%from, ?code, reason, "a client was turned away");
     }
 }
 

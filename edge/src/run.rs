@@ -219,6 +219,8 @@ impl Edge {
             server: config.edge.name.clone(),
             namespace: None,
             paths: Vec::new(),
+            echo: false,
+            deflate: None,
             relay: None,
             counts: Arc::new(Counts::default()),
             started: clock::micros(),

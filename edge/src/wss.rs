@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures_util::{Sink, Stream};
+use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError, ProtocolError};
@@ -13,6 +13,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame};
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 use trishula::gateway::carrier::{Carrier, Fault, Incoming, Lost};
 use trishula::wire::close::CloseCode;
+
+use crate::deflate::Refused;
 
 /// Small buffers are most of what makes an idle connection cheap.
 const READ_BUFFER: usize = 4096;
@@ -54,6 +56,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wss<S> {
             WebSocketStream::from_partially_read(io, read.to_vec(), Role::Server, Some(config)).await
         };
         Wss { socket, closing: Closing::Flush }
+    }
+
+    /// The next message as it came: for whoever reads no frames of ours in it.
+    pub async fn message(&mut self) -> Result<Message, Fault> {
+        match self.socket.next().await {
+            Some(read) => read.map_err(fault),
+            None => Err(Fault::Lost("the connection ended".into())),
+        }
+    }
+
+    /// The same, if it is there already.
+    pub fn message_now(&mut self) -> Option<Result<Message, Fault>> {
+        self.message().now_or_never()
+    }
+
+    /// Takes a message as it is, when there is room for it. It need not leave before a flush.
+    pub async fn queue(&mut self, message: Message) -> Result<(), Lost> {
+        self.socket.feed(message).await.map_err(lost)
+    }
+
+    /// Writes out what was taken.
+    pub async fn flush(&mut self) -> Result<(), Lost> {
+        self.socket.flush().await.map_err(lost)
     }
 
     fn push(&mut self, message: Message) -> Result<(), Lost> {
@@ -160,6 +185,13 @@ fn fault(e: WsError) -> Fault {
             Fault::Lost("the connection broke".into())
         }
         WsError::Protocol(e) => Fault::Protocol(e.to_string()),
+        WsError::Io(e) => match e.get_ref().and_then(|e| e.downcast_ref::<Refused>()) {
+            Some(refused @ (Refused::TooLarge(_) | Refused::Ratio(_))) => {
+                Fault::TooLarge(refused.to_string())
+            }
+            Some(refused) => Fault::Protocol(refused.to_string()),
+            None => Fault::Lost(e.to_string()),
+        },
         e => Fault::Lost(e.to_string()),
     }
 }

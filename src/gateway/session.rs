@@ -122,8 +122,13 @@ pub async fn serve<C: Carrier>(carrier: C, opening: Opening, hub: &HubHandle) ->
 }
 
 /// Closes a connection that gets no session.
-pub async fn turn_away<C: Carrier>(mut carrier: C, code: CloseCode) {
-    carrier.start_close(code, "");
+pub async fn turn_away<C: Carrier>(carrier: C, code: CloseCode) {
+    close(carrier, code, "").await;
+}
+
+/// Closes a connection that has none, with a reason, and waits a little for the client to see it.
+pub async fn close<C: Carrier>(mut carrier: C, code: CloseCode, reason: &str) {
+    carrier.start_close(code, reason);
     let closed = poll_fn(|cx| carrier.poll_closed(cx));
     // A client that does not take part in closing is left.
     let _ = tokio::time::timeout(CLOSE_WITHIN, closed).await;

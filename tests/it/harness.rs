@@ -214,6 +214,15 @@ impl Machine {
         output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
     }
 
+    /// `GET /metrics` of the edge.
+    pub fn edge_metrics(&self) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.edge_port + 2)).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
     /// `GET /health` of the node: the status code and what it says.
     pub fn health(&self) -> (u16, Value) {
         // As `init --loopback` lays them out: UDP, the node's HTTP, the edge.

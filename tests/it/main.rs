@@ -3,6 +3,7 @@
 
 mod bad_peers;
 mod chaos;
+mod deflate;
 mod durable;
 mod early;
 mod failover;

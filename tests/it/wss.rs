@@ -51,11 +51,16 @@ impl Door {
         timeout(CONNECT_WITHIN, self.registered(register)).await.ok()?
     }
 
-    async fn registered(&self, register: Value) -> Option<Wss> {
+    /// Only the TLS connection.
+    pub async fn tls(&self) -> Option<TlsStream<TcpStream>> {
         let tcp = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
         tcp.set_nodelay(true).ok()?;
         let name = ServerName::try_from("localhost").unwrap();
-        let stream = TlsConnector::from(self.tls.clone()).connect(name, tcp).await.ok()?;
+        TlsConnector::from(self.tls.clone()).connect(name, tcp).await.ok()
+    }
+
+    async fn registered(&self, register: Value) -> Option<Wss> {
+        let stream = self.tls().await?;
         let mut request = format!("wss://localhost:{}/", self.port).into_client_request().unwrap();
         request.headers_mut().insert("authorization", format!("Bearer {}", self.token).parse().unwrap());
         let (socket, _) = tokio_tungstenite::client_async(request, stream).await.ok()?;

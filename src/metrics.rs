@@ -129,6 +129,8 @@ metric! {
     DEFLATE_BYTES: IntCounterVec = counters("trishula_deflate_bytes_total", "Bytes of compressed WebSocket messages, compressed (wire) and not (plain)", &["direction", "form"]);
     /// Compressed messages that ended their connection, by reason: too_large, ratio, garbage, interleaved.
     DEFLATE_REFUSED: IntCounterVec = counters("trishula_deflate_refused_total", "Compressed WebSocket messages that were refused", &["reason"]);
+    /// What old clients did that is worth a look, by what it was.
+    DIALECT_NOTES: IntCounterVec = counters("trishula_dialect_notes_total", "Refused or dropped frames of clients that speak an older dialect", &["what"]);
     /// By one clock, at the sender's entrance: from its socket to the recipient's, and the receipt back. Only of
     /// messages whose sender asked for that receipt.
     MESSAGE_LATENCY: Histogram = seconds("trishula_message_latency_seconds", "From a message's arrival to its receipt `delivered`");

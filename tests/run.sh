@@ -53,17 +53,19 @@ fi
 TRISHULA_TEST_PYTHON=$(cd "$venv/bin" && pwd)/python
 export TRISHULA_TEST_PYTHON
 
-# Python 3.13 verifies certificates more strictly: used as well where it is there.
+# Python 3.13 verifies certificates more strictly, and the package mcp-common needs it: used as well where it is there.
 for strict in python3.13 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.13*/bin/python3; do
     "$strict" -c 'import ssl, sys; assert sys.version_info >= (3, 13)' 2>/dev/null || continue
     venv313=target/test-python3.13
     [ -x "$venv313/bin/python" ] || "$strict" -m venv "$venv313"
-    "$venv313/bin/python" -c 'import websockets' 2>/dev/null ||
-        "$venv313/bin/python" -m pip install --quiet --disable-pip-version-check 'websockets>=13'
+    "$venv313/bin/python" -c 'import websockets, mcp_common' 2>/dev/null ||
+        "$venv313/bin/python" -m pip install --quiet --disable-pip-version-check 'websockets>=13' 'mcp-common>=0.19'
     TRISHULA_TEST_PYTHON_STRICT=$(cd "$venv313/bin" && pwd)/python
     export TRISHULA_TEST_PYTHON_STRICT
     break
 done
+[ -n "${TRISHULA_TEST_PYTHON_STRICT:-}" ] ||
+    echo "tests/run.sh: there is no Python 3.13: the real client of the older services (mcp-common) is not run" >&2
 
 # Both programs first: the tests start them as real processes.
 cargo build --locked --workspace --bins

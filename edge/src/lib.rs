@@ -12,6 +12,7 @@
 //! | [`listener`] | sockets, TLS, and the limits on both |
 //! | [`http`] | requests: upgrades, `/health`, `/metrics` |
 //! | [`relay`] | other nodes' connections, passed on to the own node |
+//! | [`dialect`] | what old clients speak, translated |
 //! | [`wss`] | a WebSocket as a session's carrier |
 //! | [`deflate`] | compressed messages (permessage-deflate), as a filter below the WebSocket |
 //! | [`echo`] | `/echo`: every message comes back as it came |
@@ -20,6 +21,7 @@
 pub mod cli;
 pub mod config;
 pub mod deflate;
+pub mod dialect;
 pub mod echo;
 pub mod http;
 pub mod listener;

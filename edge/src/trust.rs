@@ -47,7 +47,7 @@ impl Watched {
         if section.secret_file.is_none() && section.secret_env.is_none() && section.jwks_file.is_none() {
             return Ok(None);
         }
-        let rules = Rules { require_exp: section.require_exp };
+        let rules = Rules { require_exp: section.require_exp, ..Rules::default() };
         let watched = Watched {
             service: section.name.clone(),
             secret_file: section.secret_file.clone(),

@@ -28,6 +28,8 @@ const MAX_REASON: usize = 123;
 pub struct Wss<S> {
     socket: WebSocketStream<S>,
     closing: Closing,
+    /// Whether a binary message is as good as text.
+    binary: bool,
 }
 
 /// How far a close is.
@@ -55,7 +57,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wss<S> {
         } else {
             WebSocketStream::from_partially_read(io, read.to_vec(), Role::Server, Some(config)).await
         };
-        Wss { socket, closing: Closing::Flush }
+        Wss { socket, closing: Closing::Flush, binary: false }
+    }
+
+    /// The same for clients of an older dialect, which may send their JSON in binary messages as well.
+    pub fn taking_binary(self) -> Wss<S> {
+        Wss { binary: true, ..self }
     }
 
     /// The next message as it came: for whoever reads no frames of ours in it.
@@ -102,6 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for Wss<S> {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         Poll::Ready(match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
             Some(Ok(Message::Text(text))) => Incoming::Frame(text.into()),
+            Some(Ok(Message::Binary(bytes))) if self.binary => Incoming::Frame(bytes),
             Some(Ok(Message::Binary(_))) => Incoming::NoFrame("a binary message on a JSON session"),
             Some(Ok(Message::Pong(number))) => match <[u8; 8]>::try_from(&number[..]) {
                 Ok(number) => Incoming::Pong(u64::from_be_bytes(number)),

@@ -26,7 +26,8 @@ use register::RawRegister;
 pub use register::{AckMode, MAX_CAPABILITIES, MAX_CAPABILITY, Register};
 pub use retry::{Renamed, renamed};
 pub use server::{ErrorPayload, ServerFrame};
-use text::{Str, check_depth};
+use text::Str;
+pub use text::check_depth;
 
 /// Largest frame by default, in bytes.
 pub const DEFAULT_MAX_FRAME: usize = 1 << 20;

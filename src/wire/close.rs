@@ -134,6 +134,8 @@ pub enum CloseCode {
     Protocol = 1002,
     /// Text that is not UTF-8.
     InvalidData = 1007,
+    /// Refused; only in older dialects.
+    PolicyViolation = 1008,
     /// A message over the largest size.
     TooBig = 1009,
     /// A fault of ours.
@@ -142,6 +144,8 @@ pub enum CloseCode {
     Restart = 1012,
     /// The server is full.
     TryAgainLater = 1013,
+    /// No token, or one that is refused; only in the dialect of session-buddy.
+    OldUnauthorized = 4001,
     /// Did not read what it was sent.
     Slow = 4008,
     /// Gave no sign of life.

@@ -276,7 +276,7 @@ impl FakeNode {
         FakeNode { _task: None }
     }
 
-    async fn start(link: LinkId, events: queue::Sender<Event>) -> FakeNode {
+    pub async fn start(link: LinkId, events: queue::Sender<Event>) -> FakeNode {
         let (handle, outlets) = Handle::new(link, "memory", "test".into());
         let peer = Peer {
             node: NodeName::new("agni").unwrap(),

@@ -19,11 +19,14 @@ const MAX_TOKEN: usize = 8 * 1024;
 pub struct Rules {
     /// Whether a token must end.
     pub require_exp: bool,
+    /// Whether a token for `dc` is good for every name that begins with `dc.` as well: each connection of a client
+    /// that speaks an older dialect has one of its own.
+    pub own_names: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { require_exp: true }
+        Self { require_exp: true, own_names: false }
     }
 }
 
@@ -128,10 +131,14 @@ impl Verifier {
         if trust.revoked.has(agent.as_str(), &mark) {
             return Err(taken_back());
         }
+        let mut may_register: Vec<Pattern> = claims.agents.iter().map(|text| Pattern::new(text)).collect();
+        if self.rules.own_names {
+            may_register.push(Pattern::Prefix(format!("{agent}.")));
+        }
         Ok(Identity {
             agent: Some(agent),
             namespace: self.namespace.clone(),
-            may_register: claims.agents.iter().map(|text| Pattern::new(text)).collect(),
+            may_register,
             permissions: claims.permissions.or(claims.scopes).unwrap_or_default(),
             expires_at: claims.exp.map(millis),
             token: Some(mark),
@@ -356,7 +363,7 @@ mod tests {
         ] {
             assert_eq!(refused(&sign(bad.clone())), Code::TokenInvalid, "{bad}");
         }
-        let lax = verifier_of(trust(&[secret(b'a')]), Rules { require_exp: false });
+        let lax = verifier_of(trust(&[secret(b'a')]), Rules { require_exp: false, ..Rules::default() });
         assert_eq!(lax.verify(&sign(serde_json::json!({"sub": "dc"})), NOW).unwrap().expires_at, None);
     }
 
@@ -436,6 +443,17 @@ mod tests {
             assert!(verifier.verify(&with(Some("one"), &signs), NOW).is_ok());
             assert_eq!(code(&sign(claims.clone())), Code::TokenInvalid, "there is no secret any more");
         }
+    }
+
+    #[test]
+    fn a_token_is_good_for_names_below_its_own_only_where_that_is_said() {
+        // covers B05, B06
+        let token = sign(serde_json::json!({"sub": "dc", "exp": NOW / 1000 + 60}));
+        let name = |text| AgentName::new(text).unwrap();
+        assert!(!verifier().verify(&token, NOW).unwrap().may_be(&name("dc.1f")));
+        let rules = Rules { own_names: true, ..Rules::default() };
+        let identity = verifier_of(trust(&[secret(b'a')]), rules).verify(&token, NOW).unwrap();
+        assert!(identity.may_be(&name("dc.1f")) && !identity.may_be(&name("dcx")));
     }
 
     #[test]

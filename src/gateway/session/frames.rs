@@ -23,6 +23,7 @@ struct Authenticated<'a> {
     agent: Option<&'a str>,
     namespace: &'a str,
     expires_at: Option<u64>,
+    permissions: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -176,6 +177,7 @@ impl<C: Carrier> Session<C> {
             agent: identity.agent.as_ref().map(|agent| agent.as_str()),
             namespace: identity.namespace.as_str(),
             expires_at: identity.expires_at,
+            permissions: &identity.permissions,
         };
         // Before it is registered, a session is spoken to by its token's name.
         let registered = self.agent.clone();

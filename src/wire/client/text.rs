@@ -31,7 +31,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Str<'a> {
 }
 
 /// Counts brackets outside strings: serde's own limit does not reach into what it only skips.
-pub(super) fn check_depth(text: &[u8]) -> Result<(), Refusal> {
+///
+/// # Errors
+///
+/// The text is nested deeper than [`MAX_DEPTH`].
+pub fn check_depth(text: &[u8]) -> Result<(), Refusal> {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for &byte in text {
         if in_string {

@@ -1,0 +1,249 @@
+//! A WebSocket whose client speaks a dialect, as a session's carrier: the session behind knows nothing of it.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Sleep;
+use trishula::gateway::carrier::{Carrier, Incoming, Lost};
+use trishula::metrics;
+use trishula::rt::clock;
+use trishula::wire::close::CloseCode;
+
+use super::step::{Now, Step, Steps};
+use super::{Dialect, MAX_FRAME};
+
+/// Frames for the client, and bytes of them, beyond which it is not read: it has to take its answers first.
+const MAX_OUT: (usize, usize) = (256, MAX_FRAME);
+/// Longest sleep of the timer.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// What goes to the client, in order.
+enum Out {
+    Frame(Bytes),
+    Ping(u64),
+}
+
+/// A carrier with a dialect before it.
+pub struct Translated<C> {
+    inner: C,
+    dialect: Dialect,
+    steps: Steps,
+    to_session: VecDeque<Bytes>,
+    /// What the session is told when all of `to_session` is read.
+    last: Option<Incoming>,
+    to_client: VecDeque<Out>,
+    bytes: usize,
+    /// Something was handed on that the session does not know of, and so does not flush.
+    unflushed: bool,
+    /// How the connection ends, once all of `to_client` is written.
+    close: Option<(CloseCode, String)>,
+    /// The dialect has ended the connection.
+    ended: bool,
+    timer: Pin<Box<Sleep>>,
+    /// What the timer is set to.
+    due: Option<u64>,
+}
+
+impl<C: Carrier> Translated<C> {
+    /// A connection whose upgrade was just granted.
+    pub fn new(inner: C, mut dialect: Dialect) -> Translated<C> {
+        let mut steps = Steps::new();
+        dialect.start(now(), &mut steps);
+        let mut carrier = Translated {
+            inner,
+            dialect,
+            steps,
+            to_session: VecDeque::new(),
+            last: None,
+            to_client: VecDeque::new(),
+            bytes: 0,
+            unflushed: false,
+            close: None,
+            ended: false,
+            timer: Box::pin(tokio::time::sleep(LONGEST)),
+            due: None,
+        };
+        carrier.follow();
+        carrier
+    }
+
+    /// Does what the dialect said.
+    fn follow(&mut self) {
+        for step in self.steps.take() {
+            match step {
+                Step::ToSession(frame) => self.to_session.push_back(frame),
+                Step::ToClient(frame) => {
+                    self.bytes += frame.len();
+                    self.to_client.push_back(Out::Frame(frame));
+                }
+                Step::Close(code, reason) => {
+                    self.ended = true;
+                    self.close.get_or_insert((code, reason));
+                }
+                Step::Note(note) => {
+                    metrics::DIALECT_NOTES.with_label_values(&[note.as_str()]).inc();
+                    tracing::debug!(note = note.as_str(), "a client of an older dialect");
+                }
+            }
+        }
+    }
+
+    /// Hands on what waits for the client, as far as there is room.
+    fn poll_pump(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        while !self.to_client.is_empty() {
+            ready!(self.inner.poll_ready(cx))?;
+            match self.to_client.pop_front() {
+                Some(Out::Frame(frame)) => {
+                    self.bytes -= frame.len();
+                    self.inner.send(frame)?;
+                }
+                Some(Out::Ping(number)) => self.inner.ping(number)?,
+                None => {}
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The same, written out.
+    fn poll_own(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        self.unflushed |= !self.to_client.is_empty();
+        ready!(self.poll_pump(cx))?;
+        if self.unflushed {
+            ready!(self.inner.poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Lets the dialect do what is due, and sets the timer to the next thing.
+    fn poll_due(&mut self, cx: &mut Context<'_>) {
+        loop {
+            let Some(at) = self.dialect.next_due().filter(|_| !self.ended) else {
+                self.due = None;
+                return;
+            };
+            let time = now();
+            if at <= time.micros {
+                self.dialect.due(time, &mut self.steps);
+                self.follow();
+                continue;
+            }
+            if self.due != Some(at) {
+                self.due = Some(at);
+                // The timer counts in milliseconds and rounds up; so do we, or it would fire once too early.
+                let wait = Duration::from_micros((at - time.micros).div_ceil(1000) * 1000).min(LONGEST);
+                self.timer.set(tokio::time::sleep(wait));
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.due = None;
+        }
+    }
+
+    /// Whether one more frame of the client's finds room behind what it has not taken yet.
+    fn has_room(&self) -> bool {
+        self.to_client.len() < MAX_OUT.0 && self.bytes < MAX_OUT.1
+    }
+
+    /// The client is not heard any more: the dialect's last words for the session go ahead of that.
+    fn gone(&mut self, incoming: Incoming) {
+        self.dialect.client_gone(&mut self.steps);
+        self.follow();
+        self.last = Some(incoming);
+    }
+}
+
+impl<C: Carrier> Carrier for Translated<C> {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn has_ping(&self) -> bool {
+        self.inner.has_ping()
+    }
+
+    fn tells_close(&self) -> bool {
+        self.inner.tells_close()
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        loop {
+            self.poll_due(cx);
+            // What the dialect says of its own accord goes out here, as the session knows nothing of it.
+            if let Poll::Ready(Err(lost)) = self.poll_own(cx) {
+                self.to_client.clear();
+                self.gone(Incoming::Closed(lost.0));
+            }
+            if let Some(frame) = self.to_session.pop_front() {
+                return Poll::Ready(Incoming::Frame(frame));
+            }
+            if let Some(last) = self.last.take() {
+                return Poll::Ready(last);
+            }
+            if std::mem::take(&mut self.ended) {
+                let reason = self.close.as_ref().map_or("", |(_, reason)| reason.as_str());
+                return Poll::Ready(Incoming::Closed(format!("ended by its dialect: {reason}")));
+            }
+            if self.close.is_some() || !self.dialect.hears_client() || !self.has_room() {
+                return Poll::Pending;
+            }
+            match ready!(self.inner.poll_recv(cx)) {
+                Incoming::Frame(frame) => {
+                    self.dialect.client(now(), &frame, &mut self.steps);
+                    self.follow();
+                }
+                end @ (Incoming::Closed(_) | Incoming::Failed(_)) => self.gone(end),
+                sign @ (Incoming::NoFrame(_) | Incoming::Alive | Incoming::Pong(_)) => {
+                    return Poll::Ready(sign);
+                }
+            }
+        }
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        ready!(self.poll_own(cx))?;
+        self.inner.poll_ready(cx)
+    }
+
+    fn send(&mut self, frame: Bytes) -> Result<(), Lost> {
+        self.dialect.session(now(), &frame, &mut self.steps);
+        self.follow();
+        Ok(())
+    }
+
+    fn ping(&mut self, number: u64) -> Result<(), Lost> {
+        self.to_client.push_back(Out::Ping(number));
+        Ok(())
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        ready!(self.poll_pump(cx))?;
+        ready!(self.inner.poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
+    }
+
+    fn start_close(&mut self, code: CloseCode, reason: &str) {
+        self.dialect.session_closes(now(), code, reason, &mut self.steps);
+        self.follow();
+        self.close.get_or_insert_with(|| (code, reason.to_owned()));
+    }
+
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Whether all could be written or not, nothing more can be done for it.
+        let _ = ready!(self.poll_pump(cx));
+        self.to_client.clear();
+        if let Some((code, reason)) = self.close.take() {
+            self.inner.start_close(code, &reason);
+        }
+        self.inner.poll_closed(cx)
+    }
+}
+
+fn now() -> Now {
+    Now { micros: clock::micros(), wall_ms: clock::wall_ms() }
+}

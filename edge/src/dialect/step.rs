@@ -1,0 +1,127 @@
+//! What goes into a dialect and what comes out of it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use trishula::wire::close::CloseCode;
+
+/// The time, as whoever drives a dialect tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// By a clock that never goes back, for intervals.
+    pub micros: u64,
+    /// By the wall clock, milliseconds since the epoch: for what a client is shown.
+    pub wall_ms: u64,
+}
+
+impl Now {
+    /// When `wait` will be over, in [`Now::micros`].
+    pub fn after(self, wait: Duration) -> u64 {
+        self.micros.saturating_add(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Where ids come from: UUIDs of version 4 (RFC 9562), as clients expect them.
+pub trait Ids: Send {
+    /// One that was never given before.
+    fn next_id(&mut self) -> String;
+}
+
+/// How fast a client may be.
+pub trait Pace: Send {
+    /// Takes one frame at this time, in [`Now::micros`].
+    ///
+    /// # Errors
+    ///
+    /// It is one too many; with the time after which the next one may come.
+    fn take(&mut self, micros: u64) -> Result<(), Duration>;
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A frame of our protocol for the session.
+    ToSession(Bytes),
+    /// A frame of the dialect for the client.
+    ToClient(Bytes),
+    /// The connection ends so. Nothing follows.
+    Close(CloseCode, String),
+    /// Something for counts and the log.
+    Note(Note),
+}
+
+/// What a dialect has seen that an operator may want to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Note {
+    /// A frame that could not be read.
+    DecodeError,
+    /// A token was refused, or none came.
+    AuthFailed,
+    /// Something the client may not do.
+    Forbidden,
+    /// A request that the service does not have, or without its arguments.
+    BadRequest,
+    /// A frame over the rate.
+    RateLimited,
+    /// A frame that has no effect in this dialect.
+    Ignored,
+    /// Something for the client that does not fit into a frame of its.
+    TooLarge,
+    /// A request that nobody answered in time.
+    Unanswered,
+    /// More under way than is kept.
+    Full,
+}
+
+impl Note {
+    /// The word for metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Note::DecodeError => "decode_error",
+            Note::AuthFailed => "auth_failed",
+            Note::Forbidden => "forbidden",
+            Note::BadRequest => "bad_request",
+            Note::RateLimited => "rate_limit",
+            Note::Ignored => "ignored",
+            Note::TooLarge => "too_large",
+            Note::Unanswered => "unanswered",
+            Note::Full => "full",
+        }
+    }
+}
+
+/// What is to be done, in order.
+#[derive(Debug, Default)]
+pub struct Steps(Vec<Step>);
+
+impl Steps {
+    /// Nothing yet.
+    pub fn new() -> Steps {
+        Steps::default()
+    }
+
+    /// Appends a frame for the session.
+    pub fn to_session(&mut self, frame: Bytes) {
+        self.0.push(Step::ToSession(frame));
+    }
+
+    /// Appends a frame for the client.
+    pub fn to_client(&mut self, frame: Bytes) {
+        self.0.push(Step::ToClient(frame));
+    }
+
+    /// Appends the end.
+    pub fn close(&mut self, code: CloseCode, reason: impl Into<String>) {
+        self.0.push(Step::Close(code, reason.into()));
+    }
+
+    /// Appends a note.
+    pub fn note(&mut self, note: Note) {
+        self.0.push(Step::Note(note));
+    }
+
+    /// Takes all that there is.
+    pub fn take(&mut self) -> impl Iterator<Item = Step> + '_ {
+        self.0.drain(..)
+    }
+}

@@ -312,9 +312,15 @@ impl Mesh {
         // A copy for that node comes after what came before it from there: its number here says nothing of that.
         let no = if was_here { no } else { self.durable.table.renumber(no).unwrap_or(no) };
         let Some(item) = self.durable.table.get_mut(no) else { return };
-        // That node may have handed it over.
-        (item.place, item.redelivered, item.second) = (Place::Outbox, true, true);
+        // That node may have handed it over. It sent it before it had it on disk, perhaps: who gave it to this node as well
+        // waits for its word.
+        (item.place, item.redelivered) = (Place::Outbox, true);
+        item.second |= !item.is_of_this_node();
         (item.other, item.sent) = (None, None);
+        if !item.second {
+            self.durable.seconds.insert(no);
+            self.durable.table.look_again_if_second(no);
+        }
         self.place(no);
         self.pump_all(&[no]);
     }

@@ -268,7 +268,8 @@ impl Mesh {
             let Some(item) = self.durable.table.get_mut(*no) else { continue };
             item.place = Place::Outbox;
             item.redelivered = true;
-            item.second = true;
+            // Where no other machine is left, a sender that waits for two is told so.
+            item.second |= !item.is_of_this_node();
             self.hop(*no, Step::TookOver, Some(node), None);
             self.write_change(*no);
             self.place(*no);

@@ -88,6 +88,12 @@ impl Mesh {
 fn restored(kept: Kept) -> Item {
     let not_before = kept.head.not_before_ms.unwrap_or(0);
     let wish = kept.head.receipt;
+    let unsure = match kept.place {
+        Place::Mailbox | Place::Outbox => true,
+        // It was kept for another node, and then its sender gave it to this one too.
+        Place::Copy => kept.state < State::Stored,
+        _ => false,
+    };
     Item {
         key: kept.key,
         upstream: vec![kept.upstream.clone()],
@@ -100,9 +106,7 @@ fn restored(kept: Kept) -> Item {
         not_before_ms: if not_before > 0 { kept.taken_ms.saturating_add(not_before) } else { 0 },
         on_disk: true,
         // Whether a second machine has it is asked again.
-        second: kept.head.copies < 2
-            || kept.upstream != Upstream::Sender
-            || !matches!(kept.place, Place::Mailbox | Place::Outbox),
+        second: kept.head.copies < 2 || kept.upstream != Upstream::Sender || !unsure,
         second_by_ms: u64::MAX,
         ending: false,
         other: kept.other,

@@ -429,3 +429,32 @@ fn a_copy_whose_node_asks_whether_the_message_came_in_time_has_one_end() {
     }
     assert_eq!(cluster.states(&alice, "m-1").last(), Some(&State::Expired));
 }
+
+#[test]
+fn a_copy_is_not_two_machines_before_the_first_has_it_on_disk() {
+    // covers T08, Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("agni", "alice");
+    cluster.away("agni", "bob");
+    cluster.disk("agni", Disk::Hangs);
+    let twice = |client: &Client| Head { copies: 2, ..durable(client, "bob", "m-1") };
+    cluster.submit(&alice, twice(&alice));
+    cluster.run(seconds(1));
+    assert_eq!(cluster.view("dc").copies, 1, "it is sent there at once");
+    // Its sender gives it to the other machine, once more after that was started again, and its recipient moves there.
+    let again = cluster.register("dc", "alice");
+    cluster.submit(&again, twice(&again));
+    cluster.run(seconds(1));
+    cluster.restart("dc");
+    cluster.connect("dc", "agni");
+    cluster.connect("dc", "rushabdev");
+    cluster.run(seconds(2));
+    let again = cluster.register("dc", "alice");
+    cluster.submit(&again, twice(&again));
+    cluster.run(seconds(1));
+    assert_eq!(cluster.states(&again, "m-1"), []);
+    cluster.disk("agni", Disk::Works);
+    cluster.release("agni");
+    cluster.run(seconds(6));
+    assert_eq!(cluster.states(&again, "m-1").first(), Some(&State::Accepted));
+}

@@ -197,7 +197,7 @@ impl Mesh {
                 return true;
             }
             Some(Known::Item(no)) if !self.lies_elsewhere(no) => {
-                self.arrived_again(no, arrived.from);
+                self.arrived_again(no, arrived.from, arrived.head.ttl_ms == Some(0));
                 return true;
             }
             Some(Known::Item(no)) => Some(no),
@@ -265,13 +265,18 @@ impl Mesh {
         self.pump_all(&[no]);
     }
 
-    fn arrived_again(&mut self, no: No, from: Upstream) {
+    fn arrived_again(&mut self, no: No, from: Upstream, over: bool) {
         self.hop(no, Step::Recognised, None, None);
-        let item = self.durable.table.get(no);
+        let (item, now_ms) = (self.durable.table.get(no), self.wall_ms());
         let back = |node: &NodeName| {
             item.is_some_and(|item| item.place == Place::Outbox && item.peer.as_ref() == Some(node))
         };
         if matches!(&from, Upstream::Node(node, ..) if back(node)) {
+            if over && item.is_some_and(|item| item.expires_ms <= now_ms) {
+                // Each of the two asks the other whether it came in time: here it did not.
+                self.add_upstream(no, from);
+                return self.end(no, State::Expired, None);
+            }
             // Each of the two sends it to the other: neither may rely on the other until they agree where it belongs.
             return self.report(&from, Outcome::Elsewhere);
         }

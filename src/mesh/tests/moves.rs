@@ -1,6 +1,7 @@
 //! Recipients that move while messages are on their way, and broadcasts.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -457,4 +458,27 @@ fn a_copy_is_not_two_machines_before_the_first_has_it_on_disk() {
     cluster.release("agni");
     cluster.run(seconds(6));
     assert_eq!(cluster.states(&again, "m-1").first(), Some(&State::Accepted));
+}
+
+#[test]
+fn two_nodes_that_ask_each_other_whether_a_message_came_in_time_let_it_end() {
+    // covers T08, Q04
+    let mut cluster = Cluster::meshed(&["agni", "dc"]);
+    let alice = cluster.register("dc", "alice");
+    cluster.away("agni", "bob");
+    // It takes a second to agni, which so counts a second less.
+    cluster.delay("agni", "dc", seconds(1));
+    cluster.lost = |frame| matches!(frame, Frame::Confirm(..));
+    cluster.submit(&alice, Head { ttl_ms: Some(4_000), ..durable(&alice, "bob", "m-1") });
+    cluster.run(Duration::from_millis(2_500));
+    cluster.delay("agni", "dc", Duration::from_millis(1));
+    cluster.run(Duration::from_millis(1_700));
+    let bob = cluster.register("dc", "bob");
+    cluster.lost = |_| false;
+    cluster.run(seconds(20));
+    assert!(ids(&cluster, &bob).is_empty());
+    assert_eq!(cluster.states(&alice, "m-1"), [State::Accepted, State::Expired]);
+    for name in ["agni", "dc"] {
+        assert_eq!((cluster.view(name).outbox, cluster.view(name).mailbox), (0, 0), "{name}");
+    }
 }

@@ -157,6 +157,10 @@ fn messages_go_and_come_back_through_the_command_line() {
 
     // A name of one command only is forgotten with it.
     until("names of one command are forgotten", || names_of_commands(&mesh).is_empty());
+    // … and what it got is not dead: it was acknowledged before.
+    let dead = mesh.json("dc", &["dlq", "list", "--json"]);
+    let answers = dead.as_array().unwrap().iter().filter(|letter| letter["kind"] == "RESULT");
+    assert_eq!(answers.count(), 0, "{dead}");
     let seen = mesh.json("dc", &["status", "--json", "--node", "agni"]);
     assert_eq!(seen["node"], "agni");
     assert!(fails(1, &mesh.at("dc", &["status", "--node", "nowhere"])).contains("no node nowhere is known"));

@@ -243,6 +243,7 @@ impl<C: Carrier> Session<C> {
         self.phase = Phase::Registered;
         // What another agent had in its hands is taken back with its registration.
         if self.agent.replace(agent.clone()).is_some_and(|earlier| earlier != agent) {
+            self.tell_settled();
             self.hands.forget();
         }
         // Messages must not overtake the registration, which travels in another lane.
@@ -261,6 +262,8 @@ impl<C: Carrier> Session<C> {
         let agent = self.agent.as_ref().map(|agent| agent.name.clone());
         self.say("UNREGISTERED", id, Unregistered { agent: agent.as_ref().map(|agent| agent.as_str()) });
         self.phase = Phase::Unregistered;
+        // What it has acknowledged a moment ago is told first: with the agent all else that it has dies.
+        self.tell_settled();
         self.agent = None;
         self.link = None;
         self.hands.forget();

@@ -95,7 +95,10 @@ impl Mesh {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
-        stderr.read_line(&mut line).unwrap();
+        // On a busy machine it says first that it takes a while.
+        while stderr.read_line(&mut line).unwrap() > 0 && line.starts_with("connecting") {
+            line.clear();
+        }
         assert!(line.contains("listening as"), "{line}");
         (Running { child }, stderr)
     }

@@ -34,6 +34,8 @@ pub struct Watched {
     secret_env: Option<String>,
     jwks_file: Option<PathBuf>,
     revoked_file: Option<PathBuf>,
+    /// How the files were just before they were read last: a change meanwhile is read again.
+    seen: Vec<Stamp>,
     /// Shared with its sessions.
     pub verifier: Arc<Verifier>,
 }
@@ -48,14 +50,16 @@ impl Watched {
             return Ok(None);
         }
         let rules = Rules { require_exp: section.require_exp, ..Rules::default() };
-        let watched = Watched {
+        let mut watched = Watched {
             service: section.name.clone(),
             secret_file: section.secret_file.clone(),
             secret_env: section.secret_env.clone(),
             jwks_file: section.jwks_file.clone(),
             revoked_file: section.revoked_file.clone(),
+            seen: Vec::new(),
             verifier: Arc::new(Verifier::new(Trust::default(), section.name.clone(), rules)),
         };
+        watched.seen = watched.stamps();
         watched.verifier.replace(watched.read()?);
         Ok(Some(watched))
     }
@@ -102,14 +106,13 @@ impl Watched {
 }
 
 /// Looks at the files from time to time.
-pub async fn follow(services: Vec<Watched>) {
-    let mut seen: Vec<Vec<Stamp>> = services.iter().map(Watched::stamps).collect();
+pub async fn follow(mut services: Vec<Watched>) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        for (service, seen) in services.iter().zip(&mut seen) {
+        for service in &mut services {
             let now = service.stamps();
-            if now != *seen {
-                *seen = now;
+            if now != service.seen {
+                service.seen = now;
                 service.reload();
             }
         }

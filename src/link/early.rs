@@ -193,7 +193,8 @@ impl Attempt {
         let (handle, mut outlets) = Handle::new(local.next_id(), "quic", remote);
         let said = Said::say(local, &expected.node, true, &handle).await;
         let lanes = outlets.lanes.split_off(Lane::Control.index() + 1);
-        let writers = Writers::start(&connection, &mut None, lanes, Lane::Control.index() + 1);
+        let first = Lane::Control.index() + 1;
+        let writers = Writers::start(&connection, &mut None, (lanes, first), &outlets.copier);
         let accepted = tokio::select! {
             accepted = accepted => accepted,
             Some(order) = outlets.close.recv() => {

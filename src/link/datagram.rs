@@ -145,17 +145,16 @@ pub(super) async fn read(
             let _ = failed.try_send(CloseOrder::protocol("a datagram is no message that may come in one"));
             return;
         };
-        if !may_be_lost(&frame) {
-            if !urgent.copy(number) {
-                continue;
-            }
+        let taken = if !may_be_lost(&frame) {
+            urgent.copy(link, number, frame, &events).await
         } else if is_newer(&mut newest[usize::from(flow)], number) {
             count("received");
+            events.send(Event::frame(link, frame)).await.is_ok()
         } else {
             count("late");
-            continue;
-        }
-        if events.send(Event::frame(link, frame)).await.is_err() {
+            true
+        };
+        if !taken {
             return;
         }
     }

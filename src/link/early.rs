@@ -113,7 +113,7 @@ pub enum Begun {
     /// The peer dialled and resumed a session: this ends with the handshake.
     Accepting(quinn::ZeroRttAccepted),
     /// We dialled, and what was sent early was accepted.
-    Resumed(Resumed),
+    Resumed(Box<Resumed>),
 }
 
 impl Begun {
@@ -209,7 +209,7 @@ impl Attempt {
         if !accepted {
             return Ok((connection, Begun::Dialled));
         }
-        Ok((connection, Begun::Resumed(Resumed { handle, outlets, writers, said })))
+        Ok((connection, Begun::Resumed(Box::new(Resumed { handle, outlets, writers, said }))))
     }
 }
 

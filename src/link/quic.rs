@@ -359,10 +359,12 @@ impl StreamReader {
                         self.admit_early(&frame).await;
                     }
                     self.backlog.passes().await;
-                    if urgent && !self.urgent.stream() {
-                        continue;
-                    }
-                    if self.events.send(Event::frame(self.link, frame)).await.is_err() {
+                    let taken = if urgent {
+                        self.urgent.stream(self.link, frame, &self.events).await
+                    } else {
+                        self.events.send(Event::frame(self.link, frame)).await.is_ok()
+                    };
+                    if !taken {
                         return;
                     }
                 }

@@ -3,7 +3,8 @@
 //!
 //! Such a datagram is one byte, the lane's index, four that say which frame of that lane's stream it is (from 0, big-endian), and the frame.
 //! The peer counts what it reads from the stream, and so takes each frame once. A copy may pass frames before it that
-//! are still missing. So only durable messages are copied: their recipient's home puts them in order by their own numbers.
+//! are still missing: a durable message is put in order again at its recipient's home, by its own number. A live one is left to
+//! the stream then.
 //!
 //! The pause is what makes the copy worth having: at once, both would share one packet and be lost together.
 
@@ -12,11 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Lane;
 use super::datagram::{self, Share};
+use super::inbox::Inbox;
+use super::{Event, Lane};
 use crate::rt::queue;
 use crate::wire::envelope::Class;
 use crate::wire::frame::{Encoded, Frame};
+use crate::wire::ids::LinkId;
 
 /// Who says this in HELLO over QUIC reads copies.
 pub(super) const FEATURE: &str = "copies";
@@ -31,10 +34,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Copies that may be ahead of the stream; others are left to it.
 const AHEAD: usize = 1024;
 
-/// Whether it is worth a copy, and safe.
+/// Whether it is worth a copy: messages of priority 1.
 pub(super) fn may_come_twice(frame: &Frame) -> bool {
-    let Frame::Forward(forward, _) = frame else { return false };
-    forward.head.class == Class::Durable && Lane::of(&forward.head) == Lane::Urgent
+    matches!(frame, Frame::Forward(forward, _) if Lane::of(&forward.head) == Lane::Urgent)
 }
 
 /// The way from the urgent lane's writer to whoever sends again.
@@ -113,22 +115,48 @@ struct Came {
 }
 
 impl Seen {
-    /// The stream brought its next frame; whether that is the first time.
-    pub(super) fn stream(&self) -> bool {
+    /// The stream brought its next frame: it is passed on, unless it has come before. `false`: nobody takes it.
+    pub(super) async fn stream(&self, link: LinkId, frame: Frame, events: &Inbox) -> bool {
+        let event = Event::frame(link, frame);
+        let Some(room) = events.reserve(&event).await else { return false };
         let mut came = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = came.next;
-        came.next = number.wrapping_add(1);
-        !came.early.remove(&number)
+        if came.stream() {
+            room.send(event);
+        }
+        true
     }
 
-    /// A copy of this frame came; whether that is the first time.
-    pub(super) fn copy(&self, number: u32) -> bool {
+    /// A copy of the stream's frame with this number came; the same.
+    pub(super) async fn copy(&self, link: LinkId, number: u32, frame: Frame, events: &Inbox) -> bool {
+        let keeps_order = matches!(&frame, Frame::Forward(forward, _) if forward.head.class == Class::Live);
+        let event = Event::frame(link, frame);
+        // Room first: from here on nothing can come between this frame's turn and its place in the queue.
+        let Some(room) = events.reserve(&event).await else { return false };
         let mut came = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Numbers go round (RFC 1982); one behind is far ahead.
-        let ahead = number.wrapping_sub(came.next) as usize;
-        let first = ahead < AHEAD && came.early.insert(number);
+        let first = came.copy(number, keeps_order);
         datagram::count(if first { "copy_first" } else { "copy_late" });
-        first
+        if first {
+            room.send(event);
+        }
+        true
+    }
+}
+
+impl Came {
+    /// Whether the stream's next frame comes for the first time.
+    fn stream(&mut self) -> bool {
+        let number = self.next;
+        self.next = number.wrapping_add(1);
+        !self.early.remove(&number)
+    }
+
+    /// Whether this copy is to be taken: as the first, and where it must `keep_order` behind all that was sent before it.
+    fn copy(&mut self, number: u32, keeps_order: bool) -> bool {
+        // Numbers go round (RFC 1982); one behind is far ahead.
+        let ahead = number.wrapping_sub(self.next);
+        let before = |n| self.early.contains(&self.next.wrapping_add(n));
+        let fits = (ahead as usize) < AHEAD && (!keeps_order || (0..ahead).all(before));
+        fits && self.early.insert(number)
     }
 }
 
@@ -139,14 +167,25 @@ mod tests {
     #[test]
     fn each_frame_is_taken_once_by_whichever_way_it_comes_first() {
         // covers T02
-        let seen = Seen::default();
+        let mut seen = Came::default();
         assert!(seen.stream(), "0 by the stream");
-        assert!(!seen.copy(0));
-        assert!(seen.copy(2) && seen.copy(1), "and in any order");
-        assert!(!seen.copy(2));
+        assert!(!seen.copy(0, false));
+        assert!(seen.copy(2, false) && seen.copy(1, false), "and in any order");
+        assert!(!seen.copy(2, false));
         assert!(!seen.stream() && !seen.stream(), "1 and 2");
         assert!(seen.stream(), "3");
-        assert!(!seen.copy(4 + AHEAD as u32), "too far ahead");
-        assert!(seen.copy(3 + AHEAD as u32));
+        assert!(!seen.copy(4 + AHEAD as u32, false), "too far ahead");
+        assert!(seen.copy(3 + AHEAD as u32, false));
+    }
+
+    #[test]
+    fn what_must_keep_its_order_is_not_taken_before_what_was_sent_before_it() {
+        // covers T02
+        let mut seen = Came { next: u32::MAX, ..Came::default() };
+        assert!(!seen.copy(0, true), "the one before is missing");
+        assert!(seen.copy(u32::MAX, true) && seen.copy(0, true) && seen.copy(1, false));
+        assert!(seen.copy(2, true) && !seen.copy(4, true));
+        assert!(!seen.stream() && !seen.stream() && !seen.stream() && !seen.stream());
+        assert!(seen.stream() && seen.copy(4, true));
     }
 }

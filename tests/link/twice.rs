@@ -203,7 +203,7 @@ async fn what_came_as_a_copy_is_not_taken_from_the_stream_again() {
 
 // covers T02, B19
 #[tokio::test]
-async fn only_urgent_durable_messages_may_be_copies() {
+async fn only_urgent_messages_may_be_copies() {
     for rude in [forward(1, Priority::DEFAULT, 10), Frame::Goodbye(0)] {
         let (bare, _control) = reading().await;
         bare.peer.send_datagram(copy(0, &rude)).unwrap();

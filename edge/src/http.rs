@@ -33,6 +33,7 @@ use trishula::wire::url::RELAY_PATH;
 use crate::deflate::{Agreed, Shared};
 use crate::echo;
 use crate::listener::Counts;
+use crate::msgpack;
 use crate::relay::{Relay, Way};
 
 /// The subprotocol of JSON frames.
@@ -94,8 +95,8 @@ pub enum Grant {
     Session {
         /// Who it is, when the request had a token.
         identity: Option<Identity>,
-        /// Whether a subprotocol that is served was offered, or none.
-        served: bool,
+        /// The form of its frames; `None`: it offered subprotocols, and none that is served.
+        form: Option<Form>,
         /// Whether its messages may be compressed, and how.
         deflate: Option<Agreed>,
     },
@@ -108,6 +109,15 @@ pub enum Grant {
     },
     /// Another node.
     Relay(Way),
+}
+
+/// The form of a session's frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// JSON in text messages.
+    Json,
+    /// MessagePack in binary ones.
+    MessagePack,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -259,11 +269,16 @@ fn upgrade(
     }
     // A token is never selected: it would stand in the answer, where proxies log it.
     let offered = Offered::read(request.headers());
-    if offered.json {
-        let json = HeaderValue::from_static(SUBPROTOCOL_JSON);
-        answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, json);
+    let selected = offered.form.map(|form| match form {
+        Form::Json => SUBPROTOCOL_JSON,
+        Form::MessagePack => msgpack::SUBPROTOCOL,
+    });
+    if let Some(selected) = selected {
+        let selected = HeaderValue::from_static(selected);
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, selected);
     }
-    Ok((answer, Grant::Session { identity, served: offered.json || !offered.other, deflate }))
+    let form = offered.form.or((!offered.other).then_some(Form::Json));
+    Ok((answer, Grant::Session { identity, form, deflate }))
 }
 
 fn unauthorized(refusal: &Refusal, challenge: &'static str) -> Box<Answer> {
@@ -345,7 +360,8 @@ fn is_key(key: &[u8]) -> bool {
 /// What a client offers in `Sec-WebSocket-Protocol`.
 #[derive(Debug, Default)]
 struct Offered<'a> {
-    json: bool,
+    /// The first that is served: clients name the one they like best first (RFC 6455 section 4.1).
+    form: Option<Form>,
     /// Something that is not served.
     other: bool,
     /// A token: browsers have no other place for it.
@@ -359,7 +375,10 @@ impl<'a> Offered<'a> {
             for offer in value.to_str().unwrap_or_default().split(',').map(str::trim) {
                 match offer.strip_prefix(BEARER) {
                     Some(token) => offered.token = offered.token.or(Some(token)),
-                    None if offer == SUBPROTOCOL_JSON => offered.json = true,
+                    None if offer == SUBPROTOCOL_JSON => offered.form = offered.form.or(Some(Form::Json)),
+                    None if offer == msgpack::SUBPROTOCOL => {
+                        offered.form = offered.form.or(Some(Form::MessagePack));
+                    }
                     None => offered.other = true,
                 }
             }

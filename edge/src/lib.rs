@@ -13,6 +13,7 @@
 //! | [`http`] | requests: upgrades, `/health`, `/metrics` |
 //! | [`relay`] | other nodes' connections, passed on to the own node |
 //! | [`dialect`] | what old clients speak, translated |
+//! | [`msgpack`] | frames as MessagePack |
 //! | [`wss`] | a WebSocket as a session's carrier |
 //! | [`deflate`] | compressed messages (permessage-deflate), as a filter below the WebSocket |
 //! | [`echo`] | `/echo`: every message comes back as it came |
@@ -25,6 +26,7 @@ pub mod dialect;
 pub mod echo;
 pub mod http;
 pub mod listener;
+pub mod msgpack;
 pub mod prepare;
 pub mod print;
 pub mod relay;

@@ -18,7 +18,8 @@ use trishula::wire::close::CloseCode;
 
 use crate::deflate::{DeflateIo, Shared};
 use crate::echo;
-use crate::http::{self, Grant, Page, Upgraded};
+use crate::http::{self, Form, Grant, Page, Upgraded};
+use crate::msgpack::carrier::Packed;
 use crate::prepare::Prepared;
 use crate::relay::{self, Relay};
 use crate::wss::Wss;
@@ -134,7 +135,7 @@ async fn connection(socket: TcpStream, from: SocketAddr, service: &Service) {
     };
     let Some(Upgraded { io, read, grant }) = upgraded else { return };
     let (identity, session, deflate) = match grant {
-        Grant::Session { identity, served, deflate } => (identity, Some(served), deflate),
+        Grant::Session { identity, form, deflate } => (identity, Some(form), deflate),
         Grant::Echo { identity, deflate } => (identity, None, deflate),
         Grant::Relay(way) => {
             wss::prepare(io.get_ref().0);
@@ -156,13 +157,19 @@ async fn connection(socket: TcpStream, from: SocketAddr, service: &Service) {
     };
     let settings = &service.opening.settings;
     let carrier = Wss::new(io, read, settings.max_frame).await;
+    let opening = |identity| Opening { identity, ..service.opening.clone() };
     let (code, reason) = match session {
-        Some(true) => {
-            let opening = Opening { identity, ..service.opening.clone() };
-            let ended = session::serve(carrier, opening, &service.hub).await;
+        Some(Some(form)) => {
+            let ended = match form {
+                Form::Json => session::serve(carrier, opening(identity), &service.hub).await,
+                Form::MessagePack => {
+                    let carrier = Packed::new(carrier.all_binary(), settings.max_frame);
+                    session::serve(carrier, opening(identity), &service.hub).await
+                }
+            };
             (ended.code, ended.reason)
         }
-        Some(false) => return session::turn_away(carrier, CloseCode::UnsupportedSubprotocol).await,
+        Some(None) => return session::turn_away(carrier, CloseCode::UnsupportedSubprotocol).await,
         None => echo::serve(carrier, identity.as_ref(), settings, stop).await,
     };
     if code.is_some_and(is_odd) {

@@ -12,12 +12,14 @@
 //! | [`listener`] | sockets, TLS, and the limits on both |
 //! | [`http`] | requests: upgrades, `/health`, `/metrics` |
 //! | [`relay`] | other nodes' connections, passed on to the own node |
+//! | [`access`] | who may do what in which rooms |
 //! | [`dialect`] | what old clients speak, translated |
 //! | [`wss`] | a WebSocket as a session's carrier |
 //! | [`deflate`] | compressed messages (permessage-deflate), as a filter below the WebSocket |
 //! | [`echo`] | `/echo`: every message comes back as it came |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod access;
 pub mod cli;
 pub mod config;
 pub mod deflate;

@@ -115,6 +115,7 @@ fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared, Er
         max_frame: section.max_frame,
         ping_interval: Duration::from_secs(section.ping_interval_s),
         ping_timeout: section.ping_timeout_s.map(Duration::from_secs),
+        close_within: Duration::from_secs(section.close_timeout_s),
         ..Settings::default()
     };
     let opening =

@@ -51,7 +51,10 @@ pub use login::User;
 pub use ours::SERVICE_AGENT;
 pub use step::{Ids, Note, Now, Pace, Step, Steps};
 
-use services::{Action, Service};
+use services::Service;
+
+use crate::access::{Access, Action, Who};
+use crate::config::presets;
 
 /// Largest frame that a client of old takes: over it, it closes with 1009.
 const MAX_FRAME: usize = 1 << 20;
@@ -195,8 +198,8 @@ pub struct Settings {
     pub auth: Auth,
     /// What one without may do, where it needs none.
     pub anonymous: Anonymous,
-    /// Whether the permission `admin` opens every channel of every service.
-    pub admin_everywhere: bool,
+    /// Who may do what in which channels.
+    pub access: Access,
     /// Whether clients may publish what their service lists, which the old servers ignored.
     pub may_publish: bool,
     /// Whether the client came by TLS.
@@ -222,7 +225,7 @@ impl Settings {
             namespace: service.name.into(),
             auth: Auth::Required,
             anonymous: Anonymous::Permissions(Vec::new()),
-            admin_everywhere: false,
+            access: presets::section(service.name).map(|section| section.access()).unwrap_or_default(),
             may_publish: false,
             secure: true,
             rate: 100,
@@ -235,13 +238,12 @@ impl Settings {
 
     /// Whether this client may do this.
     fn may(&self, user: Option<&User>, action: Action, channel: &str) -> bool {
-        let permissions = match (user, &self.anonymous) {
-            (Some(user), _) => &user.permissions,
+        let who = match (user, &self.anonymous) {
+            (Some(user), _) => Who::Known(&user.permissions),
             (None, Anonymous::Everything) => return true,
-            (None, Anonymous::Permissions(permissions)) => permissions,
+            (None, Anonymous::Permissions(permissions)) => Who::Stranger(permissions),
         };
-        let admin = self.admin_everywhere && permissions.iter().any(|given| given == "admin");
-        admin || self.service.allows(permissions, action, channel)
+        self.access.allows(who, action, channel)
     }
 }
 

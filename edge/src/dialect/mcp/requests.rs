@@ -10,8 +10,9 @@ use super::envelope::{Empty, Envelope, Type};
 use super::pending::{Asked, What};
 use super::say::code;
 use super::{Mcp, Stage};
+use crate::access::Action;
 use crate::dialect::ours::{SERVICE_AGENT, Say};
-use crate::dialect::services::{Action, Request};
+use crate::dialect::services::Request;
 use crate::dialect::step::{Note, Now, Steps};
 
 /// How long the session may take for an answer of its own. The client of old waits for 30 s.
@@ -172,7 +173,7 @@ impl Mcp {
         }
         let denied = self.login.user().is_some_and(|user| {
             let needed = request.permissions;
-            !needed.is_empty() && !self.settings.service.has_any(&user.permissions, needed)
+            !needed.is_empty() && !self.settings.access.has_any(&user.permissions, needed)
         });
         if denied {
             out.note(Note::Forbidden);

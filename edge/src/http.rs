@@ -30,7 +30,10 @@ use trishula::wire::close::{Code, Refusal};
 use trishula::wire::ids::Namespace;
 use trishula::wire::url::RELAY_PATH;
 
+use crate::client::Entrant;
+use crate::config::{ANY_PATH, Refuse};
 use crate::deflate::{Agreed, Shared};
+use crate::door::{Door, Turned};
 use crate::echo;
 use crate::listener::Counts;
 use crate::relay::{Relay, Way};
@@ -62,6 +65,8 @@ pub struct Page {
     pub deflate: Option<Arc<Shared>>,
     /// For other nodes; `None`: they are not passed on.
     pub relay: Option<Arc<Relay>>,
+    /// Who comes in; `None`: there is nothing to come in to.
+    pub door: Option<Arc<Door>>,
     /// Its connections.
     pub counts: Arc<Counts>,
     /// When it started, in [`clock::micros`].
@@ -84,6 +89,8 @@ pub struct Upgraded<S> {
     pub io: S,
     /// What came behind the request.
     pub read: Bytes,
+    /// The host that the request asked for.
+    pub host: Option<String>,
     /// For what.
     pub grant: Grant,
 }
@@ -92,10 +99,8 @@ pub struct Upgraded<S> {
 pub enum Grant {
     /// A client's session.
     Session {
-        /// Who it is, when the request had a token.
-        identity: Option<Identity>,
-        /// Whether a subprotocol that is served was offered, or none.
-        served: bool,
+        /// What its request says of it.
+        entrant: Entrant,
         /// Whether its messages may be compressed, and how.
         deflate: Option<Agreed>,
     },
@@ -112,21 +117,27 @@ pub enum Grant {
 
 type Answer = Response<Full<Bytes>>;
 
-/// Answers requests until the connection ends or becomes a WebSocket. Without an `opening` there is none.
-pub async fn serve<S>(
-    io: S,
-    from: SocketAddr,
-    page: &Page,
-    opening: Option<&Opening>,
-    within: Duration,
-) -> Option<Upgraded<S>>
+/// What is served where a client asks for this host: its pages, and how sessions begin; without the latter there are none.
+pub type Pages<'a> = dyn Fn(Option<&str>) -> (&'a Page, Option<&'a Opening>) + Send + Sync + 'a;
+
+/// Answers requests until the connection ends or becomes a WebSocket.
+pub async fn serve<S>(io: S, from: SocketAddr, pages: &Pages<'_>, within: Duration) -> Option<Upgraded<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let granted: Mutex<Option<Grant>> = Mutex::new(None);
+    let granted: Mutex<Option<(Grant, Option<String>)>> = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
         let granted = &granted;
-        async move { Ok::<_, Infallible>(answer(&request, from, page, opening, granted).await) }
+        async move {
+            let host = host(&request);
+            let (page, opening) = pages(host);
+            let (answer, grant) = answer(&request, from, page, opening).await;
+            if let Some(grant) = grant {
+                let grant = (grant, host.map(str::to_owned));
+                *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant);
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -148,8 +159,18 @@ where
         }
     };
     let (io, read) = (parts.io.into_inner(), parts.read_buf);
-    let grant = granted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-    Some(Upgraded { io, read, grant })
+    let (grant, host) = granted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    Some(Upgraded { io, read, host, grant })
+}
+
+/// The host that a request asks for, without its port.
+fn host(request: &Request<Incoming>) -> Option<&str> {
+    if let Some(host) = request.uri().host() {
+        return Some(host);
+    }
+    let host = request.headers().get(header::HOST)?.to_str().ok()?;
+    // An address of IPv6 has a bracket behind its colons.
+    Some(host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(host, _)| host))
 }
 
 /// A service whose futures are boxed, as taking a connection back by hand needs them to be movable.
@@ -173,24 +194,31 @@ async fn answer(
     from: SocketAddr,
     page: &Page,
     opening: Option<&Opening>,
-    granted: &Mutex<Option<Grant>>,
-) -> Answer {
+) -> (Answer, Option<Grant>) {
+    match granted(request, from, page, opening).await {
+        Ok((answer, grant)) => (answer, grant),
+        Err(answer) => (*answer, None),
+    }
+}
+
+async fn granted(
+    request: &Request<Incoming>,
+    from: SocketAddr,
+    page: &Page,
+    opening: Option<&Opening>,
+) -> Result<(Answer, Option<Grant>), Box<Answer>> {
     let path = request.uri().path();
     let known = match (path, opening) {
         ("/health", _) => true,
         ("/metrics", None) => true,
         (RELAY_PATH, Some(_)) if page.relay.is_some() => true,
         (echo::PATH, Some(_)) if page.echo => true,
-        (path, Some(_)) => page.paths.iter().any(|served| served == path),
+        (path, Some(_)) => page.paths.iter().any(|served| served == path || served == ANY_PATH),
         _ => false,
     };
     if !known {
-        return refuse(
-            StatusCode::NOT_FOUND,
-            "not_found",
-            "there is nothing here",
-            "see docs/protocol.md, HTTP",
-        );
+        let hint = "see docs/protocol.md, HTTP";
+        return Err(Box::new(refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing here", hint)));
     }
     if request.method() != Method::GET {
         let mut answer = refuse(
@@ -200,34 +228,27 @@ async fn answer(
             "use GET",
         );
         answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
-        return answer;
+        return Err(Box::new(answer));
     }
     match (path, opening) {
-        ("/health", _) => health(page).await,
+        ("/health", _) => Ok((health(page).await, None)),
         ("/metrics", None) => {
             let agents = page.hub.snapshot().await.map_or(0, |snapshot| snapshot.agents.len());
             metrics::CONNECTED_AGENTS.set(agents as i64);
-            with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics::render().into())
+            Ok((with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics::render().into()), None))
         }
         (path, Some(opening)) => {
             let stopping = *page.stop.borrow();
             let upgraded = match page.relay.as_ref().filter(|_| path == RELAY_PATH) {
                 Some(relay) => upgrade_to_relay(request, relay, from, stopping).await,
-                None => upgrade(request, page, opening, stopping),
+                None => upgrade(request, page, opening, from, stopping),
             };
-            match upgraded {
-                Ok((answer, grant)) => {
-                    *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant);
-                    answer
-                }
-                Err(answer) => {
-                    let refused = answer.status().as_u16();
-                    tracing::warn!(%from, status = refused, path, "an upgrade was refused");
-                    *answer
-                }
+            if let Err(answer) = &upgraded {
+                tracing::warn!(%from, status = answer.status().as_u16(), path, "an upgrade was refused");
             }
+            upgraded.map(|(answer, grant)| (answer, Some(grant)))
         }
-        _ => refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing here", ""),
+        _ => Err(Box::new(refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing here", ""))),
     }
 }
 
@@ -235,11 +256,20 @@ fn upgrade(
     request: &Request<Incoming>,
     page: &Page,
     opening: &Opening,
+    from: SocketAddr,
     stopping: bool,
 ) -> Result<(Answer, Grant), Box<Answer>> {
-    let mut answer = switch(request, stopping)?;
-    let identity = identify(request, opening)
-        .map_err(|refusal| unauthorized(&refusal, "Bearer error=\"invalid_token\""))?;
+    let refuses = page.door.as_ref().map_or(Refuse::Http, |door| door.refuse);
+    // Whoever gives up on a status is let in and gets the close of all.
+    let mut answer = switch(request, stopping && refuses == Refuse::Http)?;
+    let entry = match &page.door {
+        Some(door) => door.admit(from, token(request, opening).map(|token| token.check(opening))),
+        None => return Err(Box::new(busy(&Refusal::new(Code::Unavailable, "there is no service here")))),
+    };
+    let entry = match entry {
+        Err(turned) if refuses == Refuse::Http => return Err(turned_away(&turned)),
+        entry => entry,
+    };
     let offers = request.headers().get_all(header::SEC_WEBSOCKET_EXTENSIONS);
     let offers = offers.iter().filter_map(|value| value.to_str().ok());
     let agreed = page.deflate.as_ref().and_then(|shared| shared.agree(offers));
@@ -251,6 +281,7 @@ fn upgrade(
     let deflate = agreed.map(|(agreed, _)| agreed);
     if page.echo && request.uri().path() == echo::PATH {
         // Its messages are nobody's frames: an AUTH among them would come back like the others.
+        let identity = entry.map_err(|turned| turned_away(&turned))?.0.or(opening.identity.clone());
         if identity.is_none() {
             let refusal = Refusal::new(Code::Unauthenticated, "the echo takes a token with the request");
             return Err(unauthorized(&refusal, "Bearer"));
@@ -263,7 +294,23 @@ fn upgrade(
         let json = HeaderValue::from_static(SUBPROTOCOL_JSON);
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, json);
     }
-    Ok((answer, Grant::Session { identity, served: offered.json || !offered.other, deflate }))
+    let entrant = Entrant { entry, ours: offered.json, served: offered.json || !offered.other };
+    Ok((answer, Grant::Session { entrant, deflate }))
+}
+
+/// A refusal as a status.
+fn turned_away(turned: &Turned) -> Box<Answer> {
+    let refusal = turned.refusal();
+    let status = match turned {
+        Turned::Token(_) => return unauthorized(&refusal, "Bearer error=\"invalid_token\""),
+        Turned::Full => StatusCode::SERVICE_UNAVAILABLE,
+        Turned::AddressFull | Turned::Failed(_) => StatusCode::TOO_MANY_REQUESTS,
+    };
+    let mut answer = refuse_by(status, &refusal);
+    if let Some(seconds) = turned.retry_after() {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    Box::new(answer)
 }
 
 fn unauthorized(refusal: &Refusal, challenge: &'static str) -> Box<Answer> {
@@ -368,27 +415,35 @@ impl<'a> Offered<'a> {
     }
 }
 
-/// Who a request says it is: by header, then by subprotocol, then by query. A token that is there must be good.
-fn identify(request: &Request<Incoming>, opening: &Opening) -> Result<Option<Identity>, Refusal> {
-    let Some(verifier) = &opening.verifier else { return Ok(opening.identity.clone()) };
-    let now = clock::wall_ms();
+/// A token that a request shows.
+struct Shown<'a>(Result<&'a str, Refusal>);
+
+/// The token of a request, where any is read: by header, then by subprotocol, then by query.
+fn token<'a>(request: &'a Request<Incoming>, opening: &Opening) -> Option<Shown<'a>> {
+    opening.verifier.as_ref()?;
     if let Some(value) = request.headers().get(header::AUTHORIZATION) {
         let token = value.to_str().ok().and_then(|value| {
             let (scheme, token) = value.trim().split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         });
-        let token = token.ok_or_else(|| {
+        return Some(Shown(token.ok_or_else(|| {
             Refusal::new(Code::TokenInvalid, "the Authorization header is not `Bearer TOKEN`")
-        })?;
-        return verifier.verify(token, now).map(Some);
+        })));
     }
     if let Some(token) = Offered::read(request.headers()).token {
-        return verifier.verify(token, now).map(Some);
+        return Some(Shown(Ok(token)));
     }
     let query = request.uri().query().unwrap_or_default();
-    match query.split('&').find_map(|pair| pair.strip_prefix("token=")) {
-        Some(token) => verifier.verify(token, now).map(Some),
-        None => Ok(opening.identity.clone()),
+    query.split('&').find_map(|pair| pair.strip_prefix("token=")).map(|token| Shown(Ok(token)))
+}
+
+impl<'a> Shown<'a> {
+    /// What becomes of it.
+    fn check(self, opening: &'a Opening) -> impl FnOnce() -> Result<Identity, Refusal> + 'a {
+        move || {
+            let unread = || Refusal::new(Code::TokenInvalid, "no token is read here");
+            opening.verifier.as_ref().ok_or_else(unread)?.verify(self.0?, clock::wall_ms())
+        }
     }
 }
 

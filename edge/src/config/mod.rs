@@ -153,6 +153,10 @@ impl EdgeConfig {
                 "is empty; give the node's address, usually \"127.0.0.1:8766\"".into(),
             );
         }
+        if !(1..=1_000_000).contains(&self.edge.max_connections) {
+            let why = format!("{} is not from 1 to 1000000", self.edge.max_connections);
+            return wrong("edge.max_connections", why);
+        }
         if !(1..=64).contains(&self.edge.threads) {
             return wrong("edge.threads", format!("{} is not from 1 to 64", self.edge.threads));
         }

@@ -16,13 +16,15 @@ pub struct EdgeSection {
     pub name: String,
     /// How long a stop may wait for sessions to end.
     pub drain_ms: u64,
+    /// Connections at once, of all services together; more wait in the system's queue.
+    pub max_connections: usize,
     /// Threads that serve; one is cheapest where the machine has few cores.
     pub threads: usize,
 }
 
 impl Default for EdgeSection {
     fn default() -> Self {
-        Self { name: "trishula".into(), drain_ms: 5_000, threads: 1 }
+        Self { name: "trishula".into(), drain_ms: 5_000, max_connections: 65_536, threads: 1 }
     }
 }
 

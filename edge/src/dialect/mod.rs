@@ -16,6 +16,7 @@
 //! | [`sniff`] | which of them a client speaks, by its first frame |
 //! | [`carrier`] | a dialect between a WebSocket and a session; the one file that knows of sockets and clocks |
 //! | [`pace`] | the rate of one client |
+//! | [`paced`] | our own protocol, at a limited rate |
 //! | [`ids`] | ids by chance |
 //! | `login` | token and registration, towards the session |
 //! | `ours` | frames of our own protocol |
@@ -24,6 +25,7 @@ pub mod carrier;
 pub mod ids;
 pub mod mcp;
 pub mod pace;
+pub mod paced;
 pub mod relay;
 pub mod services;
 pub mod session_buddy;
@@ -43,6 +45,7 @@ use bytes::Bytes;
 use trishula::wire::close::CloseCode;
 
 use mcp::Mcp;
+use paced::Paced;
 use relay::Relay;
 use session_buddy::SessionBuddy;
 use sniff::Sniffer;
@@ -63,6 +66,8 @@ const MAX_FRAME: usize = 1 << 20;
 pub enum Dialect {
     /// Our own protocol: everything passes as it is.
     Trishula,
+    /// The same, at a limited rate.
+    Paced(Box<Paced>),
     /// The envelope of nine keys.
     Mcp(Box<Mcp>),
     /// session-buddy's own messages.
@@ -79,7 +84,7 @@ impl Dialect {
         match self {
             Dialect::Mcp(mcp) => mcp.start(now, out),
             Dialect::SessionBuddy(buddy) => buddy.start(now, out),
-            Dialect::Trishula | Dialect::Relay(_) | Dialect::Undecided(_) => {}
+            Dialect::Trishula | Dialect::Paced(_) | Dialect::Relay(_) | Dialect::Undecided(_) => {}
         }
     }
 
@@ -88,7 +93,7 @@ impl Dialect {
         match self {
             Dialect::Mcp(mcp) => mcp.hears_client(),
             Dialect::SessionBuddy(buddy) => buddy.hears_client(),
-            Dialect::Trishula | Dialect::Relay(_) | Dialect::Undecided(_) => true,
+            Dialect::Trishula | Dialect::Paced(_) | Dialect::Relay(_) | Dialect::Undecided(_) => true,
         }
     }
 
@@ -96,6 +101,7 @@ impl Dialect {
     pub fn client(&mut self, now: Now, frame: &Bytes, out: &mut Steps) {
         match self {
             Dialect::Trishula => out.to_session(frame.clone()),
+            Dialect::Paced(paced) => paced.client(now, frame, out),
             Dialect::Mcp(mcp) => mcp.client(now, frame, out),
             Dialect::SessionBuddy(buddy) => buddy.client(now, frame, out),
             Dialect::Relay(relay) => relay.client(now, frame, out),
@@ -112,7 +118,7 @@ impl Dialect {
     /// A frame of the session's, in our protocol.
     pub fn session(&mut self, now: Now, frame: &Bytes, out: &mut Steps) {
         match self {
-            Dialect::Trishula => out.to_client(frame.clone()),
+            Dialect::Trishula | Dialect::Paced(_) => out.to_client(frame.clone()),
             Dialect::Mcp(mcp) => mcp.session(now, frame, out),
             Dialect::SessionBuddy(buddy) => buddy.session(now, frame, out),
             Dialect::Relay(relay) => relay.session(now, frame, out),
@@ -124,7 +130,7 @@ impl Dialect {
     /// The session ends the connection so; the client is told in its own way.
     pub fn session_closes(&mut self, now: Now, code: CloseCode, reason: &str, out: &mut Steps) {
         match self {
-            Dialect::Trishula | Dialect::Undecided(_) => out.close(code, reason),
+            Dialect::Trishula | Dialect::Paced(_) | Dialect::Undecided(_) => out.close(code, reason),
             Dialect::Mcp(mcp) => mcp.session_closes(now, code, reason, out),
             Dialect::SessionBuddy(buddy) => buddy.session_closes(code, reason, out),
             Dialect::Relay(relay) => relay.session_closes(code, reason, out),
@@ -134,7 +140,7 @@ impl Dialect {
     /// The client has closed, or is gone. What the session is still to be told goes ahead of that.
     pub fn client_gone(&mut self, out: &mut Steps) {
         match self {
-            Dialect::Trishula | Dialect::Undecided(_) => {}
+            Dialect::Trishula | Dialect::Paced(_) | Dialect::Undecided(_) => {}
             Dialect::Mcp(mcp) => mcp.client_gone(out),
             Dialect::SessionBuddy(buddy) => buddy.client_gone(out),
             Dialect::Relay(relay) => relay.client_gone(),
@@ -144,7 +150,7 @@ impl Dialect {
     /// When something is due, in [`Now::micros`].
     pub fn next_due(&self) -> Option<u64> {
         match self {
-            Dialect::Trishula => None,
+            Dialect::Trishula | Dialect::Paced(_) => None,
             Dialect::Mcp(mcp) => mcp.next_due(),
             Dialect::SessionBuddy(buddy) => buddy.next_due(),
             Dialect::Relay(relay) => relay.next_due(),
@@ -155,7 +161,7 @@ impl Dialect {
     /// Does what is due.
     pub fn due(&mut self, now: Now, out: &mut Steps) {
         match self {
-            Dialect::Trishula => {}
+            Dialect::Trishula | Dialect::Paced(_) => {}
             Dialect::Mcp(mcp) => mcp.due(now, out),
             Dialect::SessionBuddy(buddy) => buddy.due(now, out),
             Dialect::Relay(relay) => relay.due(now, out),
@@ -192,6 +198,8 @@ pub enum Anonymous {
 pub struct Settings {
     /// The service.
     pub service: &'static Service,
+    /// What it calls itself in its greeting.
+    pub server: String,
     /// Its namespace here.
     pub namespace: String,
     /// Whether a client needs a token.
@@ -222,6 +230,7 @@ impl Settings {
         let session_buddy = service.family == services::Family::SessionBuddy;
         Settings {
             service,
+            server: service.server.into(),
             namespace: service.name.into(),
             auth: Auth::Required,
             anonymous: Anonymous::Permissions(Vec::new()),

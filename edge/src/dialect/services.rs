@@ -154,13 +154,25 @@ const FASTBLOCKS: Service = Service {
     aliases: &[("component_id", "component:")],
 };
 
-/// Its clients name no channels.
-const SESSION_BUDDY: Service = Service {
+/// The service of session-buddy. Its clients name no channels.
+pub const SESSION_BUDDY: Service = Service {
     name: "session-buddy",
     server: "session-buddy",
     message: "Connected to Session-Buddy real-time metrics",
     port: 8765,
     family: Family::SessionBuddy,
+    requests: &[],
+    publishes: &[],
+    aliases: &[],
+};
+
+/// One that is none of the seven, whose clients speak the envelope.
+pub const NAMELESS: Service = Service {
+    name: "",
+    server: "",
+    message: "Connected",
+    port: 0,
+    family: Family::Mcp,
     requests: &[],
     publishes: &[],
     aliases: &[],

@@ -156,7 +156,7 @@ impl SessionBuddy {
             }
             self.greet(now, out);
         }
-        if self.pace.take(now.micros).is_err() {
+        if self.pace.take(now.micros, frame.len()).is_err() {
             return out.note(Note::RateLimited);
         }
         match given {

@@ -57,7 +57,7 @@ impl Mcp {
     /// A frame after the greeting.
     pub(super) fn frame(&mut self, now: Now, frame: &[u8], out: &mut Steps) {
         let read = Envelope::read(frame);
-        if let Err(wait) = self.pace.take(now.micros) {
+        if let Err(wait) = self.pace.take(now.micros, frame.len()) {
             out.note(Note::RateLimited);
             let to = read.ok().and_then(|envelope| envelope.answer_to());
             let seconds = wait.as_secs_f64();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -11,9 +12,9 @@ use trishula::gateway::carrier::Carrier;
 use trishula::gateway::session::{self, Opening};
 use trishula::wire::close::CloseCode;
 
-use crate::dialect::Dialect;
 use crate::dialect::carrier::{Seen, Translated, Watcher};
 use crate::dialect::sniff::{self, Tongue};
+use crate::dialect::{Dialect, Note};
 use crate::door::{Seat, Turned};
 use crate::listener::Service;
 use crate::site::Site;
@@ -82,24 +83,35 @@ pub async fn serve<S>(
             let carrier = Translated::new(wss, dialect);
             session::close(carrier, turned.close(), &turned.refusal().message).await;
         }
-        Ok(_seat) if plain => hold(wss, from, &service, opening).await,
+        Ok(_seat) if plain => hold(wss, from, &service, opening, &AtomicBool::new(false)).await,
         Ok(_seat) => {
-            let carrier = Translated::new(wss, dialect).watched(watcher(service.clone(), from));
+            let noted = Arc::new(AtomicBool::new(false));
+            let watcher = watcher(service.clone(), from, noted.clone());
+            let carrier = Translated::new(wss, dialect).watched(watcher);
             let carrier = carrier.closing_after(service.idle);
             let carrier = match first {
                 Some(frame) => carrier.having_read(&frame),
                 None => carrier,
             };
-            hold(carrier, from, &service, opening).await;
+            hold(carrier, from, &service, opening, &noted).await;
         }
     }
 }
 
-/// The session.
-async fn hold<C: Carrier>(carrier: C, from: SocketAddr, service: &Service, opening: Opening) {
+/// The session. `noted`: whether its dialect has told of a failed login already.
+async fn hold<C: Carrier>(
+    carrier: C,
+    from: SocketAddr,
+    service: &Service,
+    opening: Opening,
+    noted: &AtomicBool,
+) {
     let ended = session::serve(carrier, opening, &service.hub).await;
     let Some(event) = ended.code.and_then(event) else { return };
     if ended.code == Some(CloseCode::Unauthorized) {
+        if noted.load(Ordering::Relaxed) {
+            return;
+        }
         service.door.failed(from);
     }
     service.door.log(from, event, &ended.reason);
@@ -138,11 +150,17 @@ pub fn event(code: CloseCode) -> Option<&'static str> {
 }
 
 /// Logs with the address what a dialect sees: of a kind of thing the first time, and each close that is odd.
-fn watcher(service: Arc<Service>, from: SocketAddr) -> Watcher {
+fn watcher(service: Arc<Service>, from: SocketAddr, noted: Arc<AtomicBool>) -> Watcher {
     let mut told = Vec::new();
     Box::new(move |seen| {
+        if seen == Seen::Note(Note::AuthFailed) {
+            noted.store(true, Ordering::Relaxed);
+            service.door.failed(from);
+        }
         let event = match &seen {
             Seen::Note(note) if note.is_odd() => note.as_str(),
+            // That a login failed was told by a note.
+            Seen::Closed(_) if noted.load(Ordering::Relaxed) => return,
             Seen::Closed(code) => match event(*code) {
                 Some(event) => event,
                 None => return,

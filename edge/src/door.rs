@@ -166,7 +166,7 @@ impl Door {
     /// A security event: for whoever watches the log, and counted.
     pub fn log(&self, from: SocketAddr, event: &'static str, why: &str) {
         metrics::EDGE_REFUSED.with_label_values(&[event]).inc();
-        tracing::warn!(target: "security", %from, service = %self.service, event, why, "refused");
+        tracing::warn!(target: "security", %from, service = %self.service, event, why, "security event");
     }
 }
 

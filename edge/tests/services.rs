@@ -430,3 +430,55 @@ async fn without_a_token_nothing_is_allowed_unless_the_operator_says_so() {
         assert_eq!(subscribe(&mut client, "global").await["error_code"] != "FORBIDDEN", all, "{more}");
     }
 }
+
+#[tokio::test]
+async fn an_agent_of_another_service_comes_in_only_where_a_rule_lets_it() {
+    // covers B15, B27 13
+    let services = |rule: &str| {
+        let akosha =
+            "[[service]]\npreset = \"akosha\"\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"other\"\n";
+        preset("crackerjack", "") + akosha + rule
+    };
+    let foreign = |permissions: &[&str]| signed(OTHER, claims("indexer", permissions));
+    let answer = async |world: &World, token: &str| {
+        let mut client = old(world).await;
+        client.say(auth(token)).await;
+        (client.hear().await, client)
+    };
+    let walls = serving(&services("")).await;
+    assert_eq!(answer(&walls, &foreign(&["service:communicate"])).await.0["error_code"], "AUTH_FAILED");
+
+    let rule = "[[rule]]\nfrom = \"akosha\"\nto = \"crackerjack\"\npermissions = [\"service:communicate\"]\n\
+                grants = [\"crackerjack:read\"]\n";
+    let world = serving(&services(rule)).await;
+    assert_eq!(answer(&world, &foreign(&["akosha:read"])).await.0["error_code"], "AUTH_FAILED");
+    let (said, mut guest) = answer(&world, &foreign(&["service:communicate", "admin"])).await;
+    assert_eq!(said["data"]["user_id"], "akosha.indexer", "{said}");
+    assert_eq!(guest.hear().await["event"], "session.created");
+    assert_ne!(subscribe(&mut guest, "test:r1").await["error_code"], "FORBIDDEN", "the rule grants it");
+    assert_eq!(
+        subscribe(&mut guest, "global").await["error_code"],
+        "FORBIDDEN",
+        "admin there is nothing here"
+    );
+    // The other way there is no rule.
+    let mut wrong = connect(&world, world.edge.addresses()[1], "localhost", &[]).await.unwrap();
+    wrong.say(auth(&signed(SECRET, claims("u1", &["service:communicate"])))).await;
+    assert_eq!(wrong.hear().await["error_code"], "AUTH_FAILED");
+
+    // The service here answers it, as it does its own clients.
+    let bearer = format!("Bearer {}", signed(SECRET, claims("service", &[])));
+    let headers = [("authorization", bearer.as_str()), ("sec-websocket-protocol", "trishula.v2+json")];
+    let mut service = connect(&world, world.address(), "localhost", &headers).await.unwrap();
+    service.say(json!({"type": "REGISTER"})).await;
+    assert_eq!(service.hear().await["type"], "REGISTERED");
+    guest
+        .say(json!({"type": "request", "event": "get_test_status", "data": {"run_id": "r"}, "id": "q"}))
+        .await;
+    let asked = service.hear().await;
+    assert!(asked["from"].as_str().unwrap().starts_with("akosha.indexer."), "{asked}");
+    service
+        .say(json!({"type": "RESULT", "to": asked["from"], "reply_to": asked["id"], "payload": {"data": {"run_id": "r"}}}))
+        .await;
+    assert_eq!(guest.hear().await["data"], json!({"run_id": "r"}));
+}

@@ -21,7 +21,7 @@ use trishula::rt::platform;
 use trishula::wire::url::RELAY_PATH;
 
 use old_env::{Besides, OldEnv};
-pub use sections::{EdgeSection, IdentitySection, MetricsSection, RelaySection, UplinkSection};
+pub use sections::{EdgeSection, IdentitySection, MetricsSection, RelaySection, RuleSection, UplinkSection};
 pub use service::{ANY_PATH, DialectName, Given, Refuse, ServiceSection};
 
 /// The file's name within a configuration folder.
@@ -54,6 +54,9 @@ pub struct EdgeConfig {
     /// What it serves.
     #[serde(skip)]
     pub services: Vec<ServiceSection>,
+    /// Who of one service comes in at another.
+    #[serde(default, rename = "rule")]
+    pub rules: Vec<RuleSection>,
     /// What an operator should know of it, though it is good.
     #[serde(skip)]
     pub notes: Vec<String>,
@@ -172,6 +175,9 @@ impl EdgeConfig {
         }
         for service in &self.services {
             service.check().map_err(|(key, why)| (format!("service {}: {key}", service.name), why))?;
+        }
+        for rule in &self.rules {
+            rule.check(&self.services).map_err(|why| (format!("rule {} to {}", rule.from, rule.to), why))?;
         }
         sharing::check(&self.services, self.metrics.listen)
     }

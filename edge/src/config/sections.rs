@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use trishula::link::dial;
 use trishula::rt::platform;
-use trishula::wire::ids::NodeName;
+use trishula::wire::ids::{Namespace, NodeName};
+
+use super::ServiceSection;
 
 /// `[edge]`
 #[derive(Debug, Clone, Deserialize)]
@@ -89,5 +91,38 @@ pub struct MetricsSection {
 impl Default for MetricsSection {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 9090)) }
+    }
+}
+
+/// `[[rule]]`: agents of one service come in at another, with tokens of their own.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleSection {
+    /// Whose tokens.
+    pub from: Namespace,
+    /// Where they are good.
+    pub to: Namespace,
+    /// Any one of these permissions is enough.
+    pub permissions: Vec<String>,
+    /// What they may there.
+    #[serde(default)]
+    pub grants: Vec<String>,
+}
+
+impl RuleSection {
+    /// Why it can't hold.
+    pub(super) fn check(&self, services: &[ServiceSection]) -> Result<(), String> {
+        for name in [&self.from, &self.to] {
+            if !services.iter().any(|service| service.name == *name) {
+                return Err(format!("there is no service {name}"));
+            }
+        }
+        if self.from == self.to {
+            return Err("is for two services; in one, everybody is at home".into());
+        }
+        if self.permissions.is_empty() {
+            return Err("permissions: is empty; name those of which a token must have one".into());
+        }
+        Ok(())
     }
 }

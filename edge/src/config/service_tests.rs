@@ -141,6 +141,14 @@ fn what_does_not_go_together_is_refused() {
         (preset("akosha") + "dialect = \"klingon\"\n", "edge.toml:3"),
         (preset("akosha") + "byte_rate_limit = 5\n", "is less than max_frame"),
         (preset("akosha") + "message_rate_limit = -1\n", "edge.toml:3"),
+        (
+            preset("akosha") + "[[rule]]\nfrom = \"x\"\nto = \"akosha\"\npermissions = [\"p\"]\n",
+            "there is no service x",
+        ),
+        (
+            preset("akosha") + "[[rule]]\nfrom = \"akosha\"\nto = \"akosha\"\npermissions = [\"p\"]\n",
+            "in one",
+        ),
         ("[[service]]\nsecret_file = \"s\"\n".into(), "name: is missing"),
     ] {
         let error = load_in(&text, &[]).unwrap_err().to_string();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -37,11 +37,8 @@ use crate::door::{Door, Turned};
 use crate::echo;
 use crate::listener::Counts;
 use crate::relay::{Relay, Way};
+use crate::shown::{Offered, SUBPROTOCOL_JSON, token};
 
-/// The subprotocol of JSON frames.
-pub const SUBPROTOCOL_JSON: &str = "trishula.v2+json";
-/// Begins the offer of a subprotocol that is a token.
-const BEARER: &str = "bearer.";
 /// Largest request, in bytes: a token in the URL and one in a header fit, and some more.
 const MAX_REQUEST: usize = 32 * 1024;
 /// A connection that does not become a WebSocket ends after so many times what a request may take: one that sends
@@ -150,17 +147,27 @@ where
     let parts = match served.await {
         Ok(Ok(parts)) => parts,
         Ok(Err(e)) => {
+            if e.is_parse() || e.is_parse_too_large() || e.is_timeout() {
+                refused(from, pages, "request", &e.to_string());
+            }
             tracing::debug!(%from, error = %e, "a connection ended amid a request");
             return None;
         }
         Err(_) => {
-            tracing::debug!(%from, "a connection for requests has lasted long enough");
+            refused(from, pages, "slow_requests", "a connection for requests has lasted long enough");
             return None;
         }
     };
     let (io, read) = (parts.io.into_inner(), parts.read_buf);
     let (grant, host) = granted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
     Some(Upgraded { io, read, host, grant })
+}
+
+/// No request came, or none that could be read.
+fn refused(from: SocketAddr, pages: &Pages<'_>, event: &'static str, why: &str) {
+    if let Some(door) = &pages(None).0.door {
+        door.log(from, event, why);
+    }
 }
 
 /// The host that a request asks for, without its port.
@@ -263,7 +270,7 @@ fn upgrade(
     // Whoever gives up on a status is let in and gets the close of all.
     let mut answer = switch(request, stopping && refuses == Refuse::Http)?;
     let entry = match &page.door {
-        Some(door) => door.admit(from, token(request, opening).map(|token| token.check(opening))),
+        Some(door) => door.admit(from, token(request, opening).map(|shown| || shown.identity(opening))),
         None => return Err(Box::new(busy(&Refusal::new(Code::Unavailable, "there is no service here")))),
     };
     let entry = match entry {
@@ -387,64 +394,6 @@ fn busy(refusal: &Refusal) -> Answer {
 fn is_key(key: &[u8]) -> bool {
     let digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(digit)
-}
-
-/// What a client offers in `Sec-WebSocket-Protocol`.
-#[derive(Debug, Default)]
-struct Offered<'a> {
-    json: bool,
-    /// Something that is not served.
-    other: bool,
-    /// A token: browsers have no other place for it.
-    token: Option<&'a str>,
-}
-
-impl<'a> Offered<'a> {
-    fn read(headers: &'a HeaderMap) -> Offered<'a> {
-        let mut offered = Offered::default();
-        for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
-            for offer in value.to_str().unwrap_or_default().split(',').map(str::trim) {
-                match offer.strip_prefix(BEARER) {
-                    Some(token) => offered.token = offered.token.or(Some(token)),
-                    None if offer == SUBPROTOCOL_JSON => offered.json = true,
-                    None => offered.other = true,
-                }
-            }
-        }
-        offered
-    }
-}
-
-/// A token that a request shows.
-struct Shown<'a>(Result<&'a str, Refusal>);
-
-/// The token of a request, where any is read: by header, then by subprotocol, then by query.
-fn token<'a>(request: &'a Request<Incoming>, opening: &Opening) -> Option<Shown<'a>> {
-    opening.verifier.as_ref()?;
-    if let Some(value) = request.headers().get(header::AUTHORIZATION) {
-        let token = value.to_str().ok().and_then(|value| {
-            let (scheme, token) = value.trim().split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-        });
-        return Some(Shown(token.ok_or_else(|| {
-            Refusal::new(Code::TokenInvalid, "the Authorization header is not `Bearer TOKEN`")
-        })));
-    }
-    if let Some(token) = Offered::read(request.headers()).token {
-        return Some(Shown(Ok(token)));
-    }
-    let query = request.uri().query().unwrap_or_default();
-    query.split('&').find_map(|pair| pair.strip_prefix("token=")).map(|token| Shown(Ok(token)))
-}
-
-impl<'a> Shown<'a> {
-    /// What becomes of it.
-    fn check(self, opening: &'a Opening) -> impl FnOnce() -> Result<Identity, Refusal> + 'a {
-        move || {
-            let unread = || Refusal::new(Code::TokenInvalid, "no token is read here");
-            opening.verifier.as_ref().ok_or_else(unread)?.verify(self.0?, clock::wall_ms())
-        }
-    }
 }
 
 /// `/health`, field by field as docs/protocol.md has it.

@@ -11,6 +11,7 @@
 //! | [`run`] | everything in the right order, once |
 //! | [`listener`] | sockets, TLS, and the limits on both |
 //! | [`http`] | requests: upgrades, `/health`, `/metrics` |
+//! | [`shown`] | what a request shows of its client: subprotocols, a token |
 //! | [`relay`] | other nodes' connections, passed on to the own node |
 //! | [`access`] | who may do what in which rooms |
 //! | [`door`] | who comes in, and how others are refused |
@@ -39,6 +40,7 @@ pub mod prepare;
 pub mod print;
 pub mod relay;
 pub mod run;
+pub mod shown;
 pub mod site;
 pub mod speech;
 pub mod trust;

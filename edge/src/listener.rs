@@ -15,6 +15,7 @@ use trishula::gateway::hub::HubHandle;
 use trishula::gateway::session::Opening;
 use trishula::identity::live::ReloadableCert;
 use trishula::link::wss;
+use trishula::metrics;
 use trishula::rt::{accept, clock, tasks};
 
 use crate::client;
@@ -168,8 +169,14 @@ async fn connection(socket: TcpStream, from: SocketAddr, site: &Site, tls: &TlsA
     let secured = tokio::time::timeout(within, tls.accept(socket)).await;
     let tls = match secured {
         Ok(Ok(tls)) => tls,
-        Ok(Err(e)) => return tracing::debug!(%from, error = %e, "the TLS handshake failed"),
-        Err(_) => return tracing::debug!(%from, "the TLS handshake took too long"),
+        // Everyday on an open port.
+        Ok(Err(e)) => {
+            metrics::EDGE_REFUSED.with_label_values(&["tls"]).inc();
+            return tracing::debug!(%from, error = %e, "the TLS handshake failed");
+        }
+        Err(_) => {
+            return site.called(None).door.log(from, "handshake_timeout", "the TLS handshake took too long");
+        }
     };
     let sni = tls.get_ref().1.server_name().filter(|name| site.knows(name)).map(str::to_owned);
     let asked = |host: Option<&str>| site.called(sni.as_deref().or(host));
@@ -187,7 +194,7 @@ async fn connection(socket: TcpStream, from: SocketAddr, site: &Site, tls: &TlsA
     let Some(Upgraded { io, read, grant, host }) = upgraded else { return };
     let service = asked(host.as_deref());
     let deflate = match &grant {
-        Grant::Session { deflate, .. } | Grant::Echo { deflate, .. } => deflate.clone(),
+        Grant::Session { deflate, .. } | Grant::Echo { deflate, .. } => *deflate,
         Grant::Relay(_) => None,
     };
     if let Grant::Relay(way) = grant {

@@ -121,7 +121,7 @@ fn bytes_are_base64_for_json_and_bytes_again_for_messagepack() {
 
 /// Reads what a client would not be allowed to send.
 fn read_lenient(frame: &[u8]) -> String {
-    let renamed: Vec<u8> = frame.iter().copied().collect();
+    let renamed: Vec<u8> = frame.to_vec();
     let at = renamed.windows(4).position(|window| window == b"\xa3bin");
     match at {
         Some(at) => {

@@ -401,11 +401,14 @@ impl Cluster {
         self.still.insert(node(name), Vec::new());
     }
 
-    /// It goes on, with all that came for it meanwhile; so many of the latest overtake the rest.
+    /// It goes on, with all that came for it meanwhile; so many of the latest overtake the rest, by a moment.
     pub fn go_on(&mut self, name: &str, overtake: usize) {
         let mut waiting = self.still.remove(&node(name)).unwrap_or_default();
         waiting.rotate_right(overtake);
-        for input in waiting {
+        for (n, input) in waiting.into_iter().enumerate() {
+            if n > 0 && n == overtake {
+                self.run(Duration::from_millis(50));
+            }
             self.input(name, input);
         }
     }

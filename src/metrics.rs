@@ -123,6 +123,10 @@ metric! {
     SESSIONS_CLOSED: IntCounterVec = counters("trishula_sessions_closed_total", "Client sessions that ended", &["gateway", "code"]);
     /// Frames of clients refused, by code.
     CLIENT_ERRORS: IntCounterVec = counters("trishula_client_errors_total", "Client frames refused", &["code"]);
+    /// Connections and upgrades that an edge refused, by reason.
+    EDGE_REFUSED: IntCounterVec = counters("trishula_edge_refused_total", "Connections and upgrades that an edge refused", &["reason"]);
+    /// Addresses that an edge remembers something of, by what it is: connections, auth_failures, frames.
+    EDGE_ADDRESSES: IntGaugeVec = gauges("trishula_edge_addresses", "Addresses that an edge remembers something of", &["table"]);
     /// WebSocket clients that have compression (permessage-deflate).
     DEFLATE_CONNECTIONS: IntGauge = IntGauge::new("trishula_deflate_connections", "WebSocket connections on which messages may be compressed");
     /// Bytes of compressed messages, by direction (in, out) and form: on the wire, and plain as they are read.

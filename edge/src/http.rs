@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -30,16 +30,16 @@ use trishula::wire::close::{Code, Refusal};
 use trishula::wire::ids::Namespace;
 use trishula::wire::url::RELAY_PATH;
 
+use crate::client::Entrant;
+use crate::config::{ANY_PATH, Refuse};
 use crate::deflate::{Agreed, Shared};
+use crate::door::{Door, Turned};
 use crate::echo;
 use crate::listener::Counts;
 use crate::msgpack;
 use crate::relay::{Relay, Way};
+use crate::shown::{Form, Offered, SUBPROTOCOL_JSON, token};
 
-/// The subprotocol of JSON frames.
-pub const SUBPROTOCOL_JSON: &str = "trishula.v2+json";
-/// Begins the offer of a subprotocol that is a token.
-const BEARER: &str = "bearer.";
 /// Largest request, in bytes: a token in the URL and one in a header fit, and some more.
 const MAX_REQUEST: usize = 32 * 1024;
 /// A connection that does not become a WebSocket ends after so many times what a request may take: one that sends
@@ -63,6 +63,8 @@ pub struct Page {
     pub deflate: Option<Arc<Shared>>,
     /// For other nodes; `None`: they are not passed on.
     pub relay: Option<Arc<Relay>>,
+    /// Who comes in; `None`: there is nothing to come in to.
+    pub door: Option<Arc<Door>>,
     /// Its connections.
     pub counts: Arc<Counts>,
     /// When it started, in [`clock::micros`].
@@ -85,6 +87,8 @@ pub struct Upgraded<S> {
     pub io: S,
     /// What came behind the request.
     pub read: Bytes,
+    /// The host that the request asked for.
+    pub host: Option<String>,
     /// For what.
     pub grant: Grant,
 }
@@ -93,10 +97,8 @@ pub struct Upgraded<S> {
 pub enum Grant {
     /// A client's session.
     Session {
-        /// Who it is, when the request had a token.
-        identity: Option<Identity>,
-        /// The form of its frames; `None`: it offered subprotocols, and none that is served.
-        form: Option<Form>,
+        /// What its request says of it.
+        entrant: Entrant,
         /// Whether its messages may be compressed, and how.
         deflate: Option<Agreed>,
     },
@@ -111,32 +113,29 @@ pub enum Grant {
     Relay(Way),
 }
 
-/// The form of a session's frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// JSON in text messages.
-    Json,
-    /// MessagePack in binary ones.
-    MessagePack,
-}
-
 type Answer = Response<Full<Bytes>>;
 
-/// Answers requests until the connection ends or becomes a WebSocket. Without an `opening` there is none.
-pub async fn serve<S>(
-    io: S,
-    from: SocketAddr,
-    page: &Page,
-    opening: Option<&Opening>,
-    within: Duration,
-) -> Option<Upgraded<S>>
+/// What is served where a client asks for this host: its pages, and how sessions begin; without the latter there are none.
+pub type Pages<'a> = dyn Fn(Option<&str>) -> (&'a Page, Option<&'a Opening>) + Send + Sync + 'a;
+
+/// Answers requests until the connection ends or becomes a WebSocket.
+pub async fn serve<S>(io: S, from: SocketAddr, pages: &Pages<'_>, within: Duration) -> Option<Upgraded<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let granted: Mutex<Option<Grant>> = Mutex::new(None);
+    let granted: Mutex<Option<(Grant, Option<String>)>> = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
         let granted = &granted;
-        async move { Ok::<_, Infallible>(answer(&request, from, page, opening, granted).await) }
+        async move {
+            let host = host(&request);
+            let (page, opening) = pages(host);
+            let (answer, grant) = answer(&request, from, page, opening).await;
+            if let Some(grant) = grant {
+                let grant = (grant, host.map(str::to_owned));
+                *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant);
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -149,17 +148,37 @@ where
     let parts = match served.await {
         Ok(Ok(parts)) => parts,
         Ok(Err(e)) => {
+            if e.is_parse() || e.is_parse_too_large() || e.is_timeout() {
+                refused(from, pages, "request", &e.to_string());
+            }
             tracing::debug!(%from, error = %e, "a connection ended amid a request");
             return None;
         }
         Err(_) => {
-            tracing::debug!(%from, "a connection for requests has lasted long enough");
+            refused(from, pages, "slow_requests", "a connection for requests has lasted long enough");
             return None;
         }
     };
     let (io, read) = (parts.io.into_inner(), parts.read_buf);
-    let grant = granted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-    Some(Upgraded { io, read, grant })
+    let (grant, host) = granted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    Some(Upgraded { io, read, host, grant })
+}
+
+/// No request came, or none that could be read.
+fn refused(from: SocketAddr, pages: &Pages<'_>, event: &'static str, why: &str) {
+    if let Some(door) = &pages(None).0.door {
+        door.log(from, event, why);
+    }
+}
+
+/// The host that a request asks for, without its port.
+fn host(request: &Request<Incoming>) -> Option<&str> {
+    if let Some(host) = request.uri().host() {
+        return Some(host);
+    }
+    let host = request.headers().get(header::HOST)?.to_str().ok()?;
+    // An address of IPv6 has a bracket behind its colons.
+    Some(host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(host, _)| host))
 }
 
 /// A service whose futures are boxed, as taking a connection back by hand needs them to be movable.
@@ -183,24 +202,31 @@ async fn answer(
     from: SocketAddr,
     page: &Page,
     opening: Option<&Opening>,
-    granted: &Mutex<Option<Grant>>,
-) -> Answer {
+) -> (Answer, Option<Grant>) {
+    match granted(request, from, page, opening).await {
+        Ok((answer, grant)) => (answer, grant),
+        Err(answer) => (*answer, None),
+    }
+}
+
+async fn granted(
+    request: &Request<Incoming>,
+    from: SocketAddr,
+    page: &Page,
+    opening: Option<&Opening>,
+) -> Result<(Answer, Option<Grant>), Box<Answer>> {
     let path = request.uri().path();
     let known = match (path, opening) {
         ("/health", _) => true,
         ("/metrics", None) => true,
         (RELAY_PATH, Some(_)) if page.relay.is_some() => true,
         (echo::PATH, Some(_)) if page.echo => true,
-        (path, Some(_)) => page.paths.iter().any(|served| served == path),
+        (path, Some(_)) => page.paths.iter().any(|served| served == path || served == ANY_PATH),
         _ => false,
     };
     if !known {
-        return refuse(
-            StatusCode::NOT_FOUND,
-            "not_found",
-            "there is nothing here",
-            "see docs/protocol.md, HTTP",
-        );
+        let hint = "see docs/protocol.md, HTTP";
+        return Err(Box::new(refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing here", hint)));
     }
     if request.method() != Method::GET {
         let mut answer = refuse(
@@ -210,34 +236,27 @@ async fn answer(
             "use GET",
         );
         answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
-        return answer;
+        return Err(Box::new(answer));
     }
     match (path, opening) {
-        ("/health", _) => health(page).await,
+        ("/health", _) => Ok((health(page).await, None)),
         ("/metrics", None) => {
             let agents = page.hub.snapshot().await.map_or(0, |snapshot| snapshot.agents.len());
             metrics::CONNECTED_AGENTS.set(agents as i64);
-            with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics::render().into())
+            Ok((with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics::render().into()), None))
         }
         (path, Some(opening)) => {
             let stopping = *page.stop.borrow();
             let upgraded = match page.relay.as_ref().filter(|_| path == RELAY_PATH) {
                 Some(relay) => upgrade_to_relay(request, relay, from, stopping).await,
-                None => upgrade(request, page, opening, stopping),
+                None => upgrade(request, page, opening, from, stopping),
             };
-            match upgraded {
-                Ok((answer, grant)) => {
-                    *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant);
-                    answer
-                }
-                Err(answer) => {
-                    let refused = answer.status().as_u16();
-                    tracing::warn!(%from, status = refused, path, "an upgrade was refused");
-                    *answer
-                }
+            if let Err(answer) = &upgraded {
+                tracing::warn!(%from, status = answer.status().as_u16(), path, "an upgrade was refused");
             }
+            upgraded.map(|(answer, grant)| (answer, Some(grant)))
         }
-        _ => refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing here", ""),
+        _ => Err(Box::new(refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing here", ""))),
     }
 }
 
@@ -245,11 +264,20 @@ fn upgrade(
     request: &Request<Incoming>,
     page: &Page,
     opening: &Opening,
+    from: SocketAddr,
     stopping: bool,
 ) -> Result<(Answer, Grant), Box<Answer>> {
-    let mut answer = switch(request, stopping)?;
-    let identity = identify(request, opening)
-        .map_err(|refusal| unauthorized(&refusal, "Bearer error=\"invalid_token\""))?;
+    let refuses = page.door.as_ref().map_or(Refuse::Http, |door| door.refuse);
+    // Whoever gives up on a status is let in and gets the close of all.
+    let mut answer = switch(request, stopping && refuses == Refuse::Http)?;
+    let entry = match &page.door {
+        Some(door) => door.admit(from, token(request, opening).map(|shown| || shown.identity(opening))),
+        None => return Err(Box::new(busy(&Refusal::new(Code::Unavailable, "there is no service here")))),
+    };
+    let entry = match entry {
+        Err(turned) if refuses == Refuse::Http => return Err(turned_away(&turned)),
+        entry => entry,
+    };
     let offers = request.headers().get_all(header::SEC_WEBSOCKET_EXTENSIONS);
     let offers = offers.iter().filter_map(|value| value.to_str().ok());
     let agreed = page.deflate.as_ref().and_then(|shared| shared.agree(offers));
@@ -261,6 +289,7 @@ fn upgrade(
     let deflate = agreed.map(|(agreed, _)| agreed);
     if page.echo && request.uri().path() == echo::PATH {
         // Its messages are nobody's frames: an AUTH among them would come back like the others.
+        let identity = entry.map_err(|turned| turned_away(&turned))?.0.or(opening.identity.clone());
         if identity.is_none() {
             let refusal = Refusal::new(Code::Unauthenticated, "the echo takes a token with the request");
             return Err(unauthorized(&refusal, "Bearer"));
@@ -278,7 +307,23 @@ fn upgrade(
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, selected);
     }
     let form = offered.form.or((!offered.other).then_some(Form::Json));
-    Ok((answer, Grant::Session { identity, form, deflate }))
+    let entrant = Entrant { entry, ours: offered.form.is_some(), form };
+    Ok((answer, Grant::Session { entrant, deflate }))
+}
+
+/// A refusal as a status.
+fn turned_away(turned: &Turned) -> Box<Answer> {
+    let refusal = turned.refusal();
+    let status = match turned {
+        Turned::Token(_) => return unauthorized(&refusal, "Bearer error=\"invalid_token\""),
+        Turned::Full => StatusCode::SERVICE_UNAVAILABLE,
+        Turned::AddressFull | Turned::Failed(_) => StatusCode::TOO_MANY_REQUESTS,
+    };
+    let mut answer = refuse_by(status, &refusal);
+    if let Some(seconds) = turned.retry_after() {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    Box::new(answer)
 }
 
 fn unauthorized(refusal: &Refusal, challenge: &'static str) -> Box<Answer> {
@@ -355,60 +400,6 @@ fn busy(refusal: &Refusal) -> Answer {
 fn is_key(key: &[u8]) -> bool {
     let digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(digit)
-}
-
-/// What a client offers in `Sec-WebSocket-Protocol`.
-#[derive(Debug, Default)]
-struct Offered<'a> {
-    /// The first that is served: clients name the one they like best first (RFC 6455 section 4.1).
-    form: Option<Form>,
-    /// Something that is not served.
-    other: bool,
-    /// A token: browsers have no other place for it.
-    token: Option<&'a str>,
-}
-
-impl<'a> Offered<'a> {
-    fn read(headers: &'a HeaderMap) -> Offered<'a> {
-        let mut offered = Offered::default();
-        for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
-            for offer in value.to_str().unwrap_or_default().split(',').map(str::trim) {
-                match offer.strip_prefix(BEARER) {
-                    Some(token) => offered.token = offered.token.or(Some(token)),
-                    None if offer == SUBPROTOCOL_JSON => offered.form = offered.form.or(Some(Form::Json)),
-                    None if offer == msgpack::SUBPROTOCOL => {
-                        offered.form = offered.form.or(Some(Form::MessagePack));
-                    }
-                    None => offered.other = true,
-                }
-            }
-        }
-        offered
-    }
-}
-
-/// Who a request says it is: by header, then by subprotocol, then by query. A token that is there must be good.
-fn identify(request: &Request<Incoming>, opening: &Opening) -> Result<Option<Identity>, Refusal> {
-    let Some(verifier) = &opening.verifier else { return Ok(opening.identity.clone()) };
-    let now = clock::wall_ms();
-    if let Some(value) = request.headers().get(header::AUTHORIZATION) {
-        let token = value.to_str().ok().and_then(|value| {
-            let (scheme, token) = value.trim().split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-        });
-        let token = token.ok_or_else(|| {
-            Refusal::new(Code::TokenInvalid, "the Authorization header is not `Bearer TOKEN`")
-        })?;
-        return verifier.verify(token, now).map(Some);
-    }
-    if let Some(token) = Offered::read(request.headers()).token {
-        return verifier.verify(token, now).map(Some);
-    }
-    let query = request.uri().query().unwrap_or_default();
-    match query.split('&').find_map(|pair| pair.strip_prefix("token=")) {
-        Some(token) => verifier.verify(token, now).map(Some),
-        None => Ok(opening.identity.clone()),
-    }
 }
 
 /// `/health`, field by field as docs/protocol.md has it.

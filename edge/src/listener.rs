@@ -7,21 +7,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use trishula::gateway::hub::HubHandle;
-use trishula::gateway::session::{self, Opening};
+use trishula::gateway::session::Opening;
+use trishula::identity::live::ReloadableCert;
 use trishula::link::wss;
+use trishula::metrics;
 use trishula::rt::{accept, clock, tasks};
-use trishula::wire::close::CloseCode;
 
+use crate::client;
 use crate::deflate::{DeflateIo, Shared};
+use crate::door::Door;
 use crate::echo;
-use crate::http::{self, Form, Grant, Page, Upgraded};
-use crate::msgpack::carrier::Packed;
+use crate::http::{self, Grant, Page, Upgraded};
 use crate::prepare::Prepared;
 use crate::relay::{self, Relay};
+use crate::site::{self, Site};
+use crate::speech::Speech;
 use crate::wss::Wss;
 
 /// One service while it runs.
@@ -30,10 +35,21 @@ pub struct Service {
     pub page: Page,
     /// How its sessions begin.
     pub opening: Opening,
-    tls: TlsAcceptor,
+    /// What its clients speak.
+    pub speech: Speech,
+    /// Who comes in.
+    pub door: Arc<Door>,
+    /// How long nothing may be said on a connection; zero: for ever.
+    pub idle: Duration,
+    /// Joins its sessions with the node.
+    pub hub: HubHandle,
+    /// Its TLS, with its certificate.
+    pub tls: Arc<ServerConfig>,
+    /// Its certificate.
+    pub certificate: Arc<ReloadableCert>,
+    names: Vec<String>,
+    max_connections: usize,
     handshake_within: Duration,
-    permits: Arc<Semaphore>,
-    hub: HubHandle,
     stop: watch::Receiver<bool>,
 }
 
@@ -56,6 +72,7 @@ impl Service {
         stop: watch::Receiver<bool>,
     ) -> Service {
         let section = &prepared.section;
+        let door = Arc::new(Door::new(section));
         let page = Page {
             server: name.to_owned(),
             namespace: Some(section.name.clone()),
@@ -63,6 +80,7 @@ impl Service {
             echo: section.echo,
             deflate: Shared::new(&section.deflate, section.max_frame),
             relay,
+            door: Some(door.clone()),
             counts: Arc::new(Counts::default()),
             started: clock::micros(),
             hub: hub.clone(),
@@ -70,26 +88,53 @@ impl Service {
         };
         Service {
             page,
-            tls: TlsAcceptor::from(prepared.tls.clone()),
+            speech: Speech::new(section),
+            door,
+            idle: Duration::from_secs(section.connection_timeout_s),
+            names: section.names.clone(),
+            max_connections: section.max_connections,
+            tls: prepared.tls.clone(),
+            certificate: prepared.certificate.clone(),
             handshake_within: section.handshake_timeout(),
-            permits: Arc::new(Semaphore::new(section.max_connections)),
             opening: prepared.opening,
             hub,
             stop,
         }
     }
+
+    /// Whether this host name leads to it.
+    pub fn is_called(&self, host: &str) -> bool {
+        self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
+    }
+
+    /// Whether only clients that ask for its name mean it, where the port is shared.
+    pub fn has_names(&self) -> bool {
+        !self.names.is_empty()
+    }
 }
 
-/// Takes connections until the process is to stop; ends when the last of them has.
-pub async fn serve(listener: TcpListener, service: Arc<Service>) {
+/// Connections beyond those that find room: so many at once are told that they do not.
+const TURNED_AWAY: usize = 256;
+
+/// Takes connections to services that share a port until the process is to stop; ends when the last of them has. `all`: room
+/// for connections of the whole process.
+pub async fn serve(listener: TcpListener, site: Site, all: Arc<Semaphore>) {
     let mut connections = tasks::Group::default();
-    let mut stop = service.stop.clone();
+    let services = site.services();
+    let Some(mut stop) = services.first().map(|service| service.stop.clone()) else { return };
+    let room: usize = services.iter().map(|service| service.max_connections).sum();
+    let permits = Arc::new(Semaphore::new((room + TURNED_AWAY).min(Semaphore::MAX_PERMITS)));
+    let certificates = services.iter().map(|service| (service.names.clone(), service.certificate.clone()));
+    let first = site.called(None);
+    let tls = site::with_certificates((&first.tls, &first.certificate), certificates.collect());
+    let (site, tls) = (Arc::new(site), TlsAcceptor::from(tls));
     loop {
         // A permit before the accept: what there is no room for waits in the system's queue, not in ours.
         let accepted = async {
-            let permit = service.permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let of_all = all.clone().acquire_owned().await.map_err(io::Error::other)?;
             let (socket, from) = listener.accept().await?;
-            Ok::<_, io::Error>((permit, socket, from))
+            Ok::<_, io::Error>(((permit, of_all), socket, from))
         };
         let accepted = tokio::select! {
             biased;
@@ -98,9 +143,9 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>) {
         };
         match accepted {
             Ok((permit, socket, from)) => {
-                let service = service.clone();
+                let (site, tls) = (site.clone(), tls.clone());
                 connections.spawn("edge.connection", async move {
-                    connection(socket, from, &service).await;
+                    connection(socket, from, &site, &tls).await;
                     drop(permit);
                 });
             }
@@ -115,36 +160,50 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>) {
 }
 
 /// One connection: TLS, requests, and then perhaps a session.
-async fn connection(socket: TcpStream, from: SocketAddr, service: &Service) {
+async fn connection(socket: TcpStream, from: SocketAddr, site: &Site, tls: &TlsAcceptor) {
     // Without it a small frame may wait for the acknowledgement of the one before.
     if let Err(e) = socket.set_nodelay(true) {
         tracing::debug!(%from, error = %e, "TCP_NODELAY was refused");
     }
-    let secured = tokio::time::timeout(service.handshake_within, service.tls.accept(socket)).await;
+    let within = site.called(None).handshake_within;
+    let secured = tokio::time::timeout(within, tls.accept(socket)).await;
     let tls = match secured {
         Ok(Ok(tls)) => tls,
-        Ok(Err(e)) => return tracing::debug!(%from, error = %e, "the TLS handshake failed"),
-        Err(_) => return tracing::debug!(%from, "the TLS handshake took too long"),
+        // Everyday on an open port.
+        Ok(Err(e)) => {
+            metrics::EDGE_REFUSED.with_label_values(&["tls"]).inc();
+            return tracing::debug!(%from, error = %e, "the TLS handshake failed");
+        }
+        Err(_) => {
+            return site.called(None).door.log(from, "handshake_timeout", "the TLS handshake took too long");
+        }
     };
-    let mut stop = service.stop.clone();
-    let requests = http::serve(tls, from, &service.page, Some(&service.opening), service.handshake_within);
+    let sni = tls.get_ref().1.server_name().filter(|name| site.knows(name)).map(str::to_owned);
+    let asked = |host: Option<&str>| site.called(sni.as_deref().or(host));
+    let pages = |host: Option<&str>| {
+        let service = asked(host);
+        (&service.page, Some(&service.opening))
+    };
+    let mut stop = site.called(None).stop.clone();
+    let requests = http::serve(tls, from, &pages, within);
     let upgraded = tokio::select! {
         biased;
         upgraded = requests => upgraded,
         _ = stop.wait_for(|stop| *stop) => return,
     };
-    let Some(Upgraded { io, read, grant }) = upgraded else { return };
-    let (identity, session, deflate) = match grant {
-        Grant::Session { identity, form, deflate } => (identity, Some(form), deflate),
-        Grant::Echo { identity, deflate } => (identity, None, deflate),
-        Grant::Relay(way) => {
-            wss::prepare(io.get_ref().0);
-            return tokio::select! {
-                () = relay::run(io, read, way) => {}
-                _ = stop.wait_for(|stop| *stop) => {}
-            };
-        }
+    let Some(Upgraded { io, read, grant, host }) = upgraded else { return };
+    let service = asked(host.as_deref());
+    let deflate = match &grant {
+        Grant::Session { deflate, .. } | Grant::Echo { deflate, .. } => *deflate,
+        Grant::Relay(_) => None,
     };
+    if let Grant::Relay(way) = grant {
+        wss::prepare(io.get_ref().0);
+        return tokio::select! {
+            () = relay::run(io, read, way) => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        };
+    }
     let counts = &service.page.counts;
     counts.active.fetch_add(1, Ordering::Relaxed);
     counts.total.fetch_add(1, Ordering::Relaxed);
@@ -157,30 +216,18 @@ async fn connection(socket: TcpStream, from: SocketAddr, service: &Service) {
     };
     let settings = &service.opening.settings;
     let carrier = Wss::new(io, read, settings.max_frame).await;
-    let opening = |identity| Opening { identity, ..service.opening.clone() };
-    let (code, reason) = match session {
-        Some(Some(form)) => {
-            let ended = match form {
-                Form::Json => session::serve(carrier, opening(identity), &service.hub).await,
-                Form::MessagePack => {
-                    let carrier = Packed::new(carrier.all_binary(), settings.max_frame);
-                    session::serve(carrier, opening(identity), &service.hub).await
-                }
-            };
-            (ended.code, ended.reason)
+    match grant {
+        Grant::Session { entrant, .. } => {
+            client::serve(carrier, from, site, service, &service.opening, entrant).await;
         }
-        Some(None) => return session::turn_away(carrier, CloseCode::UnsupportedSubprotocol).await,
-        None => echo::serve(carrier, identity.as_ref(), settings, stop).await,
-    };
-    if code.is_some_and(is_odd) {
-        tracing::warn!(%from, ?code, reason, "a client was turned away");
+        Grant::Echo { identity, .. } => {
+            let (code, reason) = echo::serve(carrier, identity.as_ref(), settings, stop).await;
+            if let Some(event) = code.and_then(client::event) {
+                service.door.log(from, event, &reason);
+            }
+        }
+        Grant::Relay(_) => {}
     }
-}
-
-/// Whether an end is worth a line with the address: a login that failed, or a client that breaks the rules.
-fn is_odd(code: CloseCode) -> bool {
-    use CloseCode::*;
-    matches!(code, Protocol | InvalidData | TooBig | TooManyErrors | Unauthorized | Forbidden | AuthTimeout)
 }
 
 /// Also when the connection's task is dropped.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use rand::RngExt;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use trishula::gateway::hub::{self, End, HubHandle};
 use trishula::identity::bundle::Bundle;
 use trishula::identity::revocation::{RevocationList, Revocations};
@@ -28,6 +28,7 @@ use crate::http::{self, Page};
 use crate::listener::{self, Counts, Service};
 use crate::prepare::{self, Error, Prepared};
 use crate::relay::Relay;
+use crate::site::Site;
 use crate::trust;
 
 /// Events of links that may wait for the hub.
@@ -52,6 +53,9 @@ pub async fn run(config: &EdgeConfig, stop: impl Future<Output = &'static str>) 
     if stop.as_mut().now_or_never().is_some() {
         return Ok(());
     }
+    for note in &config.notes {
+        tracing::info!(note, "configuration");
+    }
     let services = prepare::services(config)?;
     let listeners = Listeners::bind(config)?;
     let (events, inbox) = link::inbox::bounded("edge.link_events.first", "edge.link_events", EVENTS);
@@ -73,17 +77,26 @@ pub async fn run(config: &EdgeConfig, stop: impl Future<Output = &'static str>) 
 /// Every port of a configuration, taken before anything starts.
 #[derive(Debug)]
 pub struct Listeners {
-    services: Vec<Vec<TcpListener>>,
+    /// Each with the services that share it, by their places in the configuration.
+    sockets: Vec<(TcpListener, Vec<usize>)>,
     metrics: TcpListener,
 }
 
 impl Listeners {
     /// Takes them, or says which can't be taken.
     pub fn bind(config: &EdgeConfig) -> Result<Listeners, Error> {
-        let services = config.services.iter();
-        let services = services.map(|service| service.listen.iter().map(|at| prepare::listen(*at)).collect());
+        let mut shared: Vec<(SocketAddr, Vec<usize>)> = Vec::new();
+        for (place, service) in config.services.iter().enumerate() {
+            for at in &service.listen {
+                match shared.iter_mut().find(|(known, _)| known == at && at.port() != 0) {
+                    Some((_, services)) => services.push(place),
+                    None => shared.push((*at, vec![place])),
+                }
+            }
+        }
+        let sockets = shared.into_iter().map(|(at, services)| Ok((prepare::listen(at)?, services)));
         Ok(Listeners {
-            services: services.collect::<Result<_, Error>>()?,
+            sockets: sockets.collect::<Result<_, Error>>()?,
             metrics: prepare::listen(config.metrics.listen)?,
         })
     }
@@ -202,18 +215,22 @@ impl Edge {
         let relay = Relay::new(&config.relay);
         let certificates: Vec<_> = services.iter().map(|service| service.certificate.clone()).collect();
         let trusts: Vec<_> = services.iter().filter_map(|service| service.trust.clone()).collect();
-        for (prepared, sockets) in services.into_iter().zip(listeners.services) {
-            let namespace = prepared.section.name.clone();
-            let service =
-                Service::new(prepared, &config.edge.name, hub.clone(), relay.clone(), stopped.clone());
-            let service = Arc::new(service);
-            for socket in sockets {
-                if let Ok(address) = socket.local_addr() {
-                    tracing::info!(%namespace, %address, "listening");
-                    addresses.push(address);
-                }
-                tasks.push(tasks::spawn("edge.listener", listener::serve(socket, service.clone())));
+        let all = Arc::new(Semaphore::new(config.edge.max_connections));
+        let services: Vec<Arc<Service>> = services
+            .into_iter()
+            .map(|prepared| {
+                let name = &config.edge.name;
+                Arc::new(Service::new(prepared, name, hub.clone(), relay.clone(), stopped.clone()))
+            })
+            .collect();
+        for (socket, sharers) in listeners.sockets {
+            let sharers = sharers.into_iter().filter_map(|place| services.get(place).cloned()).collect();
+            let Some(site) = Site::new(sharers) else { continue };
+            if let Ok(address) = socket.local_addr() {
+                tracing::info!(services = ?site, %address, "listening");
+                addresses.push(address);
             }
+            tasks.push(tasks::spawn("edge.listener", listener::serve(socket, site, all.clone())));
         }
         let page = Page {
             server: config.edge.name.clone(),
@@ -222,6 +239,7 @@ impl Edge {
             echo: false,
             deflate: None,
             relay: None,
+            door: None,
             counts: Arc::new(Counts::default()),
             started: clock::micros(),
             hub: hub.clone(),
@@ -277,7 +295,7 @@ async fn metrics(listener: TcpListener, page: Page) {
         let page = page.clone();
         async move {
             let Ok(from) = socket.peer_addr() else { return };
-            http::serve(socket, from, &page, None, METRICS_WITHIN).await;
+            http::serve(socket, from, &|_| (&page, None), METRICS_WITHIN).await;
         }
     })
     .await;

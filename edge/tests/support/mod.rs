@@ -77,6 +77,11 @@ impl Machine {
 
     /// A connection to an edge of this machine.
     pub async fn tls(&self, address: SocketAddr) -> TlsStream<TcpStream> {
+        self.tls_as("localhost", address).await
+    }
+
+    /// The same, that asks for this host; one that is an address is not asked for.
+    pub async fn tls_as(&self, host: &str, address: SocketAddr) -> TlsStream<TcpStream> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.ca.certificate().clone()).unwrap();
         let config = rustls::ClientConfig::builder_with_provider(tls::provider())
@@ -86,8 +91,15 @@ impl Machine {
             .with_no_client_auth();
         let tcp = TcpStream::connect(address).await.unwrap();
         tcp.set_nodelay(true).unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
+        let name = ServerName::try_from(host.to_owned()).unwrap();
         soon(TlsConnector::from(Arc::new(config)).connect(name, tcp)).await.unwrap()
+    }
+
+    /// The configuration with these services.
+    pub fn configure_services(&self, services: &str) -> EdgeConfig {
+        let text = format!("[identity]\ndir = \"id\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n{services}\n");
+        std::fs::write(self.path(), text).unwrap();
+        EdgeConfig::load(&self.path(), std::iter::empty(), Vec::new()).unwrap()
     }
 
     /// Writes the configuration; `more` goes to the service's end.
@@ -130,6 +142,11 @@ impl World {
         let machine = Machine::new();
         prepare_files(&machine);
         let config = machine.configure(more);
+        World::start_on(machine, config)
+    }
+
+    /// On this machine, as configured.
+    pub fn start_on(machine: Machine, config: EdgeConfig) -> World {
         let services = prepare::services(&config).unwrap();
         let listeners = Listeners::bind(&config).unwrap();
         let (events, inbox) = queue::bounded("test.events", 64);
@@ -202,6 +219,12 @@ impl World {
 
 pub fn token(agent: &str) -> String {
     token_with(agent, 3600, &[])
+}
+
+/// A token of another service, or another kind of one.
+pub fn signed(secret: &[u8], claims: Value) -> String {
+    let key = jsonwebtoken::EncodingKey::from_secret(secret);
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
 }
 
 pub fn token_with(agent: &str, seconds: i64, agents: &[&str]) -> String {

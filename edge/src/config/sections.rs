@@ -1,0 +1,128 @@
+//! The sections of the process itself.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use trishula::link::dial;
+use trishula::rt::platform;
+use trishula::wire::ids::{Namespace, NodeName};
+
+use super::ServiceSection;
+
+/// `[edge]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EdgeSection {
+    /// As `/health` shows it.
+    pub name: String,
+    /// How long a stop may wait for sessions to end.
+    pub drain_ms: u64,
+    /// Connections at once, of all services together; more wait in the system's queue.
+    pub max_connections: usize,
+    /// Threads that serve; one is cheapest where the machine has few cores.
+    pub threads: usize,
+}
+
+impl Default for EdgeSection {
+    fn default() -> Self {
+        Self { name: "trishula".into(), drain_ms: 5_000, max_connections: 65_536, threads: 1 }
+    }
+}
+
+/// `[identity]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IdentitySection {
+    /// The folder with `ca.pem`, `link.pem`, `link.key`, and `public.pem`, `public.key` for the services that
+    /// name no certificate of their own.
+    pub dir: PathBuf,
+}
+
+impl Default for IdentitySection {
+    fn default() -> Self {
+        Self { dir: "edge-identity".into() }
+    }
+}
+
+/// `[uplink]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UplinkSection {
+    /// Addresses of the node, tried in this order: `host:port`, or `unix:PATH` on the same machine.
+    pub nodes: Vec<String>,
+    /// The node's name; without one, any node of the mesh will do.
+    pub node: Option<NodeName>,
+}
+
+impl Default for UplinkSection {
+    fn default() -> Self {
+        let socket = format!("{}{}", dial::UNIX, platform::default_edge_socket().display());
+        Self { nodes: vec![socket, "127.0.0.1:8766".into()], node: None }
+    }
+}
+
+/// `[relay]`: other nodes that get no UDP through, at `/mesh` of every service.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RelaySection {
+    /// Whether they are passed on.
+    pub serve: bool,
+    /// The node's Unix socket for it.
+    pub socket: PathBuf,
+    /// At once; of one address no more than a quarter.
+    pub max_relays: usize,
+}
+
+impl Default for RelaySection {
+    fn default() -> Self {
+        Self { serve: true, socket: platform::default_relay_socket(), max_relays: 128 }
+    }
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsSection {
+    /// Where `/metrics` and `/health` are served without TLS: a loopback address.
+    pub listen: SocketAddr,
+}
+
+impl Default for MetricsSection {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9090)) }
+    }
+}
+
+/// `[[rule]]`: agents of one service come in at another, with tokens of their own.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleSection {
+    /// Whose tokens.
+    pub from: Namespace,
+    /// Where they are good.
+    pub to: Namespace,
+    /// Any one of these permissions is enough.
+    pub permissions: Vec<String>,
+    /// What they may there.
+    #[serde(default)]
+    pub grants: Vec<String>,
+}
+
+impl RuleSection {
+    /// Why it can't hold.
+    pub(super) fn check(&self, services: &[ServiceSection]) -> Result<(), String> {
+        for name in [&self.from, &self.to] {
+            if !services.iter().any(|service| service.name == *name) {
+                return Err(format!("there is no service {name}"));
+            }
+        }
+        if self.from == self.to {
+            return Err("is for two services; in one, everybody is at home".into());
+        }
+        if self.permissions.is_empty() {
+            return Err("permissions: is empty; name those of which a token must have one".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! The sections of the process itself.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use trishula::link::dial;
+use trishula::rt::platform;
+use trishula::wire::ids::NodeName;
+
+/// `[edge]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EdgeSection {
+    /// As `/health` shows it.
+    pub name: String,
+    /// How long a stop may wait for sessions to end.
+    pub drain_ms: u64,
+    /// Threads that serve; one is cheapest where the machine has few cores.
+    pub threads: usize,
+}
+
+impl Default for EdgeSection {
+    fn default() -> Self {
+        Self { name: "trishula".into(), drain_ms: 5_000, threads: 1 }
+    }
+}
+
+/// `[identity]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IdentitySection {
+    /// The folder with `ca.pem`, `link.pem`, `link.key`, and `public.pem`, `public.key` for the services that
+    /// name no certificate of their own.
+    pub dir: PathBuf,
+}
+
+impl Default for IdentitySection {
+    fn default() -> Self {
+        Self { dir: "edge-identity".into() }
+    }
+}
+
+/// `[uplink]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UplinkSection {
+    /// Addresses of the node, tried in this order: `host:port`, or `unix:PATH` on the same machine.
+    pub nodes: Vec<String>,
+    /// The node's name; without one, any node of the mesh will do.
+    pub node: Option<NodeName>,
+}
+
+impl Default for UplinkSection {
+    fn default() -> Self {
+        let socket = format!("{}{}", dial::UNIX, platform::default_edge_socket().display());
+        Self { nodes: vec![socket, "127.0.0.1:8766".into()], node: None }
+    }
+}
+
+/// `[relay]`: other nodes that get no UDP through, at `/mesh` of every service.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RelaySection {
+    /// Whether they are passed on.
+    pub serve: bool,
+    /// The node's Unix socket for it.
+    pub socket: PathBuf,
+    /// At once; of one address no more than a quarter.
+    pub max_relays: usize,
+}
+
+impl Default for RelaySection {
+    fn default() -> Self {
+        Self { serve: true, socket: platform::default_relay_socket(), max_relays: 128 }
+    }
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsSection {
+    /// Where `/metrics` and `/health` are served without TLS: a loopback address.
+    pub listen: SocketAddr,
+}
+
+impl Default for MetricsSection {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9090)) }
+    }
+}

@@ -123,6 +123,8 @@ metric! {
     SESSIONS_CLOSED: IntCounterVec = counters("trishula_sessions_closed_total", "Client sessions that ended", &["gateway", "code"]);
     /// Frames of clients refused, by code.
     CLIENT_ERRORS: IntCounterVec = counters("trishula_client_errors_total", "Client frames refused", &["code"]);
+    /// Connections and upgrades that an edge refused, by reason: proxy, tls, certificate, origin, address.
+    EDGE_REFUSED: IntCounterVec = counters("trishula_edge_refused_total", "Connections and upgrades that an edge refused", &["reason"]);
     /// WebSocket clients that have compression (permessage-deflate).
     DEFLATE_CONNECTIONS: IntGauge = IntGauge::new("trishula_deflate_connections", "WebSocket connections on which messages may be compressed");
     /// Bytes of compressed messages, by direction (in, out) and form: on the wire, and plain as they are read.

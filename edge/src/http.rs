@@ -1,10 +1,9 @@
-//! Requests on a connection: the upgrade to WebSocket, `/health` and `/metrics`.
+//! Requests on a connection: the upgrade to WebSocket, `/health`, `/ready` and `/metrics`.
 
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,13 +15,11 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use trishula::gateway::auth::Identity;
-use trishula::gateway::hub::{HubHandle, Snapshot};
+use trishula::gateway::hub::HubHandle;
 use trishula::gateway::session::Opening;
 use trishula::metrics;
 use trishula::rt::clock;
@@ -32,6 +29,7 @@ use trishula::wire::url::RELAY_PATH;
 
 use crate::deflate::{Agreed, Shared};
 use crate::echo;
+use crate::front::{self, health};
 use crate::listener::Counts;
 use crate::relay::{Relay, Way};
 
@@ -40,12 +38,10 @@ pub const SUBPROTOCOL_JSON: &str = "trishula.v2+json";
 /// Begins the offer of a subprotocol that is a token.
 const BEARER: &str = "bearer.";
 /// Largest request, in bytes: a token in the URL and one in a header fit, and some more.
-const MAX_REQUEST: usize = 32 * 1024;
+pub(crate) const MAX_REQUEST: usize = 32 * 1024;
 /// A connection that does not become a WebSocket ends after so many times what a request may take: one that sends
 /// requests and reads no answer would stay for ever.
-const REQUESTS_WITHIN: u32 = 6;
-/// Agents that `/health` names.
-const MAX_NAMED: usize = 1000;
+pub(crate) const REQUESTS_WITHIN: u32 = 6;
 
 /// What the pages of one listener are made of.
 #[derive(Clone)]
@@ -62,6 +58,8 @@ pub struct Page {
     pub deflate: Option<Arc<Shared>>,
     /// For other nodes; `None`: they are not passed on.
     pub relay: Option<Arc<Relay>>,
+    /// Whose word and whose pages are taken, and what browsers are told.
+    pub rules: Arc<front::Rules>,
     /// Its connections.
     pub counts: Arc<Counts>,
     /// When it started, in [`clock::micros`].
@@ -82,6 +80,8 @@ impl fmt::Debug for Page {
 pub struct Upgraded<S> {
     /// The connection.
     pub io: S,
+    /// Where the request came from.
+    pub from: SocketAddr,
     /// What came behind the request.
     pub read: Bytes,
     /// For what.
@@ -108,25 +108,44 @@ pub enum Grant {
     },
     /// Another node.
     Relay(Way),
+    /// Whoever asks for health by WebSocket: this is said, and that is all.
+    Health(String),
+}
+
+/// What may be asked on a connection.
+#[derive(Clone, Copy)]
+pub enum Port<'a> {
+    /// Everything of a service.
+    Service(&'a Opening),
+    /// Health only: of a service, without TLS.
+    Health,
+    /// Health and metrics.
+    Metrics,
 }
 
 type Answer = Response<Full<Bytes>>;
 
-/// Answers requests until the connection ends or becomes a WebSocket. Without an `opening` there is none.
+/// Answers requests until the connection ends or becomes a WebSocket.
 pub async fn serve<S>(
     io: S,
     from: SocketAddr,
     page: &Page,
-    opening: Option<&Opening>,
+    port: Port<'_>,
     within: Duration,
 ) -> Option<Upgraded<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let granted: Mutex<Option<Grant>> = Mutex::new(None);
+    let granted: Mutex<Option<(SocketAddr, Grant)>> = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
         let granted = &granted;
-        async move { Ok::<_, Infallible>(answer(&request, from, page, opening, granted).await) }
+        async move {
+            let (answer, from, grant) = answer(&request, from, page, port).await;
+            if let Some(grant) = grant {
+                *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some((from, grant));
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -148,8 +167,8 @@ where
         }
     };
     let (io, read) = (parts.io.into_inner(), parts.read_buf);
-    let grant = granted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-    Some(Upgraded { io, read, grant })
+    let (from, grant) = granted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    Some(Upgraded { io, from, read, grant })
 }
 
 /// A service whose futures are boxed, as taking a connection back by hand needs them to be movable.
@@ -168,67 +187,87 @@ where
     }
 }
 
-async fn answer(
+/// The answer to one request, where it came from, and what the connection becomes if it is an upgrade that is granted.
+pub async fn answer(
     request: &Request<Incoming>,
     from: SocketAddr,
     page: &Page,
-    opening: Option<&Opening>,
-    granted: &Mutex<Option<Grant>>,
-) -> Answer {
-    let path = request.uri().path();
-    let known = match (path, opening) {
-        ("/health", _) => true,
-        ("/metrics", None) => true,
-        (RELAY_PATH, Some(_)) if page.relay.is_some() => true,
-        (echo::PATH, Some(_)) if page.echo => true,
-        (path, Some(_)) => page.paths.iter().any(|served| served == path),
-        _ => false,
+    port: Port<'_>,
+) -> (Answer, SocketAddr, Option<Grant>) {
+    let from = page.rules.proxy.client(from, request.headers());
+    let (mut answer, grant) = match granted(request, from, page, port).await {
+        Ok((answer, grant)) => (answer, Some(grant)),
+        Err(answer) => (*answer, None),
     };
-    if !known {
-        return refuse(
-            StatusCode::NOT_FOUND,
-            "not_found",
-            "there is nothing here",
-            "see docs/protocol.md, HTTP",
-        );
+    if grant.is_none() && !matches!(port, Port::Metrics) {
+        let secure = page.rules.tls && matches!(port, Port::Service(_));
+        front::headers::secure(answer.headers_mut(), &page.rules.http, secure);
     }
-    if request.method() != Method::GET {
-        let mut answer = refuse(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            "only GET is served here",
-            "use GET",
-        );
-        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
-        return answer;
-    }
-    match (path, opening) {
-        ("/health", _) => health(page).await,
-        ("/metrics", None) => {
-            let agents = page.hub.snapshot().await.map_or(0, |snapshot| snapshot.agents.len());
-            metrics::CONNECTED_AGENTS.set(agents as i64);
-            with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics::render().into())
+    (answer, from, grant)
+}
+
+async fn granted(
+    request: &Request<Incoming>,
+    from: SocketAddr,
+    page: &Page,
+    port: Port<'_>,
+) -> Result<(Answer, Grant), Box<Answer>> {
+    let path = request.uri().path();
+    let is_page = match (path, port) {
+        (health::HEALTH | health::READY, _) => true,
+        ("/metrics", Port::Metrics) => true,
+        (RELAY_PATH, Port::Service(_)) if page.relay.is_some() => false,
+        (echo::PATH, Port::Service(_)) if page.echo => false,
+        (path, Port::Service(_)) if page.paths.iter().any(|served| served == path) => false,
+        (_, Port::Health) => {
+            let why = "this port is served with TLS; without, it only tells this machine its health";
+            return Err(Box::new(refuse(StatusCode::FORBIDDEN, "forbidden", why, "use https:// or wss://")));
         }
-        (path, Some(opening)) => {
+        _ => {
+            let hint = "see docs/protocol.md, HTTP";
+            return Err(Box::new(refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing here", hint)));
+        }
+    };
+    let connects = is_connect(request);
+    if !(request.method() == Method::GET || connects || is_page && request.method() == Method::HEAD) {
+        let why = "only GET is served here";
+        let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", why, "use GET");
+        let allowed = if is_page { "GET, HEAD" } else { "GET" };
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+        return Err(Box::new(answer));
+    }
+    match (path, port) {
+        (health::HEALTH, Port::Service(_))
+            if connects || says(request.headers(), header::UPGRADE, "websocket") =>
+        {
+            let (_, body) = health::health(page).await;
+            // That the process is stopping is for the answer to say.
+            Ok((switch(request, false)?, Grant::Health(body)))
+        }
+        (health::HEALTH, _) => Err(Box::new(told(health::health(page).await))),
+        (health::READY, _) => Err(Box::new(told(health::ready(page).await))),
+        (path, Port::Service(opening)) => {
             let stopping = *page.stop.borrow();
             let upgraded = match page.relay.as_ref().filter(|_| path == RELAY_PATH) {
                 Some(relay) => upgrade_to_relay(request, relay, from, stopping).await,
                 None => upgrade(request, page, opening, stopping),
             };
-            match upgraded {
-                Ok((answer, grant)) => {
-                    *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant);
-                    answer
-                }
-                Err(answer) => {
-                    let refused = answer.status().as_u16();
-                    tracing::warn!(%from, status = refused, path, "an upgrade was refused");
-                    *answer
-                }
+            if let Err(answer) = &upgraded {
+                tracing::warn!(%from, status = answer.status().as_u16(), path, "an upgrade was refused");
             }
+            upgraded
         }
-        _ => refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing here", ""),
+        _ => {
+            let agents = page.hub.snapshot().await.map_or(0, |snapshot| snapshot.agents.len());
+            metrics::CONNECTED_AGENTS.set(agents as i64);
+            let text = metrics::render().into();
+            Err(Box::new(with_type(StatusCode::OK, metrics::CONTENT_TYPE, text)))
+        }
     }
+}
+
+fn told((status, body): (StatusCode, String)) -> Answer {
+    with_type(status, "application/json", body.into_bytes())
 }
 
 fn upgrade(
@@ -238,6 +277,12 @@ fn upgrade(
     stopping: bool,
 ) -> Result<(Answer, Grant), Box<Answer>> {
     let mut answer = switch(request, stopping)?;
+    if let Err(origin) = page.rules.http.admits(request.headers()) {
+        metrics::EDGE_REFUSED.with_label_values(&["origin"]).inc();
+        tracing::warn!(origin, "a page of this origin may not connect");
+        let refusal = Refusal::new(Code::Forbidden, "pages of this origin may not connect");
+        return Err(Box::new(refuse_by(StatusCode::FORBIDDEN, &refusal)));
+    }
     let identity = identify(request, opening)
         .map_err(|refusal| unauthorized(&refusal, "Bearer error=\"invalid_token\""))?;
     let offers = request.headers().get_all(header::SEC_WEBSOCKET_EXTENSIONS);
@@ -287,16 +332,26 @@ async fn upgrade_to_relay(
     }
 }
 
-/// The answer to a request for a WebSocket (RFC 6455 section 4.2).
+/// Whether it asks for a WebSocket over HTTP/2 (RFC 8441).
+fn is_connect(request: &Request<Incoming>) -> bool {
+    let protocol = request.extensions().get::<hyper::ext::Protocol>();
+    request.method() == Method::CONNECT && protocol.is_some_and(|protocol| protocol.as_str() == "websocket")
+}
+
+fn says(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(word))
+}
+
+/// The answer to a request for a WebSocket (RFC 6455 section 4.2; over HTTP/2, RFC 8441 section 5).
 fn switch(request: &Request<Incoming>, stopping: bool) -> Result<Answer, Box<Answer>> {
     let headers = request.headers();
-    let says = |name, word: &str| {
-        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(word))
-    };
+    let connects = is_connect(request);
+    let upgrades = request.version() == Version::HTTP_11
+        && says(headers, header::CONNECTION, "upgrade")
+        && says(headers, header::UPGRADE, "websocket");
     let version = headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
-    let http = request.version() == Version::HTTP_11;
-    if !says(header::CONNECTION, "upgrade") || !says(header::UPGRADE, "websocket") || !version || !http {
+    if !version || !(connects || upgrades) {
         let mut answer = refuse(
             StatusCode::UPGRADE_REQUIRED,
             "bad_frame",
@@ -304,29 +359,44 @@ fn switch(request: &Request<Incoming>, stopping: bool) -> Result<Answer, Box<Ans
             "connect with a WebSocket client: wss://HOST/ws",
         );
         answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        if request.version() < Version::HTTP_2 {
+            answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        }
         return Err(Box::new(answer));
     }
-    if !request.body().is_end_stream() {
+    if upgrades && !request.body().is_end_stream() {
         let why = "the request has a body: what follows it could be taken for frames";
         return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "bad_frame", why, "use a WebSocket library")));
     }
-    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes())) else {
-        let why = "Sec-WebSocket-Key is missing or not 16 bytes in base64";
-        return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "bad_frame", why, "use a WebSocket library")));
-    };
+    let mut answer = Response::new(Full::default());
+    if upgrades {
+        let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes()));
+        let Some(key) = key else {
+            let why = "Sec-WebSocket-Key is missing or not 16 bytes in base64";
+            return Err(Box::new(refuse(
+                StatusCode::BAD_REQUEST,
+                "bad_frame",
+                why,
+                "use a WebSocket library",
+            )));
+        };
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let out = answer.headers_mut();
+        out.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        out.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
+            out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        }
+    }
     if stopping {
         return Err(Box::new(busy(&Refusal::new(Code::Unavailable, "the server is stopping"))));
     }
-    let mut answer = Response::new(Full::default());
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let out = answer.headers_mut();
-    out.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    out.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
-        out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    }
     Ok(answer)
+}
+
+/// There is no room for one more.
+pub(crate) fn full() -> Answer {
+    busy(&Refusal::new(Code::Unavailable, "the server is full"))
 }
 
 /// It may work in a moment.
@@ -390,63 +460,6 @@ fn identify(request: &Request<Incoming>, opening: &Opening) -> Result<Option<Ide
         Some(token) => verifier.verify(token, now).map(Some),
         None => Ok(opening.identity.clone()),
     }
-}
-
-/// `/health`, field by field as docs/protocol.md has it.
-#[derive(Serialize)]
-struct Health<'a> {
-    status: &'static str,
-    server: &'a str,
-    timestamp: String,
-    uptime: f64,
-    connected_agents: Vec<&'a str>,
-    checks: Checks,
-    metrics: Numbers,
-}
-
-#[derive(Serialize)]
-struct Checks {
-    websocket: &'static str,
-    node: &'static str,
-}
-
-#[derive(Serialize)]
-struct Numbers {
-    active_connections: u64,
-    total_connections: u64,
-    uptime_seconds: u64,
-}
-
-async fn health(page: &Page) -> Answer {
-    let snapshot = page.hub.snapshot().await;
-    let stopping = snapshot.is_err() || *page.stop.borrow();
-    let snapshot: Snapshot = snapshot.unwrap_or_default();
-    let passing = |ok: bool| if ok { "passing" } else { "failing" };
-    let well = snapshot.node.is_some() && !stopping;
-    let uptime = clock::micros().saturating_sub(page.started);
-    let timestamp = OffsetDateTime::from(clock::wall());
-    let timestamp = timestamp.replace_nanosecond(0).unwrap_or(timestamp).format(&Rfc3339).unwrap_or_default();
-    let ours = |namespace: &Namespace| page.namespace.as_ref().is_none_or(|own| own == namespace);
-    let body = Health {
-        status: if well { "healthy" } else { "unhealthy" },
-        server: &page.server,
-        timestamp,
-        uptime: uptime as f64 / 1e6,
-        connected_agents: snapshot
-            .agents
-            .iter()
-            .filter(|agent| ours(&agent.namespace))
-            .map(|agent| agent.name.as_str())
-            .take(MAX_NAMED)
-            .collect(),
-        checks: Checks { websocket: passing(!stopping), node: passing(snapshot.node.is_some()) },
-        metrics: Numbers {
-            active_connections: page.counts.active.load(Ordering::Relaxed),
-            total_connections: page.counts.total.load(Ordering::Relaxed),
-            uptime_seconds: uptime / 1_000_000,
-        },
-    };
-    json(if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
 }
 
 #[derive(Serialize)]

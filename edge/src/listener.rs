@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::tungstenite::Message;
 use trishula::gateway::hub::HubHandle;
 use trishula::gateway::session::{self, Opening};
 use trishula::link::wss;
@@ -18,10 +19,17 @@ use trishula::wire::close::CloseCode;
 
 use crate::deflate::{DeflateIo, Shared};
 use crate::echo;
-use crate::http::{self, Grant, Page, Upgraded};
+use crate::front::Rules;
+use crate::front::certified::Rule;
+use crate::front::entry::{Entered, Entry, Speaks};
+use crate::front::h2;
+use crate::http::{self, Grant, Page, Port, Upgraded};
 use crate::prepare::Prepared;
 use crate::relay::{self, Relay};
 use crate::wss::Wss;
+
+/// Largest message of a client that only asks for health, in bytes.
+const MAX_SAID: usize = 1024;
 
 /// One service while it runs.
 pub struct Service {
@@ -29,11 +37,14 @@ pub struct Service {
     pub page: Page,
     /// How its sessions begin.
     pub opening: Opening,
-    tls: TlsAcceptor,
-    handshake_within: Duration,
-    permits: Arc<Semaphore>,
+    entry: Entry,
+    /// How long a handshake, or a request, may take.
+    pub handshake_within: Duration,
+    /// Room for connections.
+    pub permits: Arc<Semaphore>,
     hub: HubHandle,
-    stop: watch::Receiver<bool>,
+    /// Becomes true when the process ends.
+    pub stop: watch::Receiver<bool>,
 }
 
 /// Connections of a service.
@@ -62,14 +73,18 @@ impl Service {
             echo: section.echo,
             deflate: Shared::new(&section.deflate, section.max_frame),
             relay,
+            rules: Rules::new(&section.proxy, &section.http, prepared.tls.is_some()),
             counts: Arc::new(Counts::default()),
             started: clock::micros(),
             hub: hub.clone(),
             stop: stop.clone(),
         };
+        let certified = section.ca_file.is_some();
+        let certified = certified.then(|| Rule::new(section.name.clone(), section.client_identity.clone()));
+        let entry = Entry::new(prepared.tls.clone(), &section.proxy, section.http.plain_health, certified);
         Service {
             page,
-            tls: TlsAcceptor::from(prepared.tls.clone()),
+            entry,
             handshake_within: section.handshake_timeout(),
             permits: Arc::new(Semaphore::new(section.max_connections)),
             opening: prepared.opening,
@@ -114,30 +129,61 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>) {
 }
 
 /// One connection: TLS, requests, and then perhaps a session.
-async fn connection(socket: TcpStream, from: SocketAddr, service: &Service) {
+async fn connection(socket: TcpStream, from: SocketAddr, service: &Arc<Service>) {
     // Without it a small frame may wait for the acknowledgement of the one before.
     if let Err(e) = socket.set_nodelay(true) {
         tracing::debug!(%from, error = %e, "TCP_NODELAY was refused");
     }
-    let secured = tokio::time::timeout(service.handshake_within, service.tls.accept(socket)).await;
-    let tls = match secured {
-        Ok(Ok(tls)) => tls,
-        Ok(Err(e)) => return tracing::debug!(%from, error = %e, "the TLS handshake failed"),
+    let entered = tokio::time::timeout(service.handshake_within, service.entry.enter(socket, from)).await;
+    let Entered { stream, from, speaks, identity } = match entered {
+        Ok(Ok(entered)) => entered,
+        Ok(Err(refused)) => return refused.count(from),
         Err(_) => return tracing::debug!(%from, "the TLS handshake took too long"),
     };
+    let certified;
+    let opening = match identity {
+        Some(identity) => {
+            certified = Opening { identity: Some(identity), ..service.opening.clone() };
+            &certified
+        }
+        None => &service.opening,
+    };
+    let port = match speaks {
+        Speaks::Http1 => Port::Service(opening),
+        Speaks::Health => Port::Health,
+        Speaks::Http2 => return h2::serve(stream, from, service, opening).await,
+    };
     let mut stop = service.stop.clone();
-    let requests = http::serve(tls, from, &service.page, Some(&service.opening), service.handshake_within);
+    let requests = http::serve(stream, from, &service.page, port, service.handshake_within);
     let upgraded = tokio::select! {
         biased;
         upgraded = requests => upgraded,
         _ = stop.wait_for(|stop| *stop) => return,
     };
-    let Some(Upgraded { io, read, grant }) = upgraded else { return };
+    let Some(upgraded) = upgraded else { return };
+    if matches!(upgraded.grant, Grant::Relay(_)) {
+        wss::prepare(upgraded.io.tcp());
+    }
+    websocket(upgraded, service, opening).await;
+}
+
+/// One WebSocket, whatever carries it, to its end.
+pub async fn websocket<S>(upgraded: Upgraded<S>, service: &Service, opening: &Opening)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut stop = service.stop.clone();
+    let Upgraded { io, from, read, grant } = upgraded;
     let (identity, session, deflate) = match grant {
         Grant::Session { identity, served, deflate } => (identity, Some(served), deflate),
         Grant::Echo { identity, deflate } => (identity, None, deflate),
+        Grant::Health(text) => {
+            let mut carrier = Wss::new(io, read, MAX_SAID).await;
+            // Whoever is gone needs no answer.
+            let _ = carrier.queue(Message::text(text)).await;
+            return session::turn_away(carrier, CloseCode::Normal).await;
+        }
         Grant::Relay(way) => {
-            wss::prepare(io.get_ref().0);
             return tokio::select! {
                 () = relay::run(io, read, way) => {}
                 _ = stop.wait_for(|stop| *stop) => {}
@@ -158,7 +204,7 @@ async fn connection(socket: TcpStream, from: SocketAddr, service: &Service) {
     let carrier = Wss::new(io, read, settings.max_frame).await;
     let (code, reason) = match session {
         Some(true) => {
-            let opening = Opening { identity, ..service.opening.clone() };
+            let opening = Opening { identity, ..opening.clone() };
             let ended = session::serve(carrier, opening, &service.hub).await;
             (ended.code, ended.reason)
         }

@@ -18,12 +18,15 @@ use trishula::identity::tls::Identity;
 use trishula::identity::{self, RoleKind, Trust};
 use trishula::link::socket::Port;
 use trishula::link::{self, dial, quic};
+use trishula::metrics;
 use trishula::rt::{accept, clock, sdnotify, tasks, wake};
 use trishula::wire::close::CloseCode;
 use trishula::wire::frame::Hello;
 use trishula::wire::ids::Incarnation;
 
 use crate::config::EdgeConfig;
+use crate::front::net::{self, Net};
+use crate::front::redirect;
 use crate::http::{self, Page};
 use crate::listener::{self, Counts, Service};
 use crate::prepare::{self, Error, Prepared};
@@ -75,6 +78,7 @@ pub async fn run(config: &EdgeConfig, stop: impl Future<Output = &'static str>) 
 pub struct Listeners {
     services: Vec<Vec<TcpListener>>,
     metrics: TcpListener,
+    redirects: Vec<TcpListener>,
 }
 
 impl Listeners {
@@ -85,6 +89,12 @@ impl Listeners {
         Ok(Listeners {
             services: services.collect::<Result<_, Error>>()?,
             metrics: prepare::listen(config.metrics.listen)?,
+            redirects: config
+                .redirect
+                .listen
+                .iter()
+                .map(|at| prepare::listen(*at))
+                .collect::<Result<_, Error>>()?,
         })
     }
 }
@@ -182,6 +192,7 @@ pub struct Edge {
     listeners: Vec<tasks::Task>,
     addresses: Vec<SocketAddr>,
     metrics_address: Option<SocketAddr>,
+    _redirects: Vec<tasks::Task>,
     _hub: tasks::Task,
     _metrics: tasks::Task,
     _reloader: tasks::Task,
@@ -200,7 +211,8 @@ impl Edge {
         let (stop, stopped) = watch::channel(false);
         let (mut tasks, mut addresses) = (Vec::new(), Vec::new());
         let relay = Relay::new(&config.relay);
-        let certificates: Vec<_> = services.iter().map(|service| service.certificate.clone()).collect();
+        let certificates: Vec<_> =
+            services.iter().filter_map(|service| service.certificate.clone()).collect();
         let trusts: Vec<_> = services.iter().filter_map(|service| service.trust.clone()).collect();
         for (prepared, sockets) in services.into_iter().zip(listeners.services) {
             let namespace = prepared.section.name.clone();
@@ -215,6 +227,10 @@ impl Edge {
                 tasks.push(tasks::spawn("edge.listener", listener::serve(socket, service.clone())));
             }
         }
+        let to_port = config.redirect.to_port;
+        let redirects = listeners.redirects.into_iter();
+        let redirects =
+            redirects.map(|socket| tasks::spawn("edge.redirect", redirect::serve(socket, to_port)));
         let page = Page {
             server: config.edge.name.clone(),
             namespace: None,
@@ -222,6 +238,7 @@ impl Edge {
             echo: false,
             deflate: None,
             relay: None,
+            rules: Arc::default(),
             counts: Arc::new(Counts::default()),
             started: clock::micros(),
             hub: hub.clone(),
@@ -233,8 +250,12 @@ impl Edge {
             listeners: tasks,
             addresses,
             metrics_address: listeners.metrics.local_addr().ok(),
+            _redirects: redirects.collect(),
             _hub: hub_task,
-            _metrics: tasks::spawn("edge.metrics", metrics(listeners.metrics, page)),
+            _metrics: tasks::spawn(
+                "edge.metrics",
+                serve_metrics(listeners.metrics, page, config.metrics.allow.clone()),
+            ),
             _reloader: tasks::spawn("edge.certificates", reload(certificates)),
             _trust: tasks::spawn("edge.trust", trust::follow(trusts)),
         }
@@ -271,13 +292,21 @@ impl Edge {
     }
 }
 
-/// Serves health and metrics on their own port.
-async fn metrics(listener: TcpListener, page: Page) {
+/// Serves health and metrics on their own port, to whom the operator lets in.
+async fn serve_metrics(listener: TcpListener, page: Page, allow: Vec<Net>) {
     accept::each(listener, "edge.metrics_connection", METRICS_CONNECTIONS, |socket| {
         let page = page.clone();
+        let from = socket.peer_addr().ok().filter(|from| {
+            let allowed = net::any(&allow, from.ip());
+            if !allowed {
+                metrics::EDGE_REFUSED.with_label_values(&["address"]).inc();
+                tracing::warn!(%from, "an address that is not in [metrics] allow asked for metrics");
+            }
+            allowed
+        });
         async move {
-            let Ok(from) = socket.peer_addr() else { return };
-            http::serve(socket, from, &page, None, METRICS_WITHIN).await;
+            let Some(from) = from else { return };
+            http::serve(socket, from, &page, http::Port::Metrics, METRICS_WITHIN).await;
         }
     })
     .await;

@@ -14,6 +14,8 @@ use trishula::link::dial;
 use trishula::rt::platform;
 use trishula::wire::url::RELAY_PATH;
 
+use crate::front;
+
 pub use sections::{EdgeSection, IdentitySection, MetricsSection, RelaySection, UplinkSection};
 pub use service::ServiceSection;
 
@@ -47,6 +49,9 @@ pub struct EdgeConfig {
     /// Health and metrics.
     #[serde(default)]
     pub metrics: MetricsSection,
+    /// Plain HTTP, sent to TLS.
+    #[serde(default)]
+    pub redirect: front::redirect::Settings,
     /// Its log.
     #[serde(default)]
     pub log: LogSection,
@@ -69,7 +74,14 @@ impl EdgeConfig {
         let services = config.services.iter_mut();
         let files = services
             .flat_map(|s| {
-                [&mut s.cert, &mut s.key, &mut s.secret_file, &mut s.jwks_file, &mut s.revoked_file]
+                [
+                    &mut s.cert,
+                    &mut s.key,
+                    &mut s.ca_file,
+                    &mut s.secret_file,
+                    &mut s.jwks_file,
+                    &mut s.revoked_file,
+                ]
             })
             .flatten();
         files
@@ -111,6 +123,7 @@ impl EdgeConfig {
             return wrong(&format!("service {}: paths", service.name), why);
         }
         let mut seen = vec![self.metrics.listen];
+        seen.extend(&self.redirect.listen);
         for service in &self.services {
             service.check().map_err(|(key, why)| (format!("service {}: {key}", service.name), why))?;
             for listen in &service.listen {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use trishula::wire::client::DEFAULT_MAX_FRAME;
 use trishula::wire::ids::Namespace;
 
-use crate::{deflate, echo};
+use crate::{deflate, echo, front};
 
 /// `[[service]]`: one namespace's entrance.
 #[derive(Debug, Clone, Deserialize)]
@@ -23,6 +23,26 @@ pub struct ServiceSection {
     pub cert: Option<PathBuf>,
     /// Its key, PEM.
     pub key: Option<PathBuf>,
+    /// Whether TLS is spoken. Without, only behind a proxy on this machine, or where everybody is trusted.
+    #[serde(default = "yes")]
+    pub tls: bool,
+    /// For development: a certificate of a CA of its own is made when there is none.
+    #[serde(default)]
+    pub auto_cert: bool,
+    /// Whether only clients with a certificate come in.
+    #[serde(default)]
+    pub verify_client: bool,
+    /// CAs of clients' certificates, PEM. Who shows one needs no token.
+    pub ca_file: Option<PathBuf>,
+    /// Whom such a certificate names.
+    #[serde(default)]
+    pub client_identity: front::certified::Settings,
+    /// The proxies before it.
+    #[serde(default)]
+    pub proxy: front::proxy::Settings,
+    /// What browsers are told, and whose pages may connect.
+    #[serde(default)]
+    pub http: front::headers::Settings,
     /// The file with the secret that signs tokens.
     pub secret_file: Option<PathBuf>,
     /// Or the environment variable with it.
@@ -98,6 +118,26 @@ impl ServiceSection {
 }
 
 impl ServiceSection {
+    fn check_front(&self) -> Result<(), (&'static str, String)> {
+        if self.auto_cert && self.cert.is_some() {
+            return Err((
+                "auto_cert",
+                "makes a certificate for development, and cert is there too; give one".into(),
+            ));
+        }
+        if self.verify_client && self.ca_file.is_none() {
+            return Err(("verify_client", "needs ca_file: the CAs whose certificates are let in".into()));
+        }
+        if !self.tls && (self.auto_cert || self.cert.is_some() || self.ca_file.is_some()) {
+            return Err((
+                "tls",
+                "is off, and then certificates are no use; leave cert, auto_cert and ca_file out".into(),
+            ));
+        }
+        self.proxy.check()?;
+        self.http.check()
+    }
+
     /// The key at fault, and why.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         match (&self.secret_file, &self.secret_env, self.auth) {
@@ -117,6 +157,7 @@ impl ServiceSection {
         if self.listen.is_empty() {
             return Err(("listen", "is empty".into()));
         }
+        self.check_front()?;
         let bounds = [
             ("max_frame", self.max_frame as u64, 1024, 16 << 20),
             ("ping_interval_s", self.ping_interval_s, 1, 600),

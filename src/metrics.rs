@@ -125,6 +125,10 @@ metric! {
     CLIENT_ERRORS: IntCounterVec = counters("trishula_client_errors_total", "Client frames refused", &["code"]);
     /// Connections and upgrades that an edge refused, by reason: proxy, tls, certificate, origin, address.
     EDGE_REFUSED: IntCounterVec = counters("trishula_edge_refused_total", "Connections and upgrades that an edge refused", &["reason"]);
+    /// Certificates of services that an edge read again, by service and outcome (ok, refused).
+    CERTIFICATE_RELOADS: IntCounterVec = counters("trishula_certificate_reloads_total", "Certificates that changed and were read again", &["service", "outcome"]);
+    /// How often an edge read its configuration again, by outcome (changed, unchanged, refused).
+    CONFIG_RELOADS: IntCounterVec = counters("trishula_config_reloads_total", "Times that the configuration was read again", &["outcome"]);
     /// WebSocket clients that have compression (permessage-deflate).
     DEFLATE_CONNECTIONS: IntGauge = IntGauge::new("trishula_deflate_connections", "WebSocket connections on which messages may be compressed");
     /// Bytes of compressed messages, by direction (in, out) and form: on the wire, and plain as they are read.

@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use trishula::gateway::auth::Identity;
 use trishula::gateway::hub::HubHandle;
 use trishula::gateway::session::Opening;
@@ -29,7 +28,8 @@ use trishula::wire::url::RELAY_PATH;
 
 use crate::deflate::{Agreed, Shared};
 use crate::echo;
-use crate::front::{self, health};
+use crate::front::handshake::{is_connect, says, switch};
+use crate::front::{self, health, reload};
 use crate::listener::Counts;
 use crate::relay::{Relay, Way};
 
@@ -66,6 +66,8 @@ pub struct Page {
     pub started: u64,
     /// For who is connected.
     pub hub: HubHandle,
+    /// Whom to ask to read the configuration again.
+    pub reload: Option<reload::Asker>,
     /// Whether the process is stopping.
     pub stop: watch::Receiver<bool>,
 }
@@ -123,7 +125,8 @@ pub enum Port<'a> {
     Metrics,
 }
 
-type Answer = Response<Full<Bytes>>;
+/// An answer without an end that is not known yet.
+pub type Answer = Response<Full<Bytes>>;
 
 /// Answers requests until the connection ends or becomes a WebSocket.
 pub async fn serve<S>(
@@ -216,6 +219,7 @@ async fn granted(
     let is_page = match (path, port) {
         (health::HEALTH | health::READY, _) => true,
         ("/metrics", Port::Metrics) => true,
+        (reload::PATH, Port::Metrics) => return Err(Box::new(reload::answer(request, &page.reload).await)),
         (RELAY_PATH, Port::Service(_)) if page.relay.is_some() => false,
         (echo::PATH, Port::Service(_)) if page.echo => false,
         (path, Port::Service(_)) if page.paths.iter().any(|served| served == path) => false,
@@ -332,84 +336,16 @@ async fn upgrade_to_relay(
     }
 }
 
-/// Whether it asks for a WebSocket over HTTP/2 (RFC 8441).
-fn is_connect(request: &Request<Incoming>) -> bool {
-    let protocol = request.extensions().get::<hyper::ext::Protocol>();
-    request.method() == Method::CONNECT && protocol.is_some_and(|protocol| protocol.as_str() == "websocket")
-}
-
-fn says(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(word))
-}
-
-/// The answer to a request for a WebSocket (RFC 6455 section 4.2; over HTTP/2, RFC 8441 section 5).
-fn switch(request: &Request<Incoming>, stopping: bool) -> Result<Answer, Box<Answer>> {
-    let headers = request.headers();
-    let connects = is_connect(request);
-    let upgrades = request.version() == Version::HTTP_11
-        && says(headers, header::CONNECTION, "upgrade")
-        && says(headers, header::UPGRADE, "websocket");
-    let version = headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
-    if !version || !(connects || upgrades) {
-        let mut answer = refuse(
-            StatusCode::UPGRADE_REQUIRED,
-            "bad_frame",
-            "this is a WebSocket endpoint (RFC 6455, version 13)",
-            "connect with a WebSocket client: wss://HOST/ws",
-        );
-        answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        if request.version() < Version::HTTP_2 {
-            answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        }
-        return Err(Box::new(answer));
-    }
-    if upgrades && !request.body().is_end_stream() {
-        let why = "the request has a body: what follows it could be taken for frames";
-        return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "bad_frame", why, "use a WebSocket library")));
-    }
-    let mut answer = Response::new(Full::default());
-    if upgrades {
-        let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes()));
-        let Some(key) = key else {
-            let why = "Sec-WebSocket-Key is missing or not 16 bytes in base64";
-            return Err(Box::new(refuse(
-                StatusCode::BAD_REQUEST,
-                "bad_frame",
-                why,
-                "use a WebSocket library",
-            )));
-        };
-        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let out = answer.headers_mut();
-        out.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        out.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
-            out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-        }
-    }
-    if stopping {
-        return Err(Box::new(busy(&Refusal::new(Code::Unavailable, "the server is stopping"))));
-    }
-    Ok(answer)
-}
-
 /// There is no room for one more.
 pub(crate) fn full() -> Answer {
     busy(&Refusal::new(Code::Unavailable, "the server is full"))
 }
 
 /// It may work in a moment.
-fn busy(refusal: &Refusal) -> Answer {
+pub(crate) fn busy(refusal: &Refusal) -> Answer {
     let mut answer = refuse_by(StatusCode::SERVICE_UNAVAILABLE, refusal);
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     answer
-}
-
-/// Whether it is base64 of 16 bytes: 22 characters and the padding.
-fn is_key(key: &[u8]) -> bool {
-    let digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
-    key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(digit)
 }
 
 /// What a client offers in `Sec-WebSocket-Protocol`.
@@ -473,7 +409,7 @@ fn refuse_by(status: StatusCode, refusal: &Refusal) -> Answer {
     refuse(status, refusal.code.as_str(), &refusal.message, refusal.code.hint())
 }
 
-fn refuse(status: StatusCode, code: &str, message: &str, hint: &str) -> Answer {
+pub(crate) fn refuse(status: StatusCode, code: &str, message: &str, hint: &str) -> Answer {
     json(status, &Refused { code, message, hint })
 }
 
@@ -481,7 +417,7 @@ fn json<T: Serialize>(status: StatusCode, body: &T) -> Answer {
     with_type(status, "application/json", serde_json::to_vec(body).unwrap_or_default())
 }
 
-fn with_type(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Answer {
+pub(crate) fn with_type(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));

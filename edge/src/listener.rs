@@ -57,6 +57,16 @@ pub struct Counts {
 }
 
 impl Service {
+    /// The same service with another configuration. Whom it counts, what room there is, and whose links it uses stay.
+    pub fn renewed(&self, prepared: Prepared, name: &str) -> Service {
+        let relay = self.page.relay.clone();
+        let mut service = Service::new(prepared, name, self.hub.clone(), relay, self.stop.clone());
+        service.page.counts = self.page.counts.clone();
+        service.page.started = self.page.started;
+        service.permits = self.permits.clone();
+        service
+    }
+
     /// Makes a service of what was prepared; `stop` becomes true when the process ends.
     pub fn new(
         prepared: Prepared,
@@ -77,6 +87,7 @@ impl Service {
             counts: Arc::new(Counts::default()),
             started: clock::micros(),
             hub: hub.clone(),
+            reload: None,
             stop: stop.clone(),
         };
         let certified = section.ca_file.is_some();
@@ -94,14 +105,22 @@ impl Service {
     }
 }
 
-/// Takes connections until the process is to stop; ends when the last of them has.
-pub async fn serve(listener: TcpListener, service: Arc<Service>) {
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("page", &self.page).finish_non_exhaustive()
+    }
+}
+
+/// Takes connections until the process is to stop; ends when the last of them has. Each goes by the service as it is when
+/// the connection comes.
+pub async fn serve(listener: TcpListener, services: watch::Receiver<Arc<Service>>) {
     let mut connections = tasks::Group::default();
-    let mut stop = service.stop.clone();
+    let mut stop = services.borrow().stop.clone();
+    let permits = services.borrow().permits.clone();
     loop {
         // A permit before the accept: what there is no room for waits in the system's queue, not in ours.
         let accepted = async {
-            let permit = service.permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
             let (socket, from) = listener.accept().await?;
             Ok::<_, io::Error>((permit, socket, from))
         };
@@ -112,7 +131,7 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>) {
         };
         match accepted {
             Ok((permit, socket, from)) => {
-                let service = service.clone();
+                let service = services.borrow().clone();
                 connections.spawn("edge.connection", async move {
                     connection(socket, from, &service).await;
                     drop(permit);
@@ -190,6 +209,7 @@ where
             };
         }
     };
+    tracing::info!(%from, namespace = %opening.namespace, "a client has connected");
     let counts = &service.page.counts;
     counts.active.fetch_add(1, Ordering::Relaxed);
     counts.total.fetch_add(1, Ordering::Relaxed);

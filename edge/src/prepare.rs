@@ -100,7 +100,8 @@ pub fn services(config: &EdgeConfig) -> Result<Vec<Prepared>, Error> {
     config.services.iter().map(|section| service(config, section)).collect()
 }
 
-fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared, Error> {
+/// Reads what one service needs.
+pub fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared, Error> {
     let name = section.name.to_string();
     let (tls, certificate) = match encryption(config, section) {
         Ok(found) => found.unzip(),

@@ -19,6 +19,7 @@ use trishula::identity::{self, RoleKind, Trust};
 use trishula::link::socket::Port;
 use trishula::link::{self, dial, quic};
 use trishula::metrics;
+use trishula::rt::signals::Hangups;
 use trishula::rt::{accept, clock, sdnotify, tasks, wake};
 use trishula::wire::close::CloseCode;
 use trishula::wire::frame::Hello;
@@ -27,11 +28,12 @@ use trishula::wire::ids::Incarnation;
 use crate::config::EdgeConfig;
 use crate::front::net::{self, Net};
 use crate::front::redirect;
+use crate::front::reload::{self, Live, Reloader};
+use crate::front::renewed::Renewed;
 use crate::http::{self, Page};
 use crate::listener::{self, Counts, Service};
 use crate::prepare::{self, Error, Prepared};
 use crate::relay::Relay;
-use crate::trust;
 
 /// Events of links that may wait for the hub.
 const EVENTS: usize = 4096;
@@ -45,21 +47,27 @@ const COME_BACK_MS: std::ops::RangeInclusive<u64> = 500..=3_000;
 /// 120 ms as a rule, and one that was killed is noticed at once; but a node that only has no processor or disk for a second or two
 /// must not cost every client of its edge a move to another machine and back.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How often certificates are read again.
+/// How often the link's certificate is read again.
 const RELOAD_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs an edge until `stop` is done, with the link to the node that its configuration names.
-pub async fn run(config: &EdgeConfig, stop: impl Future<Output = &'static str>) -> Result<(), Error> {
+pub async fn run(
+    config: &EdgeConfig,
+    source: reload::Source,
+    stop: impl Future<Output = &'static str>,
+) -> Result<(), Error> {
     let mut stop = std::pin::pin!(stop);
     // Looked at once before anything starts: from then on signals are ours.
     if stop.as_mut().now_or_never().is_some() {
         return Ok(());
     }
+    let hangups = Hangups::listen();
     let services = prepare::services(config)?;
     let listeners = Listeners::bind(config)?;
     let (events, inbox) = link::inbox::bounded("edge.link_events.first", "edge.link_events", EVENTS);
     let uplink = Uplink::start(config, events)?;
-    let edge = Edge::start(config, services, listeners, inbox);
+    let mut edge = Edge::start(config, services, listeners, inbox);
+    edge.follow(source, hangups);
     // The hub ends only with the process.
     let _ = edge.hub.watch_silence(PATIENCE).await;
     let _revocations = uplink.keep_revocations(edge.hub.revocations());
@@ -195,8 +203,10 @@ pub struct Edge {
     _redirects: Vec<tasks::Task>,
     _hub: tasks::Task,
     _metrics: tasks::Task,
-    _reloader: tasks::Task,
-    _trust: tasks::Task,
+    _renewed: tasks::Task,
+    /// What may be replaced, until somebody does.
+    live: Option<(Vec<Live>, Renewed, reload::Asked)>,
+    reloader: Option<tasks::Task>,
 }
 
 impl Edge {
@@ -211,21 +221,22 @@ impl Edge {
         let (stop, stopped) = watch::channel(false);
         let (mut tasks, mut addresses) = (Vec::new(), Vec::new());
         let relay = Relay::new(&config.relay);
-        let certificates: Vec<_> =
-            services.iter().filter_map(|service| service.certificate.clone()).collect();
-        let trusts: Vec<_> = services.iter().filter_map(|service| service.trust.clone()).collect();
+        let (renewed, mut live) = (Renewed::default(), Vec::new());
+        let (asker, asked) = reload::channel();
         for (prepared, sockets) in services.into_iter().zip(listeners.services) {
             let namespace = prepared.section.name.clone();
+            renewed.add(&prepared);
             let service =
                 Service::new(prepared, &config.edge.name, hub.clone(), relay.clone(), stopped.clone());
-            let service = Arc::new(service);
+            let (service, current) = watch::channel(Arc::new(service));
             for socket in sockets {
                 if let Ok(address) = socket.local_addr() {
                     tracing::info!(%namespace, %address, "listening");
                     addresses.push(address);
                 }
-                tasks.push(tasks::spawn("edge.listener", listener::serve(socket, service.clone())));
+                tasks.push(tasks::spawn("edge.listener", listener::serve(socket, current.clone())));
             }
+            live.push(Live { namespace, service });
         }
         let to_port = config.redirect.to_port;
         let redirects = listeners.redirects.into_iter();
@@ -242,6 +253,7 @@ impl Edge {
             counts: Arc::new(Counts::default()),
             started: clock::micros(),
             hub: hub.clone(),
+            reload: Some(asker),
             stop: stopped,
         };
         Edge {
@@ -256,8 +268,17 @@ impl Edge {
                 "edge.metrics",
                 serve_metrics(listeners.metrics, page, config.metrics.allow.clone()),
             ),
-            _reloader: tasks::spawn("edge.certificates", reload(certificates)),
-            _trust: tasks::spawn("edge.trust", trust::follow(trusts)),
+            _renewed: tasks::spawn("edge.renewed", renewed.clone().follow()),
+            live: Some((live, renewed, asked)),
+            reloader: None,
+        }
+    }
+
+    /// Takes another configuration from the same source whenever there is one.
+    pub fn follow(&mut self, source: reload::Source, hangups: Hangups) {
+        if let Some((live, renewed, asked)) = self.live.take() {
+            let reloader = Reloader::new(source, live, renewed);
+            self.reloader = Some(tasks::spawn("edge.reload", reloader.run(hangups, asked)));
         }
     }
 
@@ -310,21 +331,4 @@ async fn serve_metrics(listener: TcpListener, page: Page, allow: Vec<Net>) {
         }
     })
     .await;
-}
-
-/// Reads certificates again from time to time: another program renews them.
-async fn reload(certificates: Vec<Arc<identity::live::ReloadableCert>>) {
-    loop {
-        tokio::time::sleep(RELOAD_EVERY).await;
-        for certificate in &certificates {
-            let path = certificate.paths().0.display().to_string();
-            match certificate.reload() {
-                Ok(identity::live::Reloaded::Unchanged) => {}
-                Ok(identity::live::Reloaded::Changed { now, not_after, .. }) => {
-                    tracing::info!(path, fingerprint = %now, %not_after, "a renewed certificate is in use");
-                }
-                Err(e) => tracing::warn!(path, error = %e, "the certificate could not be read again"),
-            }
-        }
-    }
 }

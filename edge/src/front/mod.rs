@@ -10,24 +10,32 @@
 //! | [`stream`] | a connection, with TLS or without |
 //! | [`certified`] | whom certificates of clients name |
 //! | [`auto_cert`] | a certificate for development |
+//! | [`handshake`] | the opening handshake of a WebSocket |
 //! | [`h2`] | WebSockets over HTTP/2 (RFC 8441) |
 //! | [`headers`] | what browsers are told, and whose pages may connect |
 //! | [`health`] | `/health` and `/ready` |
 //! | [`redirect`] | plain HTTP is sent to TLS |
+//! | [`reload`] | the configuration, read again while it runs |
+//! | [`asking`] | the command's side of that |
+//! | [`renewed`] | certificates, secrets and keys, read again when their files change |
 
 use std::sync::Arc;
 
+pub mod asking;
 pub mod auto_cert;
 pub mod certified;
 pub mod entry;
 pub mod forwarded;
 pub mod h2;
+pub mod handshake;
 pub mod headers;
 pub mod health;
 pub mod net;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod redirect;
+pub mod reload;
+pub mod renewed;
 pub mod stream;
 
 /// What the pages of a service go by.

@@ -129,7 +129,13 @@ impl World {
     pub fn start_prepared(more: &str, prepare_files: impl FnOnce(&Machine)) -> World {
         let machine = Machine::new();
         prepare_files(&machine);
-        let config = machine.configure(more);
+        machine.configure(more);
+        World::start_loaded(machine)
+    }
+
+    /// The same, with the configuration that the machine has.
+    pub fn start_loaded(machine: Machine) -> World {
+        let config = EdgeConfig::load(&machine.path(), std::iter::empty(), Vec::new()).unwrap();
         let services = prepare::services(&config).unwrap();
         let listeners = Listeners::bind(&config).unwrap();
         let (events, inbox) = queue::bounded("test.events", 64);

@@ -77,6 +77,14 @@ impl Machine {
 
     /// A connection to an edge of this machine.
     pub async fn tls(&self, address: SocketAddr) -> TlsStream<TcpStream> {
+        let tcp = TcpStream::connect(address).await.unwrap();
+        tcp.set_nodelay(true).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        soon(TlsConnector::from(self.client_config()).connect(name, tcp)).await.unwrap()
+    }
+
+    /// The TLS of a client that trusts this machine's CA.
+    pub fn client_config(&self) -> Arc<rustls::ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.ca.certificate().clone()).unwrap();
         let config = rustls::ClientConfig::builder_with_provider(tls::provider())
@@ -84,10 +92,7 @@ impl Machine {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let tcp = TcpStream::connect(address).await.unwrap();
-        tcp.set_nodelay(true).unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
-        soon(TlsConnector::from(Arc::new(config)).connect(name, tcp)).await.unwrap()
+        Arc::new(config)
     }
 
     /// Writes the configuration; `more` goes to the service's end.

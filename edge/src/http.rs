@@ -29,6 +29,7 @@ use trishula::wire::url::RELAY_PATH;
 use crate::deflate::{Agreed, Shared};
 use crate::echo;
 use crate::front::handshake::{is_connect, says, switch};
+use crate::front::measured::Series;
 use crate::front::{self, health, reload};
 use crate::listener::Counts;
 use crate::relay::{Relay, Way};
@@ -70,6 +71,20 @@ pub struct Page {
     pub reload: Option<reload::Asker>,
     /// Whether the process is stopping.
     pub stop: watch::Receiver<bool>,
+}
+
+impl Page {
+    fn count_refused(&self, status: StatusCode) {
+        let what = match status {
+            StatusCode::UNAUTHORIZED => "auth_failed",
+            StatusCode::FORBIDDEN => "forbidden",
+            StatusCode::SERVICE_UNAVAILABLE => "max_connections",
+            _ => "handshake",
+        };
+        if let Some(namespace) = &self.namespace {
+            Series::of(namespace).connection_error(what);
+        }
+    }
 }
 
 impl fmt::Debug for Page {
@@ -258,12 +273,14 @@ async fn granted(
             };
             if let Err(answer) = &upgraded {
                 tracing::warn!(%from, status = answer.status().as_u16(), path, "an upgrade was refused");
+                page.count_refused(answer.status());
             }
             upgraded
         }
         _ => {
-            let agents = page.hub.snapshot().await.map_or(0, |snapshot| snapshot.agents.len());
-            metrics::CONNECTED_AGENTS.set(agents as i64);
+            let snapshot = page.hub.snapshot().await.unwrap_or_default();
+            metrics::CONNECTED_AGENTS.set(snapshot.agents.len() as i64);
+            front::measured::tell_health(snapshot.node.is_some() && !*page.stop.borrow());
             let text = metrics::render().into();
             Err(Box::new(with_type(StatusCode::OK, metrics::CONTENT_TYPE, text)))
         }

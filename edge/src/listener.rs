@@ -23,6 +23,7 @@ use crate::front::Rules;
 use crate::front::certified::Rule;
 use crate::front::entry::{Entered, Entry, Speaks};
 use crate::front::h2;
+use crate::front::measured::{Measured, Series};
 use crate::http::{self, Grant, Page, Port, Upgraded};
 use crate::prepare::Prepared;
 use crate::relay::{self, Relay};
@@ -37,6 +38,8 @@ pub struct Service {
     pub page: Page,
     /// How its sessions begin.
     pub opening: Opening,
+    /// What is counted of it.
+    pub series: Arc<Series>,
     entry: Entry,
     /// How long a handshake, or a request, may take.
     pub handshake_within: Duration,
@@ -95,6 +98,7 @@ impl Service {
         let entry = Entry::new(prepared.tls.clone(), &section.proxy, section.http.plain_health, certified);
         Service {
             page,
+            series: Series::of(&section.name),
             entry,
             handshake_within: section.handshake_timeout(),
             permits: Arc::new(Semaphore::new(section.max_connections)),
@@ -156,8 +160,14 @@ async fn connection(socket: TcpStream, from: SocketAddr, service: &Arc<Service>)
     let entered = tokio::time::timeout(service.handshake_within, service.entry.enter(socket, from)).await;
     let Entered { stream, from, speaks, identity } = match entered {
         Ok(Ok(entered)) => entered,
-        Ok(Err(refused)) => return refused.count(from),
-        Err(_) => return tracing::debug!(%from, "the TLS handshake took too long"),
+        Ok(Err(refused)) => {
+            service.series.connection_error(refused.reason);
+            return refused.count(from);
+        }
+        Err(_) => {
+            service.series.connection_error("handshake_timeout");
+            return tracing::debug!(%from, "the TLS handshake took too long");
+        }
     };
     let certified;
     let opening = match identity {
@@ -210,6 +220,7 @@ where
         }
     };
     tracing::info!(%from, namespace = %opening.namespace, "a client has connected");
+    let mut open = service.series.open(service.page.rules.tls);
     let counts = &service.page.counts;
     counts.active.fetch_add(1, Ordering::Relaxed);
     counts.total.fetch_add(1, Ordering::Relaxed);
@@ -225,12 +236,14 @@ where
     let (code, reason) = match session {
         Some(true) => {
             let opening = Opening { identity, ..opening.clone() };
+            let carrier = Measured::new(carrier, service.series.clone());
             let ended = session::serve(carrier, opening, &service.hub).await;
             (ended.code, ended.reason)
         }
         Some(false) => return session::turn_away(carrier, CloseCode::UnsupportedSubprotocol).await,
         None => echo::serve(carrier, identity.as_ref(), settings, stop).await,
     };
+    open.closed(code);
     if code.is_some_and(is_odd) {
         tracing::warn!(%from, ?code, reason, "a client was turned away");
     }

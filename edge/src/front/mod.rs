@@ -15,6 +15,8 @@
 //! | [`headers`] | what browsers are told, and whose pages may connect |
 //! | [`health`] | `/health` and `/ready` |
 //! | [`redirect`] | plain HTTP is sent to TLS |
+//! | [`measured`] | metrics of clients and their frames |
+//! | [`glance`] | a frame's type, for those |
 //! | [`reload`] | the configuration, read again while it runs |
 //! | [`asking`] | the command's side of that |
 //! | [`renewed`] | certificates, secrets and keys, read again when their files change |
@@ -26,10 +28,12 @@ pub mod auto_cert;
 pub mod certified;
 pub mod entry;
 pub mod forwarded;
+pub mod glance;
 pub mod h2;
 pub mod handshake;
 pub mod headers;
 pub mod health;
+pub mod measured;
 pub mod net;
 pub mod proxy;
 pub mod proxy_protocol;

@@ -121,11 +121,11 @@ pub fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared
     Ok(Prepared { section: section.clone(), tls, certificate, trust, opening })
 }
 
+/// For a service's handshakes, and the certificate in them, which may be renewed.
+type Shown = (Arc<ServerConfig>, Arc<ReloadableCert>);
+
 /// What a service shows in its handshakes; `None`: it has none.
-fn encryption(
-    edge: &EdgeConfig,
-    section: &ServiceSection,
-) -> Result<Option<(Arc<ServerConfig>, Arc<ReloadableCert>)>, identity::Error> {
+fn encryption(edge: &EdgeConfig, section: &ServiceSection) -> Result<Option<Shown>, identity::Error> {
     if !section.tls {
         if section.listen.iter().any(|at| !at.ip().is_loopback()) {
             let service = section.name.as_str();

@@ -1,6 +1,6 @@
 //! What stands between a connection and its session: pages and their headers, plain health, TLS, certificates of clients,
 //! HTTP/2, and a stop with many clients.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod support;
 

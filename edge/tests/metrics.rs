@@ -1,5 +1,5 @@
 //! What `/metrics` shows after traffic. One test in a process of its own: the numbers are its own.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod support;
 

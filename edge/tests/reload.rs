@@ -1,6 +1,6 @@
 //! The program as its operator meets it: signals, `trishula-edge reload`, a restart on the same port, and what it believes of
 //! proxies.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod support;
 

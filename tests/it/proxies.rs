@@ -103,7 +103,7 @@ async fn lets_through(mesh: &mut Mesh, port: u16) {
     hears_itself(&mut client, "first").await;
     let edge_log = mesh.machines[0].folder.join("edge.log");
     let log = fs::read_to_string(&edge_log).unwrap();
-    let said = log.lines().filter(|line| line.contains("a client has connected")).next_back().unwrap();
+    let said = log.lines().rfind(|line| line.contains("a client has connected")).unwrap();
     assert!(said.contains("from=127.0.0.9:"), "{said}");
     // Idle for longer than the proxy bears of silence: the edge's pings are not silence.
     let idle = tokio::time::timeout(IDLE, client.hear()).await;

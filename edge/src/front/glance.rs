@@ -29,10 +29,10 @@ struct Text<'a> {
 
 impl<'a> Text<'a> {
     fn fields(&mut self, seen: &mut Seen<'a>) -> Option<()> {
-        self.expect(b'{')?;
+        self.eat(b'{')?;
         loop {
             let key = self.string()?;
-            self.expect(b':')?;
+            self.eat(b':')?;
             if self.peek()? == b'"' {
                 let value = self.string()?;
                 match key {
@@ -46,7 +46,7 @@ impl<'a> Text<'a> {
             if seen.kind.is_some() && seen.to.is_some() {
                 return Some(());
             }
-            self.expect(b',')?;
+            self.eat(b',')?;
         }
     }
 
@@ -57,7 +57,7 @@ impl<'a> Text<'a> {
         self.bytes.get(self.at).copied()
     }
 
-    fn expect(&mut self, byte: u8) -> Option<()> {
+    fn eat(&mut self, byte: u8) -> Option<()> {
         let found = self.peek()? == byte;
         self.at += 1;
         found.then_some(())
@@ -65,7 +65,7 @@ impl<'a> Text<'a> {
 
     /// What stands between two quotes.
     fn string(&mut self) -> Option<&'a str> {
-        self.expect(b'"')?;
+        self.eat(b'"')?;
         let from = self.at;
         loop {
             match self.bytes.get(self.at)? {

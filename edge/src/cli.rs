@@ -168,11 +168,14 @@ fn check_command(args: &CheckArgs) -> Result<(), Failure> {
         let services: Vec<_> =
             services.iter().map(|s| json!({ "name": s.section.name, "listen": s.section.listen })).collect();
         print::line(
-            &json!({ "good": true, "identity": bundle.name.to_string(), "services": services }).to_string(),
+            &json!({ "good": true, "identity": bundle.name.to_string(), "services": services, "notes": config.notes }).to_string(),
         );
         return Ok(());
     }
     print::line(&format!("{}: good; identity {}", args.config.display(), bundle.name));
+    for note in &config.notes {
+        print::line(&format!("  note: {note}"));
+    }
     for service in services {
         let section = &service.section;
         let listen: Vec<String> = section.listen.iter().map(ToString::to_string).collect();

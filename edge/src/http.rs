@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,23 +21,22 @@ use trishula::gateway::auth::Identity;
 use trishula::gateway::hub::HubHandle;
 use trishula::gateway::session::Opening;
 use trishula::metrics;
-use trishula::rt::clock;
 use trishula::wire::close::{Code, Refusal};
 use trishula::wire::ids::Namespace;
 use trishula::wire::url::RELAY_PATH;
 
+use crate::client::Entrant;
+use crate::config::{ANY_PATH, Refuse};
 use crate::deflate::{Agreed, Shared};
+use crate::door::{Door, Turned};
 use crate::echo;
 use crate::front::handshake::{is_connect, says, switch};
 use crate::front::measured::Series;
 use crate::front::{self, health, reload};
 use crate::listener::Counts;
 use crate::relay::{Relay, Way};
+use crate::shown::{Offered, SUBPROTOCOL_JSON, token};
 
-/// The subprotocol of JSON frames.
-pub const SUBPROTOCOL_JSON: &str = "trishula.v2+json";
-/// Begins the offer of a subprotocol that is a token.
-const BEARER: &str = "bearer.";
 /// Largest request, in bytes: a token in the URL and one in a header fit, and some more.
 pub(crate) const MAX_REQUEST: usize = 32 * 1024;
 /// A connection that does not become a WebSocket ends after so many times what a request may take: one that sends
@@ -59,6 +58,8 @@ pub struct Page {
     pub deflate: Option<Arc<Shared>>,
     /// For other nodes; `None`: they are not passed on.
     pub relay: Option<Arc<Relay>>,
+    /// Who comes in; `None`: there is nothing to come in to.
+    pub door: Option<Arc<Door>>,
     /// Whose word and whose pages are taken, and what browsers are told.
     pub rules: Arc<front::Rules>,
     /// Its connections.
@@ -101,6 +102,8 @@ pub struct Upgraded<S> {
     pub from: SocketAddr,
     /// What came behind the request.
     pub read: Bytes,
+    /// The host that the request asked for.
+    pub host: Option<String>,
     /// For what.
     pub grant: Grant,
 }
@@ -109,10 +112,8 @@ pub struct Upgraded<S> {
 pub enum Grant {
     /// A client's session.
     Session {
-        /// Who it is, when the request had a token.
-        identity: Option<Identity>,
-        /// Whether a subprotocol that is served was offered, or none.
-        served: bool,
+        /// What its request says of it.
+        entrant: Entrant,
         /// Whether its messages may be compressed, and how.
         deflate: Option<Agreed>,
     },
@@ -143,24 +144,27 @@ pub enum Port<'a> {
 /// An answer without an end that is not known yet.
 pub type Answer = Response<Full<Bytes>>;
 
+/// What is served where a client asks for this host.
+pub type Pages<'a> = dyn Fn(Option<&str>) -> (&'a Page, Port<'a>) + Send + Sync + 'a;
+
+/// Where a grant came from, and the host that was asked for.
+type Granted = (SocketAddr, Option<String>, Grant);
+
 /// Answers requests until the connection ends or becomes a WebSocket.
-pub async fn serve<S>(
-    io: S,
-    from: SocketAddr,
-    page: &Page,
-    port: Port<'_>,
-    within: Duration,
-) -> Option<Upgraded<S>>
+pub async fn serve<S>(io: S, from: SocketAddr, pages: &Pages<'_>, within: Duration) -> Option<Upgraded<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let granted: Mutex<Option<(SocketAddr, Grant)>> = Mutex::new(None);
+    let granted: Mutex<Option<Granted>> = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
         let granted = &granted;
         async move {
+            let host = host(&request);
+            let (page, port) = pages(host);
             let (answer, from, grant) = answer(&request, from, page, port).await;
             if let Some(grant) = grant {
-                *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some((from, grant));
+                let grant = (from, host.map(str::to_owned), grant);
+                *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant);
             }
             Ok::<_, Infallible>(answer)
         }
@@ -176,17 +180,37 @@ where
     let parts = match served.await {
         Ok(Ok(parts)) => parts,
         Ok(Err(e)) => {
+            if e.is_parse() || e.is_parse_too_large() || e.is_timeout() {
+                refused(from, pages, "request", &e.to_string());
+            }
             tracing::debug!(%from, error = %e, "a connection ended amid a request");
             return None;
         }
         Err(_) => {
-            tracing::debug!(%from, "a connection for requests has lasted long enough");
+            refused(from, pages, "slow_requests", "a connection for requests has lasted long enough");
             return None;
         }
     };
     let (io, read) = (parts.io.into_inner(), parts.read_buf);
-    let (from, grant) = granted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-    Some(Upgraded { io, from, read, grant })
+    let (from, host, grant) = granted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    Some(Upgraded { io, from, read, host, grant })
+}
+
+/// No request came, or none that could be read.
+fn refused(from: SocketAddr, pages: &Pages<'_>, event: &'static str, why: &str) {
+    if let Some(door) = &pages(None).0.door {
+        door.log(from, event, why);
+    }
+}
+
+/// The host that a request asks for, without its port.
+pub(crate) fn host(request: &Request<Incoming>) -> Option<&str> {
+    if let Some(host) = request.uri().host() {
+        return Some(host);
+    }
+    let host = request.headers().get(header::HOST)?.to_str().ok()?;
+    // An address of IPv6 has a bracket behind its colons.
+    Some(host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(host, _)| host))
 }
 
 /// A service whose futures are boxed, as taking a connection back by hand needs them to be movable.
@@ -237,7 +261,9 @@ async fn granted(
         (reload::PATH, Port::Metrics) => return Err(Box::new(reload::answer(request, &page.reload).await)),
         (RELAY_PATH, Port::Service(_)) if page.relay.is_some() => false,
         (echo::PATH, Port::Service(_)) if page.echo => false,
-        (path, Port::Service(_)) if page.paths.iter().any(|served| served == path) => false,
+        (path, Port::Service(_)) if page.paths.iter().any(|served| served == path || served == ANY_PATH) => {
+            false
+        }
         (_, Port::Health) => {
             let why = "this port is served with TLS; without, it only tells this machine its health";
             return Err(Box::new(refuse(StatusCode::FORBIDDEN, "forbidden", why, "use https:// or wss://")));
@@ -269,7 +295,7 @@ async fn granted(
             let stopping = *page.stop.borrow();
             let upgraded = match page.relay.as_ref().filter(|_| path == RELAY_PATH) {
                 Some(relay) => upgrade_to_relay(request, relay, from, stopping).await,
-                None => upgrade(request, page, opening, stopping),
+                None => upgrade(request, page, opening, from, stopping),
             };
             if let Err(answer) = &upgraded {
                 tracing::warn!(%from, status = answer.status().as_u16(), path, "an upgrade was refused");
@@ -295,17 +321,27 @@ fn upgrade(
     request: &Request<Incoming>,
     page: &Page,
     opening: &Opening,
+    from: SocketAddr,
     stopping: bool,
 ) -> Result<(Answer, Grant), Box<Answer>> {
-    let mut answer = switch(request, stopping)?;
+    let refuses = page.door.as_ref().map_or(Refuse::Http, |door| door.refuse);
+    // Whoever gives up on a status is let in and gets the close of all.
+    let mut answer = switch(request, stopping && refuses == Refuse::Http)?;
     if let Err(origin) = page.rules.http.admits(request.headers()) {
-        metrics::EDGE_REFUSED.with_label_values(&["origin"]).inc();
-        tracing::warn!(origin, "a page of this origin may not connect");
+        if let Some(door) = &page.door {
+            door.log(from, "origin", &origin);
+        }
         let refusal = Refusal::new(Code::Forbidden, "pages of this origin may not connect");
         return Err(Box::new(refuse_by(StatusCode::FORBIDDEN, &refusal)));
     }
-    let identity = identify(request, opening)
-        .map_err(|refusal| unauthorized(&refusal, "Bearer error=\"invalid_token\""))?;
+    let entry = match &page.door {
+        Some(door) => door.admit(from, token(request, opening).map(|shown| || shown.identity(opening))),
+        None => return Err(Box::new(busy(&Refusal::new(Code::Unavailable, "there is no service here")))),
+    };
+    let entry = match entry {
+        Err(turned) if refuses == Refuse::Http => return Err(turned_away(&turned)),
+        entry => entry,
+    };
     let offers = request.headers().get_all(header::SEC_WEBSOCKET_EXTENSIONS);
     let offers = offers.iter().filter_map(|value| value.to_str().ok());
     let agreed = page.deflate.as_ref().and_then(|shared| shared.agree(offers));
@@ -317,6 +353,7 @@ fn upgrade(
     let deflate = agreed.map(|(agreed, _)| agreed);
     if page.echo && request.uri().path() == echo::PATH {
         // Its messages are nobody's frames: an AUTH among them would come back like the others.
+        let identity = entry.map_err(|turned| turned_away(&turned))?.0.or(opening.identity.clone());
         if identity.is_none() {
             let refusal = Refusal::new(Code::Unauthenticated, "the echo takes a token with the request");
             return Err(unauthorized(&refusal, "Bearer"));
@@ -329,7 +366,23 @@ fn upgrade(
         let json = HeaderValue::from_static(SUBPROTOCOL_JSON);
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, json);
     }
-    Ok((answer, Grant::Session { identity, served: offered.json || !offered.other, deflate }))
+    let entrant = Entrant { entry, ours: offered.json, served: offered.json || !offered.other };
+    Ok((answer, Grant::Session { entrant, deflate }))
+}
+
+/// A refusal as a status.
+fn turned_away(turned: &Turned) -> Box<Answer> {
+    let refusal = turned.refusal();
+    let status = match turned {
+        Turned::Token(_) => return unauthorized(&refusal, "Bearer error=\"invalid_token\""),
+        Turned::Full => StatusCode::SERVICE_UNAVAILABLE,
+        Turned::AddressFull | Turned::Failed(_) => StatusCode::TOO_MANY_REQUESTS,
+    };
+    let mut answer = refuse_by(status, &refusal);
+    if let Some(seconds) = turned.retry_after() {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    Box::new(answer)
 }
 
 fn unauthorized(refusal: &Refusal, challenge: &'static str) -> Box<Answer> {
@@ -353,66 +406,11 @@ async fn upgrade_to_relay(
     }
 }
 
-/// There is no room for one more.
-pub(crate) fn full() -> Answer {
-    busy(&Refusal::new(Code::Unavailable, "the server is full"))
-}
-
 /// It may work in a moment.
 pub(crate) fn busy(refusal: &Refusal) -> Answer {
     let mut answer = refuse_by(StatusCode::SERVICE_UNAVAILABLE, refusal);
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     answer
-}
-
-/// What a client offers in `Sec-WebSocket-Protocol`.
-#[derive(Debug, Default)]
-struct Offered<'a> {
-    json: bool,
-    /// Something that is not served.
-    other: bool,
-    /// A token: browsers have no other place for it.
-    token: Option<&'a str>,
-}
-
-impl<'a> Offered<'a> {
-    fn read(headers: &'a HeaderMap) -> Offered<'a> {
-        let mut offered = Offered::default();
-        for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
-            for offer in value.to_str().unwrap_or_default().split(',').map(str::trim) {
-                match offer.strip_prefix(BEARER) {
-                    Some(token) => offered.token = offered.token.or(Some(token)),
-                    None if offer == SUBPROTOCOL_JSON => offered.json = true,
-                    None => offered.other = true,
-                }
-            }
-        }
-        offered
-    }
-}
-
-/// Who a request says it is: by header, then by subprotocol, then by query. A token that is there must be good.
-fn identify(request: &Request<Incoming>, opening: &Opening) -> Result<Option<Identity>, Refusal> {
-    let Some(verifier) = &opening.verifier else { return Ok(opening.identity.clone()) };
-    let now = clock::wall_ms();
-    if let Some(value) = request.headers().get(header::AUTHORIZATION) {
-        let token = value.to_str().ok().and_then(|value| {
-            let (scheme, token) = value.trim().split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-        });
-        let token = token.ok_or_else(|| {
-            Refusal::new(Code::TokenInvalid, "the Authorization header is not `Bearer TOKEN`")
-        })?;
-        return verifier.verify(token, now).map(Some);
-    }
-    if let Some(token) = Offered::read(request.headers()).token {
-        return verifier.verify(token, now).map(Some);
-    }
-    let query = request.uri().query().unwrap_or_default();
-    match query.split('&').find_map(|pair| pair.strip_prefix("token=")) {
-        Some(token) => verifier.verify(token, now).map(Some),
-        None => Ok(opening.identity.clone()),
-    }
 }
 
 #[derive(Serialize)]

@@ -12,17 +12,28 @@
 //! | [`listener`] | sockets, TLS, and the limits on both |
 //! | [`front`] | proxies before us, TLS, pages, reload: what stands between a connection and its session |
 //! | [`http`] | requests: upgrades, `/health`, `/metrics` |
+//! | [`shown`] | what a request shows of its client: subprotocols, a token |
 //! | [`relay`] | other nodes' connections, passed on to the own node |
+//! | [`access`] | who may do what in which rooms |
+//! | [`door`] | who comes in, and how others are refused |
+//! | [`addresses`] | what is remembered of addresses |
+//! | [`site`] | services that share a port |
+//! | [`client`] | a client that came in: what it speaks, and its session |
+//! | [`speech`] | what clients of a service speak |
 //! | [`dialect`] | what old clients speak, translated |
 //! | [`wss`] | a WebSocket as a session's carrier |
 //! | [`deflate`] | compressed messages (permessage-deflate), as a filter below the WebSocket |
 //! | [`echo`] | `/echo`: every message comes back as it came |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod access;
+pub mod addresses;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod deflate;
 pub mod dialect;
+pub mod door;
 pub mod echo;
 pub mod front;
 pub mod http;
@@ -31,5 +42,8 @@ pub mod prepare;
 pub mod print;
 pub mod relay;
 pub mod run;
+pub mod shown;
+pub mod site;
+pub mod speech;
 pub mod trust;
 pub mod wss;

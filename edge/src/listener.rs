@@ -7,26 +7,32 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_tungstenite::tungstenite::Message;
 use trishula::gateway::hub::HubHandle;
 use trishula::gateway::session::{self, Opening};
+use trishula::identity::live::ReloadableCert;
 use trishula::link::wss;
 use trishula::rt::{accept, clock, tasks};
 use trishula::wire::close::CloseCode;
 
+use crate::client;
 use crate::deflate::{DeflateIo, Shared};
+use crate::door::Door;
 use crate::echo;
 use crate::front::Rules;
 use crate::front::certified::Rule;
 use crate::front::entry::{Entered, Entry, Speaks};
 use crate::front::h2;
-use crate::front::measured::{Measured, Series};
+use crate::front::measured::Series;
 use crate::http::{self, Grant, Page, Port, Upgraded};
 use crate::prepare::Prepared;
 use crate::relay::{self, Relay};
+use crate::site::{self, Site};
+use crate::speech::Speech;
 use crate::wss::Wss;
 
 /// Largest message of a client that only asks for health, in bytes.
@@ -38,16 +44,25 @@ pub struct Service {
     pub page: Page,
     /// How its sessions begin.
     pub opening: Opening,
+    /// What its clients speak.
+    pub speech: Speech,
+    /// Who comes in.
+    pub door: Arc<Door>,
+    /// How long nothing may be said on a connection; zero: for ever.
+    pub idle: Duration,
+    /// Joins its sessions with the node.
+    pub hub: HubHandle,
+    /// Its TLS, and the certificate in it; `None`: plain text.
+    pub tls: Option<(Arc<ServerConfig>, Arc<ReloadableCert>)>,
     /// What is counted of it.
     pub series: Arc<Series>,
-    entry: Entry,
     /// How long a handshake, or a request, may take.
     pub handshake_within: Duration,
-    /// Room for connections.
-    pub permits: Arc<Semaphore>,
-    hub: HubHandle,
     /// Becomes true when the process ends.
     pub stop: watch::Receiver<bool>,
+    certified: Option<Rule>,
+    names: Vec<String>,
+    max_connections: usize,
 }
 
 /// Connections of a service.
@@ -66,7 +81,8 @@ impl Service {
         let mut service = Service::new(prepared, name, self.hub.clone(), relay, self.stop.clone());
         service.page.counts = self.page.counts.clone();
         service.page.started = self.page.started;
-        service.permits = self.permits.clone();
+        service.door = self.door.clone();
+        service.page.door = Some(self.door.clone());
         service
     }
 
@@ -79,6 +95,9 @@ impl Service {
         stop: watch::Receiver<bool>,
     ) -> Service {
         let section = &prepared.section;
+        let door = Arc::new(Door::new(section));
+        let certified = section.ca_file.is_some();
+        let certified = certified.then(|| Rule::new(section.name.clone(), section.client_identity.clone()));
         let page = Page {
             server: name.to_owned(),
             namespace: Some(section.name.clone()),
@@ -86,6 +105,7 @@ impl Service {
             echo: section.echo,
             deflate: Shared::new(&section.deflate, section.max_frame),
             relay,
+            door: Some(door.clone()),
             rules: Rules::new(&section.proxy, &section.http, prepared.tls.is_some()),
             counts: Arc::new(Counts::default()),
             started: clock::micros(),
@@ -93,19 +113,31 @@ impl Service {
             reload: None,
             stop: stop.clone(),
         };
-        let certified = section.ca_file.is_some();
-        let certified = certified.then(|| Rule::new(section.name.clone(), section.client_identity.clone()));
-        let entry = Entry::new(prepared.tls.clone(), &section.proxy, section.http.plain_health, certified);
         Service {
             page,
+            speech: Speech::new(section),
+            door,
+            idle: Duration::from_secs(section.connection_timeout_s),
+            names: section.names.clone(),
+            max_connections: section.max_connections,
+            tls: prepared.tls.zip(prepared.certificate),
             series: Series::of(&section.name),
-            entry,
+            certified,
             handshake_within: section.handshake_timeout(),
-            permits: Arc::new(Semaphore::new(section.max_connections)),
             opening: prepared.opening,
             hub,
             stop,
         }
+    }
+
+    /// Whether this host name leads to it.
+    pub fn is_called(&self, host: &str) -> bool {
+        self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
+    }
+
+    /// Whether only clients that ask for its name mean it, where the port is shared.
+    pub fn has_names(&self) -> bool {
+        !self.names.is_empty()
     }
 }
 
@@ -115,18 +147,49 @@ impl std::fmt::Debug for Service {
     }
 }
 
-/// Takes connections until the process is to stop; ends when the last of them has. Each goes by the service as it is when
-/// the connection comes.
-pub async fn serve(listener: TcpListener, services: watch::Receiver<Arc<Service>>) {
+/// Connections beyond those that find room: so many at once are told that they do not.
+const TURNED_AWAY: usize = 256;
+
+/// Services that share a port, as they are now.
+pub type Sharers = Vec<watch::Receiver<Arc<Service>>>;
+
+/// What a connection meets: the services behind its port, and the door of all of them.
+struct Place {
+    site: Site,
+    entry: Entry,
+}
+
+impl Place {
+    fn of(sharers: &mut Sharers) -> Option<Arc<Place>> {
+        let services = sharers.iter_mut().map(|service| service.borrow_and_update().clone()).collect();
+        let site = Site::new(services)?;
+        let named = site.services().iter();
+        let named =
+            named.filter_map(|service| Some((service.names.clone(), service.tls.as_ref()?.1.clone())));
+        let first = site.called(None);
+        let tls =
+            first.tls.as_ref().map(|(tls, usual)| site::with_certificates((tls, usual), named.collect()));
+        let rules = &first.page.rules;
+        let entry = Entry::new(tls, &rules.proxy, rules.http.plain_health, first.certified.clone());
+        Some(Arc::new(Place { site, entry }))
+    }
+}
+
+/// Takes connections to services that share a port until the process is to stop; ends when the last of them has. Each goes by
+/// the services as they are when it comes. `all`: room for connections of the whole process.
+pub async fn serve(listener: TcpListener, mut sharers: Sharers, all: Arc<Semaphore>) {
     let mut connections = tasks::Group::default();
-    let mut stop = services.borrow().stop.clone();
-    let permits = services.borrow().permits.clone();
+    let Some(mut place) = Place::of(&mut sharers) else { return };
+    let mut stop = place.site.called(None).stop.clone();
+    let room: usize = place.site.services().iter().map(|service| service.max_connections).sum();
+    let permits = Arc::new(Semaphore::new((room + TURNED_AWAY).min(Semaphore::MAX_PERMITS)));
     loop {
         // A permit before the accept: what there is no room for waits in the system's queue, not in ours.
         let accepted = async {
             let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let of_all = all.clone().acquire_owned().await.map_err(io::Error::other)?;
             let (socket, from) = listener.accept().await?;
-            Ok::<_, io::Error>((permit, socket, from))
+            Ok::<_, io::Error>(((permit, of_all), socket, from))
         };
         let accepted = tokio::select! {
             biased;
@@ -135,9 +198,12 @@ pub async fn serve(listener: TcpListener, services: watch::Receiver<Arc<Service>
         };
         match accepted {
             Ok((permit, socket, from)) => {
-                let service = services.borrow().clone();
+                if sharers.iter().any(|service| service.has_changed().unwrap_or(false)) {
+                    place = Place::of(&mut sharers).unwrap_or(place);
+                }
+                let place = place.clone();
                 connections.spawn("edge.connection", async move {
-                    connection(socket, from, &service).await;
+                    connection(socket, from, &place).await;
                     drop(permit);
                 });
             }
@@ -151,39 +217,57 @@ pub async fn serve(listener: TcpListener, services: watch::Receiver<Arc<Service>
     connections.join_all().await;
 }
 
+/// How a client that has come in finds its service: by the name that it asked for, and with who its certificate says it is.
+pub struct Caller {
+    /// The services of its port.
+    pub site: Site,
+    sni: Option<String>,
+    /// Its certificate's.
+    opening: Option<Opening>,
+}
+
+impl Caller {
+    /// The service for this host, and how its sessions begin.
+    pub fn asks(&self, host: Option<&str>) -> (&Arc<Service>, &Opening) {
+        let service = self.site.called(self.sni.as_deref().or(host));
+        // Whom a certificate names it names in one namespace only.
+        let own = self.opening.as_ref().filter(|own| own.namespace == service.opening.namespace);
+        (service, own.unwrap_or(&service.opening))
+    }
+}
+
 /// One connection: TLS, requests, and then perhaps a session.
-async fn connection(socket: TcpStream, from: SocketAddr, service: &Arc<Service>) {
+async fn connection(socket: TcpStream, from: SocketAddr, place: &Place) {
     // Without it a small frame may wait for the acknowledgement of the one before.
     if let Err(e) = socket.set_nodelay(true) {
         tracing::debug!(%from, error = %e, "TCP_NODELAY was refused");
     }
-    let entered = tokio::time::timeout(service.handshake_within, service.entry.enter(socket, from)).await;
+    let (site, first) = (&place.site, place.site.called(None));
+    let entered = tokio::time::timeout(first.handshake_within, place.entry.enter(socket, from)).await;
     let Entered { stream, from, speaks, identity } = match entered {
         Ok(Ok(entered)) => entered,
         Ok(Err(refused)) => {
-            service.series.connection_error(refused.reason);
+            first.series.connection_error(refused.reason);
             return refused.count(from);
         }
         Err(_) => {
-            service.series.connection_error("handshake_timeout");
-            return tracing::debug!(%from, "the TLS handshake took too long");
+            first.series.connection_error("handshake_timeout");
+            return first.door.log(from, "handshake_timeout", "the TLS handshake took too long");
         }
     };
-    let certified;
-    let opening = match identity {
-        Some(identity) => {
-            certified = Opening { identity: Some(identity), ..service.opening.clone() };
-            &certified
-        }
-        None => &service.opening,
+    let sni = stream.server_name().filter(|name| site.knows(name)).map(str::to_owned);
+    let opening = identity.map(|identity| Opening { identity: Some(identity), ..first.opening.clone() });
+    let caller = Caller { site: site.clone(), sni, opening };
+    if speaks == Speaks::Http2 {
+        return h2::serve(stream, from, caller, first).await;
+    }
+    let pages = |host: Option<&str>| {
+        let (service, opening) = caller.asks(host);
+        let port = if speaks == Speaks::Health { Port::Health } else { Port::Service(opening) };
+        (&service.page, port)
     };
-    let port = match speaks {
-        Speaks::Http1 => Port::Service(opening),
-        Speaks::Health => Port::Health,
-        Speaks::Http2 => return h2::serve(stream, from, service, opening).await,
-    };
-    let mut stop = service.stop.clone();
-    let requests = http::serve(stream, from, &service.page, port, service.handshake_within);
+    let mut stop = first.stop.clone();
+    let requests = http::serve(stream, from, &pages, first.handshake_within);
     let upgraded = tokio::select! {
         biased;
         upgraded = requests => upgraded,
@@ -193,34 +277,33 @@ async fn connection(socket: TcpStream, from: SocketAddr, service: &Arc<Service>)
     if matches!(upgraded.grant, Grant::Relay(_)) {
         wss::prepare(upgraded.io.tcp());
     }
-    websocket(upgraded, service, opening).await;
+    websocket(upgraded, &caller).await;
 }
 
 /// One WebSocket, whatever carries it, to its end.
-pub async fn websocket<S>(upgraded: Upgraded<S>, service: &Service, opening: &Opening)
+pub async fn websocket<S>(upgraded: Upgraded<S>, caller: &Caller)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Upgraded { io, from, read, host, grant } = upgraded;
+    let (service, opening) = caller.asks(host.as_deref());
     let mut stop = service.stop.clone();
-    let Upgraded { io, from, read, grant } = upgraded;
-    let (identity, session, deflate) = match grant {
-        Grant::Session { identity, served, deflate } => (identity, Some(served), deflate),
-        Grant::Echo { identity, deflate } => (identity, None, deflate),
-        Grant::Health(text) => {
-            let mut carrier = Wss::new(io, read, MAX_SAID).await;
-            // Whoever is gone needs no answer.
-            let _ = carrier.queue(Message::text(text)).await;
-            return session::turn_away(carrier, CloseCode::Normal).await;
-        }
+    let deflate = match grant {
+        Grant::Session { deflate, .. } | Grant::Echo { deflate, .. } => deflate,
         Grant::Relay(way) => {
             return tokio::select! {
                 () = relay::run(io, read, way) => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             };
         }
+        Grant::Health(text) => {
+            let mut carrier = Wss::new(io, read, MAX_SAID).await;
+            // Whoever is gone needs no answer.
+            let _ = carrier.queue(Message::text(text)).await;
+            return session::turn_away(carrier, CloseCode::Normal).await;
+        }
     };
     tracing::info!(%from, namespace = %opening.namespace, "a client has connected");
-    let mut open = service.series.open(service.page.rules.tls);
     let counts = &service.page.counts;
     counts.active.fetch_add(1, Ordering::Relaxed);
     counts.total.fetch_add(1, Ordering::Relaxed);
@@ -233,26 +316,20 @@ where
     };
     let settings = &service.opening.settings;
     let carrier = Wss::new(io, read, settings.max_frame).await;
-    let (code, reason) = match session {
-        Some(true) => {
-            let opening = Opening { identity, ..opening.clone() };
-            let carrier = Measured::new(carrier, service.series.clone());
-            let ended = session::serve(carrier, opening, &service.hub).await;
-            (ended.code, ended.reason)
+    match grant {
+        Grant::Session { entrant, .. } => {
+            client::serve(carrier, from, &caller.site, service, opening, entrant).await;
         }
-        Some(false) => return session::turn_away(carrier, CloseCode::UnsupportedSubprotocol).await,
-        None => echo::serve(carrier, identity.as_ref(), settings, stop).await,
-    };
-    open.closed(code);
-    if code.is_some_and(is_odd) {
-        tracing::warn!(%from, ?code, reason, "a client was turned away");
+        Grant::Echo { identity, .. } => {
+            let mut open = service.series.open(service.tls.is_some());
+            let (code, reason) = echo::serve(carrier, identity.as_ref(), settings, stop).await;
+            open.closed(code);
+            if let Some(event) = code.and_then(client::event) {
+                service.door.log(from, event, &reason);
+            }
+        }
+        Grant::Relay(_) | Grant::Health(_) => {}
     }
-}
-
-/// Whether an end is worth a line with the address: a login that failed, or a client that breaks the rules.
-fn is_odd(code: CloseCode) -> bool {
-    use CloseCode::*;
-    matches!(code, Protocol | InvalidData | TooBig | TooManyErrors | Unauthorized | Forbidden | AuthTimeout)
 }
 
 /// Also when the connection's task is dropped.

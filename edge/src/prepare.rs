@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket};
-use trishula::gateway::auth::Identity;
+use trishula::gateway::auth::{Guests, Identity};
 use trishula::gateway::session::{Opening, Settings};
 use trishula::identity::bundle::{Bundle, PUBLIC_CERTIFICATE, PUBLIC_KEY};
 use trishula::identity::live::ReloadableCert;
@@ -97,7 +97,19 @@ pub struct Prepared {
 
 /// Reads what the services need.
 pub fn services(config: &EdgeConfig) -> Result<Vec<Prepared>, Error> {
-    config.services.iter().map(|section| service(config, section)).collect()
+    let services = config.services.iter().map(|section| service(config, section));
+    let services: Vec<Prepared> = services.collect::<Result<_, Error>>()?;
+    for prepared in &services {
+        let Some(verifier) = &prepared.opening.verifier else { continue };
+        let rules = config.rules.iter().filter(|rule| rule.to == prepared.section.name);
+        let guests = rules.filter_map(|rule| {
+            let mut others = services.iter().filter(|other| other.section.name == rule.from);
+            let verifier = others.find_map(|other| other.opening.verifier.clone())?;
+            Some(Guests { verifier, permissions: rule.permissions.clone(), grants: rule.grants.clone() })
+        });
+        verifier.let_in(guests.collect());
+    }
+    Ok(services)
 }
 
 /// Reads what one service needs.
@@ -114,6 +126,7 @@ pub fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared
         max_frame: section.max_frame,
         ping_interval: Duration::from_secs(section.ping_interval_s),
         ping_timeout: section.ping_timeout_s.map(Duration::from_secs),
+        close_within: Duration::from_secs(section.close_timeout_s),
         ..Settings::default()
     };
     let opening =

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use rand::RngExt;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use trishula::gateway::hub::{self, End, HubHandle};
 use trishula::identity::bundle::Bundle;
 use trishula::identity::revocation::{RevocationList, Revocations};
@@ -31,7 +31,7 @@ use crate::front::redirect;
 use crate::front::reload::{self, Live, Reloader};
 use crate::front::renewed::Renewed;
 use crate::http::{self, Page};
-use crate::listener::{self, Counts, Service};
+use crate::listener::{self, Counts, Service, Sharers};
 use crate::prepare::{self, Error, Prepared};
 use crate::relay::Relay;
 
@@ -61,6 +61,9 @@ pub async fn run(
     if stop.as_mut().now_or_never().is_some() {
         return Ok(());
     }
+    for note in &config.notes {
+        tracing::info!(note, "configuration");
+    }
     let hangups = Hangups::listen();
     let services = prepare::services(config)?;
     let listeners = Listeners::bind(config)?;
@@ -84,7 +87,8 @@ pub async fn run(
 /// Every port of a configuration, taken before anything starts.
 #[derive(Debug)]
 pub struct Listeners {
-    services: Vec<Vec<TcpListener>>,
+    /// Each with the services that share it, by their places in the configuration.
+    sockets: Vec<(TcpListener, Vec<usize>)>,
     metrics: TcpListener,
     redirects: Vec<TcpListener>,
 }
@@ -92,10 +96,18 @@ pub struct Listeners {
 impl Listeners {
     /// Takes them, or says which can't be taken.
     pub fn bind(config: &EdgeConfig) -> Result<Listeners, Error> {
-        let services = config.services.iter();
-        let services = services.map(|service| service.listen.iter().map(|at| prepare::listen(*at)).collect());
+        let mut shared: Vec<(SocketAddr, Vec<usize>)> = Vec::new();
+        for (place, service) in config.services.iter().enumerate() {
+            for at in &service.listen {
+                match shared.iter_mut().find(|(known, _)| known == at && at.port() != 0) {
+                    Some((_, services)) => services.push(place),
+                    None => shared.push((*at, vec![place])),
+                }
+            }
+        }
+        let sockets = shared.into_iter().map(|(at, services)| Ok((prepare::listen(at)?, services)));
         Ok(Listeners {
-            services: services.collect::<Result<_, Error>>()?,
+            sockets: sockets.collect::<Result<_, Error>>()?,
             metrics: prepare::listen(config.metrics.listen)?,
             redirects: config
                 .redirect
@@ -223,20 +235,24 @@ impl Edge {
         let relay = Relay::new(&config.relay);
         let (renewed, mut live) = (Renewed::default(), Vec::new());
         let (asker, asked) = reload::channel();
-        for (prepared, sockets) in services.into_iter().zip(listeners.services) {
-            let namespace = prepared.section.name.clone();
+        let all = Arc::new(Semaphore::new(config.edge.max_connections));
+        for prepared in services {
             renewed.add(&prepared);
-            let service =
-                Service::new(prepared, &config.edge.name, hub.clone(), relay.clone(), stopped.clone());
-            let (service, current) = watch::channel(Arc::new(service));
-            for socket in sockets {
-                if let Ok(address) = socket.local_addr() {
-                    tracing::info!(%namespace, %address, "listening");
-                    addresses.push(address);
-                }
-                tasks.push(tasks::spawn("edge.listener", listener::serve(socket, current.clone())));
+            let namespace = prepared.section.name.clone();
+            let name = &config.edge.name;
+            let service = Service::new(prepared, name, hub.clone(), relay.clone(), stopped.clone());
+            live.push(Live { namespace, service: watch::Sender::new(Arc::new(service)) });
+        }
+        for (socket, sharers) in listeners.sockets {
+            let sharers = sharers.into_iter().filter_map(|place| live.get(place));
+            let sharers: Sharers = sharers.map(|live| live.service.subscribe()).collect();
+            if let Ok(address) = socket.local_addr() {
+                let names: Vec<String> =
+                    sharers.iter().map(|s| s.borrow().opening.namespace.to_string()).collect();
+                tracing::info!(services = names.join(" "), %address, "listening");
+                addresses.push(address);
             }
-            live.push(Live { namespace, service });
+            tasks.push(tasks::spawn("edge.listener", listener::serve(socket, sharers, all.clone())));
         }
         let to_port = config.redirect.to_port;
         let redirects = listeners.redirects.into_iter();
@@ -249,6 +265,7 @@ impl Edge {
             echo: false,
             deflate: None,
             relay: None,
+            door: None,
             rules: Arc::default(),
             counts: Arc::new(Counts::default()),
             started: clock::micros(),
@@ -327,7 +344,7 @@ async fn serve_metrics(listener: TcpListener, page: Page, allow: Vec<Net>) {
         });
         async move {
             let Some(from) = from else { return };
-            http::serve(socket, from, &page, http::Port::Metrics, METRICS_WITHIN).await;
+            http::serve(socket, from, &|_| (&page, http::Port::Metrics), METRICS_WITHIN).await;
         }
     })
     .await;

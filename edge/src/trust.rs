@@ -10,7 +10,7 @@ use trishula::gateway::secret::{Secret, SecretError};
 use trishula::metrics;
 use trishula::wire::ids::Namespace;
 
-use crate::config::ServiceSection;
+use crate::config::{DialectName, ServiceSection};
 
 /// Why tokens can't be checked.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,9 @@ impl Watched {
         if section.secret_file.is_none() && section.secret_env.is_none() && section.jwks_file.is_none() {
             return Ok(None);
         }
-        let rules = Rules { require_exp: section.require_exp, ..Rules::default() };
+        // Each connection of an older client is an agent of its own below its token's.
+        let own_names = section.dialect != DialectName::Trishula;
+        let rules = Rules { require_exp: section.require_exp, own_names };
         let mut watched = Watched {
             service: section.name.clone(),
             secret_file: section.secret_file.clone(),

@@ -204,11 +204,7 @@ async fn the_command_says_what_changed_and_refuses_what_can_not() {
     drop(TcpStream::connect(edge.at).await.unwrap());
     edge.says("the TLS handshake failed");
     for (more, code, says) in [
-        (
-            "max_connections = 5",
-            1,
-            "service trishula: max_connections: the default -> 5: the room for connections",
-        ),
+        ("max_connections = 5", 1, "service trishula: max_connections: the default -> 5: who has come in"),
         ("[edge]\nthreads = 2", 1, "edge.threads: the default -> 2: counts for the whole process"),
         ("[[service]]\nname = \"other\"\nsecret_file = \"secret\"", 1, "service other: name"),
         ("cert = \"nowhere.pem\"\nkey = \"nowhere.key\"", 64, "nowhere.pem"),

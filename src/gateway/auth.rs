@@ -4,13 +4,16 @@
 //! |---|---|
 //! | this one | identities, whatever shows them |
 //! | [`token`] | tokens (RFC 7519) by secret or public key |
+//! | [`guest`] | agents of other namespaces, where a rule lets them in |
 //! | [`keys`] | public keys, and tokens that were taken back |
 
+pub mod guest;
 pub mod keys;
 pub mod token;
 
 use crate::wire::ids::{AgentName, Namespace};
 
+pub use guest::Guests;
 pub use keys::{KeySet, Mark, Revoked};
 pub use token::{NewToken, Rules, Trust, Verifier, issue};
 

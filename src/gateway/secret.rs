@@ -8,7 +8,7 @@ pub const MIN_SECRET: usize = 32;
 
 /// Secrets that stand in examples, tutorials and the defaults of older services. Whoever has read one of
 /// those can make tokens.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
     "dev-secret-change-in-production",
     "test-secret",
     "secret",
@@ -19,6 +19,7 @@ const KNOWN: [&str; 10] = [
     "your-256-bit-secret",
     "password",
     "supersecret",
+    "your-generated-secret-key-here",
 ];
 
 /// Bytes that nobody may see; comparing and printing are left out on purpose.

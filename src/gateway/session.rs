@@ -62,6 +62,8 @@ pub struct Settings {
     pub ping_interval: Duration,
     /// How long a ping may stay unanswered; `None`: until three heartbeats are over.
     pub ping_timeout: Option<Duration>,
+    /// How long the client may take with its half of a close before the connection is dropped.
+    pub close_within: Duration,
 }
 
 impl Default for Settings {
@@ -73,6 +75,7 @@ impl Default for Settings {
             attach_within: Duration::from_secs(5),
             ping_interval: Duration::from_secs(20),
             ping_timeout: None,
+            close_within: CLOSE_WITHIN,
         }
     }
 }
@@ -431,7 +434,7 @@ impl<C: Carrier> Session<C> {
             Ok::<(), super::carrier::Lost>(())
         };
         // A client that does not take part in closing is left.
-        let _ = tokio::time::timeout(CLOSE_WITHIN, farewell).await;
+        let _ = tokio::time::timeout(self.settings.close_within, farewell).await;
         Ended { code: end.code, reason: end.reason }
     }
 

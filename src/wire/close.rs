@@ -130,6 +130,8 @@ impl Refusal {
 pub enum CloseCode {
     /// Done.
     Normal = 1000,
+    /// Nothing was said for long; come back when there is something to say.
+    GoingAway = 1001,
     /// Broke RFC 6455.
     Protocol = 1002,
     /// Text that is not UTF-8.

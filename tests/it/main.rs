@@ -15,5 +15,6 @@ mod proxies;
 mod python;
 mod records;
 mod rollback;
+mod services;
 mod survival;
 mod wss;

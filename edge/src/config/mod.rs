@@ -1,14 +1,20 @@
 //! The file `edge.toml`. `deploy/edge.toml` is the same with a comment on every key.
 
+mod old_env;
+pub mod presets;
 mod sections;
 mod service;
 #[cfg(test)]
+mod service_tests;
+mod sharing;
+#[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use trishula::config::log::LogSection;
+use trishula::config::log::{LogFormat, LogSection};
 use trishula::config::{Error, load, resolve};
 use trishula::link::dial;
 use trishula::rt::platform;
@@ -16,8 +22,9 @@ use trishula::wire::url::RELAY_PATH;
 
 use crate::front;
 
-pub use sections::{EdgeSection, IdentitySection, MetricsSection, RelaySection, UplinkSection};
-pub use service::ServiceSection;
+use old_env::{Besides, OldEnv};
+pub use sections::{EdgeSection, IdentitySection, MetricsSection, RelaySection, RuleSection, UplinkSection};
+pub use service::{ANY_PATH, DialectName, Given, Refuse, ServiceSection};
 
 /// The file's name within a configuration folder.
 pub const FILE: &str = "edge.toml";
@@ -43,9 +50,18 @@ pub struct EdgeConfig {
     /// What it passes on to its node.
     #[serde(default)]
     pub relay: RelaySection,
-    /// What it serves.
+    /// What it serves, as the file has it.
     #[serde(default, rename = "service")]
+    given: Vec<Given>,
+    /// What it serves.
+    #[serde(skip)]
     pub services: Vec<ServiceSection>,
+    /// Who of one service comes in at another.
+    #[serde(default, rename = "rule")]
+    pub rules: Vec<RuleSection>,
+    /// What an operator should know of it, though it is good.
+    #[serde(skip)]
+    pub notes: Vec<String>,
     /// Health and metrics.
     #[serde(default)]
     pub metrics: MetricsSection,
@@ -69,7 +85,10 @@ impl EdgeConfig {
         environment: impl Iterator<Item = (String, String)>,
         overrides: Vec<(String, toml::Value)>,
     ) -> Result<EdgeConfig, Error> {
-        let mut config: EdgeConfig = load(path, environment, overrides)?;
+        let environment: BTreeMap<String, String> = environment.collect();
+        let log = overrides.iter().any(|(key, _)| key.starts_with("log."));
+        let mut config: EdgeConfig = load(path, environment.clone().into_iter(), overrides)?;
+        config.settle(path, &environment, log)?;
         config.check().map_err(|(key, why)| Error::Together { path: path.into(), key, why })?;
         let services = config.services.iter_mut();
         let files = services
@@ -97,6 +116,46 @@ impl EdgeConfig {
         Ok(config)
     }
 
+    /// Joins what the file gives of each service with the old variables of its own and with its preset. `log`: a flag
+    /// has said how to log.
+    fn settle(
+        &mut self,
+        path: &Path,
+        environment: &BTreeMap<String, String>,
+        log: bool,
+    ) -> Result<(), Error> {
+        let (old, mut besides) = (OldEnv::new(environment), Besides::default());
+        for (at, mut given) in std::mem::take(&mut self.given).into_iter().enumerate() {
+            let called = given.preset.clone().or_else(|| given.name.as_ref().map(ToString::to_string));
+            let called = called.unwrap_or_else(|| format!("[{at}]"));
+            let wrong = |(key, why)| Error::Together {
+                path: path.into(),
+                key: format!("service {called}: {key}"),
+                why,
+            };
+            let preset = match &given.preset {
+                Some(name) => Some(presets::find(name).ok_or_else(|| {
+                    let known = presets::names().collect::<Vec<_>>().join(", ");
+                    wrong(("preset".into(), format!("{name:?} is none; there are {known}")))
+                })??),
+                None => None,
+            };
+            old.lay_over(&called, &mut given, &mut besides)
+                .map_err(|bad| Error::Variable { variable: bad.variable, why: bad.why })?;
+            let mut section = given.settle(preset).map_err(wrong)?;
+            section.forget_unset(environment);
+            self.services.push(section);
+        }
+        old.note_common(&mut besides);
+        let own = log || environment.keys().any(|key| key.starts_with("TRISHULA_LOG_"));
+        if !own {
+            besides.level.into_iter().for_each(|level| self.log.level = level);
+            besides.json.filter(|json| *json).into_iter().for_each(|_| self.log.format = LogFormat::Json);
+        }
+        self.notes = besides.notes;
+        Ok(())
+    }
+
     /// The key at fault, and why.
     fn check(&self) -> Result<(), (String, String)> {
         let wrong = |key: &str, why: String| Err((key.to_owned(), why));
@@ -108,6 +167,10 @@ impl EdgeConfig {
                 "uplink.nodes",
                 "is empty; give the node's address, usually \"127.0.0.1:8766\"".into(),
             );
+        }
+        if !(1..=1_000_000).contains(&self.edge.max_connections) {
+            let why = format!("{} is not from 1 to 1000000", self.edge.max_connections);
+            return wrong("edge.max_connections", why);
         }
         if !(1..=64).contains(&self.edge.threads) {
             return wrong("edge.threads", format!("{} is not from 1 to 64", self.edge.threads));
@@ -122,18 +185,14 @@ impl EdgeConfig {
             );
             return wrong(&format!("service {}: paths", service.name), why);
         }
-        let mut seen = vec![self.metrics.listen];
-        seen.extend(&self.redirect.listen);
         for service in &self.services {
             service.check().map_err(|(key, why)| (format!("service {}: {key}", service.name), why))?;
-            for listen in &service.listen {
-                if listen.port() != 0 && seen.contains(listen) {
-                    let key = format!("service {}: listen", service.name);
-                    return wrong(&key, format!("{listen} is used twice"));
-                }
-                seen.push(*listen);
-            }
         }
-        Ok(())
+        for rule in &self.rules {
+            rule.check(&self.services).map_err(|why| (format!("rule {} to {}", rule.from, rule.to), why))?;
+        }
+        let mut taken = self.redirect.listen.clone();
+        taken.push(self.metrics.listen);
+        sharing::check(&self.services, &taken)
     }
 }

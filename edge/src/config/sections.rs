@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use trishula::link::dial;
 use trishula::rt::platform;
-use trishula::wire::ids::NodeName;
+use trishula::wire::ids::{Namespace, NodeName};
 
 use crate::front::net::Net;
+
+use super::ServiceSection;
 
 /// `[edge]`
 #[derive(Debug, Clone, Deserialize)]
@@ -18,13 +20,15 @@ pub struct EdgeSection {
     pub name: String,
     /// How long a stop may wait for sessions to end.
     pub drain_ms: u64,
+    /// Connections at once, of all services together; more wait in the system's queue.
+    pub max_connections: usize,
     /// Threads that serve; one is cheapest where the machine has few cores.
     pub threads: usize,
 }
 
 impl Default for EdgeSection {
     fn default() -> Self {
-        Self { name: "trishula".into(), drain_ms: 5_000, threads: 1 }
+        Self { name: "trishula".into(), drain_ms: 5_000, max_connections: 65_536, threads: 1 }
     }
 }
 
@@ -91,5 +95,38 @@ pub struct MetricsSection {
 impl Default for MetricsSection {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 9090)), allow: Net::loopback() }
+    }
+}
+
+/// `[[rule]]`: agents of one service come in at another, with tokens of their own.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleSection {
+    /// Whose tokens.
+    pub from: Namespace,
+    /// Where they are good.
+    pub to: Namespace,
+    /// Any one of these permissions is enough.
+    pub permissions: Vec<String>,
+    /// What they may there.
+    #[serde(default)]
+    pub grants: Vec<String>,
+}
+
+impl RuleSection {
+    /// Why it can't hold.
+    pub(super) fn check(&self, services: &[ServiceSection]) -> Result<(), String> {
+        for name in [&self.from, &self.to] {
+            if !services.iter().any(|service| service.name == *name) {
+                return Err(format!("there is no service {name}"));
+            }
+        }
+        if self.from == self.to {
+            return Err("is for two services; in one, everybody is at home".into());
+        }
+        if self.permissions.is_empty() {
+            return Err("permissions: is empty; name those of which a token must have one".into());
+        }
+        Ok(())
     }
 }

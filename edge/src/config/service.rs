@@ -1,6 +1,7 @@
-//! `[[service]]`.
+//! `[[service]]`: what the file gives, over what its preset says, over the defaults.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,134 +9,249 @@ use serde::Deserialize;
 use trishula::wire::client::DEFAULT_MAX_FRAME;
 use trishula::wire::ids::Namespace;
 
+use crate::access::{Access, RoomRule};
 use crate::{deflate, echo, front};
 
-/// `[[service]]`: one namespace's entrance.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ServiceSection {
-    /// The namespace.
-    pub name: Namespace,
+/// Every path, in [`ServiceSection::paths`].
+pub const ANY_PATH: &str = "*";
+/// Everything, in [`ServiceSection::anonymous_permissions`].
+pub const EVERYTHING: &str = "*";
+
+/// What clients of a service speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DialectName {
+    /// Our own protocol.
+    Trishula,
+    /// The envelope of nine keys.
+    Mcp,
+    /// session-buddy's own messages.
+    SessionBuddy,
+    /// The relay of the old mesh.
+    Relay,
+    /// Any of them, by the first frame.
+    Auto,
+}
+
+/// How a client is refused that may not come in, or not now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Refuse {
+    /// By a close code, after the upgrade: some clients give up for ever on an HTTP status.
+    Close,
+    /// By an HTTP status.
+    Http,
+}
+
+/// Names each setting once: what a file may give, what is in force, and what holds when nobody says anything.
+macro_rules! settings {
+    ($($(#[$doc:meta])* $field:ident $(| $alias:literal)*: $type:ty = $default:expr;)*) => {
+        /// `[[service]]` as it is in force: one namespace's entrance.
+        #[derive(Debug, Clone)]
+        pub struct ServiceSection {
+            /// The namespace.
+            pub name: Namespace,
+            /// The preset that it is made by, if by one.
+            pub preset: Option<String>,
+            $($(#[$doc])* pub $field: $type,)*
+        }
+
+        /// `[[service]]` as a file gives it: only what it says.
+        #[derive(Debug, Clone, Default, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct Given {
+            pub(super) name: Option<Namespace>,
+            pub(super) preset: Option<String>,
+            pub(super) host: Option<IpAddr>,
+            pub(super) port: Option<u16>,
+            $($(#[serde(alias = $alias)])* pub(super) $field: Option<$type>,)*
+        }
+
+        impl Given {
+            /// This one's values, and where it has none, those of `below`. Rooms are joined.
+            fn over(self, below: Given) -> Given {
+                let rooms = joined(self.room.clone(), below.room.clone());
+                let given = Given {
+                    name: self.name.or(below.name),
+                    preset: self.preset.or(below.preset),
+                    host: self.host.or(below.host),
+                    port: self.port.or(below.port),
+                    $($field: self.$field.or(below.$field),)*
+                };
+                Given { room: rooms, ..given }
+            }
+
+            fn settled(self, name: Namespace) -> ServiceSection {
+                ServiceSection { name, preset: self.preset, $($field: self.$field.unwrap_or_else(|| $default),)* }
+            }
+        }
+    };
+}
+
+settings! {
+    /// What its clients speak.
+    dialect: DialectName = DialectName::Trishula;
     /// Where it listens.
-    #[serde(default = "listen_default")]
-    pub listen: Vec<SocketAddr>,
+    listen: Vec<SocketAddr> = listen_default();
+    /// Host names that lead to it where a port is shared.
+    names: Vec<String> = Vec::new();
+    /// Whether it is served by TLS.
+    tls | "tls_enabled": bool = true;
     /// Certificate chain, PEM; `public.pem` of the identity when absent.
-    pub cert: Option<PathBuf>,
+    cert | "cert_file": Option<PathBuf> = None;
     /// Its key, PEM.
-    pub key: Option<PathBuf>,
-    /// Whether TLS is spoken. Without, only behind a proxy on this machine, or where everybody is trusted.
-    #[serde(default = "yes")]
-    pub tls: bool,
+    key | "key_file": Option<PathBuf> = None;
     /// For development: a certificate of a CA of its own is made when there is none.
-    #[serde(default)]
-    pub auto_cert: bool,
+    auto_cert: bool = false;
     /// Whether only clients with a certificate come in.
-    #[serde(default)]
-    pub verify_client: bool,
+    verify_client: bool = false;
     /// CAs of clients' certificates, PEM. Who shows one needs no token.
-    pub ca_file: Option<PathBuf>,
+    ca_file: Option<PathBuf> = None;
     /// Whom such a certificate names.
-    #[serde(default)]
-    pub client_identity: front::certified::Settings,
+    client_identity: front::certified::Settings = front::certified::Settings::default();
     /// The proxies before it.
-    #[serde(default)]
-    pub proxy: front::proxy::Settings,
+    proxy: front::proxy::Settings = front::proxy::Settings::default();
     /// What browsers are told, and whose pages may connect.
-    #[serde(default)]
-    pub http: front::headers::Settings,
+    http: front::headers::Settings = front::headers::Settings::default();
     /// The file with the secret that signs tokens.
-    pub secret_file: Option<PathBuf>,
+    secret_file: Option<PathBuf> = None;
     /// Or the environment variable with it.
-    pub secret_env: Option<String>,
+    secret_env: Option<String> = None;
     /// The file with the public keys of others who make tokens (JWK Set).
-    pub jwks_file: Option<PathBuf>,
+    jwks_file: Option<PathBuf> = None;
     /// The file with tokens that were taken back.
-    pub revoked_file: Option<PathBuf>,
-    /// Whether clients need a token at all. Only for a network in which everybody is trusted.
-    #[serde(default = "yes")]
-    pub auth: bool,
+    revoked_file: Option<PathBuf> = None;
+    /// Whether clients need a token at all.
+    auth | "require_auth": bool = true;
+    /// What a client without a token may do, where it needs none; `*`: everything.
+    anonymous_permissions: Vec<String> = Vec::new();
     /// Whether a token must end.
-    #[serde(default = "yes")]
-    pub require_exp: bool,
-    /// Paths on which a WebSocket is served.
-    #[serde(default = "paths_default")]
-    pub paths: Vec<String>,
+    require_exp: bool = true;
+    /// Permissions that open every room.
+    admin: Vec<String> = vec!["admin".into()];
+    /// Whether the permission `admin` opens every room of a service that has other words for it.
+    admin_everywhere: bool = false;
+    /// Whether case and spaces of permissions do not count.
+    lenient_permissions: bool = false;
+    /// Who may do what in which rooms; none that covers a room: nobody but admins.
+    room: Vec<RoomRule> = Access::open_rooms();
+    /// Whether clients of the envelope may publish what their service lists.
+    may_publish: bool = false;
+    /// How a client is refused.
+    refuse: Refuse = Refuse::Http;
+    /// Paths on which a WebSocket is served; `*`: all.
+    paths: Vec<String> = vec!["/".into(), "/ws".into()];
     /// Largest frame in bytes.
-    #[serde(default = "max_frame_default")]
-    pub max_frame: usize,
-    /// Longest silence before a ping.
-    #[serde(default = "ping_interval_default")]
-    pub ping_interval_s: u64,
-    /// How long a ping may stay unanswered; three heartbeats when absent.
-    pub ping_timeout_s: Option<u64>,
-    /// Connections at once; more wait in the system's queue.
-    #[serde(default = "max_connections_default")]
-    pub max_connections: usize,
+    max_frame | "max_message_size": usize = DEFAULT_MAX_FRAME;
+    /// Longest silence before a ping, in seconds.
+    ping_interval_s | "ping_interval": u64 = 20;
+    /// How long a ping may stay unanswered, in seconds; three heartbeats when absent.
+    ping_timeout_s | "ping_timeout": Option<u64> = None;
+    /// How long the client may take with its half of a close, in seconds.
+    close_timeout_s | "close_timeout": u64 = 2;
+    /// Seconds without a frame either way after which a connection is closed; 0: it may be silent for ever.
+    connection_timeout_s | "connection_timeout": u64 = 0;
+    /// Connections at once.
+    max_connections: usize = 10_000;
+    /// Connections at once from one address; a quarter when absent, and then not of this machine's own.
+    max_connections_per_address: Option<usize> = None;
+    /// Frames a second of one connection, and half as many again at once; 0: no limit.
+    message_rate_limit: u32 = 0;
+    /// Frames a second from one address, in the same way.
+    message_rate_limit_per_address: u32 = 0;
+    /// Bytes a second of one connection; 0: no limit.
+    byte_rate_limit: u32 = 0;
+    /// Failed tokens a minute from one address, and as many at once; 0: no limit. 10 when absent, and then not of
+    /// this machine's own.
+    auth_failures_per_minute: Option<u32> = None;
     /// How long TLS and the request for the upgrade may take.
-    #[serde(default = "handshake_default")]
-    pub handshake_timeout_ms: u64,
+    handshake_timeout_ms: u64 = 10_000;
     /// Whether `/echo` is served: every message comes back as it came.
-    #[serde(default)]
-    pub echo: bool,
+    echo: bool = false;
     /// Compression of messages, for clients that offer it.
-    #[serde(default)]
-    pub deflate: deflate::Settings,
+    deflate: deflate::Settings = deflate::Settings::default();
 }
 
 pub(super) fn listen_default() -> Vec<SocketAddr> {
     vec![SocketAddr::from(([0, 0, 0, 0], 443)), SocketAddr::from(([0, 0, 0, 0], 8765))]
 }
 
-fn yes() -> bool {
-    true
+/// The rules of both; one of the upper ones replaces the lower one of the same pattern.
+fn joined(upper: Option<Vec<RoomRule>>, lower: Option<Vec<RoomRule>>) -> Option<Vec<RoomRule>> {
+    let (Some(mut rules), Some(lower)) = (upper.clone(), lower.clone()) else { return upper.or(lower) };
+    for rule in lower {
+        if !rules.iter().any(|own| own.pattern == rule.pattern) {
+            rules.push(rule);
+        }
+    }
+    Some(rules)
 }
 
-fn paths_default() -> Vec<String> {
-    vec!["/".into(), "/ws".into()]
-}
-
-fn max_frame_default() -> usize {
-    DEFAULT_MAX_FRAME
-}
-
-fn ping_interval_default() -> u64 {
-    20
-}
-
-fn max_connections_default() -> usize {
-    10_000
-}
-
-fn handshake_default() -> u64 {
-    10_000
-}
-
-impl ServiceSection {
-    /// How long TLS and the request for the upgrade may take.
-    pub fn handshake_timeout(&self) -> Duration {
-        Duration::from_millis(self.handshake_timeout_ms)
+impl Given {
+    /// Joins what a file gives with its preset and the defaults.
+    ///
+    /// # Errors
+    ///
+    /// The key at fault, and why.
+    pub(super) fn settle(mut self, preset: Option<Given>) -> Result<ServiceSection, (String, String)> {
+        let below = preset.unwrap_or_default();
+        // Who says what signs tokens says all of it.
+        let own = self.secret_file.is_some() || self.secret_env.is_some() || self.jwks_file.is_some();
+        if own {
+            self.secret_file = Some(self.secret_file.flatten());
+            self.secret_env = Some(self.secret_env.flatten());
+        }
+        let moved = self.listen.is_none() && (self.host.is_some() || self.port.is_some());
+        let mut joined = self.over(below);
+        if moved {
+            let usual = joined.listen.iter().flatten().next();
+            let (ip, port) = usual.map_or((Ipv4Addr::UNSPECIFIED.into(), 443), |at| (at.ip(), at.port()));
+            joined.listen =
+                Some(vec![SocketAddr::new(joined.host.unwrap_or(ip), joined.port.unwrap_or(port))]);
+        } else if joined.host.is_some() || joined.port.is_some() {
+            return Err((
+                "host".into(),
+                "goes not together with listen; give host and port, or listen".into(),
+            ));
+        }
+        let Some(name) = joined.name.clone() else {
+            return Err(("name".into(), "is missing; it is the namespace of the service".into()));
+        };
+        Ok(joined.settled(name))
     }
 }
 
 impl ServiceSection {
-    fn check_front(&self) -> Result<(), (&'static str, String)> {
-        if self.auto_cert && self.cert.is_some() {
-            return Err((
-                "auto_cert",
-                "makes a certificate for development, and cert is there too; give one".into(),
-            ));
+    /// A preset names the variable with the secret; where nobody needs a token it need not be set.
+    pub(super) fn forget_unset(&mut self, environment: &BTreeMap<String, String>) {
+        let unset = self.secret_env.as_ref().is_some_and(|name| !environment.contains_key(name));
+        if !self.auth && self.preset.is_some() && unset {
+            self.secret_env = None;
         }
-        if self.verify_client && self.ca_file.is_none() {
-            return Err(("verify_client", "needs ca_file: the CAs whose certificates are let in".into()));
+    }
+
+    /// How long TLS and the request for the upgrade may take.
+    pub fn handshake_timeout(&self) -> Duration {
+        Duration::from_millis(self.handshake_timeout_ms)
+    }
+
+    /// Who may do what in which rooms.
+    pub fn access(&self) -> Access {
+        let mut admin = self.admin.clone();
+        if self.admin_everywhere {
+            admin.push("admin".into());
         }
-        if !self.tls && (self.auto_cert || self.cert.is_some() || self.ca_file.is_some()) {
-            return Err((
-                "tls",
-                "is off, and then certificates are no use; leave cert, auto_cert and ca_file out".into(),
-            ));
-        }
-        self.proxy.check()?;
-        self.http.check()
+        Access::new(admin, self.lenient_permissions, self.room.clone())
+    }
+
+    /// Whether a client without a token may do everything, as on the old servers.
+    pub fn anonymous_may_all(&self) -> bool {
+        self.anonymous_permissions.iter().any(|given| given == EVERYTHING)
+    }
+
+    /// Whether this host name leads to it.
+    pub fn is_called(&self, host: &str) -> bool {
+        self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
     }
 
     /// The key at fault, and why.
@@ -151,6 +267,11 @@ impl ServiceSection {
             }
             _ => {}
         }
+        if self.auth && !self.anonymous_permissions.is_empty() {
+            let why = "are for clients without a token, and auth demands one of everybody; say auth = false, or \
+                       leave them out";
+            return Err(("anonymous_permissions", why.into()));
+        }
         if self.cert.is_some() != self.key.is_some() {
             return Err(("cert", "goes with key; give both or none".into()));
         }
@@ -158,11 +279,55 @@ impl ServiceSection {
             return Err(("listen", "is empty".into()));
         }
         self.check_front()?;
+        self.check_numbers()?;
+        self.deflate.check()?;
+        if self.echo && self.paths.iter().any(|path| path == echo::PATH) {
+            return Err(("paths", format!("{} is taken by echo; leave one of the two out", echo::PATH)));
+        }
+        if let Some(rule) = self.room.iter().find(|rule| !rule.is_good()) {
+            let why =
+                format!("{:?} is no pattern: a name, or its beginning and one '*' at the end", rule.pattern);
+            return Err(("room.pattern", why));
+        }
+        match self.paths.iter().find(|path| !path.starts_with('/') && *path != ANY_PATH) {
+            Some(path) => Err(("paths", format!("{path:?} must begin with a '/', or be \"*\""))),
+            None => Ok(()),
+        }
+    }
+
+    fn check_front(&self) -> Result<(), (&'static str, String)> {
+        if self.auto_cert && self.cert.is_some() {
+            let why = "makes a certificate for development, and cert is there too; give one";
+            return Err(("auto_cert", why.into()));
+        }
+        if self.verify_client && self.ca_file.is_none() {
+            return Err(("verify_client", "needs ca_file: the CAs whose certificates are let in".into()));
+        }
+        if !self.tls && (self.auto_cert || self.ca_file.is_some()) {
+            let why = "is off, and then certificates are no use; leave auto_cert and ca_file out";
+            return Err(("tls", why.into()));
+        }
+        self.proxy.check()?;
+        self.http.check()
+    }
+
+    fn check_numbers(&self) -> Result<(), (&'static str, String)> {
         let bounds = [
             ("max_frame", self.max_frame as u64, 1024, 16 << 20),
             ("ping_interval_s", self.ping_interval_s, 1, 600),
             ("ping_timeout_s", self.ping_timeout_s.unwrap_or(1), 1, 600),
+            ("close_timeout_s", self.close_timeout_s, 1, 60),
+            ("connection_timeout_s", self.connection_timeout_s, 0, 86_400),
             ("max_connections", self.max_connections as u64, 1, 1_000_000),
+            (
+                "max_connections_per_address",
+                self.max_connections_per_address.unwrap_or(1) as u64,
+                1,
+                1_000_000,
+            ),
+            ("message_rate_limit", self.message_rate_limit.into(), 0, 1_000_000),
+            ("message_rate_limit_per_address", self.message_rate_limit_per_address.into(), 0, 1_000_000),
+            ("auth_failures_per_minute", self.auth_failures_per_minute.unwrap_or(0).into(), 0, 10_000),
             ("handshake_timeout_ms", self.handshake_timeout_ms, 100, 600_000),
         ];
         for (key, value, low, high) in bounds {
@@ -170,13 +335,10 @@ impl ServiceSection {
                 return Err((key, format!("{value} is not from {low} to {high}")));
             }
         }
-        self.deflate.check()?;
-        if self.echo && self.paths.iter().any(|path| path == echo::PATH) {
-            return Err(("paths", format!("{} is taken by echo; leave one of the two out", echo::PATH)));
+        if self.byte_rate_limit != 0 && (self.byte_rate_limit as usize) < self.max_frame {
+            let why = format!("is less than max_frame, {}: such a frame could never come", self.max_frame);
+            return Err(("byte_rate_limit", why));
         }
-        match self.paths.iter().find(|path| !path.starts_with('/')) {
-            Some(path) => Err(("paths", format!("{path:?} must begin with a '/'"))),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use trishula::metrics;
 use trishula::rt::clock;
 use trishula::wire::close::CloseCode;
 
-use super::step::{Now, Step, Steps};
+use super::step::{Note, Now, Step, Steps};
 use super::{Dialect, MAX_FRAME};
 
 /// Frames for the client, and bytes of them, beyond which it is not read: it has to take its answers first.
@@ -25,6 +25,18 @@ enum Out {
     Frame(Bytes),
     Ping(u64),
 }
+
+/// Something of a client's that an operator may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// What its dialect noted.
+    Note(Note),
+    /// Its dialect, or its silence, has ended the connection so.
+    Closed(CloseCode),
+}
+
+/// Hears of it.
+pub type Watcher = Box<dyn FnMut(Seen) + Send>;
 
 /// A carrier with a dialect before it.
 pub struct Translated<C> {
@@ -45,6 +57,10 @@ pub struct Translated<C> {
     timer: Pin<Box<Sleep>>,
     /// What the timer is set to.
     due: Option<u64>,
+    /// How long nothing may be said, in microseconds, and when something was last; 0: for ever.
+    idle: u64,
+    said_at: u64,
+    watcher: Option<Watcher>,
 }
 
 impl<C: Carrier> Translated<C> {
@@ -65,14 +81,57 @@ impl<C: Carrier> Translated<C> {
             ended: false,
             timer: Box::pin(tokio::time::sleep(LONGEST)),
             due: None,
+            idle: 0,
+            said_at: now().micros,
+            watcher: None,
         };
         carrier.follow();
         carrier
     }
 
+    /// Closes the connection when nobody has said anything for so long; zero: never.
+    pub fn closing_after(mut self, idle: Duration) -> Translated<C> {
+        self.idle = u64::try_from(idle.as_micros()).unwrap_or(u64::MAX);
+        self
+    }
+
+    /// Tells `watcher` what an operator may want to know, from now on.
+    pub fn watched(mut self, watcher: Watcher) -> Translated<C> {
+        self.watcher = Some(watcher);
+        self
+    }
+
+    /// Gives the dialect a frame that was read already.
+    pub fn having_read(mut self, frame: &Bytes) -> Translated<C> {
+        self.dialect.client(now(), frame, &mut self.steps);
+        self.follow();
+        self
+    }
+
+    fn saw(&mut self, seen: Seen) {
+        if let Some(watcher) = &mut self.watcher {
+            watcher(seen);
+        }
+    }
+
+    /// When something is due, of the dialect or of the connection.
+    fn next_due(&self) -> Option<u64> {
+        let idle = (self.idle > 0).then(|| self.said_at.saturating_add(self.idle));
+        [self.dialect.next_due(), idle].into_iter().flatten().min()
+    }
+
+    fn close_if_idle(&mut self, micros: u64) {
+        if self.idle > 0 && micros >= self.said_at.saturating_add(self.idle) {
+            self.ended = true;
+            self.close.get_or_insert((CloseCode::GoingAway, "idle".into()));
+            self.saw(Seen::Closed(CloseCode::GoingAway));
+        }
+    }
+
     /// Does what the dialect said.
     fn follow(&mut self) {
-        for step in self.steps.take() {
+        let steps: Vec<Step> = self.steps.take().collect();
+        for step in steps {
             match step {
                 Step::ToSession(frame) => self.to_session.push_back(frame),
                 Step::ToClient(frame) => {
@@ -82,10 +141,12 @@ impl<C: Carrier> Translated<C> {
                 Step::Close(code, reason) => {
                     self.ended = true;
                     self.close.get_or_insert((code, reason));
+                    self.saw(Seen::Closed(code));
                 }
                 Step::Note(note) => {
                     metrics::DIALECT_NOTES.with_label_values(&[note.as_str()]).inc();
                     tracing::debug!(note = note.as_str(), "a client of an older dialect");
+                    self.saw(Seen::Note(note));
                 }
             }
         }
@@ -121,7 +182,7 @@ impl<C: Carrier> Translated<C> {
     /// Lets the dialect do what is due, and sets the timer to the next thing.
     fn poll_due(&mut self, cx: &mut Context<'_>) {
         loop {
-            let Some(at) = self.dialect.next_due().filter(|_| !self.ended) else {
+            let Some(at) = self.next_due().filter(|_| !self.ended && self.close.is_none()) else {
                 self.due = None;
                 return;
             };
@@ -129,6 +190,7 @@ impl<C: Carrier> Translated<C> {
             if at <= time.micros {
                 self.dialect.due(time, &mut self.steps);
                 self.follow();
+                self.close_if_idle(time.micros);
                 continue;
             }
             if self.due != Some(at) {
@@ -193,7 +255,9 @@ impl<C: Carrier> Carrier for Translated<C> {
             }
             match ready!(self.inner.poll_recv(cx)) {
                 Incoming::Frame(frame) => {
-                    self.dialect.client(now(), &frame, &mut self.steps);
+                    let time = now();
+                    self.said_at = time.micros;
+                    self.dialect.client(time, &frame, &mut self.steps);
                     self.follow();
                 }
                 end @ (Incoming::Closed(_) | Incoming::Failed(_)) => self.gone(end),
@@ -210,7 +274,9 @@ impl<C: Carrier> Carrier for Translated<C> {
     }
 
     fn send(&mut self, frame: Bytes) -> Result<(), Lost> {
-        self.dialect.session(now(), &frame, &mut self.steps);
+        let time = now();
+        self.said_at = time.micros;
+        self.dialect.session(time, &frame, &mut self.steps);
         self.follow();
         Ok(())
     }

@@ -16,6 +16,7 @@
 //! | [`sniff`] | which of them a client speaks, by its first frame |
 //! | [`carrier`] | a dialect between a WebSocket and a session; the one file that knows of sockets and clocks |
 //! | [`pace`] | the rate of one client |
+//! | [`paced`] | our own protocol, at a limited rate |
 //! | [`ids`] | ids by chance |
 //! | `login` | token and registration, towards the session |
 //! | `ours` | frames of our own protocol |
@@ -24,6 +25,7 @@ pub mod carrier;
 pub mod ids;
 pub mod mcp;
 pub mod pace;
+pub mod paced;
 pub mod relay;
 pub mod services;
 pub mod session_buddy;
@@ -43,6 +45,7 @@ use bytes::Bytes;
 use trishula::wire::close::CloseCode;
 
 use mcp::Mcp;
+use paced::Paced;
 use relay::Relay;
 use session_buddy::SessionBuddy;
 use sniff::Sniffer;
@@ -51,7 +54,10 @@ pub use login::User;
 pub use ours::SERVICE_AGENT;
 pub use step::{Ids, Note, Now, Pace, Step, Steps};
 
-use services::{Action, Service};
+use services::Service;
+
+use crate::access::{Access, Action, Who};
+use crate::config::presets;
 
 /// Largest frame that a client of old takes: over it, it closes with 1009.
 const MAX_FRAME: usize = 1 << 20;
@@ -60,6 +66,8 @@ const MAX_FRAME: usize = 1 << 20;
 pub enum Dialect {
     /// Our own protocol: everything passes as it is.
     Trishula,
+    /// The same, at a limited rate.
+    Paced(Box<Paced>),
     /// The envelope of nine keys.
     Mcp(Box<Mcp>),
     /// session-buddy's own messages.
@@ -76,7 +84,7 @@ impl Dialect {
         match self {
             Dialect::Mcp(mcp) => mcp.start(now, out),
             Dialect::SessionBuddy(buddy) => buddy.start(now, out),
-            Dialect::Trishula | Dialect::Relay(_) | Dialect::Undecided(_) => {}
+            Dialect::Trishula | Dialect::Paced(_) | Dialect::Relay(_) | Dialect::Undecided(_) => {}
         }
     }
 
@@ -85,7 +93,7 @@ impl Dialect {
         match self {
             Dialect::Mcp(mcp) => mcp.hears_client(),
             Dialect::SessionBuddy(buddy) => buddy.hears_client(),
-            Dialect::Trishula | Dialect::Relay(_) | Dialect::Undecided(_) => true,
+            Dialect::Trishula | Dialect::Paced(_) | Dialect::Relay(_) | Dialect::Undecided(_) => true,
         }
     }
 
@@ -93,6 +101,7 @@ impl Dialect {
     pub fn client(&mut self, now: Now, frame: &Bytes, out: &mut Steps) {
         match self {
             Dialect::Trishula => out.to_session(frame.clone()),
+            Dialect::Paced(paced) => paced.client(now, frame, out),
             Dialect::Mcp(mcp) => mcp.client(now, frame, out),
             Dialect::SessionBuddy(buddy) => buddy.client(now, frame, out),
             Dialect::Relay(relay) => relay.client(now, frame, out),
@@ -109,7 +118,7 @@ impl Dialect {
     /// A frame of the session's, in our protocol.
     pub fn session(&mut self, now: Now, frame: &Bytes, out: &mut Steps) {
         match self {
-            Dialect::Trishula => out.to_client(frame.clone()),
+            Dialect::Trishula | Dialect::Paced(_) => out.to_client(frame.clone()),
             Dialect::Mcp(mcp) => mcp.session(now, frame, out),
             Dialect::SessionBuddy(buddy) => buddy.session(now, frame, out),
             Dialect::Relay(relay) => relay.session(now, frame, out),
@@ -121,7 +130,7 @@ impl Dialect {
     /// The session ends the connection so; the client is told in its own way.
     pub fn session_closes(&mut self, now: Now, code: CloseCode, reason: &str, out: &mut Steps) {
         match self {
-            Dialect::Trishula | Dialect::Undecided(_) => out.close(code, reason),
+            Dialect::Trishula | Dialect::Paced(_) | Dialect::Undecided(_) => out.close(code, reason),
             Dialect::Mcp(mcp) => mcp.session_closes(now, code, reason, out),
             Dialect::SessionBuddy(buddy) => buddy.session_closes(code, reason, out),
             Dialect::Relay(relay) => relay.session_closes(code, reason, out),
@@ -131,7 +140,7 @@ impl Dialect {
     /// The client has closed, or is gone. What the session is still to be told goes ahead of that.
     pub fn client_gone(&mut self, out: &mut Steps) {
         match self {
-            Dialect::Trishula | Dialect::Undecided(_) => {}
+            Dialect::Trishula | Dialect::Paced(_) | Dialect::Undecided(_) => {}
             Dialect::Mcp(mcp) => mcp.client_gone(out),
             Dialect::SessionBuddy(buddy) => buddy.client_gone(out),
             Dialect::Relay(relay) => relay.client_gone(),
@@ -141,7 +150,7 @@ impl Dialect {
     /// When something is due, in [`Now::micros`].
     pub fn next_due(&self) -> Option<u64> {
         match self {
-            Dialect::Trishula => None,
+            Dialect::Trishula | Dialect::Paced(_) => None,
             Dialect::Mcp(mcp) => mcp.next_due(),
             Dialect::SessionBuddy(buddy) => buddy.next_due(),
             Dialect::Relay(relay) => relay.next_due(),
@@ -152,7 +161,7 @@ impl Dialect {
     /// Does what is due.
     pub fn due(&mut self, now: Now, out: &mut Steps) {
         match self {
-            Dialect::Trishula => {}
+            Dialect::Trishula | Dialect::Paced(_) => {}
             Dialect::Mcp(mcp) => mcp.due(now, out),
             Dialect::SessionBuddy(buddy) => buddy.due(now, out),
             Dialect::Relay(relay) => relay.due(now, out),
@@ -189,14 +198,16 @@ pub enum Anonymous {
 pub struct Settings {
     /// The service.
     pub service: &'static Service,
+    /// What it calls itself in its greeting.
+    pub server: String,
     /// Its namespace here.
     pub namespace: String,
     /// Whether a client needs a token.
     pub auth: Auth,
     /// What one without may do, where it needs none.
     pub anonymous: Anonymous,
-    /// Whether the permission `admin` opens every channel of every service.
-    pub admin_everywhere: bool,
+    /// Who may do what in which channels.
+    pub access: Access,
     /// Whether clients may publish what their service lists, which the old servers ignored.
     pub may_publish: bool,
     /// Whether the client came by TLS.
@@ -219,10 +230,11 @@ impl Settings {
         let session_buddy = service.family == services::Family::SessionBuddy;
         Settings {
             service,
+            server: service.server.into(),
             namespace: service.name.into(),
             auth: Auth::Required,
             anonymous: Anonymous::Permissions(Vec::new()),
-            admin_everywhere: false,
+            access: presets::section(service.name).map(|section| section.access()).unwrap_or_default(),
             may_publish: false,
             secure: true,
             rate: 100,
@@ -235,13 +247,12 @@ impl Settings {
 
     /// Whether this client may do this.
     fn may(&self, user: Option<&User>, action: Action, channel: &str) -> bool {
-        let permissions = match (user, &self.anonymous) {
-            (Some(user), _) => &user.permissions,
+        let who = match (user, &self.anonymous) {
+            (Some(user), _) => Who::Known(&user.permissions),
             (None, Anonymous::Everything) => return true,
-            (None, Anonymous::Permissions(permissions)) => permissions,
+            (None, Anonymous::Permissions(permissions)) => Who::Stranger(permissions),
         };
-        let admin = self.admin_everywhere && permissions.iter().any(|given| given == "admin");
-        admin || self.service.allows(permissions, action, channel)
+        self.access.allows(who, action, channel)
     }
 }
 

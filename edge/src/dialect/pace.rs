@@ -15,7 +15,14 @@ use super::step::Pace;
 
 /// Shows the time that it was told last.
 #[derive(Debug, Clone, Default)]
-struct Told(Arc<AtomicU64>);
+pub struct Told(Arc<AtomicU64>);
+
+impl Told {
+    /// It is so late, in microseconds; never earlier than it was.
+    pub fn tell(&self, micros: u64) {
+        self.0.fetch_max(micros.saturating_mul(1000), Ordering::Relaxed);
+    }
+}
 
 impl Clock for Told {
     type Instant = Nanos;
@@ -25,7 +32,7 @@ impl Clock for Told {
     }
 }
 
-/// So many frames a second, and half as many again at once.
+/// So many frames (or bytes) a second, and half as many again at once.
 pub struct PerSecond {
     clock: Told,
     limiter: RateLimiter<NotKeyed, InMemoryState, Told, NoOpMiddleware<Nanos>>,
@@ -41,11 +48,26 @@ impl PerSecond {
     }
 }
 
+impl PerSecond {
+    /// Takes so many at this time, in [`Now::micros`](super::Now::micros).
+    ///
+    /// # Errors
+    ///
+    /// Those are too many; with the time after which they may come.
+    pub fn take_units(&mut self, micros: u64, units: NonZeroU32) -> Result<(), Duration> {
+        self.clock.tell(micros);
+        match self.limiter.check_n(units) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(wait)) => Err(wait.earliest_possible().duration_since(self.clock.now()).into()),
+            // More than may ever come at once; the limit of a frame's size stands before that.
+            Err(_) => Err(Duration::from_secs(1)),
+        }
+    }
+}
+
 impl Pace for PerSecond {
-    fn take(&mut self, micros: u64) -> Result<(), Duration> {
-        self.clock.0.store(micros.saturating_mul(1000), Ordering::Relaxed);
-        let Err(wait) = self.limiter.check() else { return Ok(()) };
-        Err(wait.earliest_possible().duration_since(self.clock.now()).into())
+    fn take(&mut self, micros: u64, _bytes: usize) -> Result<(), Duration> {
+        self.take_units(micros, NonZeroU32::MIN)
     }
 }
 
@@ -53,7 +75,7 @@ impl Pace for PerSecond {
 pub struct Unlimited;
 
 impl Pace for Unlimited {
-    fn take(&mut self, _micros: u64) -> Result<(), Duration> {
+    fn take(&mut self, _micros: u64, _bytes: usize) -> Result<(), Duration> {
         Ok(())
     }
 }
@@ -67,10 +89,10 @@ mod tests {
         // covers B06, B19
         let mut pace = PerSecond::new(10).unwrap();
         let at = 86_400_000_000;
-        assert_eq!((0..40).filter(|_| pace.take(at).is_ok()).count(), 15);
-        let wait = pace.take(at).unwrap_err();
+        assert_eq!((0..40).filter(|_| pace.take(at, 1).is_ok()).count(), 15);
+        let wait = pace.take(at, 1).unwrap_err();
         assert!(wait > Duration::from_millis(99) && wait <= Duration::from_millis(100), "{wait:?}");
-        assert_eq!((0..40).filter(|_| pace.take(at + 1_000_000).is_ok()).count(), 10);
+        assert_eq!((0..40).filter(|_| pace.take(at + 1_000_000, 1).is_ok()).count(), 10);
         assert!(PerSecond::new(0).is_none());
     }
 }

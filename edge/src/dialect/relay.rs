@@ -132,7 +132,7 @@ impl Relay {
     fn message(&mut self, now: Now, frame: &[u8], out: &mut Steps) {
         self.stage = Stage::Speaking;
         let Some(agent) = self.agent.clone() else { return };
-        if let Err(wait) = self.pace.take(now.micros) {
+        if let Err(wait) = self.pace.take(now.micros, frame.len()) {
             out.note(Note::RateLimited);
             let why = format!("over the rate; again after {:.3} s", wait.as_secs_f64());
             let about = message::id_of(frame);

@@ -14,9 +14,9 @@ use trishula::wire::close::CloseCode;
 use super::login::{Heard, Login, User};
 use super::mcp::envelope::iso;
 use super::ours::{self, Body, Refused, Said, Say};
-use super::services::Action;
 use super::step::{Ids, Note, Now, Pace, Steps};
 use super::{Auth, MAX_FRAME, Settings};
+use crate::access::Action;
 
 /// The room with the metrics.
 const ROOM: &str = "metrics";
@@ -156,7 +156,7 @@ impl SessionBuddy {
             }
             self.greet(now, out);
         }
-        if self.pace.take(now.micros).is_err() {
+        if self.pace.take(now.micros, frame.len()).is_err() {
             return out.note(Note::RateLimited);
         }
         match given {

@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 use trishula::wire::client::check_depth;
 
 use super::mcp::Mcp;
+use super::paced::Paced;
 use super::relay::{Entry, Relay, bare};
 use super::session_buddy::SessionBuddy;
 use super::step::{Ids, Now, Pace};
@@ -31,7 +32,20 @@ pub enum Tongue {
     Relay,
 }
 
-/// The dialects that a port serves.
+/// Which dialects a port serves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Serves {
+    /// Our own protocol.
+    pub trishula: bool,
+    /// The envelope.
+    pub mcp: bool,
+    /// session-buddy's own messages.
+    pub session_buddy: bool,
+    /// The relay.
+    pub relay: bool,
+}
+
+/// The dialects that one service serves.
 #[derive(Debug, Clone)]
 pub struct Choice {
     /// Whether our own protocol is among them.
@@ -45,12 +59,23 @@ pub struct Choice {
 }
 
 impl Choice {
-    fn serves(&self, tongue: Tongue) -> bool {
+    fn serves(&self) -> Serves {
+        Serves {
+            trishula: self.trishula,
+            mcp: self.mcp.is_some(),
+            session_buddy: self.session_buddy.is_some(),
+            relay: self.relay.is_some(),
+        }
+    }
+}
+
+impl Serves {
+    fn has(&self, tongue: Tongue) -> bool {
         match tongue {
             Tongue::Trishula => self.trishula,
-            Tongue::Mcp => self.mcp.is_some(),
-            Tongue::SessionBuddy => self.session_buddy.is_some(),
-            Tongue::Relay => self.relay.is_some(),
+            Tongue::Mcp => self.mcp,
+            Tongue::SessionBuddy => self.session_buddy,
+            Tongue::Relay => self.relay,
         }
     }
 
@@ -69,7 +94,7 @@ impl Choice {
         // Whoever is served last gets what nobody else can read, and says so in its own way.
         let rest = [Tongue::Trishula, Tongue::Mcp, Tongue::SessionBuddy, Tongue::Relay];
         let mut all = order.iter().chain(&rest).copied();
-        all.find(|tongue| self.serves(*tongue)).unwrap_or(Tongue::Trishula)
+        all.find(|tongue| self.has(*tongue)).unwrap_or(Tongue::Trishula)
     }
 }
 
@@ -137,7 +162,7 @@ impl Sniffer {
 
     /// Its first frame. `None`: it was decided before.
     pub fn first(&mut self, now: Now, frame: &[u8]) -> Option<Dialect> {
-        self.become_a(self.choice.of(frame), now)
+        self.become_a(self.choice.serves().of(frame), now)
     }
 
     /// The time is over, if it is.
@@ -145,7 +170,7 @@ impl Sniffer {
         if now.micros < self.until {
             return None;
         }
-        self.become_a(self.choice.of_silence(), now)
+        self.become_a(self.choice.serves().of_silence(), now)
     }
 
     fn become_a(&mut self, tongue: Tongue, now: Now) -> Option<Dialect> {
@@ -160,7 +185,7 @@ impl Sniffer {
             (Tongue::Relay, Choice { relay: Some(entry), .. }) => {
                 Dialect::Relay(Box::new(Relay::new(entry.clone(), false, ids, pace, now)))
             }
-            _ => Dialect::Trishula,
+            _ => Dialect::Paced(Box::new(Paced::new(ids, pace))),
         })
     }
 }

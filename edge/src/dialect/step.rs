@@ -29,12 +29,12 @@ pub trait Ids: Send {
 
 /// How fast a client may be.
 pub trait Pace: Send {
-    /// Takes one frame at this time, in [`Now::micros`].
+    /// Takes one frame of so many bytes at this time, in [`Now::micros`].
     ///
     /// # Errors
     ///
     /// It is one too many; with the time after which the next one may come.
-    fn take(&mut self, micros: u64) -> Result<(), Duration>;
+    fn take(&mut self, micros: u64, bytes: usize) -> Result<(), Duration>;
 }
 
 /// One thing to do.
@@ -74,6 +74,14 @@ pub enum Note {
 }
 
 impl Note {
+    /// Whether it is worth a line with the client's address.
+    pub fn is_odd(self) -> bool {
+        matches!(
+            self,
+            Note::DecodeError | Note::AuthFailed | Note::Forbidden | Note::RateLimited | Note::Full
+        )
+    }
+
     /// The word for metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {

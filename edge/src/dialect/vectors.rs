@@ -38,7 +38,9 @@ pub(super) fn settings(of: &Value) -> Settings {
     if of["anonymous"] == "everything" {
         settings.anonymous = Anonymous::Everything;
     }
-    settings.admin_everywhere = of["admin_everywhere"] == true;
+    let mut section = presets::section(service).unwrap();
+    section.admin_everywhere = of["admin_everywhere"] == true;
+    settings.access = section.access();
     settings.may_publish = of["may_publish"] == true;
     if let Some(rate) = of["rate"].as_u64() {
         settings.rate = rate as u32;

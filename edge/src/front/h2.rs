@@ -14,12 +14,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use trishula::gateway::session::Opening;
+use tokio::sync::watch;
 use trishula::rt::tasks;
 
 use super::stream::Stream;
 use crate::http::{self, MAX_REQUEST, Port, REQUESTS_WITHIN, Upgraded};
-use crate::listener::{self, Service};
+use crate::listener::{self, Caller, Service};
 
 /// WebSockets and requests of one connection at once.
 const MAX_STREAMS: u32 = 128;
@@ -32,23 +32,25 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// What the streams of one connection share.
 struct Connection {
-    service: Arc<Service>,
-    opening: Opening,
+    caller: Caller,
     from: SocketAddr,
     /// WebSockets that are open.
     open: AtomicUsize,
     tasks: Exec,
+    within: Duration,
+    stop: watch::Receiver<bool>,
 }
 
-/// Serves one connection until its end.
-pub async fn serve(stream: Stream, from: SocketAddr, service: &Arc<Service>, opening: &Opening) {
+/// Serves one connection until its end; `first`: the service whose patience counts.
+pub async fn serve(stream: Stream, from: SocketAddr, caller: Caller, first: &Service) {
     let tasks = Exec::default();
     let shared = Arc::new(Connection {
-        service: service.clone(),
-        opening: opening.clone(),
+        caller,
         from,
         open: AtomicUsize::new(0),
         tasks: tasks.clone(),
+        within: first.handshake_within,
+        stop: first.stop.clone(),
     });
     let answering = shared.clone();
     let answers = service_fn(move |request| {
@@ -87,11 +89,11 @@ pub async fn serve(stream: Stream, from: SocketAddr, service: &Arc<Service>, ope
 
 /// When no further stream is to be taken: the process stops, or nobody has a WebSocket open for too long.
 async fn over(shared: &Connection) {
-    let mut stop = shared.service.stop.clone();
+    let mut stop = shared.stop.clone();
     let idle = async {
         let mut idle = 0;
         while idle < REQUESTS_WITHIN {
-            tokio::time::sleep(shared.service.handshake_within).await;
+            tokio::time::sleep(shared.within).await;
             idle = if shared.open.load(Ordering::Relaxed) == 0 { idle + 1 } else { 0 };
         }
     };
@@ -102,25 +104,24 @@ async fn over(shared: &Connection) {
 }
 
 async fn answer(mut request: Request<Incoming>, shared: &Arc<Connection>) -> Response<Full<Bytes>> {
-    // A stream takes as much room as a connection.
-    let permit = shared.service.permits.clone().try_acquire_owned();
-    let (page, port) = (&shared.service.page, Port::Service(&shared.opening));
-    let (answer, from, grant) = http::answer(&request, shared.from, page, port).await;
+    let host = http::host(&request).map(str::to_owned);
+    let (service, opening) = shared.caller.asks(host.as_deref());
+    // Room for a WebSocket is given at the service's door, as on a connection of its own.
+    let (answer, from, grant) =
+        http::answer(&request, shared.from, &service.page, Port::Service(opening)).await;
     let Some(grant) = grant else { return answer };
-    let Ok(permit) = permit else { return http::full() };
     let upgrade = hyper::upgrade::on(&mut request);
     let connection = shared.clone();
     connection.open.fetch_add(1, Ordering::Relaxed);
     shared.tasks.spawn("edge.stream", async move {
         match upgrade.await {
             Ok(io) => {
-                let upgraded = Upgraded { io: TokioIo::new(io), from, read: Bytes::new(), grant };
-                listener::websocket(upgraded, &connection.service, &connection.opening).await;
+                let upgraded = Upgraded { io: TokioIo::new(io), from, read: Bytes::new(), host, grant };
+                listener::websocket(upgraded, &connection.caller).await;
             }
             Err(e) => tracing::debug!(%from, error = %e, "a stream ended before it was a WebSocket"),
         }
         connection.open.fetch_sub(1, Ordering::Relaxed);
-        drop(permit);
     });
     answer
 }

@@ -30,6 +30,14 @@ pub const HEADER: HeaderName = HeaderName::from_static("trishula-reload");
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Questions that may wait.
 const MAX_ASKED: usize = 4;
+/// What a service's door goes by.
+const AT_THE_DOOR: &[&str] = &[
+    "max_connections",
+    "max_connections_per_address",
+    "message_rate_limit_per_address",
+    "auth_failures_per_minute",
+    "refuse",
+];
 const RESTART: &str = "restart the edge for it: systemctl restart trishula-edge";
 
 /// Where the configuration comes from, besides the environment.
@@ -169,19 +177,15 @@ impl Reloader {
         if !fixed.is_empty() {
             return Report::Refused { reasons: fixed };
         }
-        let renamed = changed.iter().any(|change| change.key == "edge.name");
-        let mut replaced = Vec::new();
-        for live in &self.services {
-            let prefix = format!("service {}: ", live.namespace);
-            let section = config.services.iter().find(|section| section.name == live.namespace);
-            let differs = renamed || changed.iter().any(|change| change.key.starts_with(&prefix));
-            let Some(section) = section.filter(|_| differs) else { continue };
-            match prepare::service(&config, section) {
-                Ok(prepared) => replaced.push((live, prepared)),
-                Err(e) => return bad(e.to_string()),
-            }
-        }
-        for (live, prepared) in replaced {
+        // All of them: by a rule, one's tokens are checked by another's keys.
+        let prepared = match prepare::services(&config) {
+            Ok(prepared) => prepared,
+            Err(e) => return bad(e.to_string()),
+        };
+        for prepared in prepared {
+            let Some(live) = self.services.iter().find(|live| live.namespace == prepared.section.name) else {
+                continue;
+            };
             self.renewed.add(&prepared);
             live.service
                 .send_modify(|service| *service = Arc::new(service.renewed(prepared, &config.edge.name)));
@@ -253,12 +257,17 @@ impl Change {
     /// Why it can't change while the edge runs; `None`: it can.
     fn refusal(&self) -> Option<String> {
         let why = match self.key.split_once(": ") {
-            Some((_, "name")) => "services come and go with their ports, which are taken at the start",
+            Some((_, "name" | "preset" | "host" | "port")) => {
+                "services come and go with their ports, which are taken at the start"
+            }
             Some((_, "listen")) => "ports are taken at the start, while there is a right to those below 1024",
-            Some((_, "max_connections")) => "the room for connections is made at the start",
+            Some((_, key)) if AT_THE_DOOR.contains(&key) => {
+                "who has come in and how often is counted from the start"
+            }
             Some(_) => return None,
             None => match self.key.as_str() {
                 "edge.name" | "log.level" => return None,
+                key if key.starts_with("rule") => return None,
                 key if key.starts_with("log.") => "the log is opened at the start",
                 key if key.starts_with("metrics.") || key.starts_with("redirect.") => {
                     "ports are taken at the start"

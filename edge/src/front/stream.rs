@@ -35,6 +35,14 @@ impl Stream {
         }
     }
 
+    /// The name that the client asked for in its handshake (SNI).
+    pub fn server_name(&self) -> Option<&str> {
+        match self {
+            Stream::Tls(tls) => tls.get_ref().1.server_name(),
+            Stream::Plain(_) => None,
+        }
+    }
+
     /// The certificate that the client has shown, which a configured CA was found to have issued.
     pub fn certificate(&self) -> Option<&CertificateDer<'static>> {
         match self {

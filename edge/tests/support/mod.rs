@@ -77,9 +77,14 @@ impl Machine {
 
     /// A connection to an edge of this machine.
     pub async fn tls(&self, address: SocketAddr) -> TlsStream<TcpStream> {
+        self.tls_as("localhost", address).await
+    }
+
+    /// The same, that asks for this host; one that is an address is not asked for.
+    pub async fn tls_as(&self, host: &str, address: SocketAddr) -> TlsStream<TcpStream> {
         let tcp = TcpStream::connect(address).await.unwrap();
         tcp.set_nodelay(true).unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
+        let name = ServerName::try_from(host.to_owned()).unwrap();
         soon(TlsConnector::from(self.client_config()).connect(name, tcp)).await.unwrap()
     }
 
@@ -93,6 +98,13 @@ impl Machine {
             .with_root_certificates(roots)
             .with_no_client_auth();
         Arc::new(config)
+    }
+
+    /// The configuration with these services.
+    pub fn configure_services(&self, services: &str) -> EdgeConfig {
+        let text = format!("[identity]\ndir = \"id\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n{services}\n");
+        std::fs::write(self.path(), text).unwrap();
+        EdgeConfig::load(&self.path(), std::iter::empty(), Vec::new()).unwrap()
     }
 
     /// Writes the configuration; `more` goes to the service's end.
@@ -134,13 +146,18 @@ impl World {
     pub fn start_prepared(more: &str, prepare_files: impl FnOnce(&Machine)) -> World {
         let machine = Machine::new();
         prepare_files(&machine);
-        machine.configure(more);
-        World::start_loaded(machine)
+        let config = machine.configure(more);
+        World::start_on(machine, config)
     }
 
-    /// The same, with the configuration that the machine has.
+    /// On this machine, with the configuration that it has.
     pub fn start_loaded(machine: Machine) -> World {
         let config = EdgeConfig::load(&machine.path(), std::iter::empty(), Vec::new()).unwrap();
+        World::start_on(machine, config)
+    }
+
+    /// On this machine, as configured.
+    pub fn start_on(machine: Machine, config: EdgeConfig) -> World {
         let services = prepare::services(&config).unwrap();
         let listeners = Listeners::bind(&config).unwrap();
         let (events, inbox) = queue::bounded("test.events", 64);
@@ -213,6 +230,12 @@ impl World {
 
 pub fn token(agent: &str) -> String {
     token_with(agent, 3600, &[])
+}
+
+/// A token of another service, or another kind of one.
+pub fn signed(secret: &[u8], claims: Value) -> String {
+    let key = jsonwebtoken::EncodingKey::from_secret(secret);
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
 }
 
 pub fn token_with(agent: &str, seconds: i64, agents: &[&str]) -> String {

@@ -6,7 +6,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
 use super::keys::{KeySet, Mark, Revoked};
-use super::{Identity, Pattern};
+use super::{Guests, Identity, Pattern};
 use crate::gateway::secret::Secret;
 use crate::wire::close::{Code, Refusal};
 use crate::wire::ids::{AgentName, Namespace};
@@ -63,6 +63,7 @@ pub struct Verifier {
     trust: RwLock<Arc<Trust>>,
     namespace: Namespace,
     rules: Rules,
+    guests: RwLock<Arc<[Guests]>>,
 }
 
 impl std::fmt::Debug for Verifier {
@@ -74,12 +75,21 @@ impl std::fmt::Debug for Verifier {
 impl Verifier {
     /// For the tokens of a namespace.
     pub fn new(trust: Trust, namespace: Namespace, rules: Rules) -> Verifier {
-        Verifier { trust: RwLock::new(Arc::new(trust)), namespace, rules }
+        Verifier { trust: RwLock::new(Arc::new(trust)), namespace, rules, guests: RwLock::default() }
     }
 
     /// Believes these from now on.
     pub fn replace(&self, trust: Trust) {
         *self.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(trust);
+    }
+
+    /// Lets in who has a token of another namespace, from now on by these rules only.
+    pub fn let_in(&self, guests: Vec<Guests>) {
+        *self.guests.write().unwrap_or_else(PoisonError::into_inner) = guests.into();
+    }
+
+    fn guests(&self) -> Arc<[Guests]> {
+        self.guests.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn trust(&self) -> Arc<Trust> {
@@ -89,7 +99,11 @@ impl Verifier {
     /// Whether the token of this identity was taken back since it was shown.
     pub fn has_taken_back(&self, identity: &Identity) -> bool {
         let (Some(agent), Some(mark)) = (&identity.agent, &identity.token) else { return false };
-        self.trust().revoked.has(agent.as_str(), mark)
+        let at_home = |guests: &Guests| {
+            let agent = guests.are_called(agent.as_str());
+            agent.is_some_and(|agent| guests.verifier.trust().revoked.has(agent.as_str(), mark))
+        };
+        self.trust().revoked.has(agent.as_str(), mark) || self.guests().iter().any(at_home)
     }
 
     /// The namespace whose tokens these are.
@@ -99,6 +113,21 @@ impl Verifier {
 
     /// Reads a token at the wall-clock time `now_ms`. Nothing of the token is in the refusal.
     pub fn verify(&self, token: &str, now_ms: u64) -> Result<Identity, Refusal> {
+        let own = self.verify_own(token, now_ms);
+        let Err(refusal) = own else { return own };
+        for guests in &*self.guests() {
+            match guests.verifier.verify_own(token, now_ms) {
+                Ok(identity) => return guests.admit(identity, self),
+                // It is theirs, and no good any more.
+                Err(refusal) if refusal.code == Code::TokenExpired => return Err(refusal),
+                Err(_) => {}
+            }
+        }
+        Err(refusal)
+    }
+
+    /// A token of this namespace's own.
+    fn verify_own(&self, token: &str, now_ms: u64) -> Result<Identity, Refusal> {
         let trust = self.trust();
         let claims = signed_claims(&trust, token)?;
         if let Some(nbf) = claims.nbf
@@ -132,7 +161,9 @@ impl Verifier {
             return Err(taken_back());
         }
         let mut may_register: Vec<Pattern> = claims.agents.iter().map(|text| Pattern::new(text)).collect();
-        if self.rules.own_names {
+        // Names below a namespace are its guests'.
+        let is_guests = |guests: &Guests| guests.verifier.namespace().as_str() == agent.as_str();
+        if self.rules.own_names && !self.guests().iter().any(is_guests) {
             may_register.push(Pattern::Prefix(format!("{agent}.")));
         }
         Ok(Identity {

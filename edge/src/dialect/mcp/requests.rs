@@ -10,8 +10,9 @@ use super::envelope::{Empty, Envelope, Type};
 use super::pending::{Asked, What};
 use super::say::code;
 use super::{Mcp, Stage};
+use crate::access::Action;
 use crate::dialect::ours::{SERVICE_AGENT, Say};
-use crate::dialect::services::{Action, Request};
+use crate::dialect::services::Request;
 use crate::dialect::step::{Note, Now, Steps};
 
 /// How long the session may take for an answer of its own. The client of old waits for 30 s.
@@ -56,7 +57,7 @@ impl Mcp {
     /// A frame after the greeting.
     pub(super) fn frame(&mut self, now: Now, frame: &[u8], out: &mut Steps) {
         let read = Envelope::read(frame);
-        if let Err(wait) = self.pace.take(now.micros) {
+        if let Err(wait) = self.pace.take(now.micros, frame.len()) {
             out.note(Note::RateLimited);
             let to = read.ok().and_then(|envelope| envelope.answer_to());
             let seconds = wait.as_secs_f64();
@@ -172,7 +173,7 @@ impl Mcp {
         }
         let denied = self.login.user().is_some_and(|user| {
             let needed = request.permissions;
-            !needed.is_empty() && !self.settings.service.has_any(&user.permissions, needed)
+            !needed.is_empty() && !self.settings.access.has_any(&user.permissions, needed)
         });
         if denied {
             out.note(Note::Forbidden);

@@ -50,10 +50,11 @@ pub(super) struct Status<'a> {
 impl Mcp {
     /// Greets the client.
     pub(super) fn welcome(&mut self, now: Now, out: &mut Steps) {
-        let (connection, service) = (self.ids.next_id(), self.settings.service);
+        let (connection, settings) = (self.ids.next_id(), self.settings.clone());
+        let service = settings.service;
         let data = Welcome {
             connection_id: &connection,
-            server: service.server,
+            server: &settings.server,
             message: service.message,
             authenticated: self.login.user().is_some(),
             secure: self.settings.secure,

@@ -1,0 +1,183 @@
+//! A client whose upgrade was granted: which service it means, what it speaks, its session, and what is said of its end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::tungstenite::Message;
+use trishula::gateway::auth::Identity;
+use trishula::gateway::carrier::Carrier;
+use trishula::gateway::session::{self, Opening};
+use trishula::wire::close::CloseCode;
+
+use crate::dialect::carrier::{Seen, Translated, Watcher};
+use crate::dialect::sniff::{self, Tongue};
+use crate::dialect::{Dialect, Note};
+use crate::door::{Seat, Turned};
+use crate::front::measured::{Measured, Open};
+use crate::listener::Service;
+use crate::site::Site;
+use crate::wss::Wss;
+
+/// What a request says of the client that it is for.
+#[derive(Debug)]
+pub struct Entrant {
+    /// Who it is, if its request has shown a token; or why it does not come in.
+    pub entry: Result<(Option<Identity>, Seat), Turned>,
+    /// Whether it offers our own protocol by name.
+    pub ours: bool,
+    /// Whether a subprotocol that is served was offered, or none.
+    pub served: bool,
+}
+
+/// Serves a client until its end; `asked`: the service that its request is for, and `opening` how sessions begin there.
+pub async fn serve<S>(
+    mut wss: Wss<S>,
+    from: SocketAddr,
+    site: &Site,
+    asked: &Arc<Service>,
+    opening: &Opening,
+    entrant: Entrant,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    if !entrant.served && asked.speech.tongue() == Some(Tongue::Trishula) {
+        return session::turn_away(wss, CloseCode::UnsupportedSubprotocol).await;
+    }
+    let shown = matches!(&entrant.entry, Ok((Some(_), _)));
+    let auto = asked.speech.tongue().is_none();
+    let choice = site.choice(asked).filter(|_| !entrant.ours && !shown);
+    let (mut service, mut first) = (asked.clone(), None);
+    if let Some(serves) = choice {
+        let tongue = match tokio::time::timeout(sniff::WITHIN, message(&mut wss)).await {
+            Ok(Some(frame)) => {
+                let tongue = serves.of(&frame);
+                first = Some(frame);
+                tongue
+            }
+            // Gone before it has said anything.
+            Ok(None) => return,
+            Err(_) => serves.of_silence(),
+        };
+        service = site.speaking(asked, tongue);
+    }
+    let entry = match entrant.entry {
+        // The one that it was let in by is not the one that it means.
+        Ok(_) if !Arc::ptr_eq(&service, asked) => {
+            service.door.admit(from, None::<fn() -> Result<Identity, _>>)
+        }
+        entry => entry,
+    };
+    let ours = entrant.ours || (shown && auto);
+    let identity = entry.as_ref().ok().and_then(|(identity, _)| identity.clone());
+    let dialect = service.speech.dialect(&service.door, from, identity.as_ref(), ours);
+    let wss =
+        if matches!(dialect, Dialect::Trishula | Dialect::Paced(_)) { wss } else { wss.taking_binary() };
+    let mut open = service.series.open(service.tls.is_some());
+    if let Err(turned) = &entry {
+        open.closed(Some(turned.close()));
+    }
+    let wss = Measured::new(wss, service.series.clone());
+    let begun = if Arc::ptr_eq(&service, asked) { opening.clone() } else { service.opening.clone() };
+    let opening = Opening { identity: identity.or(begun.identity.clone()), ..begun };
+    let plain = matches!(dialect, Dialect::Trishula) && first.is_none() && service.idle.is_zero();
+    match entry {
+        Err(turned) if plain => session::close(wss, turned.close(), &turned.refusal().message).await,
+        Err(turned) => {
+            let carrier = Translated::new(wss, dialect);
+            session::close(carrier, turned.close(), &turned.refusal().message).await;
+        }
+        Ok(_seat) if plain => hold(wss, from, &service, opening, &AtomicBool::new(false), &mut open).await,
+        Ok(_seat) => {
+            let noted = Arc::new(AtomicBool::new(false));
+            let watcher = watcher(service.clone(), from, noted.clone());
+            let carrier = Translated::new(wss, dialect).watched(watcher);
+            let carrier = carrier.closing_after(service.idle);
+            let carrier = match first {
+                Some(frame) => carrier.having_read(&frame),
+                None => carrier,
+            };
+            hold(carrier, from, &service, opening, &noted, &mut open).await;
+        }
+    }
+}
+
+/// The session. `noted`: whether its dialect has told of a failed login already.
+async fn hold<C: Carrier>(
+    carrier: C,
+    from: SocketAddr,
+    service: &Service,
+    opening: Opening,
+    noted: &AtomicBool,
+    open: &mut Open,
+) {
+    let ended = session::serve(carrier, opening, &service.hub).await;
+    open.closed(ended.code);
+    let Some(event) = ended.code.and_then(event) else { return };
+    if ended.code == Some(CloseCode::Unauthorized) {
+        if noted.load(Ordering::Relaxed) {
+            return;
+        }
+        service.door.failed(from);
+    }
+    service.door.log(from, event, &ended.reason);
+}
+
+/// The first message with content; `None`: the connection is over.
+async fn message<S>(wss: &mut Wss<S>) -> Option<Bytes>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    loop {
+        match wss.message().await {
+            Ok(Message::Text(text)) => return Some(text.into()),
+            Ok(Message::Binary(bytes)) => return Some(bytes),
+            // Pings are answered by the library.
+            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
+            Ok(Message::Close(_)) | Err(_) => return None,
+        }
+    }
+}
+
+/// The end of a connection as a security event: a login that failed, or a client that breaks the rules.
+pub fn event(code: CloseCode) -> Option<&'static str> {
+    Some(match code {
+        CloseCode::Protocol => "protocol",
+        CloseCode::InvalidData => "not_utf8",
+        CloseCode::TooBig => "too_big",
+        CloseCode::TooManyErrors => "bad_frames",
+        CloseCode::Unauthorized | CloseCode::OldUnauthorized => "token",
+        CloseCode::Forbidden => "forbidden",
+        CloseCode::AuthTimeout => "auth_timeout",
+        CloseCode::RateLimited => "rate",
+        CloseCode::PolicyViolation => "policy",
+        _ => return None,
+    })
+}
+
+/// Logs with the address what a dialect sees: of a kind of thing the first time, and each close that is odd.
+fn watcher(service: Arc<Service>, from: SocketAddr, noted: Arc<AtomicBool>) -> Watcher {
+    let mut told = Vec::new();
+    Box::new(move |seen| {
+        if seen == Seen::Note(Note::AuthFailed) {
+            noted.store(true, Ordering::Relaxed);
+            service.door.failed(from);
+        }
+        let event = match &seen {
+            Seen::Note(note) if note.is_odd() => note.as_str(),
+            // That a login failed was told by a note.
+            Seen::Closed(_) if noted.load(Ordering::Relaxed) => return,
+            Seen::Closed(code) => match event(*code) {
+                Some(event) => event,
+                None => return,
+            },
+            Seen::Note(_) => return,
+        };
+        if !told.contains(&seen) {
+            service.door.log(from, event, "a client of an older dialect");
+            told.push(seen);
+        }
+    })
+}

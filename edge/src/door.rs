@@ -1,0 +1,176 @@
+//! Who comes in: room for connections, in all and of one address, and addresses that failed to show a good token. Each
+//! refusal has a close code and an HTTP status, is counted, and is logged with the address.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use trishula::gateway::auth::Identity;
+use trishula::metrics;
+use trishula::rt::clock;
+use trishula::wire::close::{CloseCode, Code, Refusal};
+use trishula::wire::ids::Namespace;
+
+use crate::addresses::{Counted, Failures, Place, Rates};
+use crate::config::{Refuse, ServiceSection};
+
+/// Failed tokens a minute where the operator says nothing.
+const FAILURES: u32 = 10;
+/// Connections of one address that it has in any case, where the operator says nothing.
+const AT_LEAST: usize = 64;
+
+/// The limits of one service.
+pub struct Door {
+    service: Namespace,
+    /// How a client is refused.
+    pub refuse: Refuse,
+    seats: Arc<Semaphore>,
+    open: Arc<Counted>,
+    of_one: usize,
+    failures: Option<Failures>,
+    /// Whether this machine's own addresses have those two limits as well: only where the operator set them.
+    limits_own: (bool, bool),
+    /// Frames of each address.
+    pub frames: Option<Rates>,
+}
+
+/// Room for one connection; given back when dropped.
+#[derive(Debug)]
+pub struct Seat {
+    _permit: OwnedSemaphorePermit,
+    _place: Place,
+}
+
+/// Why somebody does not come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Turned {
+    /// The service has as many connections as it may.
+    Full,
+    /// The address has.
+    AddressFull,
+    /// Tokens from this address were wrong too often; for so long.
+    Failed(Duration),
+    /// The token is wrong.
+    Token(Refusal),
+}
+
+impl Turned {
+    /// What a client is told.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Turned::Full => Refusal::new(Code::Unavailable, "the service is full"),
+            Turned::AddressFull => {
+                Refusal::new(Code::RateLimited, "there are too many connections from this address")
+            }
+            Turned::Failed(wait) => {
+                let message = format!(
+                    "tokens from this address were wrong too often; retry_after_ms={}",
+                    wait.as_millis().max(1)
+                );
+                Refusal::new(Code::RateLimited, message)
+            }
+            Turned::Token(refusal) => refusal.clone(),
+        }
+    }
+
+    /// The close that says so.
+    pub fn close(&self) -> CloseCode {
+        match self {
+            Turned::Full | Turned::AddressFull => CloseCode::TryAgainLater,
+            Turned::Failed(_) => CloseCode::RateLimited,
+            Turned::Token(_) => CloseCode::Unauthorized,
+        }
+    }
+
+    /// Whole seconds after which to try again; `None`: not with the same token.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Turned::Full | Turned::AddressFull => Some(1),
+            Turned::Failed(wait) => Some(wait.as_secs() + 1),
+            Turned::Token(_) => None,
+        }
+    }
+
+    fn word(&self) -> &'static str {
+        match self {
+            Turned::Full => "full",
+            Turned::AddressFull => "address_full",
+            Turned::Failed(_) => "auth_failures",
+            Turned::Token(_) => "token",
+        }
+    }
+}
+
+impl Door {
+    /// As configured.
+    pub fn new(section: &ServiceSection) -> Door {
+        let usual = (section.max_connections / 4).max(AT_LEAST.min(section.max_connections));
+        let failures = section.auth_failures_per_minute;
+        Door {
+            service: section.name.clone(),
+            refuse: section.refuse,
+            seats: Arc::new(Semaphore::new(section.max_connections)),
+            open: Arc::default(),
+            of_one: section.max_connections_per_address.unwrap_or(usual),
+            failures: Failures::per_minute(failures.unwrap_or(FAILURES)),
+            limits_own: (section.max_connections_per_address.is_some(), failures.is_some()),
+            frames: Rates::per_second("frames", section.message_rate_limit_per_address),
+        }
+    }
+
+    /// Lets a client in, if there is room. `token`: what became of the one that its request has; `None`: it has none.
+    ///
+    /// # Errors
+    ///
+    /// Says why not, counted and logged already.
+    pub fn admit(
+        &self,
+        from: SocketAddr,
+        token: Option<impl FnOnce() -> Result<Identity, Refusal>>,
+    ) -> Result<(Option<Identity>, Seat), Turned> {
+        let admitted = self.blocked(from).and_then(|()| {
+            let identity = token.map(|verify| verify()).transpose().map_err(Turned::Token)?;
+            Ok((identity, self.seat(from.ip())?))
+        });
+        admitted.inspect_err(|turned| {
+            if matches!(turned, Turned::Token(_)) {
+                self.failed(from);
+            }
+            self.log(from, turned.word(), &turned.refusal().message);
+        })
+    }
+
+    fn blocked(&self, from: SocketAddr) -> Result<(), Turned> {
+        let Some(failures) = self.failures.as_ref().filter(|_| self.limits_own.1 || !is_own(from.ip()))
+        else {
+            return Ok(());
+        };
+        failures.blocked(from.ip(), clock::micros()).map_or(Ok(()), |wait| Err(Turned::Failed(wait)))
+    }
+
+    fn seat(&self, from: IpAddr) -> Result<Seat, Turned> {
+        let most = if self.limits_own.0 || !is_own(from) { self.of_one } else { usize::MAX };
+        let place = self.open.take(from, most).ok_or(Turned::AddressFull)?;
+        let permit = self.seats.clone().try_acquire_owned().map_err(|_| Turned::Full)?;
+        Ok(Seat { _permit: permit, _place: place })
+    }
+
+    /// A token from there was wrong.
+    pub fn failed(&self, from: SocketAddr) {
+        if let Some(failures) = &self.failures {
+            failures.note(from.ip(), clock::micros());
+        }
+    }
+
+    /// A security event: for whoever watches the log, and counted.
+    pub fn log(&self, from: SocketAddr, event: &'static str, why: &str) {
+        metrics::EDGE_REFUSED.with_label_values(&[event]).inc();
+        tracing::warn!(target: "security", %from, service = %self.service, event, why, "security event");
+    }
+}
+
+/// Whether it is this machine itself: a proxy on it speaks for many.
+fn is_own(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}

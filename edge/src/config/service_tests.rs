@@ -99,7 +99,10 @@ fn the_old_environment_wins_over_the_file_and_ours_over_it() {
     assert_eq!(config.log.level, "error");
     let certified = [("CRACKERJACK_VERIFY_CLIENT", "true"), ("CRACKERJACK_CA_FILE", "/etc/clients.pem")];
     let service = &load_in(&file, &certified).unwrap().services[0];
-    assert_eq!((service.verify_client, service.ca_file.as_deref()), (true, Some(Path::new("/etc/clients.pem"))));
+    assert_eq!(
+        (service.verify_client, service.ca_file.as_deref()),
+        (true, Some(Path::new("/etc/clients.pem")))
+    );
     for (name, value, says) in [
         ("CRACKERJACK_PORT", "many", "is not a port"),
         ("CRACKERJACK_TLS_ENABLED", "maybe", "neither true nor false"),

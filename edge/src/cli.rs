@@ -128,9 +128,9 @@ fn run_command(args: &RunArgs) -> Result<(), Failure> {
     let level =
         args.log_level.iter().map(|level| ("log.level".to_owned(), toml::Value::from(level.as_str())));
     let overrides: Vec<_> = level.collect();
-    let config = EdgeConfig::load(&args.config, std::env::vars(), overrides.clone())?;
+    let source = Source::new(args.config.clone(), overrides.clone());
+    let config = EdgeConfig::load(&args.config, std::env::vars(), overrides)?;
     logging::init(&config.log.level, config.log.format == LogFormat::Json);
-    let source = Source { path: args.config.clone(), overrides };
     runtime(config.edge.threads)?
         .block_on(async { Ok(run::run(&config, source, signals::stop_requested()).await?) })
 }

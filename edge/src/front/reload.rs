@@ -16,7 +16,7 @@ use trishula::rt::signals::Hangups;
 use trishula::rt::{logging, queue};
 use trishula::wire::ids::Namespace;
 
-use super::renewed::{Renewed, stamp};
+use super::renewed::{Renewed, Stamp, stamp};
 use crate::config::EdgeConfig;
 use crate::http::{Answer, refuse, with_type};
 use crate::listener::Service;
@@ -39,6 +39,19 @@ pub struct Source {
     pub path: PathBuf,
     /// Flags: dotted keys and values.
     pub overrides: Vec<(String, toml::Value)>,
+    /// What was in the file, and when it was changed last, just before it was read: a change meanwhile is read again.
+    keys: Keys,
+    seen: Stamp,
+}
+
+impl Source {
+    /// To be made before the configuration is loaded.
+    pub fn new(path: PathBuf, overrides: Vec<(String, toml::Value)>) -> Source {
+        let seen = stamp(&path);
+        // A file that can't be read stops the start.
+        let keys = keys_of(&path).unwrap_or_default();
+        Source { path, overrides, keys, seen }
+    }
 }
 
 /// What came of a reload.
@@ -97,13 +110,13 @@ pub struct Reloader {
 impl Reloader {
     /// Of an edge that was started with what is in the source now.
     pub fn new(source: Source, services: Vec<Live>, renewed: Renewed) -> Reloader {
-        let current = keys_of(&source.path).unwrap_or_default();
+        let current = source.keys.clone();
         Reloader { source, services, renewed, current }
     }
 
     /// Follows signals, questions and the file, for ever.
     pub async fn run(mut self, mut hangups: Hangups, mut asked: Asked) {
-        let mut seen = stamp(&self.source.path);
+        let mut seen = self.source.seen;
         loop {
             let answer = tokio::select! {
                 () = hangups.next() => None,

@@ -33,7 +33,7 @@ struct Shown {
 }
 
 /// When a file was changed last, and how long it is.
-type Stamp = Option<(SystemTime, u64)>;
+pub type Stamp = Option<(SystemTime, u64)>;
 
 impl Renewed {
     /// Looks after the files of a service from now on. Those of its earlier configuration count on for as long as there are

@@ -71,7 +71,7 @@ metric! {
     /// Links that changed their carrier: QUIC was silent, lossy, or works again; and entrances that went home.
     CARRIER_CHANGES: IntCounterVec = counters("trishula_carrier_changes_total", "Links that went from QUIC to a WebSocket (silent, lossy) or back (works), and of an edge back to a better node (home)", &["why"]);
     /// Live telemetry in datagrams between nodes: sent, dropped for want of room, received, late (overtaken by a later one).
-    DATAGRAMS: IntCounterVec = counters("trishula_datagrams_total", "Live telemetry in datagrams between nodes", &["what"]);
+    DATAGRAMS: IntCounterVec = counters("trishula_datagrams_total", "Live telemetry, and copies of urgent messages, in datagrams between nodes", &["what"]);
     /// How often an edge read again by what a service's tokens are checked, by service and outcome (ok, refused).
     TRUST_RELOADS: IntCounterVec = counters("trishula_trust_reloads_total", "Times that secrets, keys or revoked tokens were read again", &["service", "outcome"]);
     /// Connections of other nodes that an edge relays to its own.

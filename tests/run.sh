@@ -46,9 +46,9 @@ venv=target/test-python
 if [ ! -x "$venv/bin/python" ]; then
     python3 -m venv "$venv" || { echo "tests/run.sh: python3 -m venv failed: apt-get install python3-venv" >&2; exit 1; }
 fi
-"$venv/bin/python" -c 'import websockets' 2>/dev/null ||
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'websockets>=13' ||
-    { echo "tests/run.sh: pip could not install websockets: give it access to PyPI" >&2; exit 1; }
+"$venv/bin/python" -c 'import websockets, msgpack' 2>/dev/null ||
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'websockets>=13' 'msgpack>=1' ||
+    { echo "tests/run.sh: pip could not install websockets and msgpack: give it access to PyPI" >&2; exit 1; }
 # Autobahn's WebSocket cases, as this package drives them on Python 3.
 "$venv/bin/python" -c 'import kosoku' 2>/dev/null ||
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'kosoku==0.1.0' ||

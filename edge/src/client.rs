@@ -18,6 +18,8 @@ use crate::dialect::{Dialect, Note};
 use crate::door::{Seat, Turned};
 use crate::front::measured::{Measured, Open};
 use crate::listener::Service;
+use crate::msgpack::carrier::Packed;
+use crate::shown::Form;
 use crate::site::Site;
 use crate::wss::Wss;
 
@@ -28,8 +30,8 @@ pub struct Entrant {
     pub entry: Result<(Option<Identity>, Seat), Turned>,
     /// Whether it offers our own protocol by name.
     pub ours: bool,
-    /// Whether a subprotocol that is served was offered, or none.
-    pub served: bool,
+    /// The form of its frames; `None`: it offered subprotocols, and none that is served.
+    pub form: Option<Form>,
 }
 
 /// Serves a client until its end; `asked`: the service that its request is for, and `opening` how sessions begin there.
@@ -43,7 +45,7 @@ pub async fn serve<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    if !entrant.served && asked.speech.tongue() == Some(Tongue::Trishula) {
+    if entrant.form.is_none() && asked.speech.tongue() == Some(Tongue::Trishula) {
         return session::turn_away(wss, CloseCode::UnsupportedSubprotocol).await;
     }
     let shown = matches!(&entrant.entry, Ok((Some(_), _)));
@@ -73,33 +75,62 @@ pub async fn serve<S>(
     let ours = entrant.ours || (shown && auto);
     let identity = entry.as_ref().ok().and_then(|(identity, _)| identity.clone());
     let dialect = service.speech.dialect(&service.door, from, identity.as_ref(), ours);
-    let wss =
-        if matches!(dialect, Dialect::Trishula | Dialect::Paced(_)) { wss } else { wss.taking_binary() };
-    let mut open = service.series.open(service.tls.is_some());
-    if let Err(turned) = &entry {
-        open.closed(Some(turned.close()));
-    }
-    let wss = Measured::new(wss, service.series.clone());
     let begun = if Arc::ptr_eq(&service, asked) { opening.clone() } else { service.opening.clone() };
     let opening = Opening { identity: identity.or(begun.identity.clone()), ..begun };
     let plain = matches!(dialect, Dialect::Trishula) && first.is_none() && service.idle.is_zero();
-    match entry {
-        Err(turned) if plain => session::close(wss, turned.close(), &turned.refusal().message).await,
-        Err(turned) => {
-            let carrier = Translated::new(wss, dialect);
-            session::close(carrier, turned.close(), &turned.refusal().message).await;
+    let old = !matches!(dialect, Dialect::Trishula | Dialect::Paced(_));
+    let dialect = (!plain).then_some(dialect);
+    let met = Met { from, service, opening, entry, dialect, first };
+    match entrant.form {
+        Some(Form::MessagePack) => {
+            let max_frame = met.opening.settings.max_frame;
+            met.serve(Packed::new(wss.all_binary(), max_frame)).await;
         }
-        Ok(_seat) if plain => hold(wss, from, &service, opening, &AtomicBool::new(false), &mut open).await,
-        Ok(_seat) => {
-            let noted = Arc::new(AtomicBool::new(false));
-            let watcher = watcher(service.clone(), from, noted.clone());
-            let carrier = Translated::new(wss, dialect).watched(watcher);
-            let carrier = carrier.closing_after(service.idle);
-            let carrier = match first {
-                Some(frame) => carrier.having_read(&frame),
-                None => carrier,
-            };
-            hold(carrier, from, &service, opening, &noted, &mut open).await;
+        _ if old => met.serve(wss.taking_binary()).await,
+        _ => met.serve(wss).await,
+    }
+}
+
+/// A client of which all is known.
+struct Met {
+    from: SocketAddr,
+    service: Arc<Service>,
+    opening: Opening,
+    entry: Result<(Option<Identity>, Seat), Turned>,
+    /// `None`: our own protocol, as it is.
+    dialect: Option<Dialect>,
+    /// What it has said already.
+    first: Option<Bytes>,
+}
+
+impl Met {
+    async fn serve<C: Carrier>(self, carrier: C) {
+        let Met { from, service, opening, entry, dialect, first } = self;
+        let mut open = service.series.open(service.tls.is_some());
+        if let Err(turned) = &entry {
+            open.closed(Some(turned.close()));
+        }
+        let carrier = Measured::new(carrier, service.series.clone());
+        let noted = Arc::new(AtomicBool::new(false));
+        match (entry, dialect) {
+            (Err(turned), None) => {
+                session::close(carrier, turned.close(), &turned.refusal().message).await;
+            }
+            (Err(turned), Some(dialect)) => {
+                let carrier = Translated::new(carrier, dialect);
+                session::close(carrier, turned.close(), &turned.refusal().message).await;
+            }
+            (Ok(_seat), None) => hold(carrier, from, &service, opening, &noted, &mut open).await,
+            (Ok(_seat), Some(dialect)) => {
+                let watcher = watcher(service.clone(), from, noted.clone());
+                let carrier = Translated::new(carrier, dialect).watched(watcher);
+                let carrier = carrier.closing_after(service.idle);
+                let carrier = match first {
+                    Some(frame) => carrier.having_read(&frame),
+                    None => carrier,
+                };
+                hold(carrier, from, &service, opening, &noted, &mut open).await;
+            }
         }
     }
 }

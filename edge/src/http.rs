@@ -34,8 +34,9 @@ use crate::front::handshake::{is_connect, says, switch};
 use crate::front::measured::Series;
 use crate::front::{self, health, reload};
 use crate::listener::Counts;
+use crate::msgpack;
 use crate::relay::{Relay, Way};
-use crate::shown::{Offered, SUBPROTOCOL_JSON, token};
+use crate::shown::{Form, Offered, SUBPROTOCOL_JSON, token};
 
 /// Largest request, in bytes: a token in the URL and one in a header fit, and some more.
 pub(crate) const MAX_REQUEST: usize = 32 * 1024;
@@ -362,11 +363,16 @@ fn upgrade(
     }
     // A token is never selected: it would stand in the answer, where proxies log it.
     let offered = Offered::read(request.headers());
-    if offered.json {
-        let json = HeaderValue::from_static(SUBPROTOCOL_JSON);
-        answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, json);
+    let selected = offered.form.map(|form| match form {
+        Form::Json => SUBPROTOCOL_JSON,
+        Form::MessagePack => msgpack::SUBPROTOCOL,
+    });
+    if let Some(selected) = selected {
+        let selected = HeaderValue::from_static(selected);
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, selected);
     }
-    let entrant = Entrant { entry, ours: offered.json, served: offered.json || !offered.other };
+    let form = offered.form.or((!offered.other).then_some(Form::Json));
+    let entrant = Entrant { entry, ours: offered.form.is_some(), form };
     Ok((answer, Grant::Session { entrant, deflate }))
 }
 

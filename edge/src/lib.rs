@@ -21,6 +21,7 @@
 //! | [`client`] | a client that came in: what it speaks, and its session |
 //! | [`speech`] | what clients of a service speak |
 //! | [`dialect`] | what old clients speak, translated |
+//! | [`msgpack`] | frames as MessagePack |
 //! | [`wss`] | a WebSocket as a session's carrier |
 //! | [`deflate`] | compressed messages (permessage-deflate), as a filter below the WebSocket |
 //! | [`echo`] | `/echo`: every message comes back as it came |
@@ -38,6 +39,7 @@ pub mod echo;
 pub mod front;
 pub mod http;
 pub mod listener;
+pub mod msgpack;
 pub mod prepare;
 pub mod print;
 pub mod relay;

@@ -7,16 +7,27 @@ use trishula::gateway::session::Opening;
 use trishula::rt::clock;
 use trishula::wire::close::{Code, Refusal};
 
+use crate::msgpack;
+
 /// The subprotocol of JSON frames.
 pub const SUBPROTOCOL_JSON: &str = "trishula.v2+json";
 /// Begins the offer of a subprotocol that is a token.
 const BEARER: &str = "bearer.";
 
+/// The form of a session's frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// JSON in text messages.
+    Json,
+    /// MessagePack in binary ones.
+    MessagePack,
+}
+
 /// What a client offers in `Sec-WebSocket-Protocol`.
 #[derive(Debug, Default)]
 pub struct Offered<'a> {
-    /// Our own protocol, in JSON.
-    pub json: bool,
+    /// The first that is served: clients name the one they like best first (RFC 6455 section 4.1).
+    pub form: Option<Form>,
     /// Something that is not served.
     pub other: bool,
     /// A token: browsers have no other place for it.
@@ -31,7 +42,10 @@ impl<'a> Offered<'a> {
             for offer in value.to_str().unwrap_or_default().split(',').map(str::trim) {
                 match offer.strip_prefix(BEARER) {
                     Some(token) => offered.token = offered.token.or(Some(token)),
-                    None if offer == SUBPROTOCOL_JSON => offered.json = true,
+                    None if offer == SUBPROTOCOL_JSON => offered.form = offered.form.or(Some(Form::Json)),
+                    None if offer == msgpack::SUBPROTOCOL => {
+                        offered.form = offered.form.or(Some(Form::MessagePack));
+                    }
                     None => offered.other = true,
                 }
             }

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame};
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 use trishula::gateway::carrier::{Carrier, Fault, Incoming, Lost};
-use trishula::wire::close::CloseCode;
+use trishula::wire::close::{CloseCode, Code, Refusal};
 
 use crate::deflate::Refused;
 
@@ -28,8 +28,18 @@ const MAX_REASON: usize = 123;
 pub struct Wss<S> {
     socket: WebSocketStream<S>,
     closing: Closing,
-    /// Whether a binary message is as good as text.
-    binary: bool,
+    form: Form,
+}
+
+/// Which messages carry frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Text.
+    Text,
+    /// Text; binary ones are as good.
+    Either,
+    /// Binary ones, both ways.
+    Binary,
 }
 
 /// How far a close is.
@@ -57,12 +67,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wss<S> {
         } else {
             WebSocketStream::from_partially_read(io, read.to_vec(), Role::Server, Some(config)).await
         };
-        Wss { socket, closing: Closing::Flush, binary: false }
+        Wss { socket, closing: Closing::Flush, form: Form::Text }
     }
 
     /// The same for clients of an older dialect, which may send their JSON in binary messages as well.
     pub fn taking_binary(self) -> Wss<S> {
-        Wss { binary: true, ..self }
+        Wss { form: Form::Either, ..self }
+    }
+
+    /// The same for clients whose frames are binary messages, in both directions.
+    pub fn all_binary(self) -> Wss<S> {
+        Wss { form: Form::Binary, ..self }
     }
 
     /// The next message as it came: for whoever reads no frames of ours in it.
@@ -108,9 +123,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for Wss<S> {
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         Poll::Ready(match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
-            Some(Ok(Message::Text(text))) => Incoming::Frame(text.into()),
-            Some(Ok(Message::Binary(bytes))) if self.binary => Incoming::Frame(bytes),
-            Some(Ok(Message::Binary(_))) => Incoming::NoFrame("a binary message on a JSON session"),
+            Some(Ok(Message::Text(text))) if self.form != Form::Binary => Incoming::Frame(text.into()),
+            Some(Ok(Message::Binary(bytes))) if self.form != Form::Text => Incoming::Frame(bytes),
+            Some(Ok(Message::Text(_))) => no_frame("a text message on a MessagePack session"),
+            Some(Ok(Message::Binary(_))) => no_frame("a binary message on a JSON session"),
             Some(Ok(Message::Pong(number))) => match <[u8; 8]>::try_from(&number[..]) {
                 Ok(number) => Incoming::Pong(u64::from_be_bytes(number)),
                 // A pong that nobody asked for shows that the client lives, and nothing else.
@@ -132,7 +148,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for Wss<S> {
 
     fn send(&mut self, frame: Bytes) -> Result<(), Lost> {
         // The text was checked where it entered the mesh; a `Message::Text` would be checked once more.
-        self.push(Message::Frame(Frame::message(frame, OpCode::Data(Data::Text), true)))
+        let data = if self.form == Form::Binary { Data::Binary } else { Data::Text };
+        self.push(Message::Frame(Frame::message(frame, OpCode::Data(data), true)))
     }
 
     fn ping(&mut self, number: u64) -> Result<(), Lost> {
@@ -176,6 +193,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for Wss<S> {
             }
         }
     }
+}
+
+fn no_frame(why: &str) -> Incoming {
+    Incoming::NoFrame(Refusal::new(Code::BadFrame, why))
 }
 
 fn lost(e: WsError) -> Lost {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use crate::wire::close::CloseCode;
+use crate::wire::close::{CloseCode, Refusal};
 
 /// What came from a client.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub enum Incoming {
     /// One frame's text.
     Frame(Bytes),
     /// Something that is no frame of this session's form; the session goes on.
-    NoFrame(&'static str),
+    NoFrame(Refusal),
     /// A sign of life without content.
     Alive,
     /// The answer to the ping of this number; those before it count as answered (RFC 6455 section 5.5.3).

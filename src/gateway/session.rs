@@ -396,7 +396,7 @@ impl<C: Carrier> Session<C> {
         }
         match incoming {
             Incoming::Frame(text) => self.frame(text).await,
-            Incoming::NoFrame(why) => self.refused(None, None, Refusal::new(Code::BadFrame, why)),
+            Incoming::NoFrame(refusal) => self.refused(None, None, refusal),
             Incoming::Alive => Ok(()),
             Incoming::Pong(number) => {
                 self.pong(number);

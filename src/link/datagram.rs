@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::inbox::Inbox;
+use super::twice::{self, Seen};
 use super::{CloseOrder, Event, Lane};
 use crate::metrics;
 use crate::rt::queue;
@@ -26,7 +27,7 @@ pub(super) const BOUND: usize = 64;
 /// What quinn keeps in either direction, in bytes: the frames above, and what comes while the node has more to do.
 pub(super) const BUFFER: usize = 256 * 1024;
 /// Flow and number.
-const HEADER: usize = 5;
+pub(super) const HEADER: usize = 5;
 /// Of the rate at which the path takes bytes, datagrams have one part in so many.
 const SHARE: u32 = 4;
 /// Timers are no finer.
@@ -89,29 +90,37 @@ impl Waiting {
     /// Sends what waits, until the connection is over.
     pub(super) async fn send(mut self, connection: quinn::Connection) {
         let mut numbers = [0u32; 256];
-        let mut owed = Duration::ZERO;
+        let mut share = Share::default();
         loop {
             self.most.store(connection.max_datagram_size().unwrap_or(0), Ordering::Relaxed);
             let Some((flow, frame)) = self.queue.recv().await else { return };
             let number = &mut numbers[usize::from(flow)];
             *number = number.wrapping_add(1);
-            let mut bytes = BytesMut::with_capacity(HEADER + frame.len());
-            bytes.put_u8(flow);
-            bytes.put_u32(*number);
-            bytes.extend_from_slice(&frame.head);
-            bytes.extend_from_slice(&frame.payload);
+            let bytes = pack(flow, *number, &frame);
             let length = bytes.len();
-            match connection.send_datagram_wait(bytes.freeze()).await {
+            match connection.send_datagram_wait(bytes).await {
                 Ok(()) => count("sent"),
                 // The path takes less than a moment ago.
                 Err(quinn::SendDatagramError::TooLarge) => count("dropped"),
                 Err(_) => return self.most.store(0, Ordering::Relaxed),
             }
-            owed += takes(&connection, length) * SHARE;
-            if owed >= LEAST_WAIT {
-                tokio::time::sleep(owed).await;
-                owed = Duration::ZERO;
-            }
+            share.used(&connection, length).await;
+        }
+    }
+}
+
+/// Keeps datagrams to their share of the path.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    owed: Duration,
+}
+
+impl Share {
+    /// Waits for as long as so many bytes have used up.
+    pub(super) async fn used(&mut self, connection: &quinn::Connection, bytes: usize) {
+        self.owed += takes(connection, bytes) * SHARE;
+        if self.owed >= LEAST_WAIT {
+            tokio::time::sleep(std::mem::take(&mut self.owed)).await;
         }
     }
 }
@@ -122,34 +131,54 @@ fn takes(connection: &quinn::Connection, bytes: usize) -> Duration {
     path.rtt.mul_f64(bytes as f64 / path.cwnd.max(1) as f64)
 }
 
-/// Reads datagrams until the connection is over, or what comes is no message that may be lost.
+/// Reads datagrams until the connection is over, or what comes belongs into a lane.
 pub(super) async fn read(
     connection: quinn::Connection,
     (link, events): (LinkId, Inbox),
+    urgent: Arc<Seen>,
     failed: queue::Sender<CloseOrder>,
 ) {
     let mut newest = [0u32; 256];
     while let Ok(datagram) = connection.read_datagram().await {
         let Some((flow, number, frame)) = parse(datagram) else {
             // Another reader may have failed before.
-            let _ = failed.try_send(CloseOrder::protocol("a datagram is no message that may be lost"));
+            let _ = failed.try_send(CloseOrder::protocol("a datagram is no message that may come in one"));
             return;
         };
-        let newest = &mut newest[usize::from(flow)];
-        // Numbers go round (RFC 1982).
-        if (number.wrapping_sub(*newest) as i32) <= 0 {
+        let taken = if !may_be_lost(&frame) {
+            urgent.copy(link, number, frame, &events).await
+        } else if is_newer(&mut newest[usize::from(flow)], number) {
+            count("received");
+            events.send(Event::frame(link, frame)).await.is_ok()
+        } else {
             count("late");
-            continue;
-        }
-        *newest = number;
-        count("received");
-        if events.send(Event::frame(link, frame)).await.is_err() {
+            true
+        };
+        if !taken {
             return;
         }
     }
 }
 
-fn parse(mut datagram: Bytes) -> Option<(u8, u32, Frame)> {
+/// Numbers go round (RFC 1982).
+fn is_newer(newest: &mut u32, number: u32) -> bool {
+    let newer = number.wrapping_sub(*newest) as i32 > 0;
+    if newer {
+        *newest = number;
+    }
+    newer
+}
+
+pub(super) fn pack(flow: u8, number: u32, frame: &Encoded) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(HEADER + frame.len());
+    bytes.put_u8(flow);
+    bytes.put_u32(number);
+    bytes.extend_from_slice(&frame.head);
+    bytes.extend_from_slice(&frame.payload);
+    bytes.freeze()
+}
+
+pub(super) fn parse(mut datagram: Bytes) -> Option<(u8, u32, Frame)> {
     if datagram.len() < HEADER {
         return None;
     }
@@ -158,10 +187,11 @@ fn parse(mut datagram: Bytes) -> Option<(u8, u32, Frame)> {
     let number = u32::from_be_bytes(number.try_into().ok()?);
     let mut reader = Reader::default();
     reader.push(datagram);
-    let frame = reader.next_frame().ok().flatten().filter(may_be_lost)?;
+    let frame = reader.next_frame().ok().flatten();
+    let frame = frame.filter(|frame| may_be_lost(frame) || twice::may_come_twice(frame))?;
     Some((*flow, number, frame))
 }
 
-fn count(what: &str) {
+pub(super) fn count(what: &str) {
     metrics::DATAGRAMS.with_label_values(&[what]).inc();
 }

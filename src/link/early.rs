@@ -113,7 +113,7 @@ pub enum Begun {
     /// The peer dialled and resumed a session: this ends with the handshake.
     Accepting(quinn::ZeroRttAccepted),
     /// We dialled, and what was sent early was accepted.
-    Resumed(Resumed),
+    Resumed(Box<Resumed>),
 }
 
 impl Begun {
@@ -193,7 +193,8 @@ impl Attempt {
         let (handle, mut outlets) = Handle::new(local.next_id(), "quic", remote);
         let said = Said::say(local, &expected.node, true, &handle).await;
         let lanes = outlets.lanes.split_off(Lane::Control.index() + 1);
-        let writers = Writers::start(&connection, &mut None, lanes, Lane::Control.index() + 1);
+        let first = Lane::Control.index() + 1;
+        let writers = Writers::start(&connection, &mut None, (lanes, first), &outlets.copier);
         let accepted = tokio::select! {
             accepted = accepted => accepted,
             Some(order) = outlets.close.recv() => {
@@ -208,7 +209,7 @@ impl Attempt {
         if !accepted {
             return Ok((connection, Begun::Dialled));
         }
-        Ok((connection, Begun::Resumed(Resumed { handle, outlets, writers, said })))
+        Ok((connection, Begun::Resumed(Box::new(Resumed { handle, outlets, writers, said }))))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use super::room::Room;
-use super::{CloseOrder, Closed, Lane, Role, count, datagram, wss};
+use super::{CloseOrder, Closed, Lane, Role, count, datagram, twice, wss};
 use crate::rt::queue;
 use crate::wire::close::LinkClose;
 use crate::wire::frame::{Encoded, Frame, MAX_HEAD, MAX_PAYLOAD};
@@ -37,6 +37,10 @@ pub struct Outlets {
     pub lanes: Vec<queue::Receiver<Encoded>>,
     /// What may be lost; nothing comes here unless the carrier says that it has datagrams.
     pub datagrams: Option<datagram::Waiting>,
+    /// What is sent twice, if the carrier says that it has datagrams.
+    pub(super) copies: Option<twice::Copies>,
+    /// Where it comes from.
+    pub(super) copier: twice::Copier,
     /// At most one order comes.
     pub close: queue::Receiver<CloseOrder>,
 }
@@ -70,7 +74,9 @@ impl Handle {
         let (datagrams, waiting) = datagram::outlet();
         let (rtt_us, remote) = (AtomicU32::new(0), Mutex::new(remote));
         let inner = Inner { id, lanes: senders, rooms, datagrams, close, rtt_us, carrier, remote };
-        let outlets = Outlets { lanes: receivers, datagrams: Some(waiting), close: close_orders };
+        let (copier, copies) = twice::copier();
+        let (datagrams, copies, close) = (Some(waiting), Some(copies), close_orders);
+        let outlets = Outlets { lanes: receivers, datagrams, copies, copier, close };
         (Handle { inner: Arc::new(inner) }, outlets)
     }
 

@@ -44,6 +44,11 @@ impl Inbox {
         self.queue(&event).send(event).await
     }
 
+    /// Waits for room for this event; `None`: nobody reads any more.
+    pub(super) async fn reserve(&self, event: &Event) -> Option<queue::Permit<'_, Event>> {
+        self.queue(event).reserve().await
+    }
+
     /// Puts an event in if there is room; else it is counted and dropped.
     pub fn try_send(&self, event: Event) {
         // Whoever cannot wait cannot do anything about it either.

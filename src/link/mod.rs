@@ -41,6 +41,7 @@ pub mod race;
 pub mod segments;
 pub mod socket;
 pub mod stream;
+mod twice;
 pub mod unix;
 pub mod websocket;
 pub mod wss;

@@ -15,6 +15,7 @@ use super::congestion::Congestion;
 use super::datagram;
 use super::early::{self, Begun, Doorman};
 use super::inbox::Inbox;
+use super::twice::{self, Copier, Seen};
 use super::{
     Backlog, CHUNK, CloseOrder, DRAIN_WITHIN, Error, Event, HELLO_WITHIN, Handle, Lane, Outlets, Peer, Role,
 };
@@ -177,9 +178,10 @@ impl Link<'_> {
             Ok(Err(order)) => return (order, false),
             Err(_) => return (CloseOrder::no_hello(), false),
         };
-        let datagrams = outlets.datagrams.take().filter(|_| {
-            peer.role == Role::Node && peer.features.iter().any(|feature| feature == datagram::FEATURE)
-        });
+        let reads =
+            |what| peer.role == Role::Node && peer.features.iter().any(|feature| feature.as_str() == what);
+        let datagrams = outlets.datagrams.take().filter(|_| reads(datagram::FEATURE));
+        let copies = outlets.copies.take().filter(|_| reads(twice::FEATURE));
         let up = Event::Up { link: handle.id(), peer, dialled: self.dialled, handle: handle.clone() };
         if self.local.events.send(up).await.is_err() {
             return (CloseOrder::stopping(), false);
@@ -188,9 +190,10 @@ impl Link<'_> {
         if let Some(waiting) = datagrams {
             readers.datagrams(self.connection, waiting);
         }
+        let _copies = copies.map(|copies| tasks::spawn("link.copies", copies.send(self.connection.clone())));
         let lanes = std::mem::take(&mut outlets.lanes);
         let mut writers = std::mem::take(&mut self.writers);
-        writers.add(Writers::start(self.connection, &mut control, lanes, 0));
+        writers.add(Writers::start(self.connection, &mut control, (lanes, 0), &outlets.copier));
         let order = loop {
             tokio::select! {
                 biased;
@@ -229,7 +232,7 @@ impl Link<'_> {
     async fn say_hello(&self) -> Result<Option<quinn::SendStream>, Error> {
         let mut stream = open(self.connection, Lane::Control).await?;
         let mut hello = self.local.hello.clone();
-        hello.features.push(datagram::FEATURE.to_owned());
+        hello.features.extend([datagram::FEATURE, twice::FEATURE].map(str::to_owned));
         let hello = Frame::Hello(hello).encode();
         write(&mut stream, &mut vec![hello.head]).await?;
         Ok(Some(stream))
@@ -250,7 +253,7 @@ impl Link<'_> {
             stream.read_exact(&mut lane).await.map_err(|e| CloseOrder::broken(&e.to_string()))?;
             if usize::from(lane[0]) != Lane::Control.index() {
                 let early = doorman.lets_in(&stream).await;
-                readers.go_on(stream, Reader::default(), early);
+                readers.go_on(stream, lane[0], Reader::default(), early);
                 continue;
             }
             let mut reader = Reader::default();
@@ -261,7 +264,7 @@ impl Link<'_> {
             };
             let peer = self.check_hello(hello)?;
             early::confirmed(self.connection, handshake).await?;
-            readers.go_on(stream, reader, false);
+            readers.go_on(stream, lane[0], reader, false);
             return Ok(peer);
         }
     }
@@ -293,7 +296,8 @@ impl Readers {
     /// With the queue in which one of them says that the link can't go on.
     fn new(link: LinkId, backlog: Backlog, events: Inbox) -> (Readers, queue::Receiver<CloseOrder>) {
         let (failed, failures) = queue::bounded("link.failures", Lane::COUNT);
-        let each = StreamReader { link, backlog, events, failed, ready: Arc::default() };
+        let (ready, urgent) = <(Arc<_>, Arc<_>)>::default();
+        let each = StreamReader { link, backlog, events, failed, ready, urgent };
         (Readers { each, tasks: tasks::Group::default() }, failures)
     }
 
@@ -305,9 +309,10 @@ impl Readers {
 
     /// What may be lost, both ways.
     fn datagrams(&mut self, connection: &quinn::Connection, waiting: datagram::Waiting) {
-        let StreamReader { link, events, failed, .. } = self.each.clone();
+        let StreamReader { link, events, failed, urgent, .. } = self.each.clone();
         self.tasks.spawn("link.datagrams", waiting.send(connection.clone()));
-        self.tasks.spawn("link.datagrams", datagram::read(connection.clone(), (link, events), failed));
+        self.tasks
+            .spawn("link.datagrams", datagram::read(connection.clone(), (link, events), urgent, failed));
     }
 
     /// Reads a new stream. Its lane's byte is read by its own task, so that it delays nobody.
@@ -315,15 +320,16 @@ impl Readers {
         let reader = self.each.clone();
         self.tasks.spawn("link.reader", async move {
             // The connection itself says better why a stream ended.
-            if stream.read_exact(&mut [0u8; 1]).await.is_ok() {
-                reader.run(stream, Reader::default(), false).await;
+            let mut lane = [0u8; 1];
+            if stream.read_exact(&mut lane).await.is_ok() {
+                reader.run(stream, lane[0], Reader::default(), false).await;
             }
         });
     }
 
     /// Goes on reading a stream behind its lane's byte, and behind what `frames` has; `early`: its messages don't wait.
-    fn go_on(&mut self, stream: quinn::RecvStream, frames: Reader, early: bool) {
-        self.tasks.spawn("link.reader", self.each.clone().run(stream, frames, early));
+    fn go_on(&mut self, stream: quinn::RecvStream, lane: u8, frames: Reader, early: bool) {
+        self.tasks.spawn("link.reader", self.each.clone().run(stream, lane, frames, early));
     }
 }
 
@@ -336,10 +342,13 @@ struct StreamReader {
     failed: queue::Sender<CloseOrder>,
     /// Waited for in the order in which the streams came; a watch would wake them in any.
     ready: Arc<SetOnce<()>>,
+    /// What came of the urgent lane, some of it in datagrams.
+    urgent: Arc<Seen>,
 }
 
 impl StreamReader {
-    async fn run(self, mut stream: quinn::RecvStream, mut frames: Reader, early: bool) {
+    async fn run(self, mut stream: quinn::RecvStream, lane: u8, mut frames: Reader, early: bool) {
+        let urgent = usize::from(lane) == Lane::Urgent.index();
         if !early {
             self.ready.wait().await;
         }
@@ -350,7 +359,12 @@ impl StreamReader {
                         self.admit_early(&frame).await;
                     }
                     self.backlog.passes().await;
-                    if self.events.send(Event::frame(self.link, frame)).await.is_err() {
+                    let taken = if urgent {
+                        self.urgent.stream(self.link, frame, &self.events).await
+                    } else {
+                        self.events.send(Event::frame(self.link, frame)).await.is_ok()
+                    };
+                    if !taken {
                         return;
                     }
                 }
@@ -381,17 +395,18 @@ pub(super) struct Writers {
 }
 
 impl Writers {
-    /// The first queue is that of the lane with index `first`.
+    /// The first queue is that of the lane with the index beside them.
     pub(super) fn start(
         connection: &quinn::Connection,
         control: &mut Option<quinn::SendStream>,
-        lanes: Vec<queue::Receiver<Encoded>>,
-        first: usize,
+        (lanes, first): (Vec<queue::Receiver<Encoded>>, usize),
+        copier: &Copier,
     ) -> Writers {
         let start = |(index, queue): (usize, queue::Receiver<Encoded>)| {
             let (connection, stream) = (connection.clone(), if index == 0 { control.take() } else { None });
+            let copier = (index == Lane::Urgent.index()).then(|| copier.clone());
             tasks::spawn("link.writer", async move {
-                if let Err(e) = write_lane(connection, index, stream, queue).await {
+                if let Err(e) = write_lane(connection, index, stream, queue, copier).await {
                     // The connection's own end is reported by whoever runs the link.
                     tracing::debug!(lane = index, why = %e, "a lane stopped writing");
                 }
@@ -421,14 +436,16 @@ async fn write_lane(
     index: usize,
     mut stream: Option<quinn::SendStream>,
     mut queue: queue::Receiver<Encoded>,
+    copier: Option<Copier>,
 ) -> Result<(), Error> {
+    let mut number = 0u32;
     let mut batch = Vec::with_capacity(BATCH);
     let mut chunks = Vec::with_capacity(2 * BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
-        for frame in batch.drain(..) {
-            chunks.push(frame.head);
+        for frame in &batch {
+            chunks.push(frame.head.clone());
             if !frame.payload.is_empty() {
-                chunks.push(frame.payload);
+                chunks.push(frame.payload.clone());
             }
         }
         let stream = match &mut stream {
@@ -436,6 +453,12 @@ async fn write_lane(
             none => none.insert(open_index(&connection, index).await?),
         };
         write(stream, &mut chunks).await?;
+        for frame in batch.drain(..) {
+            if let Some(copier) = &copier {
+                copier.wrote(number, &frame);
+            }
+            number = number.wrapping_add(1);
+        }
     }
     if let Some(mut stream) = stream {
         // Finished already only if the peer reset it.

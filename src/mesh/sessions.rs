@@ -265,6 +265,7 @@ impl Mesh {
         if !keys.contains(&key) {
             keys.push_back(key);
         }
+        self.doubt_what_came_late(&attach.agent);
         self.announce_agent(state_of(&attach));
         self.send(key.0, Frame::Attached(key.1, attach.registered_ms));
         self.pump_mailbox(&attach.agent);

@@ -27,6 +27,9 @@ impl<T> Clone for Sender<T> {
     }
 }
 
+/// Room for one item.
+pub type Permit<'a, T> = mpsc::Permit<'a, T>;
+
 /// The reading end.
 pub type Receiver<T> = mpsc::Receiver<T>;
 
@@ -61,6 +64,11 @@ impl<T> Sender<T> {
     /// The same from a thread that is not async's.
     pub fn blocking_send(&self, item: T) -> Result<(), T> {
         self.inner.blocking_send(item).map_err(|e| e.0)
+    }
+
+    /// Waits for room and keeps it; `None`: nobody reads any more.
+    pub async fn reserve(&self) -> Option<Permit<'_, T>> {
+        self.inner.reserve().await.ok()
     }
 
     /// Items that wait now.

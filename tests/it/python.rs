@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Mesh, PythonClient, python, until};
 
@@ -44,4 +44,34 @@ fn a_python_client_that_never_acknowledges_is_acknowledged_for_by_its_library() 
     assert_eq!(responder.line(), "ready");
     let mut asker = PythonClient::start(&python, "states.py", mesh.machine("agni"), "asker", &["worker"]);
     assert_eq!(asker.line(), "accepted stored delivered acked");
+}
+
+// covers T16, B19
+#[test]
+fn a_client_that_speaks_messagepack_talks_with_one_that_speaks_json_and_keeps_its_bytes() {
+    let mut mesh = Mesh::start(&["dc", "agni", "rushabdev"]);
+    let python = python();
+    let mut responder =
+        PythonClient::start(&python, "responder.py", mesh.machine("rushabdev"), "worker", &[]);
+    assert_eq!(responder.line(), "ready");
+    until("agni knows the worker", || {
+        String::from_utf8_lossy(&mesh.machine("agni").run(&["agents"]).stdout).contains("worker")
+    });
+    let mut packed = PythonClient::start(&python, "packed.py", mesh.machine("agni"), "packed", &["worker"]);
+    let seen: Value = serde_json::from_str(&packed.line()).unwrap();
+    assert_eq!(seen["subprotocol"], "trishula.v2+msgpack");
+    let echo = &seen["from json"]["payload"]["echo"];
+    assert_eq!((&echo["raw"], &echo["deep"][0]["raw"]), (&json!("AAE="), &json!("/w==")), "{seen}");
+    assert_eq!((&echo["n"], &echo["f"]), (&json!(1u64 << 63), &json!(1.5)));
+    let own = &seen["from itself"];
+    assert_eq!((&own["payload"]["raw"], &own["payload"]["deep"][0]["raw"]), (&json!([0, 1]), &json!([255])));
+    assert_eq!((&own["mine"], &own["bin"]), (&json!([2]), &Value::Null), "{own}");
+    for (what, says) in
+        [("text", "a text message on a MessagePack session"), ("extension", "an extension type")]
+    {
+        let error = &seen[what]["payload"];
+        assert_eq!(error["code"], "bad_frame", "{seen}");
+        assert!(error["message"].as_str().unwrap().contains(says), "{error}");
+    }
+    assert_eq!(seen["goes on"], "AGENTS");
 }

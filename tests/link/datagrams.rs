@@ -166,7 +166,7 @@ async fn a_datagram_with_what_must_not_be_lost_ends_the_link() {
         let (mut bare, _control, _handle) = linked(&["datagrams"]).await;
         bare.peer.send_datagram(rude).unwrap();
         let (_, why) = bare.closed().await;
-        assert!(why.contains("a datagram is no message that may be lost"), "{why}");
+        assert!(why.contains("a datagram is no message that may come in one"), "{why}");
         assert!(matches!(next(&mut bare.heard).await, Event::Down { .. }));
     }
 }

@@ -9,3 +9,4 @@ mod lanes;
 #[cfg(target_os = "linux")]
 mod offload;
 mod rude_peers;
+mod twice;

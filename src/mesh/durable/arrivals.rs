@@ -253,7 +253,9 @@ impl Mesh {
         item.sent_ms = item.taken_ms.saturating_sub(arrived.age_ms);
         // … and for the registration: if the recipient was elsewhere since, it may have got it there.
         let registered_ms = self.directory.registered_at(&item.key.to, &self.config.node);
-        item.alone = arrived.unseen && arrived.registered_ms == registered_ms;
+        let same = arrived.registered_ms == registered_ms;
+        item.alone = arrived.unseen && same;
+        item.redelivered |= !same && self.hears_late();
         item.state = State::Stored;
         item.second = true;
         self.durable.table.insert(no, item);

@@ -36,7 +36,7 @@ use crate::wire::close::Refusal;
 use crate::wire::envelope::{MessageKey, State};
 use crate::wire::frame::Outcome;
 use crate::wire::ids::{AgentAddr, Incarnation, NodeName, Sequence};
-use crate::wire::record::Change;
+use crate::wire::record::{Change, Place};
 
 mod arrivals;
 mod brakes;
@@ -115,6 +115,8 @@ pub(super) struct Durable {
     here: BTreeMap<AgentAddr, Time>,
     /// When some node could not be reached last: it may have been the home of any agent.
     dark_until: Time,
+    /// When this node had its first turn after it had stood still for long.
+    woke: Option<Time>,
     /// When a message was last given back to its sender that was on its way already.
     gave_back: Time,
     /// What senders here were told lately by other nodes: how far each message is.
@@ -133,6 +135,10 @@ pub(super) struct Durable {
     unplaced: BTreeSet<No>,
 }
 
+/// A node that stood still for so long may have missed that an agent was elsewhere and came back …
+const LONG_STILL: Duration = Duration::from_secs(1);
+/// … and what was sent to it meanwhile is taken in for so long.
+const LATE_FOR: Duration = Duration::from_secs(15);
 /// Between two rounds over what was sent and not confirmed.
 const ROUND: Duration = Duration::from_secs(1);
 
@@ -156,6 +162,28 @@ impl Mesh {
     /// This node heard of nothing since its last turn: whatever others said meanwhile it has yet to learn.
     pub(super) fn stood_still(&mut self, until: Time) {
         self.durable.dark_until = until;
+        if until.since(self.now) >= LONG_STILL {
+            self.durable.woke = Some(until);
+        }
+    }
+
+    /// Whether what others sent while this node stood still may be coming in only now.
+    fn hears_late(&self) -> bool {
+        self.durable.woke.is_some_and(|woke| self.now.since(woke) < LATE_FOR)
+    }
+
+    /// An agent registered here. What came for it late may be old: if it was elsewhere in between, it may have got it there, and
+    /// be back before this node has heard of that.
+    pub(super) fn doubt_what_came_late(&mut self, agent: &AgentAddr) {
+        if !self.hears_late() {
+            return;
+        }
+        for no in self.durable.table.of_recipient(agent) {
+            if let Some(item) = self.durable.table.get_mut(no) {
+                let waits = item.place == Place::Mailbox && item.hand.is_none();
+                item.redelivered |= waits && item.is_of_another_node();
+            }
+        }
     }
 
     /// When [`Mesh::durable_tick`] has something to do.

@@ -114,7 +114,8 @@ fn restored(kept: Kept) -> Item {
         redelivered: false,
         peer: None,
         homeless: None,
-        alone: kept.place == Place::Mailbox,
+        // Another node may have had it meanwhile, and handed it over.
+        alone: false,
         restored: true,
         moving: false,
         writes: 0,

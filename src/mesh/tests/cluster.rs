@@ -126,6 +126,8 @@ pub struct Cluster {
     machines: BTreeMap<NodeName, Machine>,
     links: BTreeMap<LinkId, LinkEnd>,
     due: BTreeMap<(Time, u64), (NodeName, Input)>,
+    /// Nodes that stand still, and what waits for them.
+    still: BTreeMap<NodeName, Vec<Input>>,
     /// What entrances got, by their link.
     inboxes: BTreeMap<LinkId, Vec<Frame>>,
     /// Every frame that was sent since [`Cluster::forget`].
@@ -148,6 +150,7 @@ impl Cluster {
             machines: BTreeMap::new(),
             links: BTreeMap::new(),
             due: BTreeMap::new(),
+            still: BTreeMap::new(),
             inboxes: BTreeMap::new(),
             sent: Vec::new(),
             events: Vec::new(),
@@ -325,6 +328,9 @@ impl Cluster {
     /// Tells a node what happened, and does what it says.
     pub fn input(&mut self, name: &str, input: Input) {
         let name = node(name);
+        if let Some(waiting) = self.still.get_mut(&name) {
+            return waiting.push(input);
+        }
         let Some(machine) = self.machines.get_mut(&name) else { return };
         machine.mesh.handle(self.now, input);
         while let Some(output) = self.machines.get_mut(&name).and_then(|m| m.mesh.poll_output()) {
@@ -370,7 +376,8 @@ impl Cluster {
     pub fn run(&mut self, time: Duration) {
         let end = self.now.after(time);
         loop {
-            let tick = self.machines.iter().map(|(name, m)| (m.mesh.next_timeout(), name.clone())).min();
+            let moving = self.machines.iter().filter(|(name, _)| !self.still.contains_key(*name));
+            let tick = moving.map(|(name, m)| (m.mesh.next_timeout(), name.clone())).min();
             let next = self.due.first_key_value().map(|(key, _)| *key);
             match (next, tick) {
                 (Some(key), tick) if key.0 <= end && tick.as_ref().is_none_or(|(at, _)| key.0 <= *at) => {
@@ -387,6 +394,20 @@ impl Cluster {
             }
         }
         self.now = end;
+    }
+
+    /// A node has no turn, as on a machine that sleeps or a process that is stopped.
+    pub fn stand_still(&mut self, name: &str) {
+        self.still.insert(node(name), Vec::new());
+    }
+
+    /// It goes on, with all that came for it meanwhile; so many of the latest overtake the rest.
+    pub fn go_on(&mut self, name: &str, overtake: usize) {
+        let mut waiting = self.still.remove(&node(name)).unwrap_or_default();
+        waiting.rotate_right(overtake);
+        for input in waiting {
+            self.input(name, input);
+        }
     }
 
     pub fn wall_ms(&self) -> u64 {

@@ -336,6 +336,35 @@ fn a_node_that_was_alone_since_its_start_marks_what_another_may_have_delivered()
 }
 
 #[test]
+fn a_node_that_forgot_whom_it_sent_a_message_to_says_so() {
+    // covers Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("agni", "alice");
+    cluster.away("agni", "bob");
+    cluster.run(seconds(5));
+    cluster.submit(&alice, durable(&alice, "bob", "m-1"));
+    cluster.run(seconds(1));
+    // It goes to rushabdev, which hands it over, and dc does not hear of it.
+    let kept = [cluster.backup("agni"), cluster.backup("rushabdev")];
+    cluster.cut("dc", "agni");
+    cluster.cut("dc", "rushabdev");
+    let bob = cluster.register("rushabdev", "bob");
+    cluster.run(seconds(1));
+    assert_eq!(ids(&cluster, &bob), ["m-1"]);
+    // Both lose their power before that is on disk; dc tells agni that its store is no old one.
+    for (name, kept) in ["agni", "rushabdev"].into_iter().zip(kept) {
+        cluster.restore(name, kept);
+    }
+    cluster.connect("agni", "dc");
+    cluster.run(seconds(3));
+    let bob = cluster.register("rushabdev", "bob");
+    cluster.connect("agni", "rushabdev");
+    cluster.run(seconds(5));
+    assert_eq!(ids(&cluster, &bob), ["m-1"]);
+    assert!(cluster.handings(&bob)[0].1.redelivered, "bob has got it before");
+}
+
+#[test]
 fn what_waited_for_an_earlier_one_while_its_recipient_was_elsewhere_is_marked() {
     // covers Q04
     for was_elsewhere in [false, true] {

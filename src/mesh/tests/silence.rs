@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::cluster::*;
 use crate::mesh::{Config, Input, Output};
+use crate::wire::envelope::{Class, Head};
 use crate::wire::frame::Frame;
 use crate::wire::ids::Incarnation;
 
@@ -72,4 +73,32 @@ fn a_node_that_stood_still_hears_what_came_before_it_closes_a_link() {
     dc.handle(now.after(seconds(10)), Input::Tick(0));
     let closed = std::iter::from_fn(|| dc.poll_output()).filter(|output| matches!(output, Output::Close(..)));
     assert_eq!(closed.count(), 2);
+}
+
+#[test]
+fn what_came_while_a_node_stood_still_is_marked_for_a_recipient_that_was_elsewhere_and_is_back() {
+    // covers T07, Q02
+    // The recipient is back before, or after, the node has read what came.
+    for early in [false, true] {
+        let mut cluster = Cluster::meshed(&["agni", "dc"]);
+        let feeder = cluster.register("agni", "feeder");
+        let first = cluster.register("dc", "worker");
+        cluster.run(seconds(5));
+        cluster.stand_still("dc");
+        cluster.detach(&first, false);
+        let message = Head { class: Class::Durable, ..head(&feeder, "worker", "m-1") };
+        cluster.submit(&feeder, message);
+        cluster.run(seconds(30));
+        let elsewhere = cluster.register("agni", "worker");
+        assert_eq!(cluster.messages(&elsewhere), ["m-1"]);
+        cluster.detach(&elsewhere, false);
+        cluster.run(seconds(1));
+        // A link and its first frame.
+        let again = cluster.attach("dc", "worker", PLAIN);
+        cluster.go_on("dc", if early { 2 } else { 0 });
+        cluster.run(seconds(1));
+        let handed = cluster.handings(&again);
+        assert_eq!(handed.len(), 1, "early: {early}");
+        assert!(handed[0].1.redelivered, "it got m-1 at agni; early: {early}");
+    }
 }

@@ -65,7 +65,7 @@ pub struct Page {
     pub rules: Arc<front::Rules>,
     /// Its connections.
     pub counts: Arc<Counts>,
-    /// When it started, in [`clock::micros`].
+    /// When it started, in [`trishula::rt::clock::micros`].
     pub started: u64,
     /// For who is connected.
     pub hub: HubHandle,

@@ -14,9 +14,9 @@ use crate::wss::{Door, Wss};
 /// Where the client is: on Linux all of 127.0.0.0/8 is this machine's.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 /// Instead of the hour that the files of `deploy/` allow a connection to be silent, so that a test sees its end.
-const SILENT: &str = "3s";
+const SILENT: &str = "8s";
 /// How long the client is idle: twice that, and more.
-const IDLE: Duration = Duration::from_secs(7);
+const IDLE: Duration = Duration::from_secs(17);
 
 /// One machine whose edge expects a proxy, pings each second, and shows its log.
 fn machine(proxy: &str) -> Mesh {

@@ -1,12 +1,10 @@
-//! Every metric, in one place. No label takes a value that a client chooses.
+//! Every metric, in one place. No label takes a value that a client chooses, but for `channel`: of a service the first 64.
 
 use std::sync::LazyLock;
 
 /// For whoever counts often: a counter that was found by its labels once.
-pub use prometheus::IntCounter;
-use prometheus::{
-    Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-};
+pub use prometheus::{Histogram, IntCounter, IntGauge};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 /// What `/metrics` shows.
 pub static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
@@ -40,6 +38,23 @@ fn gauges(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaug
 fn seconds(name: &str, help: &str) -> prometheus::Result<Histogram> {
     let buckets = vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
     Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))
+}
+
+/// Names and labels of the servers that an edge stands in for, with the labels of both of their guides. Each is counted from the
+/// first connection on; `channel` has at most 64 values of a service.
+const SERVER: &[&str] = &["service", "server"];
+const SERVER_TYPE: &[&str] = &["service", "server", "message_type"];
+const SERVER_ERROR: &[&str] = &["service", "server", "error_type"];
+const SERVER_CHANNEL: &[&str] = &["service", "server", "channel"];
+/// Seconds, as those servers have them.
+const OLD_BUCKETS: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+const LATENCY_BUCKETS: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const LIFE_BUCKETS: &[f64] = &[1.0, 10.0, 60.0, 300.0, 1_800.0, 3_600.0, 14_400.0, 86_400.0, 604_800.0];
+const SIZE_BUCKETS: &[f64] =
+    &[64.0, 256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 16_777_216.0];
+
+fn histograms(name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> prometheus::Result<HistogramVec> {
+    HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)
 }
 
 metric! {
@@ -123,10 +138,14 @@ metric! {
     SESSIONS_CLOSED: IntCounterVec = counters("trishula_sessions_closed_total", "Client sessions that ended", &["gateway", "code"]);
     /// Frames of clients refused, by code.
     CLIENT_ERRORS: IntCounterVec = counters("trishula_client_errors_total", "Client frames refused", &["code"]);
-    /// Connections and upgrades that an edge refused, by reason.
+    /// Connections and upgrades that an edge refused, by reason: proxy, tls, certificate, origin, address, and those of a service's door.
     EDGE_REFUSED: IntCounterVec = counters("trishula_edge_refused_total", "Connections and upgrades that an edge refused", &["reason"]);
     /// Addresses that an edge remembers something of, by what it is: connections, auth_failures, frames.
     EDGE_ADDRESSES: IntGaugeVec = gauges("trishula_edge_addresses", "Addresses that an edge remembers something of", &["table"]);
+    /// Certificates of services that an edge read again, by service and outcome (ok, refused).
+    CERTIFICATE_RELOADS: IntCounterVec = counters("trishula_certificate_reloads_total", "Certificates that changed and were read again", &["service", "outcome"]);
+    /// How often an edge read its configuration again, by outcome (changed, unchanged, refused).
+    CONFIG_RELOADS: IntCounterVec = counters("trishula_config_reloads_total", "Times that the configuration was read again", &["outcome"]);
     /// WebSocket clients that have compression (permessage-deflate).
     DEFLATE_CONNECTIONS: IntGauge = IntGauge::new("trishula_deflate_connections", "WebSocket connections on which messages may be compressed");
     /// Bytes of compressed messages, by direction (in, out) and form: on the wire, and plain as they are read.
@@ -135,6 +154,42 @@ metric! {
     DEFLATE_REFUSED: IntCounterVec = counters("trishula_deflate_refused_total", "Compressed WebSocket messages that were refused", &["reason"]);
     /// What old clients did that is worth a look, by what it was.
     DIALECT_NOTES: IntCounterVec = counters("trishula_dialect_notes_total", "Refused or dropped frames of clients that speak an older dialect", &["what"]);
+    /// WebSockets that were opened; `tls_mode` is ws or wss.
+    WS_CONNECTIONS: IntCounterVec = counters("websocket_connections_total", "Total number of WebSocket connections established", &["service", "server", "tls_mode"]);
+    /// Those that are open, by the name of the one guide,
+    WS_ACTIVE: IntGaugeVec = gauges("websocket_connections_active", "Current number of active WebSocket connections", SERVER);
+    /// of the other,
+    WS_CURRENT: IntGaugeVec = gauges("websocket_connections_current", "Current number of WebSocket connections", SERVER);
+    /// and of the second dashboard.
+    WS_OPEN: IntGaugeVec = gauges("websocket_connections", "Number of WebSocket connections", SERVER);
+    /// 1 while clients of a service are served: there is a node, and the process does not stop.
+    WS_HEALTH: IntGaugeVec = gauges("websocket_health", "1 while the service is healthy", SERVER);
+    /// Those that ended, by reason: the close code, or lost.
+    WS_DISCONNECTIONS: IntCounterVec = counters("websocket_disconnections_total", "Total number of WebSocket connections that ended", &["service", "server", "reason"]);
+    /// How long they lasted.
+    WS_DURATION: HistogramVec = histograms("websocket_connection_duration_seconds", "Duration of WebSocket connections", SERVER, LIFE_BUCKETS);
+    /// Frames of clients and to clients, by their `type` (`other`: none that is known) and direction (sent, received).
+    WS_MESSAGES: IntCounterVec = counters("websocket_messages_total", "Total number of messages processed", &["service", "server", "message_type", "direction"]);
+    /// The same to clients.
+    WS_SENT: IntCounterVec = counters("websocket_messages_sent_total", "Total number of messages sent", SERVER_TYPE);
+    /// The same of clients.
+    WS_RECEIVED: IntCounterVec = counters("websocket_messages_received_total", "Total number of messages received", SERVER_TYPE);
+    /// Size of frames in bytes, uncompressed, by direction.
+    WS_SIZE: HistogramVec = histograms("websocket_message_size_bytes", "Size of messages", &["service", "server", "direction"], SIZE_BUCKETS);
+    /// From a frame's arrival until its client is read again: what it asked for is on its way.
+    WS_MESSAGE_DURATION: HistogramVec = histograms("websocket_message_duration_seconds", "WebSocket message processing duration", SERVER, OLD_BUCKETS);
+    /// The same by type.
+    WS_LATENCY: HistogramVec = histograms("websocket_latency_seconds", "WebSocket message processing latency", SERVER_TYPE, LATENCY_BUCKETS);
+    /// Messages of clients to everybody or to a room.
+    WS_BROADCASTS: IntCounterVec = counters("websocket_broadcast_total", "Total number of broadcast operations", SERVER_CHANNEL);
+    /// How long it took to hand them on.
+    WS_BROADCAST_DURATION: HistogramVec = histograms("websocket_broadcast_duration_seconds", "Time taken to broadcast messages to rooms", SERVER_CHANNEL, OLD_BUCKETS);
+    /// Connections that were refused, or ended for their login.
+    WS_CONNECTION_ERRORS: IntCounterVec = counters("websocket_connection_errors_total", "Total number of WebSocket connection errors", SERVER_ERROR);
+    /// Frames that were refused.
+    WS_MESSAGE_ERRORS: IntCounterVec = counters("websocket_message_errors_total", "Total number of message processing errors", SERVER_ERROR);
+    /// Both; those of connections also as connection_error.
+    WS_ERRORS: IntCounterVec = counters("websocket_errors_total", "Total number of WebSocket errors", SERVER_ERROR);
     /// By one clock, at the sender's entrance: from its socket to the recipient's, and the receipt back. Only of
     /// messages whose sender asked for that receipt.
     MESSAGE_LATENCY: Histogram = seconds("trishula_message_latency_seconds", "From a message's arrival to its receipt `delivered`");

@@ -21,6 +21,9 @@ if $long; then unset SEEDS SIM_SEEDS; fi
 need() { command -v "$1" >/dev/null || { echo "tests/run.sh: $1 is missing: $2" >&2; exit 1; }; }
 need cargo "install Rust 1.89 or newer from rustup.rs"
 need cc "install a C compiler (Debian: apt-get install build-essential; macOS: xcode-select --install)"
+need openssl "install OpenSSL (Debian: apt-get install openssl; macOS: brew install openssl)"
+need nginx "install nginx (Debian: apt-get install nginx-light; macOS: brew install nginx)"
+need haproxy "install HAProxy (Debian: apt-get install haproxy; macOS: brew install haproxy)"
 need python3 "install Python 3.11 or newer (Debian: apt-get install python3 python3-venv)"
 
 # Full and read-only disks are real ones, in a mount namespace.

@@ -1,4 +1,4 @@
-//! `trishula-edge run|check`. Exit codes: 0 done, 1 failed, 2 wrong usage, 64 bad configuration.
+//! `trishula-edge run|check|reload`. Exit codes: 0 done, 1 failed, 2 wrong usage, 64 bad configuration.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,7 +9,8 @@ use trishula::config::log::LogFormat;
 use trishula::rt::{logging, signals};
 
 use crate::config::EdgeConfig;
-use crate::{config, prepare, print, run};
+use crate::front::reload::{Report, Source};
+use crate::{config, front, prepare, print, run};
 
 const FAILED: u8 = 1;
 const BAD_CONFIGURATION: u8 = 64;
@@ -19,6 +20,7 @@ Examples:
   trishula-edge check --config /etc/trishula/edge.toml
   trishula-edge run   --config /etc/trishula/edge.toml
   trishula-edge run   --log-level debug
+  trishula-edge reload
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 64 bad configuration.
 Configuration: flags win over TRISHULA_<SECTION>_<KEY> in the environment, and that over the file.";
@@ -42,6 +44,8 @@ enum Command {
     Run(RunArgs),
     /// Say whether `run` would start: configuration, secrets, certificates, ports
     Check(CheckArgs),
+    /// Have the running edge read its configuration again, and say what changed; certificates and secrets as well
+    Reload(ReloadArgs),
 }
 
 #[derive(Debug, Args)]
@@ -67,6 +71,16 @@ struct CheckArgs {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct ReloadArgs {
+    /// The configuration that the edge runs with: its `metrics.listen` is asked
+    #[arg(long, value_name = "PATH", default_value_os_t = config::default_path())]
+    config: PathBuf,
+    /// The result as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
 /// Why the program failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -76,14 +90,20 @@ enum Failure {
     Start(#[from] prepare::Error),
     #[error("the runtime could not be started: {0}")]
     Runtime(std::io::Error),
+    #[error("{0}")]
+    Reload(#[from] front::asking::Error),
+    #[error("nothing was changed:\n  {}", .0.join("\n  "))]
+    NotLive(Vec<String>),
+    #[error("nothing was changed: {0}")]
+    NotTaken(String),
 }
 
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Failure::Config(_) => BAD_CONFIGURATION,
+            Failure::Config(_) | Failure::NotTaken(_) => BAD_CONFIGURATION,
             Failure::Start(e) if e.is_configuration() => BAD_CONFIGURATION,
-            Failure::Start(_) | Failure::Runtime(_) => FAILED,
+            Failure::Start(_) | Failure::Runtime(_) | Failure::Reload(_) | Failure::NotLive(_) => FAILED,
         }
     }
 }
@@ -93,6 +113,7 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run_command(&args),
         Command::Check(args) => check_command(&args),
+        Command::Reload(args) => reload_command(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -106,9 +127,33 @@ pub fn main() -> ExitCode {
 fn run_command(args: &RunArgs) -> Result<(), Failure> {
     let level =
         args.log_level.iter().map(|level| ("log.level".to_owned(), toml::Value::from(level.as_str())));
-    let config = EdgeConfig::load(&args.config, std::env::vars(), level.collect())?;
+    let overrides: Vec<_> = level.collect();
+    let source = Source::new(args.config.clone(), overrides.clone());
+    let config = EdgeConfig::load(&args.config, std::env::vars(), overrides)?;
     logging::init(&config.log.level, config.log.format == LogFormat::Json);
-    runtime(config.edge.threads)?.block_on(async { Ok(run::run(&config, signals::stop_requested()).await?) })
+    runtime(config.edge.threads)?
+        .block_on(async { Ok(run::run(&config, source, signals::stop_requested()).await?) })
+}
+
+fn reload_command(args: &ReloadArgs) -> Result<(), Failure> {
+    let config = EdgeConfig::load(&args.config, std::env::vars(), Vec::new())?;
+    let report = runtime(1)?.block_on(front::asking::reload(config.metrics.listen))?;
+    if args.json {
+        print::line(&serde_json::to_string(&report).unwrap_or_default());
+    }
+    match report {
+        Report::Refused { reasons } => return Err(Failure::NotLive(reasons)),
+        Report::Bad { why } => return Err(Failure::NotTaken(why)),
+        _ if args.json => {}
+        Report::Unchanged => {
+            print::line("nothing has changed; certificates, secrets and keys were read again")
+        }
+        Report::Changed { changes } => {
+            print::line("changed, for new connections:");
+            changes.iter().for_each(|change| print::line(&format!("  {change}")));
+        }
+    }
+    Ok(())
 }
 
 fn check_command(args: &CheckArgs) -> Result<(), Failure> {

@@ -16,6 +16,7 @@ use crate::dialect::carrier::{Seen, Translated, Watcher};
 use crate::dialect::sniff::{self, Tongue};
 use crate::dialect::{Dialect, Note};
 use crate::door::{Seat, Turned};
+use crate::front::measured::{Measured, Open};
 use crate::listener::Service;
 use crate::msgpack::carrier::Packed;
 use crate::shown::Form;
@@ -105,6 +106,11 @@ struct Met {
 impl Met {
     async fn serve<C: Carrier>(self, carrier: C) {
         let Met { from, service, opening, entry, dialect, first } = self;
+        let mut open = service.series.open(service.tls.is_some());
+        if let Err(turned) = &entry {
+            open.closed(Some(turned.close()));
+        }
+        let carrier = Measured::new(carrier, service.series.clone());
         let noted = Arc::new(AtomicBool::new(false));
         match (entry, dialect) {
             (Err(turned), None) => {
@@ -114,7 +120,7 @@ impl Met {
                 let carrier = Translated::new(carrier, dialect);
                 session::close(carrier, turned.close(), &turned.refusal().message).await;
             }
-            (Ok(_seat), None) => hold(carrier, from, &service, opening, &noted).await,
+            (Ok(_seat), None) => hold(carrier, from, &service, opening, &noted, &mut open).await,
             (Ok(_seat), Some(dialect)) => {
                 let watcher = watcher(service.clone(), from, noted.clone());
                 let carrier = Translated::new(carrier, dialect).watched(watcher);
@@ -123,7 +129,7 @@ impl Met {
                     Some(frame) => carrier.having_read(&frame),
                     None => carrier,
                 };
-                hold(carrier, from, &service, opening, &noted).await;
+                hold(carrier, from, &service, opening, &noted, &mut open).await;
             }
         }
     }
@@ -136,8 +142,10 @@ async fn hold<C: Carrier>(
     service: &Service,
     opening: Opening,
     noted: &AtomicBool,
+    open: &mut Open,
 ) {
     let ended = session::serve(carrier, opening, &service.hub).await;
+    open.closed(ended.code);
     let Some(event) = ended.code.and_then(event) else { return };
     if ended.code == Some(CloseCode::Unauthorized) {
         if noted.load(Ordering::Relaxed) {

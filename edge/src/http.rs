@@ -1,31 +1,26 @@
-//! Requests on a connection: the upgrade to WebSocket, `/health` and `/metrics`.
+//! Requests on a connection: the upgrade to WebSocket, `/health`, `/ready` and `/metrics`.
 
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use trishula::gateway::auth::Identity;
-use trishula::gateway::hub::{HubHandle, Snapshot};
+use trishula::gateway::hub::HubHandle;
 use trishula::gateway::session::Opening;
 use trishula::metrics;
-use trishula::rt::clock;
 use trishula::wire::close::{Code, Refusal};
 use trishula::wire::ids::Namespace;
 use trishula::wire::url::RELAY_PATH;
@@ -35,18 +30,19 @@ use crate::config::{ANY_PATH, Refuse};
 use crate::deflate::{Agreed, Shared};
 use crate::door::{Door, Turned};
 use crate::echo;
+use crate::front::handshake::{is_connect, says, switch};
+use crate::front::measured::Series;
+use crate::front::{self, health, reload};
 use crate::listener::Counts;
 use crate::msgpack;
 use crate::relay::{Relay, Way};
 use crate::shown::{Form, Offered, SUBPROTOCOL_JSON, token};
 
 /// Largest request, in bytes: a token in the URL and one in a header fit, and some more.
-const MAX_REQUEST: usize = 32 * 1024;
+pub(crate) const MAX_REQUEST: usize = 32 * 1024;
 /// A connection that does not become a WebSocket ends after so many times what a request may take: one that sends
 /// requests and reads no answer would stay for ever.
-const REQUESTS_WITHIN: u32 = 6;
-/// Agents that `/health` names.
-const MAX_NAMED: usize = 1000;
+pub(crate) const REQUESTS_WITHIN: u32 = 6;
 
 /// What the pages of one listener are made of.
 #[derive(Clone)]
@@ -65,14 +61,32 @@ pub struct Page {
     pub relay: Option<Arc<Relay>>,
     /// Who comes in; `None`: there is nothing to come in to.
     pub door: Option<Arc<Door>>,
+    /// Whose word and whose pages are taken, and what browsers are told.
+    pub rules: Arc<front::Rules>,
     /// Its connections.
     pub counts: Arc<Counts>,
-    /// When it started, in [`clock::micros`].
+    /// When it started, in [`trishula::rt::clock::micros`].
     pub started: u64,
     /// For who is connected.
     pub hub: HubHandle,
+    /// Whom to ask to read the configuration again.
+    pub reload: Option<reload::Asker>,
     /// Whether the process is stopping.
     pub stop: watch::Receiver<bool>,
+}
+
+impl Page {
+    fn count_refused(&self, status: StatusCode) {
+        let what = match status {
+            StatusCode::UNAUTHORIZED => "auth_failed",
+            StatusCode::FORBIDDEN => "forbidden",
+            StatusCode::SERVICE_UNAVAILABLE => "max_connections",
+            _ => "handshake",
+        };
+        if let Some(namespace) = &self.namespace {
+            Series::of(namespace).connection_error(what);
+        }
+    }
 }
 
 impl fmt::Debug for Page {
@@ -85,6 +99,8 @@ impl fmt::Debug for Page {
 pub struct Upgraded<S> {
     /// The connection.
     pub io: S,
+    /// Where the request came from.
+    pub from: SocketAddr,
     /// What came behind the request.
     pub read: Bytes,
     /// The host that the request asked for.
@@ -111,27 +127,44 @@ pub enum Grant {
     },
     /// Another node.
     Relay(Way),
+    /// Whoever asks for health by WebSocket: this is said, and that is all.
+    Health(String),
 }
 
-type Answer = Response<Full<Bytes>>;
+/// What may be asked on a connection.
+#[derive(Clone, Copy)]
+pub enum Port<'a> {
+    /// Everything of a service.
+    Service(&'a Opening),
+    /// Health only: of a service, without TLS.
+    Health,
+    /// Health and metrics.
+    Metrics,
+}
 
-/// What is served where a client asks for this host: its pages, and how sessions begin; without the latter there are none.
-pub type Pages<'a> = dyn Fn(Option<&str>) -> (&'a Page, Option<&'a Opening>) + Send + Sync + 'a;
+/// An answer without an end that is not known yet.
+pub type Answer = Response<Full<Bytes>>;
+
+/// What is served where a client asks for this host.
+pub type Pages<'a> = dyn Fn(Option<&str>) -> (&'a Page, Port<'a>) + Send + Sync + 'a;
+
+/// Where a grant came from, and the host that was asked for.
+type Granted = (SocketAddr, Option<String>, Grant);
 
 /// Answers requests until the connection ends or becomes a WebSocket.
 pub async fn serve<S>(io: S, from: SocketAddr, pages: &Pages<'_>, within: Duration) -> Option<Upgraded<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let granted: Mutex<Option<(Grant, Option<String>)>> = Mutex::new(None);
+    let granted: Mutex<Option<Granted>> = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
         let granted = &granted;
         async move {
             let host = host(&request);
-            let (page, opening) = pages(host);
-            let (answer, grant) = answer(&request, from, page, opening).await;
+            let (page, port) = pages(host);
+            let (answer, from, grant) = answer(&request, from, page, port).await;
             if let Some(grant) = grant {
-                let grant = (grant, host.map(str::to_owned));
+                let grant = (from, host.map(str::to_owned), grant);
                 *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant);
             }
             Ok::<_, Infallible>(answer)
@@ -160,8 +193,8 @@ where
         }
     };
     let (io, read) = (parts.io.into_inner(), parts.read_buf);
-    let (grant, host) = granted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-    Some(Upgraded { io, read, host, grant })
+    let (from, host, grant) = granted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    Some(Upgraded { io, from, read, host, grant })
 }
 
 /// No request came, or none that could be read.
@@ -172,7 +205,7 @@ fn refused(from: SocketAddr, pages: &Pages<'_>, event: &'static str, why: &str) 
 }
 
 /// The host that a request asks for, without its port.
-fn host(request: &Request<Incoming>) -> Option<&str> {
+pub(crate) fn host(request: &Request<Incoming>) -> Option<&str> {
     if let Some(host) = request.uri().host() {
         return Some(host);
     }
@@ -197,55 +230,69 @@ where
     }
 }
 
-async fn answer(
+/// The answer to one request, where it came from, and what the connection becomes if it is an upgrade that is granted.
+pub async fn answer(
     request: &Request<Incoming>,
     from: SocketAddr,
     page: &Page,
-    opening: Option<&Opening>,
-) -> (Answer, Option<Grant>) {
-    match granted(request, from, page, opening).await {
-        Ok((answer, grant)) => (answer, grant),
+    port: Port<'_>,
+) -> (Answer, SocketAddr, Option<Grant>) {
+    let from = page.rules.proxy.client(from, request.headers());
+    let (mut answer, grant) = match granted(request, from, page, port).await {
+        Ok((answer, grant)) => (answer, Some(grant)),
         Err(answer) => (*answer, None),
+    };
+    if grant.is_none() && !matches!(port, Port::Metrics) {
+        let secure = page.rules.tls && matches!(port, Port::Service(_));
+        front::headers::secure(answer.headers_mut(), &page.rules.http, secure);
     }
+    (answer, from, grant)
 }
 
 async fn granted(
     request: &Request<Incoming>,
     from: SocketAddr,
     page: &Page,
-    opening: Option<&Opening>,
-) -> Result<(Answer, Option<Grant>), Box<Answer>> {
+    port: Port<'_>,
+) -> Result<(Answer, Grant), Box<Answer>> {
     let path = request.uri().path();
-    let known = match (path, opening) {
-        ("/health", _) => true,
-        ("/metrics", None) => true,
-        (RELAY_PATH, Some(_)) if page.relay.is_some() => true,
-        (echo::PATH, Some(_)) if page.echo => true,
-        (path, Some(_)) => page.paths.iter().any(|served| served == path || served == ANY_PATH),
-        _ => false,
+    let is_page = match (path, port) {
+        (health::HEALTH | health::READY, _) => true,
+        ("/metrics", Port::Metrics) => true,
+        (reload::PATH, Port::Metrics) => return Err(Box::new(reload::answer(request, &page.reload).await)),
+        (RELAY_PATH, Port::Service(_)) if page.relay.is_some() => false,
+        (echo::PATH, Port::Service(_)) if page.echo => false,
+        (path, Port::Service(_)) if page.paths.iter().any(|served| served == path || served == ANY_PATH) => {
+            false
+        }
+        (_, Port::Health) => {
+            let why = "this port is served with TLS; without, it only tells this machine its health";
+            return Err(Box::new(refuse(StatusCode::FORBIDDEN, "forbidden", why, "use https:// or wss://")));
+        }
+        _ => {
+            let hint = "see docs/protocol.md, HTTP";
+            return Err(Box::new(refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing here", hint)));
+        }
     };
-    if !known {
-        let hint = "see docs/protocol.md, HTTP";
-        return Err(Box::new(refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing here", hint)));
-    }
-    if request.method() != Method::GET {
-        let mut answer = refuse(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            "only GET is served here",
-            "use GET",
-        );
-        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+    let connects = is_connect(request);
+    if !(request.method() == Method::GET || connects || is_page && request.method() == Method::HEAD) {
+        let why = "only GET is served here";
+        let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", why, "use GET");
+        let allowed = if is_page { "GET, HEAD" } else { "GET" };
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
         return Err(Box::new(answer));
     }
-    match (path, opening) {
-        ("/health", _) => Ok((health(page).await, None)),
-        ("/metrics", None) => {
-            let agents = page.hub.snapshot().await.map_or(0, |snapshot| snapshot.agents.len());
-            metrics::CONNECTED_AGENTS.set(agents as i64);
-            Ok((with_type(StatusCode::OK, metrics::CONTENT_TYPE, metrics::render().into()), None))
+    match (path, port) {
+        (health::HEALTH, Port::Service(_))
+            if connects || says(request.headers(), header::UPGRADE, "websocket") =>
+        {
+            let (_, body) = health::health(page).await;
+            // That the process is stopping is for the answer to say.
+            Ok((switch(request, false)?, Grant::Health(body)))
         }
-        (path, Some(opening)) => {
+        (health::HEALTH, _) => Err(Box::new(told(health::health(page).await))),
+        (health::READY, _) => Err(Box::new(told(health::ready(page).await))),
+        (path, Port::Service(opening)) => {
             let stopping = *page.stop.borrow();
             let upgraded = match page.relay.as_ref().filter(|_| path == RELAY_PATH) {
                 Some(relay) => upgrade_to_relay(request, relay, from, stopping).await,
@@ -253,11 +300,22 @@ async fn granted(
             };
             if let Err(answer) = &upgraded {
                 tracing::warn!(%from, status = answer.status().as_u16(), path, "an upgrade was refused");
+                page.count_refused(answer.status());
             }
-            upgraded.map(|(answer, grant)| (answer, Some(grant)))
+            upgraded
         }
-        _ => Err(Box::new(refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing here", ""))),
+        _ => {
+            let snapshot = page.hub.snapshot().await.unwrap_or_default();
+            metrics::CONNECTED_AGENTS.set(snapshot.agents.len() as i64);
+            front::measured::tell_health(snapshot.node.is_some() && !*page.stop.borrow());
+            let text = metrics::render().into();
+            Err(Box::new(with_type(StatusCode::OK, metrics::CONTENT_TYPE, text)))
+        }
     }
+}
+
+fn told((status, body): (StatusCode, String)) -> Answer {
+    with_type(status, "application/json", body.into_bytes())
 }
 
 fn upgrade(
@@ -270,6 +328,13 @@ fn upgrade(
     let refuses = page.door.as_ref().map_or(Refuse::Http, |door| door.refuse);
     // Whoever gives up on a status is let in and gets the close of all.
     let mut answer = switch(request, stopping && refuses == Refuse::Http)?;
+    if let Err(origin) = page.rules.http.admits(request.headers()) {
+        if let Some(door) = &page.door {
+            door.log(from, "origin", &origin);
+        }
+        let refusal = Refusal::new(Code::Forbidden, "pages of this origin may not connect");
+        return Err(Box::new(refuse_by(StatusCode::FORBIDDEN, &refusal)));
+    }
     let entry = match &page.door {
         Some(door) => door.admit(from, token(request, opening).map(|shown| || shown.identity(opening))),
         None => return Err(Box::new(busy(&Refusal::new(Code::Unavailable, "there is no service here")))),
@@ -347,116 +412,11 @@ async fn upgrade_to_relay(
     }
 }
 
-/// The answer to a request for a WebSocket (RFC 6455 section 4.2).
-fn switch(request: &Request<Incoming>, stopping: bool) -> Result<Answer, Box<Answer>> {
-    let headers = request.headers();
-    let says = |name, word: &str| {
-        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(word))
-    };
-    let version = headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
-    let http = request.version() == Version::HTTP_11;
-    if !says(header::CONNECTION, "upgrade") || !says(header::UPGRADE, "websocket") || !version || !http {
-        let mut answer = refuse(
-            StatusCode::UPGRADE_REQUIRED,
-            "bad_frame",
-            "this is a WebSocket endpoint (RFC 6455, version 13)",
-            "connect with a WebSocket client: wss://HOST/ws",
-        );
-        answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        return Err(Box::new(answer));
-    }
-    if !request.body().is_end_stream() {
-        let why = "the request has a body: what follows it could be taken for frames";
-        return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "bad_frame", why, "use a WebSocket library")));
-    }
-    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes())) else {
-        let why = "Sec-WebSocket-Key is missing or not 16 bytes in base64";
-        return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "bad_frame", why, "use a WebSocket library")));
-    };
-    if stopping {
-        return Err(Box::new(busy(&Refusal::new(Code::Unavailable, "the server is stopping"))));
-    }
-    let mut answer = Response::new(Full::default());
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let out = answer.headers_mut();
-    out.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    out.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
-        out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    }
-    Ok(answer)
-}
-
 /// It may work in a moment.
-fn busy(refusal: &Refusal) -> Answer {
+pub(crate) fn busy(refusal: &Refusal) -> Answer {
     let mut answer = refuse_by(StatusCode::SERVICE_UNAVAILABLE, refusal);
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     answer
-}
-
-/// Whether it is base64 of 16 bytes: 22 characters and the padding.
-fn is_key(key: &[u8]) -> bool {
-    let digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
-    key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(digit)
-}
-
-/// `/health`, field by field as docs/protocol.md has it.
-#[derive(Serialize)]
-struct Health<'a> {
-    status: &'static str,
-    server: &'a str,
-    timestamp: String,
-    uptime: f64,
-    connected_agents: Vec<&'a str>,
-    checks: Checks,
-    metrics: Numbers,
-}
-
-#[derive(Serialize)]
-struct Checks {
-    websocket: &'static str,
-    node: &'static str,
-}
-
-#[derive(Serialize)]
-struct Numbers {
-    active_connections: u64,
-    total_connections: u64,
-    uptime_seconds: u64,
-}
-
-async fn health(page: &Page) -> Answer {
-    let snapshot = page.hub.snapshot().await;
-    let stopping = snapshot.is_err() || *page.stop.borrow();
-    let snapshot: Snapshot = snapshot.unwrap_or_default();
-    let passing = |ok: bool| if ok { "passing" } else { "failing" };
-    let well = snapshot.node.is_some() && !stopping;
-    let uptime = clock::micros().saturating_sub(page.started);
-    let timestamp = OffsetDateTime::from(clock::wall());
-    let timestamp = timestamp.replace_nanosecond(0).unwrap_or(timestamp).format(&Rfc3339).unwrap_or_default();
-    let ours = |namespace: &Namespace| page.namespace.as_ref().is_none_or(|own| own == namespace);
-    let body = Health {
-        status: if well { "healthy" } else { "unhealthy" },
-        server: &page.server,
-        timestamp,
-        uptime: uptime as f64 / 1e6,
-        connected_agents: snapshot
-            .agents
-            .iter()
-            .filter(|agent| ours(&agent.namespace))
-            .map(|agent| agent.name.as_str())
-            .take(MAX_NAMED)
-            .collect(),
-        checks: Checks { websocket: passing(!stopping), node: passing(snapshot.node.is_some()) },
-        metrics: Numbers {
-            active_connections: page.counts.active.load(Ordering::Relaxed),
-            total_connections: page.counts.total.load(Ordering::Relaxed),
-            uptime_seconds: uptime / 1_000_000,
-        },
-    };
-    json(if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
 }
 
 #[derive(Serialize)]
@@ -470,7 +430,7 @@ fn refuse_by(status: StatusCode, refusal: &Refusal) -> Answer {
     refuse(status, refusal.code.as_str(), &refusal.message, refusal.code.hint())
 }
 
-fn refuse(status: StatusCode, code: &str, message: &str, hint: &str) -> Answer {
+pub(crate) fn refuse(status: StatusCode, code: &str, message: &str, hint: &str) -> Answer {
     json(status, &Refused { code, message, hint })
 }
 
@@ -478,7 +438,7 @@ fn json<T: Serialize>(status: StatusCode, body: &T) -> Answer {
     with_type(status, "application/json", serde_json::to_vec(body).unwrap_or_default())
 }
 
-fn with_type(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Answer {
+pub(crate) fn with_type(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -10,6 +10,7 @@
 //! | [`print`](mod@print) | what the commands show; nothing else writes to the terminal |
 //! | [`run`] | everything in the right order, once |
 //! | [`listener`] | sockets, TLS, and the limits on both |
+//! | [`front`] | proxies before us, TLS, pages, reload: what stands between a connection and its session |
 //! | [`http`] | requests: upgrades, `/health`, `/metrics` |
 //! | [`shown`] | what a request shows of its client: subprotocols, a token |
 //! | [`relay`] | other nodes' connections, passed on to the own node |
@@ -35,6 +36,7 @@ pub mod deflate;
 pub mod dialect;
 pub mod door;
 pub mod echo;
+pub mod front;
 pub mod http;
 pub mod listener;
 pub mod msgpack;

@@ -8,26 +8,35 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::tungstenite::Message;
 use trishula::gateway::hub::HubHandle;
-use trishula::gateway::session::Opening;
+use trishula::gateway::session::{self, Opening};
 use trishula::identity::live::ReloadableCert;
 use trishula::link::wss;
-use trishula::metrics;
 use trishula::rt::{accept, clock, tasks};
+use trishula::wire::close::CloseCode;
 
 use crate::client;
 use crate::deflate::{DeflateIo, Shared};
 use crate::door::Door;
 use crate::echo;
-use crate::http::{self, Grant, Page, Upgraded};
+use crate::front::Rules;
+use crate::front::certified::Rule;
+use crate::front::entry::{Entered, Entry, Speaks};
+use crate::front::h2;
+use crate::front::measured::Series;
+use crate::http::{self, Grant, Page, Port, Upgraded};
 use crate::prepare::Prepared;
 use crate::relay::{self, Relay};
 use crate::site::{self, Site};
 use crate::speech::Speech;
 use crate::wss::Wss;
+
+/// Largest message of a client that only asks for health, in bytes.
+const MAX_SAID: usize = 1024;
 
 /// One service while it runs.
 pub struct Service {
@@ -43,14 +52,17 @@ pub struct Service {
     pub idle: Duration,
     /// Joins its sessions with the node.
     pub hub: HubHandle,
-    /// Its TLS, with its certificate.
-    pub tls: Arc<ServerConfig>,
-    /// Its certificate.
-    pub certificate: Arc<ReloadableCert>,
+    /// Its TLS, and the certificate in it; `None`: plain text.
+    pub tls: Option<(Arc<ServerConfig>, Arc<ReloadableCert>)>,
+    /// What is counted of it.
+    pub series: Arc<Series>,
+    /// How long a handshake, or a request, may take.
+    pub handshake_within: Duration,
+    /// Becomes true when the process ends.
+    pub stop: watch::Receiver<bool>,
+    certified: Option<Rule>,
     names: Vec<String>,
     max_connections: usize,
-    handshake_within: Duration,
-    stop: watch::Receiver<bool>,
 }
 
 /// Connections of a service.
@@ -63,6 +75,17 @@ pub struct Counts {
 }
 
 impl Service {
+    /// The same service with another configuration. Whom it counts, what room there is, and whose links it uses stay.
+    pub fn renewed(&self, prepared: Prepared, name: &str) -> Service {
+        let relay = self.page.relay.clone();
+        let mut service = Service::new(prepared, name, self.hub.clone(), relay, self.stop.clone());
+        service.page.counts = self.page.counts.clone();
+        service.page.started = self.page.started;
+        service.door = self.door.clone();
+        service.page.door = Some(self.door.clone());
+        service
+    }
+
     /// Makes a service of what was prepared; `stop` becomes true when the process ends.
     pub fn new(
         prepared: Prepared,
@@ -73,6 +96,8 @@ impl Service {
     ) -> Service {
         let section = &prepared.section;
         let door = Arc::new(Door::new(section));
+        let certified = section.ca_file.is_some();
+        let certified = certified.then(|| Rule::new(section.name.clone(), section.client_identity.clone()));
         let page = Page {
             server: name.to_owned(),
             namespace: Some(section.name.clone()),
@@ -81,9 +106,11 @@ impl Service {
             deflate: Shared::new(&section.deflate, section.max_frame),
             relay,
             door: Some(door.clone()),
+            rules: Rules::new(&section.proxy, &section.http, prepared.tls.is_some()),
             counts: Arc::new(Counts::default()),
             started: clock::micros(),
             hub: hub.clone(),
+            reload: None,
             stop: stop.clone(),
         };
         Service {
@@ -93,8 +120,9 @@ impl Service {
             idle: Duration::from_secs(section.connection_timeout_s),
             names: section.names.clone(),
             max_connections: section.max_connections,
-            tls: prepared.tls.clone(),
-            certificate: prepared.certificate.clone(),
+            tls: prepared.tls.zip(prepared.certificate),
+            series: Series::of(&section.name),
+            certified,
             handshake_within: section.handshake_timeout(),
             opening: prepared.opening,
             hub,
@@ -113,21 +141,48 @@ impl Service {
     }
 }
 
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("page", &self.page).finish_non_exhaustive()
+    }
+}
+
 /// Connections beyond those that find room: so many at once are told that they do not.
 const TURNED_AWAY: usize = 256;
 
-/// Takes connections to services that share a port until the process is to stop; ends when the last of them has. `all`: room
-/// for connections of the whole process.
-pub async fn serve(listener: TcpListener, site: Site, all: Arc<Semaphore>) {
+/// Services that share a port, as they are now.
+pub type Sharers = Vec<watch::Receiver<Arc<Service>>>;
+
+/// What a connection meets: the services behind its port, and the door of all of them.
+struct Place {
+    site: Site,
+    entry: Entry,
+}
+
+impl Place {
+    fn of(sharers: &mut Sharers) -> Option<Arc<Place>> {
+        let services = sharers.iter_mut().map(|service| service.borrow_and_update().clone()).collect();
+        let site = Site::new(services)?;
+        let named = site.services().iter();
+        let named =
+            named.filter_map(|service| Some((service.names.clone(), service.tls.as_ref()?.1.clone())));
+        let first = site.called(None);
+        let tls =
+            first.tls.as_ref().map(|(tls, usual)| site::with_certificates((tls, usual), named.collect()));
+        let rules = &first.page.rules;
+        let entry = Entry::new(tls, &rules.proxy, rules.http.plain_health, first.certified.clone());
+        Some(Arc::new(Place { site, entry }))
+    }
+}
+
+/// Takes connections to services that share a port until the process is to stop; ends when the last of them has. Each goes by
+/// the services as they are when it comes. `all`: room for connections of the whole process.
+pub async fn serve(listener: TcpListener, mut sharers: Sharers, all: Arc<Semaphore>) {
     let mut connections = tasks::Group::default();
-    let services = site.services();
-    let Some(mut stop) = services.first().map(|service| service.stop.clone()) else { return };
-    let room: usize = services.iter().map(|service| service.max_connections).sum();
+    let Some(mut place) = Place::of(&mut sharers) else { return };
+    let mut stop = place.site.called(None).stop.clone();
+    let room: usize = place.site.services().iter().map(|service| service.max_connections).sum();
     let permits = Arc::new(Semaphore::new((room + TURNED_AWAY).min(Semaphore::MAX_PERMITS)));
-    let certificates = services.iter().map(|service| (service.names.clone(), service.certificate.clone()));
-    let first = site.called(None);
-    let tls = site::with_certificates((&first.tls, &first.certificate), certificates.collect());
-    let (site, tls) = (Arc::new(site), TlsAcceptor::from(tls));
     loop {
         // A permit before the accept: what there is no room for waits in the system's queue, not in ours.
         let accepted = async {
@@ -143,9 +198,12 @@ pub async fn serve(listener: TcpListener, site: Site, all: Arc<Semaphore>) {
         };
         match accepted {
             Ok((permit, socket, from)) => {
-                let (site, tls) = (site.clone(), tls.clone());
+                if sharers.iter().any(|service| service.has_changed().unwrap_or(false)) {
+                    place = Place::of(&mut sharers).unwrap_or(place);
+                }
+                let place = place.clone();
                 connections.spawn("edge.connection", async move {
-                    connection(socket, from, &site, &tls).await;
+                    connection(socket, from, &place).await;
                     drop(permit);
                 });
             }
@@ -159,51 +217,93 @@ pub async fn serve(listener: TcpListener, site: Site, all: Arc<Semaphore>) {
     connections.join_all().await;
 }
 
+/// How a client that has come in finds its service: by the name that it asked for, and with who its certificate says it is.
+pub struct Caller {
+    /// The services of its port.
+    pub site: Site,
+    sni: Option<String>,
+    /// Its certificate's.
+    opening: Option<Opening>,
+}
+
+impl Caller {
+    /// The service for this host, and how its sessions begin.
+    pub fn asks(&self, host: Option<&str>) -> (&Arc<Service>, &Opening) {
+        let service = self.site.called(self.sni.as_deref().or(host));
+        // Whom a certificate names it names in one namespace only.
+        let own = self.opening.as_ref().filter(|own| own.namespace == service.opening.namespace);
+        (service, own.unwrap_or(&service.opening))
+    }
+}
+
 /// One connection: TLS, requests, and then perhaps a session.
-async fn connection(socket: TcpStream, from: SocketAddr, site: &Site, tls: &TlsAcceptor) {
+async fn connection(socket: TcpStream, from: SocketAddr, place: &Place) {
     // Without it a small frame may wait for the acknowledgement of the one before.
     if let Err(e) = socket.set_nodelay(true) {
         tracing::debug!(%from, error = %e, "TCP_NODELAY was refused");
     }
-    let within = site.called(None).handshake_within;
-    let secured = tokio::time::timeout(within, tls.accept(socket)).await;
-    let tls = match secured {
-        Ok(Ok(tls)) => tls,
-        // Everyday on an open port.
-        Ok(Err(e)) => {
-            metrics::EDGE_REFUSED.with_label_values(&["tls"]).inc();
-            return tracing::debug!(%from, error = %e, "the TLS handshake failed");
+    let (site, first) = (&place.site, place.site.called(None));
+    let entered = tokio::time::timeout(first.handshake_within, place.entry.enter(socket, from)).await;
+    let Entered { stream, from, speaks, identity } = match entered {
+        Ok(Ok(entered)) => entered,
+        Ok(Err(refused)) => {
+            first.series.connection_error(refused.reason);
+            return refused.count(from);
         }
         Err(_) => {
-            return site.called(None).door.log(from, "handshake_timeout", "the TLS handshake took too long");
+            first.series.connection_error("handshake_timeout");
+            return first.door.log(from, "handshake_timeout", "the TLS handshake took too long");
         }
     };
-    let sni = tls.get_ref().1.server_name().filter(|name| site.knows(name)).map(str::to_owned);
-    let asked = |host: Option<&str>| site.called(sni.as_deref().or(host));
+    let sni = stream.server_name().filter(|name| site.knows(name)).map(str::to_owned);
+    let opening = identity.map(|identity| Opening { identity: Some(identity), ..first.opening.clone() });
+    let caller = Caller { site: site.clone(), sni, opening };
+    if speaks == Speaks::Http2 {
+        return h2::serve(stream, from, caller, first).await;
+    }
     let pages = |host: Option<&str>| {
-        let service = asked(host);
-        (&service.page, Some(&service.opening))
+        let (service, opening) = caller.asks(host);
+        let port = if speaks == Speaks::Health { Port::Health } else { Port::Service(opening) };
+        (&service.page, port)
     };
-    let mut stop = site.called(None).stop.clone();
-    let requests = http::serve(tls, from, &pages, within);
+    let mut stop = first.stop.clone();
+    let requests = http::serve(stream, from, &pages, first.handshake_within);
     let upgraded = tokio::select! {
         biased;
         upgraded = requests => upgraded,
         _ = stop.wait_for(|stop| *stop) => return,
     };
-    let Some(Upgraded { io, read, grant, host }) = upgraded else { return };
-    let service = asked(host.as_deref());
-    let deflate = match &grant {
-        Grant::Session { deflate, .. } | Grant::Echo { deflate, .. } => *deflate,
-        Grant::Relay(_) => None,
-    };
-    if let Grant::Relay(way) = grant {
-        wss::prepare(io.get_ref().0);
-        return tokio::select! {
-            () = relay::run(io, read, way) => {}
-            _ = stop.wait_for(|stop| *stop) => {}
-        };
+    let Some(upgraded) = upgraded else { return };
+    if matches!(upgraded.grant, Grant::Relay(_)) {
+        wss::prepare(upgraded.io.tcp());
     }
+    websocket(upgraded, &caller).await;
+}
+
+/// One WebSocket, whatever carries it, to its end.
+pub async fn websocket<S>(upgraded: Upgraded<S>, caller: &Caller)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Upgraded { io, from, read, host, grant } = upgraded;
+    let (service, opening) = caller.asks(host.as_deref());
+    let mut stop = service.stop.clone();
+    let deflate = match grant {
+        Grant::Session { deflate, .. } | Grant::Echo { deflate, .. } => deflate,
+        Grant::Relay(way) => {
+            return tokio::select! {
+                () = relay::run(io, read, way) => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            };
+        }
+        Grant::Health(text) => {
+            let mut carrier = Wss::new(io, read, MAX_SAID).await;
+            // Whoever is gone needs no answer.
+            let _ = carrier.queue(Message::text(text)).await;
+            return session::turn_away(carrier, CloseCode::Normal).await;
+        }
+    };
+    tracing::info!(%from, namespace = %opening.namespace, "a client has connected");
     let counts = &service.page.counts;
     counts.active.fetch_add(1, Ordering::Relaxed);
     counts.total.fetch_add(1, Ordering::Relaxed);
@@ -218,15 +318,17 @@ async fn connection(socket: TcpStream, from: SocketAddr, site: &Site, tls: &TlsA
     let carrier = Wss::new(io, read, settings.max_frame).await;
     match grant {
         Grant::Session { entrant, .. } => {
-            client::serve(carrier, from, site, service, &service.opening, entrant).await;
+            client::serve(carrier, from, &caller.site, service, opening, entrant).await;
         }
         Grant::Echo { identity, .. } => {
+            let mut open = service.series.open(service.tls.is_some());
             let (code, reason) = echo::serve(carrier, identity.as_ref(), settings, stop).await;
+            open.closed(code);
             if let Some(event) = code.and_then(client::event) {
                 service.door.log(from, event, &reason);
             }
         }
-        Grant::Relay(_) => {}
+        Grant::Relay(_) | Grant::Health(_) => {}
     }
 }
 

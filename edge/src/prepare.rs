@@ -17,6 +17,7 @@ use trishula::identity::{self, RoleKind, tls};
 use trishula::rt::clock;
 
 use crate::config::{EdgeConfig, ServiceSection};
+use crate::front::{auto_cert, certified};
 use crate::trust::{self, Watched};
 
 /// Connections that the system may hold for us before we take them.
@@ -84,10 +85,10 @@ impl Error {
 pub struct Prepared {
     /// As configured.
     pub section: ServiceSection,
-    /// For its handshakes.
-    pub tls: Arc<ServerConfig>,
+    /// For its handshakes; `None`: it is served without TLS.
+    pub tls: Option<Arc<ServerConfig>>,
     /// Its certificate, which may be renewed while it is in use.
-    pub certificate: Arc<ReloadableCert>,
+    pub certificate: Option<Arc<ReloadableCert>>,
     /// By what its tokens are checked, if they are.
     pub trust: Option<Watched>,
     /// How its sessions begin.
@@ -111,15 +112,13 @@ pub fn services(config: &EdgeConfig) -> Result<Vec<Prepared>, Error> {
     Ok(services)
 }
 
-fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared, Error> {
+/// Reads what one service needs.
+pub fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared, Error> {
     let name = section.name.to_string();
-    let fallback =
-        |path: &Option<PathBuf>, file: &str| path.clone().unwrap_or_else(|| config.identity.dir.join(file));
-    let (certificate, key) =
-        (fallback(&section.cert, PUBLIC_CERTIFICATE), fallback(&section.key, PUBLIC_KEY));
-    let (tls, certificate) =
-        tls::https_server(&certificate, &key, tls::ClientCertificates::Unasked, clock::for_tls())
-            .map_err(|why| Error::Certificate { service: name.clone(), why })?;
+    let (tls, certificate) = match encryption(config, section) {
+        Ok(found) => found.unzip(),
+        Err(why) => return Err(Error::Certificate { service: name, why }),
+    };
     let trust = Watched::load(section).map_err(|why| Error::Trust { service: name, why })?;
     let verifier = trust.as_ref().map(|watched| watched.verifier.clone());
     let identity = (!section.auth).then(|| Identity::anybody(section.name.clone()));
@@ -133,6 +132,41 @@ fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared, Er
     let opening =
         Opening { namespace: section.name.clone(), identity, verifier, settings: Arc::new(settings) };
     Ok(Prepared { section: section.clone(), tls, certificate, trust, opening })
+}
+
+/// For a service's handshakes, and the certificate in them, which may be renewed.
+type Shown = (Arc<ServerConfig>, Arc<ReloadableCert>);
+
+/// What a service shows in its handshakes; `None`: it has none.
+fn encryption(edge: &EdgeConfig, section: &ServiceSection) -> Result<Option<Shown>, identity::Error> {
+    if !section.tls {
+        if section.listen.iter().any(|at| !at.ip().is_loopback()) {
+            let service = section.name.as_str();
+            tracing::warn!(
+                service,
+                "tls = false, and it listens for other machines: whoever is on the way reads and changes all"
+            );
+        }
+        return Ok(None);
+    }
+    let fallback =
+        |path: &Option<PathBuf>, file: &str| path.clone().unwrap_or_else(|| edge.identity.dir.join(file));
+    let (certificate, key) = match section.auto_cert {
+        true => auto_cert::files(
+            &edge.identity.dir,
+            section.name.as_str(),
+            &section.listen,
+            clock::wall().into(),
+        )?,
+        false => (fallback(&section.cert, PUBLIC_CERTIFICATE), fallback(&section.key, PUBLIC_KEY)),
+    };
+    let clients = certified::asked(section.verify_client, section.ca_file.as_deref());
+    let (config, certificate) = tls::https_server(&certificate, &key, clients, clock::for_tls())?;
+    let mut config = ServerConfig::clone(&config);
+    if section.http.http2 {
+        config.alpn_protocols.insert(0, tls::ALPN_H2.to_vec());
+    }
+    Ok(Some((Arc::new(config), certificate)))
 }
 
 /// Reads who the edge is.

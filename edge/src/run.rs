@@ -18,18 +18,22 @@ use trishula::identity::tls::Identity;
 use trishula::identity::{self, RoleKind, Trust};
 use trishula::link::socket::Port;
 use trishula::link::{self, dial, quic};
+use trishula::metrics;
+use trishula::rt::signals::Hangups;
 use trishula::rt::{accept, clock, sdnotify, tasks, wake};
 use trishula::wire::close::CloseCode;
 use trishula::wire::frame::Hello;
 use trishula::wire::ids::Incarnation;
 
 use crate::config::EdgeConfig;
+use crate::front::net::{self, Net};
+use crate::front::redirect;
+use crate::front::reload::{self, Live, Reloader};
+use crate::front::renewed::Renewed;
 use crate::http::{self, Page};
-use crate::listener::{self, Counts, Service};
+use crate::listener::{self, Counts, Service, Sharers};
 use crate::prepare::{self, Error, Prepared};
 use crate::relay::Relay;
-use crate::site::Site;
-use crate::trust;
 
 /// Events of links that may wait for the hub.
 const EVENTS: usize = 4096;
@@ -43,11 +47,15 @@ const COME_BACK_MS: std::ops::RangeInclusive<u64> = 500..=3_000;
 /// 120 ms as a rule, and one that was killed is noticed at once; but a node that only has no processor or disk for a second or two
 /// must not cost every client of its edge a move to another machine and back.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How often certificates are read again.
+/// How often the link's certificate is read again.
 const RELOAD_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs an edge until `stop` is done, with the link to the node that its configuration names.
-pub async fn run(config: &EdgeConfig, stop: impl Future<Output = &'static str>) -> Result<(), Error> {
+pub async fn run(
+    config: &EdgeConfig,
+    source: reload::Source,
+    stop: impl Future<Output = &'static str>,
+) -> Result<(), Error> {
     let mut stop = std::pin::pin!(stop);
     // Looked at once before anything starts: from then on signals are ours.
     if stop.as_mut().now_or_never().is_some() {
@@ -56,11 +64,13 @@ pub async fn run(config: &EdgeConfig, stop: impl Future<Output = &'static str>) 
     for note in &config.notes {
         tracing::info!(note, "configuration");
     }
+    let hangups = Hangups::listen();
     let services = prepare::services(config)?;
     let listeners = Listeners::bind(config)?;
     let (events, inbox) = link::inbox::bounded("edge.link_events.first", "edge.link_events", EVENTS);
     let uplink = Uplink::start(config, events)?;
-    let edge = Edge::start(config, services, listeners, inbox);
+    let mut edge = Edge::start(config, services, listeners, inbox);
+    edge.follow(source, hangups);
     // The hub ends only with the process.
     let _ = edge.hub.watch_silence(PATIENCE).await;
     let _revocations = uplink.keep_revocations(edge.hub.revocations());
@@ -80,6 +90,7 @@ pub struct Listeners {
     /// Each with the services that share it, by their places in the configuration.
     sockets: Vec<(TcpListener, Vec<usize>)>,
     metrics: TcpListener,
+    redirects: Vec<TcpListener>,
 }
 
 impl Listeners {
@@ -98,6 +109,12 @@ impl Listeners {
         Ok(Listeners {
             sockets: sockets.collect::<Result<_, Error>>()?,
             metrics: prepare::listen(config.metrics.listen)?,
+            redirects: config
+                .redirect
+                .listen
+                .iter()
+                .map(|at| prepare::listen(*at))
+                .collect::<Result<_, Error>>()?,
         })
     }
 }
@@ -195,10 +212,13 @@ pub struct Edge {
     listeners: Vec<tasks::Task>,
     addresses: Vec<SocketAddr>,
     metrics_address: Option<SocketAddr>,
+    _redirects: Vec<tasks::Task>,
     _hub: tasks::Task,
     _metrics: tasks::Task,
-    _reloader: tasks::Task,
-    _trust: tasks::Task,
+    _renewed: tasks::Task,
+    /// What may be replaced, until somebody does.
+    live: Option<(Vec<Live>, Renewed, reload::Asked)>,
+    reloader: Option<tasks::Task>,
 }
 
 impl Edge {
@@ -213,25 +233,31 @@ impl Edge {
         let (stop, stopped) = watch::channel(false);
         let (mut tasks, mut addresses) = (Vec::new(), Vec::new());
         let relay = Relay::new(&config.relay);
-        let certificates: Vec<_> = services.iter().map(|service| service.certificate.clone()).collect();
-        let trusts: Vec<_> = services.iter().filter_map(|service| service.trust.clone()).collect();
+        let (renewed, mut live) = (Renewed::default(), Vec::new());
+        let (asker, asked) = reload::channel();
         let all = Arc::new(Semaphore::new(config.edge.max_connections));
-        let services: Vec<Arc<Service>> = services
-            .into_iter()
-            .map(|prepared| {
-                let name = &config.edge.name;
-                Arc::new(Service::new(prepared, name, hub.clone(), relay.clone(), stopped.clone()))
-            })
-            .collect();
+        for prepared in services {
+            renewed.add(&prepared);
+            let namespace = prepared.section.name.clone();
+            let name = &config.edge.name;
+            let service = Service::new(prepared, name, hub.clone(), relay.clone(), stopped.clone());
+            live.push(Live { namespace, service: watch::Sender::new(Arc::new(service)) });
+        }
         for (socket, sharers) in listeners.sockets {
-            let sharers = sharers.into_iter().filter_map(|place| services.get(place).cloned()).collect();
-            let Some(site) = Site::new(sharers) else { continue };
+            let sharers = sharers.into_iter().filter_map(|place| live.get(place));
+            let sharers: Sharers = sharers.map(|live| live.service.subscribe()).collect();
             if let Ok(address) = socket.local_addr() {
-                tracing::info!(services = ?site, %address, "listening");
+                let names: Vec<String> =
+                    sharers.iter().map(|s| s.borrow().opening.namespace.to_string()).collect();
+                tracing::info!(services = names.join(" "), %address, "listening");
                 addresses.push(address);
             }
-            tasks.push(tasks::spawn("edge.listener", listener::serve(socket, site, all.clone())));
+            tasks.push(tasks::spawn("edge.listener", listener::serve(socket, sharers, all.clone())));
         }
+        let to_port = config.redirect.to_port;
+        let redirects = listeners.redirects.into_iter();
+        let redirects =
+            redirects.map(|socket| tasks::spawn("edge.redirect", redirect::serve(socket, to_port)));
         let page = Page {
             server: config.edge.name.clone(),
             namespace: None,
@@ -240,9 +266,11 @@ impl Edge {
             deflate: None,
             relay: None,
             door: None,
+            rules: Arc::default(),
             counts: Arc::new(Counts::default()),
             started: clock::micros(),
             hub: hub.clone(),
+            reload: Some(asker),
             stop: stopped,
         };
         Edge {
@@ -251,10 +279,23 @@ impl Edge {
             listeners: tasks,
             addresses,
             metrics_address: listeners.metrics.local_addr().ok(),
+            _redirects: redirects.collect(),
             _hub: hub_task,
-            _metrics: tasks::spawn("edge.metrics", metrics(listeners.metrics, page)),
-            _reloader: tasks::spawn("edge.certificates", reload(certificates)),
-            _trust: tasks::spawn("edge.trust", trust::follow(trusts)),
+            _metrics: tasks::spawn(
+                "edge.metrics",
+                serve_metrics(listeners.metrics, page, config.metrics.allow.clone()),
+            ),
+            _renewed: tasks::spawn("edge.renewed", renewed.clone().follow()),
+            live: Some((live, renewed, asked)),
+            reloader: None,
+        }
+    }
+
+    /// Takes another configuration from the same source whenever there is one.
+    pub fn follow(&mut self, source: reload::Source, hangups: Hangups) {
+        if let Some((live, renewed, asked)) = self.live.take() {
+            let reloader = Reloader::new(source, live, renewed);
+            self.reloader = Some(tasks::spawn("edge.reload", reloader.run(hangups, asked)));
         }
     }
 
@@ -289,31 +330,22 @@ impl Edge {
     }
 }
 
-/// Serves health and metrics on their own port.
-async fn metrics(listener: TcpListener, page: Page) {
+/// Serves health and metrics on their own port, to whom the operator lets in.
+async fn serve_metrics(listener: TcpListener, page: Page, allow: Vec<Net>) {
     accept::each(listener, "edge.metrics_connection", METRICS_CONNECTIONS, |socket| {
         let page = page.clone();
+        let from = socket.peer_addr().ok().filter(|from| {
+            let allowed = net::any(&allow, from.ip());
+            if !allowed {
+                metrics::EDGE_REFUSED.with_label_values(&["address"]).inc();
+                tracing::warn!(%from, "an address that is not in [metrics] allow asked for metrics");
+            }
+            allowed
+        });
         async move {
-            let Ok(from) = socket.peer_addr() else { return };
-            http::serve(socket, from, &|_| (&page, None), METRICS_WITHIN).await;
+            let Some(from) = from else { return };
+            http::serve(socket, from, &|_| (&page, http::Port::Metrics), METRICS_WITHIN).await;
         }
     })
     .await;
-}
-
-/// Reads certificates again from time to time: another program renews them.
-async fn reload(certificates: Vec<Arc<identity::live::ReloadableCert>>) {
-    loop {
-        tokio::time::sleep(RELOAD_EVERY).await;
-        for certificate in &certificates {
-            let path = certificate.paths().0.display().to_string();
-            match certificate.reload() {
-                Ok(identity::live::Reloaded::Unchanged) => {}
-                Ok(identity::live::Reloaded::Changed { now, not_after, .. }) => {
-                    tracing::info!(path, fingerprint = %now, %not_after, "a renewed certificate is in use");
-                }
-                Err(e) => tracing::warn!(path, error = %e, "the certificate could not be read again"),
-            }
-        }
-    }
 }

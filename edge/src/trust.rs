@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use trishula::gateway::auth::keys::FileError;
 use trishula::gateway::auth::{KeySet, Revoked, Rules, Trust, Verifier};
@@ -11,9 +11,6 @@ use trishula::metrics;
 use trishula::wire::ids::Namespace;
 
 use crate::config::{DialectName, ServiceSection};
-
-/// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Why tokens can't be checked.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +87,15 @@ impl Watched {
         files.into_iter().flatten().map(stamp).collect()
     }
 
+    /// Reads the files again if they have changed, or `anyway`.
+    pub fn look(&mut self, anyway: bool) {
+        let now = self.stamps();
+        if anyway || now != self.seen {
+            self.seen = now;
+            self.reload();
+        }
+    }
+
     /// What was believed before holds until what is in the files can be taken.
     fn reload(&self) {
         let outcome = match self.read() {
@@ -104,19 +110,5 @@ impl Watched {
             }
         };
         metrics::TRUST_RELOADS.with_label_values(&[self.service.as_str(), outcome]).inc();
-    }
-}
-
-/// Looks at the files from time to time.
-pub async fn follow(mut services: Vec<Watched>) {
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        for service in &mut services {
-            let now = service.stamps();
-            if now != service.seen {
-                service.seen = now;
-                service.reload();
-            }
-        }
     }
 }

@@ -136,6 +136,38 @@ impl fmt::Display for PeerName {
     }
 }
 
+/// What a certificate of somebody else's CA says of its owner, and until when.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// URIs among the alternative names.
+    pub uris: Vec<String>,
+    /// DNS names among them.
+    pub dns: Vec<String>,
+    /// Common names of the subject.
+    pub common_names: Vec<String>,
+    /// Wall-clock milliseconds at which it ends.
+    pub not_after_ms: u64,
+}
+
+impl Owner {
+    /// Reads a certificate. It proves nothing: its chain is to be checked in the handshake.
+    pub fn from_certificate(certificate: &CertificateDer<'_>) -> Result<Owner, Error> {
+        let parsed = parse(certificate)?;
+        let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+        let mut owner = Owner { not_after_ms: seconds.saturating_mul(1000), ..Owner::default() };
+        for name in alternative_names(&parsed)? {
+            match name {
+                GeneralName::URI(uri) => owner.uris.push(uri.to_owned()),
+                GeneralName::DNSName(dns) => owner.dns.push(dns.to_owned()),
+                _ => {}
+            }
+        }
+        let common = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+        owner.common_names = common.map(str::to_owned).collect();
+        Ok(owner)
+    }
+}
+
 /// Reads the DER of one certificate, all of it.
 pub(super) fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Error> {
     match x509_parser::parse_x509_certificate(certificate.as_ref()) {

@@ -37,6 +37,8 @@ pub const ALPN_JOIN: &[u8] = b"trishula-join/1";
 pub const ALPN_H3: &[u8] = b"h3";
 /// Clients of an edge.
 pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+/// Clients of an edge that open WebSockets over HTTP/2 (RFC 8441).
+pub const ALPN_H2: &[u8] = b"h2";
 
 /// What a node's UDP port speaks. `h3` is added here once the node answers it.
 const NODE_ALPN: &[&[u8]] = &[ALPN_LINK, ALPN_JOIN];
@@ -207,6 +209,11 @@ pub fn https_server(
         .with_client_cert_verifier(client_verifier(clients)?)
         .with_cert_resolver(certificate.clone());
     config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+    if clients != ClientCertificates::Unasked {
+        // A resumed session would bring in a certificate that nobody has looked at again.
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Ok((Arc::new(config), certificate))
 }
 

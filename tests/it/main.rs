@@ -11,6 +11,7 @@ mod fallback;
 mod harness;
 mod hostile;
 mod membership;
+mod proxies;
 mod python;
 mod records;
 mod rollback;

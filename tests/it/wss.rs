@@ -30,6 +30,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone)]
 pub struct Door {
     port: u16,
+    /// The address of this machine that is connected from, if it matters.
+    from: Option<std::net::Ipv4Addr>,
     token: String,
     tls: Arc<rustls::ClientConfig>,
 }
@@ -43,7 +45,12 @@ impl Door {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Door { port: machine.edge_port, token: machine.token(agent), tls: Arc::new(config) }
+        Door { port: machine.edge_port, from: None, token: machine.token(agent), tls: Arc::new(config) }
+    }
+
+    /// The same through a proxy at this port, from this address of the machine.
+    pub fn through(self, port: u16, from: std::net::Ipv4Addr) -> Door {
+        Door { port, from: Some(from), ..self }
     }
 
     /// A connection that has registered; `None`: nobody answers here now.
@@ -53,7 +60,11 @@ impl Door {
 
     /// Only the TLS connection.
     pub async fn tls(&self) -> Option<TlsStream<TcpStream>> {
-        let tcp = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
+        let socket = tokio::net::TcpSocket::new_v4().ok()?;
+        if let Some(from) = self.from {
+            socket.bind((from, 0).into()).ok()?;
+        }
+        let tcp = socket.connect(([127, 0, 0, 1], self.port).into()).await.ok()?;
         tcp.set_nodelay(true).ok()?;
         let name = ServerName::try_from("localhost").unwrap();
         TlsConnector::from(self.tls.clone()).connect(name, tcp).await.ok()
@@ -63,6 +74,10 @@ impl Door {
         let stream = self.tls().await?;
         let mut request = format!("wss://localhost:{}/", self.port).into_client_request().unwrap();
         request.headers_mut().insert("authorization", format!("Bearer {}", self.token).parse().unwrap());
+        if self.from.is_some() {
+            // What a client writes itself is not to be believed behind a proxy either.
+            request.headers_mut().insert("x-forwarded-for", "203.0.113.1".parse().unwrap());
+        }
         let (socket, _) = tokio_tungstenite::client_async(request, stream).await.ok()?;
         let mut wss = Wss { socket, node: String::new(), closed: None };
         wss.say(json!({"type": "REGISTER", "id": "register", "payload": register})).await?;

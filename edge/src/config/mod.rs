@@ -20,6 +20,8 @@ use trishula::link::dial;
 use trishula::rt::platform;
 use trishula::wire::url::RELAY_PATH;
 
+use crate::front;
+
 use old_env::{Besides, OldEnv};
 pub use sections::{EdgeSection, IdentitySection, MetricsSection, RelaySection, RuleSection, UplinkSection};
 pub use service::{ANY_PATH, DialectName, Given, Refuse, ServiceSection};
@@ -63,6 +65,9 @@ pub struct EdgeConfig {
     /// Health and metrics.
     #[serde(default)]
     pub metrics: MetricsSection,
+    /// Plain HTTP, sent to TLS.
+    #[serde(default)]
+    pub redirect: front::redirect::Settings,
     /// Its log.
     #[serde(default)]
     pub log: LogSection,
@@ -88,7 +93,14 @@ impl EdgeConfig {
         let services = config.services.iter_mut();
         let files = services
             .flat_map(|s| {
-                [&mut s.cert, &mut s.key, &mut s.secret_file, &mut s.jwks_file, &mut s.revoked_file]
+                [
+                    &mut s.cert,
+                    &mut s.key,
+                    &mut s.ca_file,
+                    &mut s.secret_file,
+                    &mut s.jwks_file,
+                    &mut s.revoked_file,
+                ]
             })
             .flatten();
         files
@@ -179,6 +191,8 @@ impl EdgeConfig {
         for rule in &self.rules {
             rule.check(&self.services).map_err(|why| (format!("rule {} to {}", rule.from, rule.to), why))?;
         }
-        sharing::check(&self.services, self.metrics.listen)
+        let mut taken = self.redirect.listen.clone();
+        taken.push(self.metrics.listen);
+        sharing::check(&self.services, &taken)
     }
 }

@@ -118,12 +118,8 @@ fn one(
         "CONNECTION_TIMEOUT" => given.connection_timeout_s = Some(read(value, "a number of seconds")?),
         "LOG_LEVEL" => besides.level = Some(level(value)?.to_owned()),
         "LOG_FORMAT" => besides.json = Some(value.eq_ignore_ascii_case("json")),
-        "VERIFY_CLIENT" if switch(value)? => {
-            return Err(
-                "is on, and is not read from the environment; ask for client certificates in the file".into(),
-            );
-        }
-        "VERIFY_CLIENT" | "CA_FILE" => {}
+        "VERIFY_CLIENT" => given.verify_client = Some(switch(value)?),
+        "CA_FILE" => given.ca_file = Some(Some(PathBuf::from(value))),
         key => {
             let why = NEEDLESS.iter().find(|(known, _)| *known == key).map(|(_, why)| *why);
             besides.notes.extend(why.map(|why| format!("{variable} is not used: {why}")));

@@ -8,6 +8,8 @@ use trishula::link::dial;
 use trishula::rt::platform;
 use trishula::wire::ids::{Namespace, NodeName};
 
+use crate::front::net::Net;
+
 use super::ServiceSection;
 
 /// `[edge]`
@@ -84,13 +86,15 @@ impl Default for RelaySection {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsSection {
-    /// Where `/metrics` and `/health` are served without TLS: a loopback address.
+    /// Where `/metrics`, `/health` and `/ready` are served without TLS: a loopback address as a rule.
     pub listen: SocketAddr,
+    /// Who may ask there: addresses and networks.
+    pub allow: Vec<Net>,
 }
 
 impl Default for MetricsSection {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9090)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9090)), allow: Net::loopback() }
     }
 }
 

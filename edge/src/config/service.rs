@@ -10,7 +10,7 @@ use trishula::wire::client::DEFAULT_MAX_FRAME;
 use trishula::wire::ids::Namespace;
 
 use crate::access::{Access, RoomRule};
-use crate::{deflate, echo};
+use crate::{deflate, echo, front};
 
 /// Every path, in [`ServiceSection::paths`].
 pub const ANY_PATH: &str = "*";
@@ -101,6 +101,18 @@ settings! {
     cert | "cert_file": Option<PathBuf> = None;
     /// Its key, PEM.
     key | "key_file": Option<PathBuf> = None;
+    /// For development: a certificate of a CA of its own is made when there is none.
+    auto_cert: bool = false;
+    /// Whether only clients with a certificate come in.
+    verify_client: bool = false;
+    /// CAs of clients' certificates, PEM. Who shows one needs no token.
+    ca_file: Option<PathBuf> = None;
+    /// Whom such a certificate names.
+    client_identity: front::certified::Settings = front::certified::Settings::default();
+    /// The proxies before it.
+    proxy: front::proxy::Settings = front::proxy::Settings::default();
+    /// What browsers are told, and whose pages may connect.
+    http: front::headers::Settings = front::headers::Settings::default();
     /// The file with the secret that signs tokens.
     secret_file: Option<PathBuf> = None;
     /// Or the environment variable with it.
@@ -266,9 +278,7 @@ impl ServiceSection {
         if self.listen.is_empty() {
             return Err(("listen", "is empty".into()));
         }
-        if !self.tls {
-            return Err(("tls", "is off, and this release serves by TLS only; leave it out".into()));
-        }
+        self.check_front()?;
         self.check_numbers()?;
         self.deflate.check()?;
         if self.echo && self.paths.iter().any(|path| path == echo::PATH) {
@@ -283,6 +293,22 @@ impl ServiceSection {
             Some(path) => Err(("paths", format!("{path:?} must begin with a '/', or be \"*\""))),
             None => Ok(()),
         }
+    }
+
+    fn check_front(&self) -> Result<(), (&'static str, String)> {
+        if self.auto_cert && self.cert.is_some() {
+            let why = "makes a certificate for development, and cert is there too; give one";
+            return Err(("auto_cert", why.into()));
+        }
+        if self.verify_client && self.ca_file.is_none() {
+            return Err(("verify_client", "needs ca_file: the CAs whose certificates are let in".into()));
+        }
+        if !self.tls && (self.auto_cert || self.ca_file.is_some()) {
+            let why = "is off, and then certificates are no use; leave auto_cert and ca_file out";
+            return Err(("tls", why.into()));
+        }
+        self.proxy.check()?;
+        self.http.check()
     }
 
     fn check_numbers(&self) -> Result<(), (&'static str, String)> {

@@ -97,10 +97,16 @@ fn the_old_environment_wins_over_the_file_and_ours_over_it() {
     assert_eq!(service.secret_env.as_deref(), Some("CRACKERJACK_JWT_SECRET"));
     assert!(service.secret_file.is_none() && !service.auth && service.max_connections == 7);
     assert_eq!(config.log.level, "error");
+    let certified = [("CRACKERJACK_VERIFY_CLIENT", "true"), ("CRACKERJACK_CA_FILE", "/etc/clients.pem")];
+    let service = &load_in(&file, &certified).unwrap().services[0];
+    assert_eq!(
+        (service.verify_client, service.ca_file.as_deref()),
+        (true, Some(Path::new("/etc/clients.pem")))
+    );
     for (name, value, says) in [
         ("CRACKERJACK_PORT", "many", "is not a port"),
         ("CRACKERJACK_TLS_ENABLED", "maybe", "neither true nor false"),
-        ("CRACKERJACK_VERIFY_CLIENT", "true", "ask for client certificates in the file"),
+        ("CRACKERJACK_VERIFY_CLIENT", "maybe", "neither true nor false"),
         ("CRACKERJACK_LOG_LEVEL", "loud", "is no level"),
     ] {
         let error = load_in(&file, &[(name, value)]).unwrap_err().to_string();

@@ -5,19 +5,33 @@ use std::net::SocketAddr;
 use super::service::{DialectName, ServiceSection};
 
 /// The key at fault, and why.
-pub(super) fn check(services: &[ServiceSection], metrics: SocketAddr) -> Result<(), (String, String)> {
+pub(super) fn check(services: &[ServiceSection], taken: &[SocketAddr]) -> Result<(), (String, String)> {
     for (at, service) in services.iter().enumerate() {
         let fault = |key: &str, why: String| Err((format!("service {}: {key}", service.name), why));
         for (place, listen) in service.listen.iter().enumerate() {
             if listen.port() == 0 {
                 continue;
             }
-            if *listen == metrics || service.listen[..place].contains(listen) {
+            if taken.contains(listen) || service.listen[..place].contains(listen) {
                 return fault("listen", format!("{listen} is used twice"));
             }
             let Some(other) = services[..at].iter().find(|other| other.listen.contains(listen)) else {
                 continue;
             };
+            if service.proxy != other.proxy {
+                let why = format!(
+                    "{listen} is {}'s too, and before one port there are the same proxies",
+                    other.name
+                );
+                return fault("proxy", why);
+            }
+            if (service.verify_client, &service.ca_file) != (other.verify_client, &other.ca_file) {
+                let why = format!(
+                    "{listen} is {}'s too, and one port asks everybody for the same certificates",
+                    other.name
+                );
+                return fault("ca_file", why);
+            }
             if service.tls != other.tls {
                 let why = format!("{listen} is {}'s too, and one of the two has it off", other.name);
                 return fault("tls", why);

@@ -82,6 +82,14 @@ impl Machine {
 
     /// The same, that asks for this host; one that is an address is not asked for.
     pub async fn tls_as(&self, host: &str, address: SocketAddr) -> TlsStream<TcpStream> {
+        let tcp = TcpStream::connect(address).await.unwrap();
+        tcp.set_nodelay(true).unwrap();
+        let name = ServerName::try_from(host.to_owned()).unwrap();
+        soon(TlsConnector::from(self.client_config()).connect(name, tcp)).await.unwrap()
+    }
+
+    /// The TLS of a client that trusts this machine's CA.
+    pub fn client_config(&self) -> Arc<rustls::ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.ca.certificate().clone()).unwrap();
         let config = rustls::ClientConfig::builder_with_provider(tls::provider())
@@ -89,10 +97,7 @@ impl Machine {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let tcp = TcpStream::connect(address).await.unwrap();
-        tcp.set_nodelay(true).unwrap();
-        let name = ServerName::try_from(host.to_owned()).unwrap();
-        soon(TlsConnector::from(Arc::new(config)).connect(name, tcp)).await.unwrap()
+        Arc::new(config)
     }
 
     /// The configuration with these services.
@@ -142,6 +147,12 @@ impl World {
         let machine = Machine::new();
         prepare_files(&machine);
         let config = machine.configure(more);
+        World::start_on(machine, config)
+    }
+
+    /// On this machine, with the configuration that it has.
+    pub fn start_loaded(machine: Machine) -> World {
+        let config = EdgeConfig::load(&machine.path(), std::iter::empty(), Vec::new()).unwrap();
         World::start_on(machine, config)
     }
 

@@ -1,0 +1,120 @@
+//! How a connection comes in: whose it is by the PROXY protocol, TLS, and who its certificate says it is.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use trishula::gateway::auth::Identity;
+use trishula::identity::tls;
+use trishula::metrics;
+
+use super::certified;
+use super::proxy;
+use super::stream::Stream;
+
+/// First byte of a TLS record that is a handshake.
+const HANDSHAKE: u8 = 0x16;
+
+/// The door of one service.
+pub struct Entry {
+    /// `None`: plain text.
+    pub tls: Option<TlsAcceptor>,
+    /// Who is believed about addresses.
+    pub proxy: proxy::Settings,
+    /// Whether this machine may ask for health without TLS.
+    pub plain_health: bool,
+    /// Whom certificates of clients name.
+    pub certified: Option<certified::Rule>,
+}
+
+/// A connection that is in.
+pub struct Entered {
+    /// It.
+    pub stream: Stream,
+    /// Where it comes from, as far as is known before a request.
+    pub from: SocketAddr,
+    /// What may be asked over it.
+    pub speaks: Speaks,
+    /// Who it is by its certificate.
+    pub identity: Option<Identity>,
+}
+
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    /// Everything, by HTTP/1.1.
+    Http1,
+    /// Everything, by HTTP/2.
+    Http2,
+    /// Health only: without TLS where there should be.
+    Health,
+}
+
+/// Why a connection did not come in: the label for the metric, and words.
+#[derive(Debug)]
+pub struct Refused {
+    /// `proxy`, `tls` or `certificate`.
+    pub reason: &'static str,
+    /// For the log.
+    pub why: String,
+}
+
+impl Refused {
+    /// For the operator. Handshakes that fail are everyday on an open port; the others are odd.
+    pub fn count(&self, from: SocketAddr) {
+        metrics::EDGE_REFUSED.with_label_values(&[self.reason]).inc();
+        match self.reason {
+            "tls" => tracing::debug!(%from, why = self.why, "the TLS handshake failed"),
+            reason => tracing::warn!(%from, reason, why = self.why, "a connection was refused"),
+        }
+    }
+}
+
+impl Entry {
+    /// As configured.
+    pub fn new(
+        tls: Option<Arc<ServerConfig>>,
+        proxy: &proxy::Settings,
+        plain_health: bool,
+        certified: Option<certified::Rule>,
+    ) -> Entry {
+        // Behind a proxy that speaks for others, a connection of this machine's is anybody's.
+        let plain_health = plain_health && !proxy.protocol;
+        Entry { tls: tls.map(TlsAcceptor::from), proxy: proxy.clone(), plain_health, certified }
+    }
+
+    /// Lets a connection in. The caller gives it so much time and no more.
+    ///
+    /// # Errors
+    ///
+    /// Says why not; the connection is gone then.
+    pub async fn enter(&self, mut socket: TcpStream, peer: SocketAddr) -> Result<Entered, Refused> {
+        let refused = |reason, why| Refused { reason, why };
+        let from = self.proxy.source(&mut socket, peer).await.map_err(|why| refused("proxy", why))?;
+        let Some(acceptor) = &self.tls else {
+            let stream = Stream::Plain(socket);
+            return Ok(Entered { stream, from, speaks: Speaks::Http1, identity: None });
+        };
+        if self.plain_health && peer.ip().to_canonical().is_loopback() {
+            let mut first = [0u8];
+            let count = socket.peek(&mut first).await.map_err(|e| refused("tls", e.to_string()))?;
+            // Methods of HTTP are letters; anything else is TLS's to judge.
+            if count == 1 && first[0] != HANDSHAKE && first[0].is_ascii_uppercase() {
+                let stream = Stream::Plain(socket);
+                return Ok(Entered { stream, from, speaks: Speaks::Health, identity: None });
+            }
+        }
+        let stream = acceptor.accept(socket).await.map_err(|e| refused("tls", tls::explain_io(&e)))?;
+        let stream = Stream::Tls(Box::new(stream));
+        let identity = match (&self.certified, stream.certificate()) {
+            (Some(rule), Some(shown)) => {
+                Some(rule.identity(shown).map_err(|why| refused("certificate", why))?)
+            }
+            _ => None,
+        };
+        let speaks = if stream.alpn() == Some(tls::ALPN_H2) { Speaks::Http2 } else { Speaks::Http1 };
+        Ok(Entered { stream, from, speaks, identity })
+    }
+}

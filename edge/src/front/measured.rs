@@ -1,0 +1,386 @@
+//! What the metrics of the older servers' guides say of a service's clients and their frames.
+//!
+//! Nothing that a client writes becomes a label: types are those of the protocols, and of channels the first 64 of a service.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use trishula::gateway::carrier::{Carrier, Fault, Incoming, Lost};
+use trishula::metrics::{self, Histogram, IntCounter, IntGauge};
+use trishula::rt::clock;
+use trishula::wire::close::{CloseCode, Code};
+use trishula::wire::ids::Namespace;
+
+use super::glance;
+use crate::dialect::services;
+
+/// Types of frames: ours, and those of the older protocols.
+const TYPES: &[&str] = &[
+    "COMMAND",
+    "STATUS",
+    "RESULT",
+    "ERROR",
+    "HEARTBEAT",
+    "ACK",
+    "NACK",
+    "AUTH",
+    "AUTHENTICATED",
+    "REGISTER",
+    "REGISTERED",
+    "UNREGISTER",
+    "UNREGISTERED",
+    "RECEIPT",
+    "AGENTS",
+    "QUERY",
+    "STATE",
+    "SUBSCRIBE",
+    "SUBSCRIBED",
+    "UNSUBSCRIBE",
+    "UNSUBSCRIBED",
+    "PRESENCE",
+    "HISTORY",
+    "EXPIRING",
+    "auth",
+    "request",
+    "response",
+    "event",
+    "error",
+    "subscribe",
+    "unsubscribe",
+    "ping",
+    "pong",
+    "ack",
+    "connected",
+    "metrics_update",
+    "subscription_confirmed",
+];
+/// What is no type of these.
+const OTHER: &str = "other";
+/// Names of channels that one service shows.
+const MAX_CHANNELS: usize = 64;
+/// Longest of them, in bytes.
+const MAX_CHANNEL: usize = 64;
+
+/// What is counted of one service.
+pub struct Series {
+    labels: [String; 2],
+    active: [IntGauge; 3],
+    /// By the place of their type in [`TYPES`], with one more for all others.
+    types: Vec<OnceLock<OfType>>,
+    sizes: [Histogram; 2],
+    duration: Histogram,
+    channels: Mutex<BTreeMap<String, (IntCounter, Histogram)>>,
+}
+
+struct OfType {
+    sent: [IntCounter; 2],
+    received: [IntCounter; 2],
+    latency: Histogram,
+}
+
+/// Those of all services of this process, for as long as it runs.
+static ALL: LazyLock<Mutex<BTreeMap<Namespace, Arc<Series>>>> = LazyLock::new(Mutex::default);
+
+impl std::fmt::Debug for Series {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Series").field(&self.labels).finish()
+    }
+}
+
+impl Series {
+    /// Of a service: the same however often its configuration changes.
+    pub fn of(namespace: &Namespace) -> Arc<Series> {
+        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(namespace.clone()).or_insert_with(|| Arc::new(Series::new(namespace))).clone()
+    }
+
+    fn new(namespace: &Namespace) -> Series {
+        let service = namespace.to_string();
+        // What it called itself in its own metrics.
+        let server =
+            services::Service::preset(&service).map_or(service.as_str(), |old| old.server).to_owned();
+        let labels = [service.as_str(), server.as_str()];
+        let sizes =
+            ["sent", "received"].map(|way| metrics::WS_SIZE.with_label_values(&[labels[0], labels[1], way]));
+        // So that both are there before the first connection.
+        for tls in ["ws", "wss"] {
+            metrics::WS_CONNECTIONS.with_label_values(&[labels[0], labels[1], tls]);
+        }
+        let active = [&metrics::WS_ACTIVE, &metrics::WS_CURRENT, &metrics::WS_OPEN];
+        let series = Series {
+            active: active.map(|gauge| gauge.with_label_values(&labels)),
+            types: (0..=TYPES.len()).map(|_| OnceLock::new()).collect(),
+            sizes,
+            duration: metrics::WS_MESSAGE_DURATION.with_label_values(&labels),
+            channels: Mutex::default(),
+            labels: labels.map(str::to_owned),
+        };
+        series.of_type(TYPES.len());
+        series
+    }
+
+    /// A WebSocket is open, until what is returned is dropped.
+    pub fn open(self: &Arc<Series>, tls: bool) -> Open {
+        let mode = if tls { "wss" } else { "ws" };
+        metrics::WS_CONNECTIONS.with_label_values(&[&self.labels[0], &self.labels[1], mode]).inc();
+        self.active.iter().for_each(IntGauge::inc);
+        Open { series: self.clone(), since: clock::micros(), code: None }
+    }
+
+    /// A connection was refused, or ended for its login.
+    pub fn connection_error(&self, what: &str) {
+        let labels = |what| [self.labels[0].as_str(), self.labels[1].as_str(), what];
+        metrics::WS_CONNECTION_ERRORS.with_label_values(&labels(what)).inc();
+        metrics::WS_ERRORS.with_label_values(&labels(what)).inc();
+        metrics::WS_ERRORS.with_label_values(&labels("connection_error")).inc();
+    }
+
+    fn message_error(&self, what: &str) {
+        let labels = [self.labels[0].as_str(), self.labels[1].as_str(), what];
+        metrics::WS_MESSAGE_ERRORS.with_label_values(&labels).inc();
+        metrics::WS_ERRORS.with_label_values(&labels).inc();
+    }
+
+    fn of_type(&self, place: usize) -> &OfType {
+        self.types[place.min(TYPES.len())].get_or_init(|| {
+            let word = TYPES.get(place).copied().unwrap_or(OTHER);
+            let labels = [self.labels[0].as_str(), self.labels[1].as_str(), word];
+            let all = |way| metrics::WS_MESSAGES.with_label_values(&[labels[0], labels[1], word, way]);
+            OfType {
+                sent: [all("sent"), metrics::WS_SENT.with_label_values(&labels)],
+                received: [all("received"), metrics::WS_RECEIVED.with_label_values(&labels)],
+                latency: metrics::WS_LATENCY.with_label_values(&labels),
+            }
+        })
+    }
+
+    fn broadcast(&self, channel: &str, seconds: f64) {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let named =
+            channel.len() <= MAX_CHANNEL && (channels.len() < MAX_CHANNELS || channels.contains_key(channel));
+        let channel = if named { channel } else { OTHER };
+        let labels = [self.labels[0].as_str(), self.labels[1].as_str(), channel];
+        let (count, duration) = channels.entry(channel.to_owned()).or_insert_with(|| {
+            (
+                metrics::WS_BROADCASTS.with_label_values(&labels),
+                metrics::WS_BROADCAST_DURATION.with_label_values(&labels),
+            )
+        });
+        count.inc();
+        duration.observe(seconds);
+    }
+}
+
+/// Before `/metrics` is shown: whether clients are served.
+pub fn tell_health(well: bool) {
+    for series in ALL.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        let [service, server] = &series.labels;
+        metrics::WS_HEALTH.with_label_values(&[service, server]).set(well.into());
+    }
+}
+
+/// Counts a WebSocket for as long as it is open, however it ends.
+#[derive(Debug)]
+pub struct Open {
+    series: Arc<Series>,
+    since: u64,
+    code: Option<CloseCode>,
+}
+
+impl Open {
+    /// The code that it was closed with.
+    pub fn closed(&mut self, code: Option<CloseCode>) {
+        self.code = code;
+        match code {
+            Some(CloseCode::Unauthorized) => self.series.connection_error("auth_failed"),
+            Some(CloseCode::AuthTimeout) => self.series.connection_error("auth_required"),
+            Some(CloseCode::Forbidden) => self.series.connection_error("forbidden"),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.series.active.iter().for_each(IntGauge::dec);
+        let labels = self.series.labels.each_ref().map(String::as_str);
+        let lasted = clock::micros().saturating_sub(self.since) as f64 / 1e6;
+        metrics::WS_DURATION.with_label_values(&labels).observe(lasted);
+        let reason = self.code.map_or_else(|| "lost".to_owned(), |code| code.number().to_string());
+        metrics::WS_DISCONNECTIONS.with_label_values(&[labels[0], labels[1], &reason]).inc();
+    }
+}
+
+/// A carrier whose frames are counted.
+pub struct Measured<C> {
+    inner: C,
+    series: Arc<Series>,
+    /// The frame that the session has under way: its type, its channel, and when it came, in [`clock::micros`].
+    under_way: Option<(usize, Option<String>, u64)>,
+}
+
+impl<C: Carrier> Measured<C> {
+    /// Counts for a service.
+    pub fn new(inner: C, series: Arc<Series>) -> Measured<C> {
+        Measured { inner, series, under_way: None }
+    }
+
+    /// The session asks for the next frame: it has done with the one before.
+    fn done(&mut self) {
+        let Some((place, channel, at)) = self.under_way.take() else { return };
+        let seconds = clock::micros().saturating_sub(at) as f64 / 1e6;
+        self.series.duration.observe(seconds);
+        self.series.of_type(place).latency.observe(seconds);
+        if let Some(channel) = channel {
+            self.series.broadcast(&channel, seconds);
+        }
+    }
+
+    fn received(&mut self, frame: &[u8]) {
+        let seen = glance::at(frame);
+        let place = place(seen.kind);
+        self.series.of_type(place).received.iter().for_each(IntCounter::inc);
+        self.series.sizes[1].observe(frame.len() as f64);
+        let channel = match seen.to {
+            Some("broadcast") => Some("broadcast"),
+            Some(to) => to.strip_prefix("room:"),
+            None => None,
+        };
+        self.under_way = Some((place, channel.map(str::to_owned), clock::micros()));
+    }
+}
+
+fn place(kind: Option<&str>) -> usize {
+    kind.and_then(|kind| TYPES.iter().position(|word| *word == kind)).unwrap_or(TYPES.len())
+}
+
+/// What a refusal that goes to a client is called: the word of docs/protocol.md, or that of the older servers' own metrics.
+fn error_type(frame: &[u8]) -> Option<&'static str> {
+    let frame: serde_json::Value = serde_json::from_slice(frame).ok()?;
+    if let Some(code) = frame["error_code"].as_str() {
+        return Some(match code {
+            "DECODE_ERROR" => "decode_error",
+            "RATE_LIMIT_EXCEEDED" => "rate_limit",
+            "FORBIDDEN" => "forbidden",
+            "AUTH_FAILED" | "INVALID_TOKEN" => "auth_failed",
+            "AUTH_REQUIRED" => "auth_required",
+            "UNKNOWN_REQUEST" => "unknown_request",
+            _ => OTHER,
+        });
+    }
+    // An ERROR of another agent's is a message like any other.
+    if frame["from"] != "mesh" {
+        return None;
+    }
+    let code = frame["payload"]["code"].as_str()?;
+    Some(match Code::ALL.iter().find(|known| known.as_str() == code)? {
+        Code::BadFrame | Code::UnknownType => "decode_error",
+        Code::RateLimited => "rate_limit",
+        known => known.as_str(),
+    })
+}
+
+impl<C: Carrier> Carrier for Measured<C> {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn has_ping(&self) -> bool {
+        self.inner.has_ping()
+    }
+
+    fn tells_close(&self) -> bool {
+        self.inner.tells_close()
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        self.done();
+        let incoming = self.inner.poll_recv(cx);
+        match &incoming {
+            Poll::Ready(Incoming::Frame(frame)) => self.received(frame),
+            Poll::Ready(Incoming::NoFrame(_) | Incoming::Failed(Fault::NotUtf8)) => {
+                self.series.message_error("decode_error");
+            }
+            Poll::Ready(Incoming::Failed(Fault::TooLarge(_))) => self.series.message_error("too_large"),
+            Poll::Ready(Incoming::Failed(Fault::Protocol(_))) => self.series.message_error("protocol"),
+            _ => {}
+        }
+        incoming
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn send(&mut self, frame: Bytes) -> Result<(), Lost> {
+        let kind = glance::at(&frame).kind;
+        if matches!(kind, Some("ERROR" | "error"))
+            && let Some(what) = error_type(&frame)
+        {
+            self.series.message_error(what);
+        }
+        self.series.of_type(place(kind)).sent.iter().for_each(IntCounter::inc);
+        self.series.sizes[0].observe(frame.len() as f64);
+        self.inner.send(frame).inspect_err(|_| self.series.message_error("send_failed"))
+    }
+
+    fn ping(&mut self, number: u64) -> Result<(), Lost> {
+        self.inner.ping(number)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        self.inner.poll_flush(cx)
+    }
+
+    fn start_close(&mut self, code: CloseCode, reason: &str) {
+        self.inner.start_close(code, reason);
+    }
+
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inner.poll_closed(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_and_types_are_bounded() {
+        // covers B22
+        let namespace = Namespace::new("measured-test").unwrap();
+        let series = Series::of(&namespace);
+        for n in 0..200 {
+            series.broadcast(&format!("room-{n}"), 0.001);
+        }
+        series.broadcast(&"x".repeat(1000), 0.001);
+        assert_eq!(series.channels.lock().unwrap().len(), MAX_CHANNELS + 1);
+        assert!(Arc::ptr_eq(&series, &Series::of(&namespace)), "a reload counts on");
+        assert_eq!(
+            (place(Some("STATUS")), place(Some("status")), place(None)),
+            (1, TYPES.len(), TYPES.len())
+        );
+        let text = metrics::render();
+        let line = "websocket_broadcast_total{channel=\"other\",server=\"measured-test\",service=\"measured-test\"} 137";
+        assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
+    fn refusals_have_the_words_of_both_protocols() {
+        // covers B21
+        let of = |frame: serde_json::Value| error_type(frame.to_string().as_bytes());
+        let ours =
+            |code: &str| of(serde_json::json!({"type": "ERROR", "from": "mesh", "payload": {"code": code}}));
+        assert_eq!(ours("bad_frame"), Some("decode_error"));
+        assert_eq!(ours("unknown_recipient"), Some("unknown_recipient"));
+        assert_eq!(ours("invented"), None);
+        assert_eq!(of(serde_json::json!({"type": "ERROR", "from": "agni", "payload": {"code": "x"}})), None);
+        assert_eq!(
+            of(serde_json::json!({"type": "error", "error_code": "DECODE_ERROR"})),
+            Some("decode_error")
+        );
+        assert_eq!(of(serde_json::json!({"type": "error", "error_code": "INVENTED"})), Some("other"));
+    }
+}

@@ -1,0 +1,102 @@
+//! Files that others renew while the edge runs: certificates, secrets, keys, tokens taken back. They are read again when they
+//! change; what was in use before stays in use until what is there can be taken.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use trishula::identity::live::{ReloadableCert, Reloaded};
+use trishula::metrics;
+
+use crate::prepare::Prepared;
+use crate::trust::Watched;
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// The files of all services.
+#[derive(Debug, Clone, Default)]
+pub struct Renewed(Arc<Mutex<Files>>);
+
+#[derive(Debug, Default)]
+struct Files {
+    certificates: Vec<Shown>,
+    trusts: Vec<Watched>,
+}
+
+/// A service's certificate, and how its files were when they were read last.
+#[derive(Debug)]
+struct Shown {
+    service: String,
+    certificate: Arc<ReloadableCert>,
+    seen: [Stamp; 2],
+}
+
+/// When a file was changed last, and how long it is.
+pub type Stamp = Option<(SystemTime, u64)>;
+
+impl Renewed {
+    /// Looks after the files of a service from now on. Those of its earlier configuration count on for as long as there are
+    /// sessions that go by them.
+    pub fn add(&self, prepared: &Prepared) {
+        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let service = prepared.section.name.to_string();
+        files.certificates.retain(|shown| shown.service != service);
+        if let Some(certificate) = &prepared.certificate {
+            let seen = stamps(certificate);
+            files.certificates.push(Shown { service, certificate: certificate.clone(), seen });
+        }
+        files.trusts.retain(|watched| Arc::strong_count(&watched.verifier) > 1);
+        files.trusts.extend(prepared.trust.clone());
+    }
+
+    /// Reads what has changed, or all of it `anyway`.
+    pub fn look(&self, anyway: bool) {
+        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        files.certificates.iter_mut().for_each(|shown| shown.look(anyway));
+        files.trusts.iter_mut().for_each(|watched| watched.look(anyway));
+    }
+
+    /// Looks from time to time.
+    pub async fn follow(self) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            self.look(false);
+        }
+    }
+}
+
+impl Shown {
+    fn look(&mut self, anyway: bool) {
+        let now = stamps(&self.certificate);
+        if !anyway && now == self.seen {
+            return;
+        }
+        self.seen = now;
+        let service = self.service.as_str();
+        let path = self.certificate.paths().0.display().to_string();
+        let outcome = match self.certificate.reload() {
+            Ok(Reloaded::Unchanged) => return,
+            Ok(Reloaded::Changed { now, not_after, .. }) => {
+                tracing::info!(service, path, fingerprint = %now, %not_after, "a renewed certificate is in use");
+                "ok"
+            }
+            Err(e) => {
+                tracing::warn!(service, path, error = %e, "the certificate could not be read again; the one before stays in use");
+                "refused"
+            }
+        };
+        metrics::CERTIFICATE_RELOADS.with_label_values(&[service, outcome]).inc();
+    }
+}
+
+fn stamps(certificate: &ReloadableCert) -> [Stamp; 2] {
+    let (certificate, key) = certificate.paths();
+    [certificate, key].map(stamp)
+}
+
+/// `None`: it is not there.
+pub fn stamp(path: &Path) -> Stamp {
+    let about = std::fs::metadata(path).ok()?;
+    Some((about.modified().ok()?, about.len()))
+}

@@ -14,5 +14,6 @@ mod membership;
 mod python;
 mod records;
 mod rollback;
+mod rooms;
 mod survival;
 mod wss;

@@ -42,7 +42,7 @@ use crate::node::records::Records;
 use crate::node::{self, Disk, Started};
 use crate::rt::{clock, queue, sdnotify, signals, tasks, wake};
 use crate::store;
-use crate::wire::frame::Hello;
+use crate::wire::frame::{Hello, ROOMS};
 use crate::wire::ids::{Incarnation, NodeName};
 
 mod accept;
@@ -334,6 +334,7 @@ fn mesh_config(
 ) -> mesh::Config {
     let heartbeat = Duration::from_millis(config.mesh.heartbeat_ms);
     mesh::Config {
+        rooms: mesh::RoomLimits::default(),
         holds_ca: config.identity.ca_dir.is_some(),
         addresses: {
             let (direct, fallback) = (&config.mesh.advertise, &config.mesh.advertise_fallback);
@@ -404,7 +405,7 @@ fn gateway_in_memory(
             node: me.clone(),
             role,
             incarnation,
-            features: Vec::new(),
+            features: vec![ROOMS.to_owned()],
             software: software(),
             serial: String::new(),
         };

@@ -134,6 +134,14 @@ metric! {
     CONNECTED_AGENTS: IntGauge = IntGauge::new("trishula_connected_agents", "Connected agents: of a node in the whole mesh, of an edge its own");
     /// Sessions of clients that this process holds.
     SESSIONS: IntGaugeVec = gauges("trishula_sessions", "Client sessions that are open", &["gateway"]);
+    /// Subscriptions of this process's sessions to rooms.
+    ROOM_SUBSCRIPTIONS: IntGauge = IntGauge::new("trishula_room_subscriptions", "Subscriptions of client sessions to rooms");
+    /// Rooms that this node keeps; at most 4,096.
+    ROOMS: IntGauge = IntGauge::new("trishula_rooms", "Rooms kept at this node");
+    /// Messages of their histories, and their bytes; at most 128 MiB, and of one room about 1,000 and 4 MiB.
+    ROOM_MESSAGES: IntGauge = IntGauge::new("trishula_room_messages", "Messages in the histories of rooms");
+    /// See there.
+    ROOM_BYTES: IntGauge = IntGauge::new("trishula_room_bytes", "Bytes of the histories of rooms");
     /// Sessions that ended, by reason.
     SESSIONS_CLOSED: IntCounterVec = counters("trishula_sessions_closed_total", "Client sessions that ended", &["gateway", "code"]);
     /// Frames of clients refused, by code.

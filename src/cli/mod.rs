@@ -15,12 +15,14 @@ mod layout;
 mod listen;
 mod ping;
 mod print;
+mod publish;
 mod request;
 mod run;
 mod send;
 mod show;
 mod status;
 mod store;
+mod subscribe;
 mod talk;
 mod token;
 mod trace;
@@ -79,6 +81,10 @@ enum Command {
     Send(send::Args),
     /// Show messages as they come in
     Listen(listen::Args),
+    /// Publish one message in a room
+    Publish(publish::Args),
+    /// Show what is published in a room, as it comes
+    Subscribe(subscribe::Args),
     /// Send a COMMAND, wait for its RESULT and print it
     Request(request::Args),
     /// Measure the way to an agent or a node
@@ -147,6 +153,8 @@ impl Command {
             Command::Token(args) => args.run(),
             Command::Send(args) => args.run(),
             Command::Listen(args) => args.run(),
+            Command::Publish(args) => args.run(),
+            Command::Subscribe(args) => args.run(),
             Command::Request(args) => args.run(),
             Command::Ping(args) => args.run(),
             Command::Status(args) => args.run(),

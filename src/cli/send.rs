@@ -274,6 +274,6 @@ fn target(given: &str) -> Result<String, String> {
     Target::parse(given, &home).map(|_| given.to_owned()).map_err(|e| e.to_string())
 }
 
-fn kind(given: &str) -> Result<Kind, String> {
+pub(crate) fn kind(given: &str) -> Result<Kind, String> {
     Kind::parse(given).ok_or_else(|| "write COMMAND, STATUS, RESULT, ERROR, HEARTBEAT or ACK".into())
 }

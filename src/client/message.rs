@@ -43,6 +43,9 @@ pub struct Message {
     /// It may have come before.
     #[serde(default)]
     pub redelivered: bool,
+    /// Of a message of a room: the place behind it, from which to go on.
+    #[serde(default)]
+    pub cursor: Option<String>,
     /// JSON, as it was written.
     #[serde(default = "null")]
     pub payload: Box<RawValue>,
@@ -79,7 +82,9 @@ impl Message {
     /// Whether the mesh keeps it until it is acknowledged.
     pub fn is_durable(&self) -> bool {
         let by_kind = || Kind::parse(&self.kind).is_some_and(|kind| kind.default_class() == Class::Durable);
-        !self.is_from_mesh() && self.class.as_deref().map_or_else(by_kind, |class| class == "durable")
+        !self.is_from_mesh()
+            && self.cursor.is_none()
+            && self.class.as_deref().map_or_else(by_kind, |class| class == "durable")
     }
 
     /// Whether it is an ACK that a client like this one sent by itself: no word of its program's.

@@ -18,6 +18,7 @@
 //! | `life` | whether the node still says anything |
 //! | `message` | what it sends and gets |
 //! | `numbers` | its count of what it sends |
+//! | `rooms` | what it has subscribed to |
 //! | `standing` | what it learns of what it sent |
 //! | `task` | the task that owns the connection |
 
@@ -25,6 +26,7 @@ mod connect;
 mod life;
 mod message;
 mod numbers;
+mod rooms;
 mod standing;
 mod task;
 
@@ -38,8 +40,10 @@ pub use connect::{Connect, Connection, Quic, Ways};
 pub use message::{Agent, Message, Outgoing, Registered};
 use message::{Name, Verdict};
 use numbers::Numbers;
+pub use rooms::{Subscribed, Subscription};
+use standing::Wanted;
 pub use standing::{Receipt, Recipient, Standing};
-use task::{Command, Task, Wanted};
+use task::{Command, Task};
 
 use crate::rt::{queue, tasks};
 use crate::wire::client::ErrorPayload;
@@ -305,7 +309,7 @@ impl Sender {
             payload["from"] = from.into();
         }
         let frame = serde_json::json!({"type": "QUERY", "id": id, "payload": payload}).to_string();
-        self.ask(frame.into(), id, Wanted::State, within).await?.read()
+        self.ask(frame.into(), id, Wanted::Said("STATE"), within).await?.read()
     }
 
     /// Sends a COMMAND, and waits for the RESULT that answers it. An ERROR of the recipient is answered like
@@ -324,7 +328,7 @@ impl Sender {
     pub async fn agents(&self, within: Duration) -> Result<Vec<Agent>, Error> {
         let id = message::new_id();
         let frame = serde_json::json!({"type": "AGENTS", "id": id}).to_string();
-        let answer = self.ask(frame.into(), id, Wanted::Agents, within).await?;
+        let answer = self.ask(frame.into(), id, Wanted::Said("AGENTS"), within).await?;
         message::agents(&answer)
     }
 

@@ -5,6 +5,19 @@ use serde::Deserialize;
 use super::{Error, Message};
 use crate::wire::envelope::State;
 
+/// What answers a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// RESULT or ERROR of the recipient.
+    Answer,
+    /// RECEIPT of the mesh, of this state or of an end.
+    Receipt(State),
+    /// Of the mesh, of this type.
+    Said(&'static str),
+    /// SUBSCRIBED of the mesh.
+    Subscribed { presence: bool },
+}
+
 /// A receipt: a message has got so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {

@@ -11,13 +11,15 @@ use tokio::sync::oneshot;
 use super::connect::{Connection, Ways};
 use super::life::{Life, Sign};
 use super::message::{self, Message, Name, Registered, Verdict};
+use super::rooms::Rooms;
+use super::standing::Wanted;
 use super::{Error, Options, comes_back, standing};
 use crate::rt::backoff::Backoff;
 use crate::rt::places::Places;
 use crate::rt::queue::Refused;
 use crate::rt::{clock, queue};
 use crate::wire::client::ErrorPayload;
-use crate::wire::envelope::{Kind, State};
+use crate::wire::envelope::Kind;
 
 /// The first wait before coming back, and the longest (docs/protocol.md).
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -54,19 +56,6 @@ pub(super) enum Command {
     Close,
 }
 
-/// What answers a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
-    /// RESULT or ERROR of the recipient.
-    Answer,
-    /// RECEIPT of the mesh, of this state or of an end.
-    Receipt(State),
-    /// STATE of the mesh.
-    State,
-    /// AGENTS of the mesh.
-    Agents,
-}
-
 /// How a batch of commands went.
 enum Wrote {
     All,
@@ -89,8 +78,8 @@ enum Over {
 type Answer = oneshot::Sender<Result<Message, Error>>;
 
 /// Somebody who waits for an answer.
-struct Waiting {
-    wanted: Wanted,
+pub(super) struct Waiting {
+    pub(super) wanted: Wanted,
     answer: Answer,
     /// What was asked, if it is to be asked again over another connection.
     frame: Option<Bytes>,
@@ -102,20 +91,21 @@ pub(super) struct Task {
     ways: Arc<Ways>,
     options: Options,
     commands: queue::Receiver<Command>,
-    inbox: queue::Sender<Message>,
+    pub(super) inbox: queue::Sender<Message>,
     /// With its place among the ways.
     connection: Option<(usize, Connection)>,
-    pending: HashMap<String, Waiting>,
+    pub(super) pending: HashMap<String, Waiting>,
     asked: u64,
     /// What the ids of our ACK and NACK begin with: nobody is told that one of them came to nothing.
-    settles: String,
+    pub(super) settles: String,
     settled: u64,
     /// What was acknowledged last, by its order: if that did not arrive, it is delivered once more.
     done: (VecDeque<Name>, HashSet<Name>),
     /// What the program was given, or will be, and has not acknowledged: another node may hand it out again.
     given: HashSet<Name>,
     /// Frames of our own to be written.
-    own: Vec<Bytes>,
+    pub(super) own: Vec<Bytes>,
+    pub(super) rooms: Rooms,
     /// The last error of the mesh's that answered nothing: perhaps why it closes.
     parting: Option<ErrorPayload>,
 }
@@ -127,7 +117,7 @@ impl Task {
         commands: queue::Receiver<Command>,
         inbox: queue::Sender<Message>,
     ) -> Task {
-        let (pending, asked, settled, done, own) = Default::default();
+        let (pending, asked, settled, done, own, rooms) = Default::default();
         let (ways, given) = (Arc::new(ways), HashSet::new());
         let settles = format!("{}.", message::new_id());
         Task {
@@ -143,6 +133,7 @@ impl Task {
             done,
             given,
             own,
+            rooms,
             parting: None,
         }
     }
@@ -177,6 +168,7 @@ impl Task {
         match registered.await {
             Ok(Ok(registered)) => {
                 self.connection = Some((place, connection));
+                self.go_on_in_rooms();
                 Ok(registered)
             }
             Ok(Err(Error::Disconnected)) => Err(match connection.finish().await {
@@ -411,7 +403,7 @@ impl Task {
     }
 
     fn arrived(&mut self, message: Message) {
-        let Some(message) = self.answer(message) else { return };
+        let Some(message) = self.of_room(message).and_then(|message| self.answer(message)) else { return };
         if message.is_from_mesh() && message.is(Kind::Error) && message.reply_to.is_none() {
             self.parting = message.read().ok();
         }
@@ -473,8 +465,8 @@ impl Task {
                 standing::reached(&message, *wish).map(|_| true)?
             }
             Wanted::Receipt(_) => false,
-            Wanted::State => mesh && message.kind == "STATE",
-            Wanted::Agents => mesh && message.kind == "AGENTS",
+            Wanted::Said(kind) => mesh && message.kind == *kind,
+            Wanted::Subscribed { .. } => mesh && message.kind == "SUBSCRIBED",
         };
         if !fits && !refused {
             return Some(message);

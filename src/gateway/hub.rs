@@ -13,19 +13,22 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use super::readers::{Readers, Wish};
 use crate::link::inbox::Incoming;
 use crate::link::{self, Event, Peer};
 use crate::rt::{clock, queue, tasks};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::frame::{Attach, Deliver, Frame};
-use crate::wire::ids::{AgentAddr, LinkId, NodeName, SessionNo};
+use crate::wire::ids::{AgentAddr, LinkId, MessageId, NodeName, SessionNo};
+use crate::wire::room::RoomKey;
 
 mod moving;
+mod rooms;
 mod told;
 mod wires;
 
 use moving::Moving;
-pub use told::{Delivery, End, Notice};
+pub use told::{Arrival, Delivery, End, Notice};
 use wires::{Wires, is_full};
 
 /// Messages that may wait for one session. A client that is further behind is closed as slow.
@@ -65,6 +68,8 @@ enum Request {
     Snapshot(oneshot::Sender<Snapshot>),
     EndAll(Box<dyn Fn() -> End + Send>),
     WatchSilence(Duration),
+    Subscribe(SessionNo, Box<Wish>),
+    Unsubscribe(SessionNo, RoomKey, Option<MessageId>),
 }
 
 /// To reach the hub; cheap to clone.
@@ -144,7 +149,7 @@ pub struct Seat {
     /// What goes ahead of ordinary messages.
     pub notices: queue::Receiver<Notice>,
     /// Ordinary messages.
-    pub messages: queue::Receiver<Delivery>,
+    pub messages: queue::Receiver<Arrival>,
     /// At most one order comes.
     pub end: queue::Receiver<End>,
     hub: HubHandle,
@@ -203,6 +208,7 @@ struct Hub {
     /// Control frames that wait for room in the link.
     outbox: VecDeque<Frame>,
     moving: Moving,
+    readers: Readers,
 }
 
 impl Hub {
@@ -216,6 +222,7 @@ impl Hub {
             shown,
             outbox: VecDeque::new(),
             moving: Moving::default(),
+            readers: Readers::default(),
         }
     }
 
@@ -280,6 +287,8 @@ impl Hub {
                 let _ = answer.send(self.snapshot());
             }
             Request::WatchSilence(patience) => self.watch_silence(patience),
+            Request::Subscribe(no, wish) => self.subscribe(no, *wish),
+            Request::Unsubscribe(no, room, id) => self.unsubscribe(no, &room, id),
             Request::EndAll(order) => {
                 for entry in self.sessions.values() {
                     // An order that is there already ends the session just as well.
@@ -308,6 +317,7 @@ impl Hub {
     }
 
     fn detach(&mut self, no: SessionNo, forget: bool) {
+        self.readers.leave(no);
         let Some(entry) = self.sessions.get_mut(&no) else { return };
         if entry.attach.take().is_some() && self.current.is_some() {
             self.control(Frame::Detach(no, forget));
@@ -353,6 +363,7 @@ impl Hub {
         self.current = link;
         self.shown.store(link.map_or(NO_LINK, |link| link.0), Ordering::Relaxed);
         self.outbox.clear();
+        self.readers.part();
     }
 
     fn frame(&mut self, link: LinkId, frame: Frame) {
@@ -374,7 +385,7 @@ impl Hub {
                 let _ = self.revocations.send(Some((number, der)));
             }
             Frame::Goodbye(back_in_ms) => tracing::info!(back_in_ms, "the node is stopping"),
-            other => tracing::debug!(frame = other.name(), "a frame that an entrance has no use for"),
+            other => self.room_frame(link, other),
         }
     }
 
@@ -393,11 +404,15 @@ impl Hub {
             let notice = Notice::Attached { link: up.handle.clone(), node: up.peer.node.clone() };
             self.notice(no, notice);
             self.settled(no);
+            self.subscribe_again(no);
         }
     }
 
     fn evict(&mut self, link: LinkId, no: SessionNo, refusal: Refusal) {
         // A node that the sessions have left has no say.
+        if self.current == Some(link) {
+            self.readers.leave(no);
+        }
         if self.current == Some(link)
             && let Some(entry) = self.sessions.remove(&no)
         {

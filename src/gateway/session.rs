@@ -8,6 +8,7 @@
 //! | `notices` | what comes from the node |
 //! | `watch` | deadlines: token, registration, signs of life |
 //! | `reply` | frames in which the server itself speaks |
+//! | `rooms` | rooms: what it asks, and what it is told |
 //! | `settle` | durable messages in its hands: written, acknowledged, refused |
 //! | `measure` | what the metrics say of its messages |
 
@@ -15,6 +16,7 @@ mod frames;
 mod measure;
 mod notices;
 mod reply;
+mod rooms;
 mod settle;
 mod watch;
 
@@ -29,7 +31,9 @@ use bytes::Bytes;
 
 use super::auth::{Identity, Verifier};
 use super::carrier::{Carrier, Fault, Incoming};
-use super::hub::{Delivery, End, HubHandle, Notice, Seat};
+use super::hub::{Arrival, Delivery, End, HubHandle, Notice, Seat};
+use super::readers::RoomNews;
+use super::rules::RoomRules;
 use crate::link;
 use crate::metrics;
 use crate::rt::clock;
@@ -64,6 +68,8 @@ pub struct Settings {
     pub ping_timeout: Option<Duration>,
     /// How long the client may take with its half of a close before the connection is dropped.
     pub close_within: Duration,
+    /// Who may do what in which room.
+    pub rooms: RoomRules,
 }
 
 impl Default for Settings {
@@ -76,6 +82,7 @@ impl Default for Settings {
             ping_interval: Duration::from_secs(20),
             ping_timeout: None,
             close_within: CLOSE_WITHIN,
+            rooms: RoomRules::default(),
         }
     }
 }
@@ -214,6 +221,7 @@ enum Wake {
     End(End),
     Notice(Notice),
     Message(Delivery),
+    Room(RoomNews),
     Client(Incoming),
     LinkClosed,
     Due,
@@ -260,6 +268,10 @@ impl<C: Carrier> Session<C> {
             let wake = poll_fn(|cx| self.poll_wake(cx)).await;
             let step = match wake {
                 Wake::Message(delivery) => self.deliver(delivery),
+                Wake::Room(news) => {
+                    self.room_news(news);
+                    Ok(())
+                }
                 Wake::Client(incoming) => self.incoming(incoming).await,
                 Wake::Notice(notice) => self.notice(notice).await,
                 Wake::Due => self.due().await,
@@ -348,8 +360,10 @@ impl<C: Carrier> Session<C> {
         if let Poll::Ready(Some(notice)) = self.seat.notices.poll_recv(cx) {
             return Poll::Ready(Wake::Notice(notice));
         }
-        if let Poll::Ready(Some(delivery)) = self.seat.messages.poll_recv(cx) {
-            return Poll::Ready(Wake::Message(delivery));
+        match self.seat.messages.poll_recv(cx) {
+            Poll::Ready(Some(Arrival::Message(delivery))) => return Poll::Ready(Wake::Message(delivery)),
+            Poll::Ready(Some(Arrival::Room(news, _))) => return Poll::Ready(Wake::Room(news)),
+            _ => {}
         }
         if let Some(number) = self.ack_ping() {
             self.unflushed = true;

@@ -1,7 +1,8 @@
 //! Which frames must keep their order, and what goes first.
 
 use crate::wire::envelope::{Class, Head, Priority, Target};
-use crate::wire::frame::Frame;
+use crate::wire::frame::{Frame, RoomEntry, RoomJoined, RoomLapse, RoomMember, RoomMessage};
+use crate::wire::room::RoomKey;
 
 /// Ordered lanes for messages below priority 1.
 pub const ORDERED_LANES: u8 = 16;
@@ -35,6 +36,12 @@ impl Lane {
         Lane::Ordered((flow(head) % u64::from(ORDERED_LANES)) as u8)
     }
 
+    /// Whatever is about one room keeps its order, also what is urgent or large.
+    fn of_room(room: &RoomKey) -> Lane {
+        let hash = fnv(fnv(0xcbf2_9ce4_8422_2325, room.namespace.as_str()), room.name.as_str());
+        Lane::Ordered((hash % u64::from(ORDERED_LANES)) as u8)
+    }
+
     /// One of 256 groups of flows, by all of the hash: for datagrams.
     pub(super) fn flow_of(frame: &Frame) -> u8 {
         match frame {
@@ -51,6 +58,11 @@ impl Lane {
             }
             Frame::Submit(_, head, _) => Lane::of(head),
             Frame::Deliver(deliver, _) => Lane::of(&deliver.head),
+            Frame::RoomEntry(RoomEntry { room, .. }, _)
+            | Frame::RoomJoined(RoomJoined { room, .. }, _)
+            | Frame::RoomMessage(RoomMessage { room, .. }, _)
+            | Frame::RoomLapse(RoomLapse { room, .. })
+            | Frame::RoomMember(RoomMember { room, .. }) => Lane::of_room(room),
             _ => Lane::Control,
         }
     }

@@ -9,7 +9,10 @@ use super::topology::MAX_NODES;
 use super::{Event, Hop, Mesh, Step};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Class, Head, State, Target};
-use crate::wire::frame::{Deliver, Dest, Forward, Frame, Handing, MAX_HOPS, Presence, Receipt};
+use crate::wire::frame::{
+    Deliver, Dest, Forward, Frame, Handing, MAX_HOPS, Presence, Receipt, RoomJoined, RoomLapse, RoomMember,
+    RoomMessage,
+};
 use crate::wire::ids::{AgentAddr, LinkId, NodeName, SessionNo};
 
 impl Mesh {
@@ -28,6 +31,9 @@ impl Mesh {
         if let Some(refusal) = refusal {
             let receipt = self.refused(&head, refusal);
             return self.send(link, Frame::Told(session, receipt));
+        }
+        if let Target::Room(..) = head.to {
+            return self.publish((link, session), head, payload);
         }
         if head.class == Class::Durable {
             return self.take((link, session), head, payload);
@@ -247,6 +253,11 @@ impl Mesh {
                 };
                 self.refuse_to(&origin, deliver.head, full("the recipient"));
             }
+            Frame::RoomJoined(RoomJoined { room, .. }, _)
+            | Frame::RoomMessage(RoomMessage { room, .. }, _)
+            | Frame::RoomLapse(RoomLapse { room, .. })
+            | Frame::RoomMember(RoomMember { room, .. })
+            | Frame::RoomAgain(room) => self.unsent_of_room(link, room),
             frame => self.event(Event::Ignored(link, frame.name())),
         }
     }

@@ -62,6 +62,7 @@ impl Mesh {
     /// A node was thrown out.
     pub(super) fn forget_node(&mut self, node: &NodeName) {
         self.directory.forget(node);
+        self.forget_rooms_of(node);
         self.persist(Record::Elsewhere(node.clone(), Elsewhere::Left));
     }
 }

@@ -67,6 +67,7 @@ impl Mesh {
         };
         let digest = self.topology.all().map(known).collect();
         self.send(link, Frame::Digest(digest));
+        self.send_room_digest(link);
     }
 
     /// Sends what the peer lacks of what we have; what we lack it sends for our own digest.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::durable::{GoOn, Limits};
+use super::rooms::RoomLimits;
 use crate::wire::close::{LinkClose, Refusal};
 use crate::wire::envelope::{Head, MessageKey};
 use crate::wire::frame::{Call, Frame, Method};
@@ -50,6 +51,8 @@ pub struct Config {
     pub silence: Duration,
     /// What an operator allows.
     pub limits: Limits,
+    /// How much is kept of rooms.
+    pub rooms: RoomLimits,
 }
 
 impl Config {
@@ -70,6 +73,7 @@ impl Config {
             heartbeat: Duration::from_secs(1),
             silence: Duration::from_secs(3),
             limits: Limits::default(),
+            rooms: RoomLimits::default(),
         }
     }
 }

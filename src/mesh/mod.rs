@@ -22,6 +22,7 @@
 //! | `sessions` | agents registered here, through which entrance |
 //! | `durable` | messages that are kept until their end is known |
 //! | `delivery` | live messages on their way, and what senders are told |
+//! | `rooms` | named channels with history and presence |
 //! | `calls` | questions from node to node |
 //! | `snapshot` | the mesh as this node sees it, for `status` and `agents` |
 
@@ -43,6 +44,7 @@ mod elsewhere;
 mod flooding;
 pub mod io;
 mod links;
+mod rooms;
 mod sessions;
 mod snapshot;
 #[cfg(test)]
@@ -51,6 +53,7 @@ pub mod topology;
 
 pub use durable::{DurableView, GoOn, Limits, Use};
 pub use io::{AskFailed, Config, Event, Hop, Input, Output, Queried, Role, Step, Ticket, Time};
+pub use rooms::{RoomLimits, RoomsView};
 pub use snapshot::{LinkView, NodeView, Snapshot};
 
 use calls::Calls;
@@ -78,6 +81,7 @@ pub struct Mesh {
     directory: Directory,
     sessions: Sessions,
     calls: Calls,
+    rooms: rooms::Rooms,
     durable: Durable,
     noting: elsewhere::Noting,
     /// The wall clock in milliseconds, as it was told last, and when.
@@ -93,7 +97,7 @@ pub struct Mesh {
 impl Mesh {
     /// A node that has just started and knows what it had on disk; with the wall clock in milliseconds.
     pub fn new(config: Config, now: Time, wall_ms: u64, memory: Memory) -> Mesh {
-        let Memory { agents: known, elsewhere, messages, horizons, numbers } = memory;
+        let Memory { agents: known, elsewhere, messages, horizons, numbers, rooms } = memory;
         let own = LinkState {
             origin: config.node.clone(),
             incarnation: config.incarnation,
@@ -112,6 +116,7 @@ impl Mesh {
             directory: Directory::new(config.node.clone(), config.incarnation, known, elsewhere),
             sessions: Sessions::default(),
             calls: Calls::default(),
+            rooms: rooms::Rooms::default(),
             durable: Durable::new(),
             noting: elsewhere::Noting::new(),
             wall: (now, wall_ms),
@@ -124,6 +129,7 @@ impl Mesh {
             config,
         };
         mesh.restore(messages, horizons, numbers);
+        mesh.restore_rooms(rooms);
         mesh
     }
 
@@ -149,11 +155,13 @@ impl Mesh {
             Input::Persisted(ticket) => {
                 self.persisted(ticket);
                 self.durable_persisted(ticket, None);
+                self.rooms_persisted(ticket, None);
                 self.elsewhere_persisted(ticket, false);
             }
             Input::PersistFailed(ticket, why) => {
                 self.persist_failed(ticket, &why);
                 self.durable_persisted(ticket, Some(&why));
+                self.rooms_persisted(ticket, Some(&why));
                 self.elsewhere_persisted(ticket, true);
             }
             Input::Ask { number, to, method, body, within } => self.ask(number, to, method, body, within),
@@ -173,13 +181,14 @@ impl Mesh {
         if self.outputs.is_empty() {
             self.go_on_in_order();
             self.send_reports();
+            self.announce_rooms();
         }
         self.outputs.pop_front()
     }
 
     /// When [`Input::Tick`] is due at the latest.
     pub fn next_timeout(&self) -> Time {
-        let first = self.next_heartbeat.min(self.next_digest).min(self.next_durable());
+        let first = self.next_heartbeat.min(self.next_digest).min(self.next_durable()).min(self.next_rooms());
         self.calls.next_deadline().map_or(first, |deadline| first.min(deadline))
     }
 
@@ -204,6 +213,13 @@ impl Mesh {
             (Role::Node, Frame::Hold(forward, payload)) => self.hold(forward, payload),
             (Role::Node, Frame::Release(release)) => self.release(release),
             (Role::Node, Frame::Heard(heard)) => self.heard(heard),
+            (Role::Node, Frame::RoomList(news)) => self.room_list(link, news),
+            (Role::Node, Frame::RoomDigest(known)) => self.room_digest(link, &known),
+            (Role::Node, Frame::RoomEntry(entry, payload)) => self.room_entry(entry, payload),
+            (Role::Node, Frame::RoomState(state)) => self.room_state(state),
+            (Role::Entrance, Frame::RoomSubscribe(wish)) => self.subscribe(link, wish),
+            (Role::Entrance, Frame::RoomUnsubscribe(session, room)) => self.unsubscribe(link, session, room),
+            (Role::Entrance, Frame::RoomAsk(ask)) => self.ask_room(link, ask),
             (Role::Entrance, Frame::Query(session, number, from, id)) => {
                 self.query(link, session, number, from, id);
             }
@@ -237,6 +253,7 @@ impl Mesh {
         }
         self.expire_calls();
         self.durable_tick();
+        self.rooms_tick();
     }
 
     fn stop(&mut self, come_back_ms: u64) {
@@ -284,12 +301,13 @@ impl Mesh {
             return;
         }
         let (gained, lost) = self.topology.refresh();
-        for node in gained {
-            self.event(Event::Reachable(node));
+        for node in &gained {
+            self.event(Event::Reachable(node.clone()));
         }
-        for node in lost {
-            self.event(Event::Unreachable(node));
+        for node in &lost {
+            self.event(Event::Unreachable(node.clone()));
         }
         self.reroute();
+        self.room_routes(&gained, &lost);
     }
 }

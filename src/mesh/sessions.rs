@@ -306,6 +306,7 @@ impl Mesh {
         let no = session;
         let Some(session) = self.sessions.remove((link, session)) else { return };
         self.take_back(link, no, &session.agent);
+        self.leave_rooms((link, no), forget);
         if self.sessions.by_agent.contains_key(&session.agent) {
             return;
         }
@@ -406,6 +407,7 @@ impl Mesh {
         self.evict(key, refusal);
         if let Some(session) = self.sessions.remove(key) {
             self.take_back(key.0, key.1, &session.agent);
+            self.leave_rooms(key, false);
         }
         if let Some(link) = self.links.get_mut(&key.0) {
             link.sessions.remove(&key.1);

@@ -21,7 +21,7 @@ use crate::metrics;
 use crate::rt::{clock, queue, tasks};
 use crate::store::{self, trace};
 use crate::wire::close::LinkClose;
-use crate::wire::frame::{Call, Frame, Method};
+use crate::wire::frame::{Call, Frame, Method, ROOMS};
 use crate::wire::ids::{LinkId, NodeName, Sequence, SessionNo};
 use crate::wire::record::Memory;
 
@@ -343,6 +343,10 @@ impl Node {
     fn send(&mut self, link: LinkId, frame: Frame) {
         let up = self.links.get(&link).map(|info| &info.handle);
         let Some(handle) = up.or_else(|| self.early.get(&link)) else { return };
+        let features = self.links.get(&link).map(|info| &info.peer.features);
+        if frame.is_of_rooms() && !features.is_some_and(|features| features.iter().any(|f| f == ROOMS)) {
+            return;
+        }
         match handle.try_send(&frame) {
             Ok(()) => {}
             Err(queue::Refused::Full(())) => {

@@ -42,6 +42,7 @@ pub(super) fn load(connection: &mut Connection, wall_ms: u64) -> rusqlite::Resul
     elsewhere(connection, &mut loaded.memory.elsewhere)?;
     horizons(connection, &mut loaded.memory.horizons)?;
     numbers(connection, &mut loaded.memory.numbers)?;
+    super::rooms::load(connection, &mut loaded.memory.rooms)?;
     messages(connection, "", &mut loaded)?;
     loaded.memory.messages.sort_by_key(|kept| kept.order);
     if !loaded.bad.is_empty() || !loaded.misplaced.is_empty() {
@@ -57,6 +58,7 @@ pub(super) fn load_damaged(connection: &Connection) -> Loaded {
     let _ = elsewhere(connection, &mut loaded.memory.elsewhere);
     let _ = horizons(connection, &mut loaded.memory.horizons);
     let _ = numbers(connection, &mut loaded.memory.numbers);
+    let _ = super::rooms::load(connection, &mut loaded.memory.rooms);
     if messages(connection, "ORDER BY n", &mut loaded).is_err() {
         let mut rest = Loaded::default();
         let _ = messages(connection, "ORDER BY n DESC", &mut rest);

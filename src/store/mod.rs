@@ -36,6 +36,7 @@ mod index;
 mod load;
 pub mod maintenance;
 mod reader;
+mod rooms;
 mod row;
 mod schema;
 #[cfg(test)]

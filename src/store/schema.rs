@@ -14,7 +14,7 @@ struct Migration {
 }
 
 /// The n-th makes version n of version n - 1. What was released is never changed.
-const MIGRATIONS: [Migration; 4] = [
+const MIGRATIONS: [Migration; 5] = [
     Migration {
         up: "CREATE TABLE life (one INTEGER PRIMARY KEY CHECK (one = 1), incarnation INTEGER NOT NULL);
              CREATE TABLE agent (
@@ -63,6 +63,19 @@ const MIGRATIONS: [Migration; 4] = [
                  PRIMARY KEY (sender, recipient)) WITHOUT ROWID;",
         down: "DROP TABLE numbers;",
         loses: &[("SELECT count(*) FROM numbers", "senders' counts of ended messages")],
+    },
+    // Rooms: what was published, and the last place of each origin of which nothing is kept. `rooms.rs` has the rest.
+    Migration {
+        up: "CREATE TABLE room_message (
+                 row INTEGER PRIMARY KEY,
+                 room TEXT NOT NULL, origin TEXT NOT NULL, incarnation INTEGER NOT NULL, n INTEGER NOT NULL,
+                 head BLOB NOT NULL, sum INTEGER NOT NULL, payload BLOB NOT NULL);
+             CREATE UNIQUE INDEX room_message_place ON room_message (room, origin, incarnation, n);
+             CREATE TABLE room_floor (
+                 room TEXT NOT NULL, origin TEXT NOT NULL, incarnation INTEGER NOT NULL, n INTEGER NOT NULL,
+                 PRIMARY KEY (room, origin)) WITHOUT ROWID;",
+        down: "DROP TABLE room_floor; DROP TABLE room_message;",
+        loses: &[("SELECT count(*) FROM room_message", "messages of rooms")],
     },
 ];
 

@@ -9,6 +9,7 @@ use crate::wire::record::{Elsewhere, Kept, KnownNode, Place};
 mod damage;
 mod numbers;
 mod reads;
+mod rooms;
 
 pub(super) async fn write_all(opened: &mut Opened, writes: Vec<Record>) {
     for (number, record) in (0..).zip(writes) {

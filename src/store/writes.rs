@@ -80,6 +80,9 @@ pub(super) fn write(connection: &Connection, record: &Record, known: &mut Known)
                 )?
                 .execute(params![sender.to_string(), *sent_ms as i64])?;
         }
+        Record::RoomKeep(..) | Record::RoomFloor(..) | Record::RoomGone(_) => {
+            super::rooms::write(connection, record)?;
+        }
         Record::Numbers(Numbers { from, to, epoch, ranges }) => {
             let ranges = serde_json::to_string(ranges).unwrap_or_default();
             connection

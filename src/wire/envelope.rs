@@ -313,11 +313,16 @@ impl Head {
     /// half done. An entrance says so at once; a node checks again, as it trusts no entrance with that.
     pub fn refusal(&self) -> Option<Refusal> {
         let unserved = match (&self.to, self.receipt) {
-            (Target::Room(..), _) => "a message to a room",
             (to, _) if *to.namespace() != self.from.namespace => {
                 let message = format!("no rule lets {} send into {}", self.from, to.namespace());
                 return Some(Refusal::new(Code::Forbidden, message));
             }
+            (Target::Room(..), _) if self.ttl_ms.is_some() => "ttl_ms of a message to a room",
+            (Target::Room(..), _) if self.not_before_ms.is_some_and(|ms| ms > 0) => {
+                "not_before_ms of a message to a room"
+            }
+            (Target::Room(..), _) if self.copies > 1 => "copies: 2 of a message to a room",
+            (Target::Room(..), _) => return None,
             (Target::Broadcast(_), Some(_)) if self.class == Class::Live => "a receipt for a live broadcast",
             (Target::Broadcast(_), Some(wish)) if wish != State::Accepted => {
                 "a receipt for a broadcast other than accepted"

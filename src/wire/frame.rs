@@ -4,22 +4,27 @@
 //! of the payload (LEB128), the payload as it is. A kind that is not known is skipped by its lengths, so a
 //! node of tomorrow can talk to one of today. The payload is never copied: it is a slice of what arrived.
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::close::Refusal;
 use super::envelope::Head;
-use super::ids::{AgentAddr, Incarnation, MessageId, NodeName, Sequence, SessionNo};
+use super::ids::{AgentAddr, Incarnation, MessageId, NodeName, RoomName, Sequence, SessionNo};
+use super::room::RoomKey;
 
 mod codec;
+mod coding;
 mod message;
-
-use codec::{Parts, pack, unpack};
+mod room;
 
 pub use codec::Reader;
 pub use message::{
     Confirm, Deliver, Dest, Forward, Handing, Heard, Inquire, MAX_IN_HAND, Outcome, Receipt, Release,
     Settlement,
+};
+pub use room::{
+    RoomAsk, RoomDigest, RoomEntry, RoomJoined, RoomLapse, RoomList, RoomMember, RoomMessage, RoomQuestion,
+    RoomReach, RoomSays, RoomState, RoomSubscribe, RoomThere,
 };
 
 /// Largest head, in bytes. The largest there is lists every agent of a node.
@@ -33,6 +38,9 @@ pub const MAX_HOPS: u8 = 16;
 pub const VERSION: u16 = 2;
 /// See [`VERSION`].
 pub const OLDEST_VERSION: u16 = 2;
+
+/// What a node says in HELLO that knows the frames of rooms: others are sent none.
+pub const ROOMS: &str = "rooms";
 
 /// Why bytes are not a frame. The stream they came on can't be read any further.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +96,7 @@ pub struct Hello {
 impl Hello {
     /// As this release speaks.
     pub fn new(node: NodeName, incarnation: Incarnation, software: impl Into<String>) -> Hello {
-        let (version, oldest, features) = (VERSION, OLDEST_VERSION, Vec::new());
+        let (version, oldest, features) = (VERSION, OLDEST_VERSION, vec![ROOMS.to_owned()]);
         Hello { version, oldest, node, incarnation, features, software: software.into() }
     }
 }
@@ -307,6 +315,30 @@ pub enum Frame {
     AskAgents(SessionNo, Sequence),
     /// Node to entrance: the agents, with the node of each.
     AgentList(SessionNo, Sequence, Vec<(AgentState, NodeName)>),
+    /// See [`RoomList`].
+    RoomList(RoomList),
+    /// Which of everybody's [`RoomList`]s the sender has: on a new link, then every ten seconds.
+    RoomDigest(Vec<RoomDigest>),
+    /// See [`RoomEntry`].
+    RoomEntry(RoomEntry, Bytes),
+    /// See [`RoomState`].
+    RoomState(RoomState),
+    /// Entrance to node: see [`RoomSubscribe`].
+    RoomSubscribe(RoomSubscribe),
+    /// Entrance to node: this session leaves the room.
+    RoomUnsubscribe(SessionNo, RoomName),
+    /// Entrance to node: see [`RoomAsk`]; answered by [`Frame::Answer`].
+    RoomAsk(RoomAsk),
+    /// Node to entrance: see [`RoomJoined`].
+    RoomJoined(RoomJoined, Bytes),
+    /// Node to entrance: see [`RoomMessage`].
+    RoomMessage(RoomMessage, Bytes),
+    /// Node to entrance: see [`RoomLapse`].
+    RoomLapse(RoomLapse),
+    /// Node to entrance: see [`RoomMember`].
+    RoomMember(RoomMember),
+    /// Node to entrance: something of this room found no room on its way; its sessions subscribe again.
+    RoomAgain(RoomKey),
     /// A kind that this version does not know.
     Unknown(u8),
 }
@@ -337,11 +369,22 @@ macro_rules! kinds {
 // A number is never used for another kind again.
 kinds! {
     Hello = 1, Ping = 2, Pong = 3, Goodbye = 4,
-    LinkState = 8, Agents = 9, Digest = 10, Revocations = 11,
+    LinkState = 8, Agents = 9, Digest = 10, Revocations = 11, RoomList = 12, RoomDigest = 13,
     Call = 16, Reply = 17,
     Forward = 24, Receipt = 25, Confirm = 26, Inquire = 27, Hold = 28, Release = 29, Heard = 30,
     Attach = 32, Attached = 33, Detach = 34, Evict = 35,
     Submit = 40, Told = 41, Deliver = 42, AskAgents = 43, AgentList = 44, Settle = 45, Query = 46, Answer = 47,
+    RoomEntry = 48, RoomState = 49,
+    RoomSubscribe = 56, RoomUnsubscribe = 57, RoomAsk = 58, RoomJoined = 59, RoomMessage = 60, RoomLapse = 61,
+    RoomMember = 62, RoomAgain = 63,
+}
+
+impl Frame {
+    /// Whether it goes only to a peer that said [`ROOMS`] in HELLO.
+    pub fn is_of_rooms(&self) -> bool {
+        matches!(self.kind(), kind::RoomList | kind::RoomDigest | kind::RoomEntry..=kind::RoomState)
+            || (kind::RoomSubscribe..=kind::RoomAgain).contains(&self.kind())
+    }
 }
 
 /// A frame as it goes to a socket: two buffers, the second being the payload itself.
@@ -362,99 +405,5 @@ impl Encoded {
     /// Whether there is nothing in it (never, for an encoded frame).
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-}
-
-impl Frame {
-    /// Encodes the frame. The payload is shared, not copied.
-    pub fn encode(&self) -> Encoded {
-        let kind = self.kind();
-        let none = Bytes::new;
-        match self {
-            Frame::Hello(head) => pack(kind, head, none()),
-            Frame::Ping(stamp) | Frame::Goodbye(stamp) => pack(kind, stamp, none()),
-            Frame::Pong(stamp, wall_ms) => pack(kind, &(stamp, wall_ms), none()),
-            Frame::LinkState(head) => pack(kind, head, none()),
-            Frame::Agents(head) => pack(kind, head, none()),
-            Frame::Digest(head) => pack(kind, head, none()),
-            Frame::Revocations(number, der) => pack(kind, number, der.clone()),
-            Frame::Call(head, body) => pack(kind, head, body.clone()),
-            Frame::Reply(head, body) => pack(kind, head, body.clone()),
-            Frame::Forward(head, body) => pack(kind, head, body.clone()),
-            Frame::Receipt(head) => pack(kind, head, none()),
-            Frame::Confirm(head) => pack(kind, head, none()),
-            Frame::Inquire(head) => pack(kind, head, none()),
-            Frame::Hold(head, body) => pack(kind, head, body.clone()),
-            Frame::Release(head) => pack(kind, head, none()),
-            Frame::Heard(head) => pack(kind, head, none()),
-            Frame::Attach(head) => pack(kind, head, none()),
-            Frame::Attached(session, registered_ms) => pack(kind, &(session, registered_ms), none()),
-            Frame::Detach(session, forget) => pack(kind, &(session, forget), none()),
-            Frame::Evict(session, refusal) => pack(kind, &(session, refusal), none()),
-            Frame::Submit(session, head, body) => pack(kind, &(session, head), body.clone()),
-            Frame::Told(session, receipt) => pack(kind, &(session, receipt), none()),
-            Frame::Deliver(head, body) => pack(kind, head, body.clone()),
-            Frame::Settle(session, settled) => pack(kind, &(session, settled), none()),
-            Frame::Query(session, number, from, id) => pack(kind, &(session, number, from, id), none()),
-            Frame::Answer(session, number, body) => pack(kind, &(session, number), body.clone()),
-            Frame::AskAgents(session, number) => pack(kind, &(session, number), none()),
-            Frame::AgentList(session, number, list) => pack(kind, &(session, number, list), none()),
-            Frame::Unknown(kind) => pack(*kind, &(), none()),
-        }
-    }
-
-    /// Takes one whole frame from the front of `buffer`; `None`: it is not all there yet, and nothing was
-    /// taken. The payload shares the buffer's memory.
-    pub fn decode(buffer: &mut Bytes) -> Result<Option<Frame>, Error> {
-        let Some(parts) = Parts::find(buffer)? else { return Ok(None) };
-        let head = buffer.slice(parts.head_at..parts.head_at + parts.head);
-        let body = buffer.slice(parts.payload_at..parts.payload_at + parts.payload);
-        buffer.advance(parts.payload_at + parts.payload);
-        Frame::from_parts(parts.kind, &head, body).map(Some)
-    }
-
-    fn from_parts(kind: u8, head: &[u8], body: Bytes) -> Result<Frame, Error> {
-        let length = body.len();
-        let (frame, takes_payload) = match kind {
-            kind::Hello => (Frame::Hello(unpack(kind, head)?), false),
-            kind::Ping => (Frame::Ping(unpack(kind, head)?), false),
-            kind::Pong => unpack(kind, head).map(|(stamp, wall_ms)| (Frame::Pong(stamp, wall_ms), false))?,
-            kind::Goodbye => (Frame::Goodbye(unpack(kind, head)?), false),
-            kind::LinkState => (Frame::LinkState(unpack(kind, head)?), false),
-            kind::Agents => (Frame::Agents(unpack(kind, head)?), false),
-            kind::Digest => (Frame::Digest(unpack(kind, head)?), false),
-            kind::Revocations => (Frame::Revocations(unpack(kind, head)?, body), true),
-            kind::Call => (Frame::Call(unpack(kind, head)?, body), true),
-            kind::Reply => (Frame::Reply(unpack(kind, head)?, body), true),
-            kind::Forward => (Frame::Forward(unpack(kind, head)?, body), true),
-            kind::Receipt => (Frame::Receipt(unpack(kind, head)?), false),
-            kind::Confirm => (Frame::Confirm(unpack(kind, head)?), false),
-            kind::Inquire => (Frame::Inquire(unpack(kind, head)?), false),
-            kind::Hold => (Frame::Hold(unpack(kind, head)?, body), true),
-            kind::Release => (Frame::Release(unpack(kind, head)?), false),
-            kind::Heard => (Frame::Heard(unpack(kind, head)?), false),
-            kind::Attach => (Frame::Attach(unpack(kind, head)?), false),
-            kind::Attached => {
-                let (session, registered_ms) = unpack(kind, head)?;
-                (Frame::Attached(session, registered_ms), false)
-            }
-            kind::Detach => unpack(kind, head).map(|(s, forget)| (Frame::Detach(s, forget), false))?,
-            kind::Evict => unpack(kind, head).map(|(s, refusal)| (Frame::Evict(s, refusal), false))?,
-            kind::Submit => unpack(kind, head).map(|(s, h)| (Frame::Submit(s, h, body), true))?,
-            kind::Told => unpack(kind, head).map(|(s, receipt)| (Frame::Told(s, receipt), false))?,
-            kind::Deliver => (Frame::Deliver(unpack(kind, head)?, body), true),
-            kind::Settle => unpack(kind, head).map(|(s, settled)| (Frame::Settle(s, settled), false))?,
-            kind::Query => {
-                unpack(kind, head).map(|(s, n, from, id)| (Frame::Query(s, n, from, id), false))?
-            }
-            kind::Answer => unpack(kind, head).map(|(s, n)| (Frame::Answer(s, n, body), true))?,
-            kind::AskAgents => unpack(kind, head).map(|(s, n)| (Frame::AskAgents(s, n), false))?,
-            kind::AgentList => unpack(kind, head).map(|(s, n, l)| (Frame::AgentList(s, n, l), false))?,
-            _ => (Frame::Unknown(kind), true),
-        };
-        if length > 0 && !takes_payload {
-            return Err(Error::UnexpectedPayload { kind, length });
-        }
-        Ok(frame)
     }
 }

@@ -8,6 +8,7 @@
 //! | [`client`] | the JSON frames that clients send and get (docs/protocol.md) |
 //! | [`close`] | why something is refused or closed |
 //! | [`record`] | what a node has on disk |
+//! | [`room`] | a place in a room: positions, vectors, cursors |
 //! | [`stream`] | client frames on a stream of bytes |
 //! | [`url`] | where a node can be reached when UDP is blocked |
 
@@ -17,5 +18,6 @@ pub mod envelope;
 pub mod frame;
 pub mod ids;
 pub mod record;
+pub mod room;
 pub mod stream;
 pub mod url;

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::close::Refusal;
 use super::envelope::{Head, MessageKey, State};
 use super::frame::AgentState;
-use super::ids::{AgentAddr, Incarnation, NodeName, Sequence};
+use super::ids::{AgentAddr, Incarnation, MessageId, NodeName, Sequence};
+use super::room::{Position, RoomKey};
 
 /// What is to be written and fsynced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,56 @@ pub enum Record {
     Horizon(AgentAddr, u64),
     /// Marks of numbered messages were dropped: their numbers are what is left; replaces what was known of the two.
     Numbers(Numbers),
+    /// A message of a room is kept here.
+    RoomKeep(RoomKey, Box<RoomMessage>),
+    /// Of this node's messages in a room those up to this place are kept no more; what was known of earlier places is
+    /// replaced.
+    RoomFloor(RoomKey, NodeName, Position),
+    /// Nothing of a room is kept any more.
+    RoomGone(RoomKey),
+}
+
+/// A message of a room, as every node that keeps the room has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomMessage {
+    /// The node that took it from its sender.
+    pub origin: NodeName,
+    /// Which one of that node's it is.
+    pub at: Position,
+    /// Who published it.
+    pub from: AgentAddr,
+    /// What that one calls it.
+    pub id: MessageId,
+    /// When it was taken, by the hybrid logical clock of its origin.
+    pub taken: u64,
+    /// The wall clock when it came here, in milliseconds.
+    pub kept_ms: u64,
+    /// The text that subscribers get.
+    pub payload: Bytes,
+}
+
+/// What a node knew of a room.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KnownRoom {
+    /// See [`Record::RoomFloor`].
+    pub floors: BTreeMap<NodeName, Position>,
+    /// Its messages, those of each origin in order.
+    pub messages: Vec<RoomMessage>,
+}
+
+impl KnownRoom {
+    /// Takes one record about it; [`Record::RoomGone`] leaves nothing.
+    pub fn note(&mut self, record: &Record) {
+        match record {
+            Record::RoomKeep(_, message) => self.messages.push((**message).clone()),
+            Record::RoomFloor(_, origin, place) => {
+                self.floors.insert(origin.clone(), *place);
+                self.messages.retain(|message| message.origin != *origin || message.at > *place);
+            }
+            Record::RoomGone(_) => *self = KnownRoom::default(),
+            _ => {}
+        }
+    }
 }
 
 /// Which of a sender's numbered messages to one recipient have ended and left no mark.
@@ -164,4 +215,6 @@ pub struct Memory {
     pub horizons: Vec<(AgentAddr, u64)>,
     /// See [`Record::Numbers`].
     pub numbers: Vec<Numbers>,
+    /// Rooms that are kept here.
+    pub rooms: BTreeMap<RoomKey, KnownRoom>,
 }

@@ -8,7 +8,8 @@ use trishula::mesh::Ticket;
 use trishula::wire::envelope::{MessageKey, State};
 use trishula::wire::frame::AgentState;
 use trishula::wire::ids::{AgentAddr, NodeName};
-use trishula::wire::record::{Kept, KnownNode, Memory, Numbers, Place, Record};
+use trishula::wire::record::{Kept, KnownNode, KnownRoom, Memory, Numbers, Place, Record};
+use trishula::wire::room::RoomKey;
 
 use crate::clock::Us;
 use crate::rng::Rng;
@@ -21,6 +22,7 @@ pub struct Platter {
     pub messages: BTreeMap<MessageKey, Kept>,
     pub horizons: BTreeMap<AgentAddr, u64>,
     pub numbers: BTreeMap<(AgentAddr, AgentAddr), Numbers>,
+    pub rooms: BTreeMap<RoomKey, KnownRoom>,
     /// The node's latest life, written before its first frame leaves.
     pub incarnation: Option<u64>,
 }
@@ -52,6 +54,9 @@ impl Platter {
             }
             Record::Erase(key) => drop(self.messages.remove(&key)),
             Record::Horizon(sender, sent_ms) => drop(self.horizons.insert(sender, sent_ms)),
+            Record::RoomKeep(ref key, _) | Record::RoomFloor(ref key, ..) | Record::RoomGone(ref key) => {
+                self.rooms.entry(key.clone()).or_default().note(&record);
+            }
             Record::Numbers(numbers) => {
                 drop(self.numbers.insert((numbers.from.clone(), numbers.to.clone()), numbers));
             }
@@ -171,6 +176,7 @@ impl Disk {
         let agents = self.platter.agents.values().cloned().collect();
         let horizons = self.platter.horizons.iter().map(|(sender, ms)| (sender.clone(), *ms)).collect();
         let numbers = self.platter.numbers.values().cloned().collect();
-        Memory { agents, elsewhere: self.platter.elsewhere.clone(), messages, horizons, numbers }
+        let rooms = self.platter.rooms.clone();
+        Memory { agents, elsewhere: self.platter.elsewhere.clone(), messages, horizons, numbers, rooms }
     }
 }

@@ -16,5 +16,6 @@ mod python;
 mod records;
 mod rollback;
 mod services;
+mod rooms;
 mod survival;
 mod wss;

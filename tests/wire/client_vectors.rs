@@ -97,7 +97,9 @@ fn fault_of_valid(text: &str) -> Option<String> {
                 && source["message"] == message.as_str()
                 && given["payload"]["from"].as_str() == from
         }
-        (ClientFrame::Reserved(reserved), None) => *reserved == word,
+        (ClientFrame::Room(_, frame), None) => frame.word() == word,
+        // PUBLISH is a STATUS to a room.
+        (ClientFrame::Message(head, _), None) => word == "PUBLISH" && head.kind == Kind::Status,
         _ => false,
     };
     (!as_it_says).then(|| format!("read as {:?}", parsed.frame))

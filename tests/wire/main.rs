@@ -6,4 +6,5 @@
 mod client_vectors;
 mod frames;
 mod golden;
+mod rooms;
 mod samples;

@@ -133,6 +133,10 @@ fn body() -> Bytes {
 
 /// One of each kind, with values that a later release must read from this release's bytes.
 pub fn golden() -> Vec<Frame> {
+    messages_and_links().into_iter().chain(crate::rooms::golden()).collect()
+}
+
+fn messages_and_links() -> Vec<Frame> {
     let incarnation = Incarnation(1_767_225_600_000);
     let handed = Handing { session: SessionNo(400), tag: 300, redelivered: true };
     vec![
@@ -527,5 +531,6 @@ fn any_session_frame() -> impl Strategy<Value = Frame> {
 
 /// Any frame of any kind.
 pub fn any_frame() -> impl Strategy<Value = Frame> {
-    prop_oneof![any_announcement(), any_call(), any_message(), any_custody(), any_session_frame()]
+    let rooms = crate::rooms::any_frame();
+    prop_oneof![any_announcement(), any_call(), any_message(), any_custody(), any_session_frame(), rooms]
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::gateway::readers::RoomNews;
 use crate::link;
 use crate::wire::close::{CloseCode, Refusal};
 use crate::wire::frame::{AgentState, Deliver, Handing, Receipt};
@@ -23,6 +24,15 @@ pub struct Delivery {
     pub payload: Bytes,
     /// What it takes of the session's [`SESSION_BYTES`](super::SESSION_BYTES), if it is large.
     pub place: Option<OwnedSemaphorePermit>,
+}
+
+/// What comes to a session in order.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A message to its agent.
+    Message(Delivery),
+    /// Something about a room, with what it takes of the session's [`SESSION_BYTES`](super::SESSION_BYTES), if it is large.
+    Room(RoomNews, Option<OwnedSemaphorePermit>),
 }
 
 /// What a session learns besides ordinary messages; it goes ahead of those.

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::{Delivery, End, Notice, SESSION_BYTES, SESSION_QUEUE};
+use super::{Arrival, Delivery, End, Notice, SESSION_BYTES, SESSION_QUEUE};
+use crate::gateway::readers::RoomNews;
 use crate::rt::queue;
 
 /// Smaller messages are bounded well enough by their number.
@@ -13,7 +15,7 @@ const SMALL: usize = 4096;
 /// The writing ends of a session's queues.
 pub(super) struct Wires {
     pub(super) notices: queue::Sender<Notice>,
-    messages: queue::Sender<Delivery>,
+    messages: queue::Sender<Arrival>,
     pub(super) end: queue::Sender<End>,
     /// What is left of [`SESSION_BYTES`].
     bytes: Arc<Semaphore>,
@@ -21,7 +23,7 @@ pub(super) struct Wires {
 
 impl Wires {
     /// Makes them, and the reading ends.
-    pub(super) fn new() -> (Wires, queue::Receiver<Notice>, queue::Receiver<Delivery>, queue::Receiver<End>) {
+    pub(super) fn new() -> (Wires, queue::Receiver<Notice>, queue::Receiver<Arrival>, queue::Receiver<End>) {
         let (notices, notices_out) = queue::bounded("session.notices", SESSION_QUEUE);
         let (messages, messages_out) = queue::bounded("session.messages", SESSION_QUEUE);
         let (end, end_out) = queue::bounded("session.end", 1);
@@ -40,7 +42,18 @@ impl Wires {
         if urgent {
             return self.notices.try_send(Notice::Urgent(delivery)).map_err(|refused| is_full(&refused));
         }
-        self.messages.try_send(delivery).map_err(|refused| is_full(&refused))
+        self.messages.try_send(Arrival::Message(delivery)).map_err(|refused| is_full(&refused))
+    }
+
+    /// The same for what is about a room.
+    pub(super) fn room(&self, news: RoomNews) -> Result<(), bool> {
+        let bytes = news.texts.iter().map(Bytes::len).sum::<usize>().min(SESSION_BYTES);
+        let mut place = None;
+        if bytes > SMALL {
+            let taken = self.bytes.clone().try_acquire_many_owned(bytes as u32);
+            place = Some(taken.map_err(|_| true)?);
+        }
+        self.messages.try_send(Arrival::Room(news, place)).map_err(|refused| is_full(&refused))
     }
 }
 

@@ -122,7 +122,7 @@ impl<C: Carrier> Session<C> {
                 None => Err(Refusal::new(Code::NotRegistered, "QUERY needs a registered agent to ask")),
             },
             ClientFrame::Nack { to, message, reason, requeue } => self.nack(&to, &message, reason, requeue),
-            ClientFrame::Reserved(word) => Err(Refusal::unserved(word)),
+            ClientFrame::Room(room, frame) => return self.room(id, room, frame).await,
         };
         match done {
             Ok(()) => Ok(()),
@@ -273,7 +273,7 @@ impl<C: Carrier> Session<C> {
         self.seat.detach(true).await.map_err(|_| stopping())
     }
 
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         id: Option<MessageId>,
         word: &'static str,
@@ -283,7 +283,7 @@ impl<C: Carrier> Session<C> {
             return Err(Refusal::new(Code::NotRegistered, format!("{word} needs a registered agent to ask")));
         }
         if self.asked.len() >= MAX_ASKED {
-            let message = format!("{MAX_ASKED} AGENTS and QUERY wait for their answers already");
+            let message = format!("{MAX_ASKED} questions wait for their answers already");
             return Err(Refusal::new(Code::RateLimited, message));
         }
         let Some((link, _)) = &self.link else { return Err(no_node()) };
@@ -300,6 +300,7 @@ impl<C: Carrier> Session<C> {
         if let Some(refusal) = head.refusal() {
             return Err(refusal);
         }
+        self.may_publish(&head)?;
         let Some((link, _)) = &self.link else { return Err(no_node()) };
         self.submitted_at = self.watch.heard();
         self.measured.taken(&head, self.submitted_at);
@@ -323,6 +324,6 @@ impl<C: Carrier> Session<C> {
     }
 }
 
-fn no_node() -> Refusal {
+pub(super) fn no_node() -> Refusal {
     Refusal::new(Code::Unavailable, "there is no link to a node at the moment")
 }

@@ -18,13 +18,14 @@ use crate::wire::frame::{Frame, MAX_HOPS, Receipt};
 use crate::wire::ids::{NodeName, Sequence};
 
 /// What this release serves of the reserved parts of the protocol.
-const FEATURES: [&str; 9] = [
+const FEATURES: [&str; 10] = [
     "receipts:accepted",
     "receipts:stored",
     "receipts:delivered",
     "receipts:acked",
     "nack",
     "query",
+    "rooms",
     "not_before",
     "copies",
     "create",
@@ -38,7 +39,7 @@ struct Registered<'a> {
     session: &'a str,
     heartbeat_ms: u32,
     window: u16,
-    features: [&'static str; 9],
+    features: [&'static str; 10],
 }
 
 #[derive(Serialize)]
@@ -219,7 +220,7 @@ impl<C: Carrier> Session<C> {
             return self.say("ERROR", id, ErrorPayload { frame: Some(asked.word.into()), ..error });
         }
         match serde_json::from_slice::<&RawValue>(payload) {
-            Ok(state) => self.say("STATE", id, state),
+            Ok(state) => self.say(if asked.word == "QUERY" { "STATE" } else { asked.word }, id, state),
             Err(e) => {
                 let message = format!("the node's answer can't be read: {e}");
                 self.error(id, Some(asked.word.into()), &Refusal::new(Code::Internal, message));

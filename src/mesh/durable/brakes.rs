@@ -131,7 +131,7 @@ impl Mesh {
     }
 
     /// The next reading of the hybrid logical clock.
-    pub(super) fn next_clock(&mut self) -> u64 {
+    pub(in crate::mesh) fn next_clock(&mut self) -> u64 {
         let wall = self.wall_ms() << 16;
         let clock = &mut self.durable.brakes.clock;
         *clock = wall.max(*clock + 1);
@@ -139,7 +139,7 @@ impl Mesh {
     }
 
     /// Another node's reading: ours is later from now on, unless that one is far ahead.
-    pub(super) fn seen_clock(&mut self, theirs: u64) {
+    pub(in crate::mesh) fn seen_clock(&mut self, theirs: u64) {
         let limit = (self.wall_ms() + MAX_DRIFT_MS) << 16;
         if theirs <= limit {
             let clock = &mut self.durable.brakes.clock;

@@ -54,7 +54,7 @@ impl Mesh {
     }
 
     /// What a sender is told meanwhile.
-    pub(super) fn stands_still(&self) -> Option<Refusal> {
+    pub(in crate::mesh) fn stands_still(&self) -> Option<Refusal> {
         self.durable.rolled_back.map(|_| {
             let message = format!(
                 "the store of node {} is older than what the mesh has seen of it; its operator must say how to go on",

@@ -94,6 +94,9 @@ impl Mesh {
     /// Whether anybody is told something once this record is on disk. What nobody waits for may share a later commit:
     /// until then it counts as not written, here and for the node that the message came from.
     pub fn is_waited_for(&self, ticket: Ticket) -> bool {
+        if let Some(waited_for) = self.rooms.is_waited_for(ticket) {
+            return waited_for;
+        }
         let wish = |no: &No| self.durable.table.get(*no).map(|item| (item, item.head.receipt));
         match self.durable.waiting.get(&ticket) {
             Some(Waiting::Changed(_) | Waiting::Erased(_)) => false,

@@ -10,7 +10,8 @@ use crate::wire::close::LinkClose;
 use crate::wire::envelope::{Class, Head, Kind, MessageKey, Target};
 use crate::wire::frame::{AgentState, Attach, Call, Method};
 use crate::wire::ids::{AgentAddr, Incarnation, MessageId, Namespace, Sequence, SessionNo};
-use crate::wire::record::{Kept, KnownNode, Numbers, Place};
+use crate::wire::record::{Kept, KnownNode, KnownRoom, Numbers, Place};
+use crate::wire::room::RoomKey;
 
 mod links;
 mod seen;
@@ -74,6 +75,7 @@ struct Machine {
     agents: BTreeMap<AgentAddr, AgentState>,
     elsewhere: BTreeMap<NodeName, KnownNode>,
     numbers: BTreeMap<(AgentAddr, AgentAddr), Numbers>,
+    rooms: BTreeMap<RoomKey, KnownRoom>,
     /// Answers calls.
     answers: bool,
 }
@@ -84,7 +86,8 @@ impl Machine {
         messages.sort_by_key(|kept| kept.order);
         let agents = self.agents.values().cloned().collect();
         let numbers = self.numbers.values().cloned().collect();
-        Memory { agents, elsewhere: self.elsewhere.clone(), messages, horizons: Vec::new(), numbers }
+        let rooms = self.rooms.clone();
+        Memory { agents, elsewhere: self.elsewhere.clone(), messages, horizons: Vec::new(), numbers, rooms }
     }
 
     fn write(&mut self, record: &Record) {
@@ -95,6 +98,9 @@ impl Machine {
             Record::Keep(kept) => drop(self.memory.insert(kept.key.clone(), (**kept).clone())),
             Record::Erase(key) => drop(self.memory.remove(key)),
             Record::Horizon(..) => {}
+            Record::RoomKeep(key, _) | Record::RoomFloor(key, ..) | Record::RoomGone(key) => {
+                self.rooms.entry(key.clone()).or_default().note(record);
+            }
             Record::Numbers(numbers) => {
                 let pair = (numbers.from.clone(), numbers.to.clone());
                 drop(self.numbers.insert(pair, numbers.clone()));
@@ -216,13 +222,22 @@ impl Cluster {
         self.due.retain(|_, (owner, _)| *owner != name);
         let on_disk = memory.messages.iter().map(|kept| (kept.key.clone(), kept.clone())).collect();
         let agents = memory.agents.iter().map(|state| (state.agent.clone(), state.clone())).collect();
-        let elsewhere = memory.elsewhere.clone();
+        let (elsewhere, rooms) = (memory.elsewhere.clone(), memory.rooms.clone());
         let pair = |numbers: &Numbers| (numbers.from.clone(), numbers.to.clone());
         let numbers = memory.numbers.iter().map(|numbers| (pair(numbers), numbers.clone())).collect();
         let mesh = Mesh::new(config, self.now, self.wall_ms(), memory);
         let (disk, records) = (Disk::Works, Vec::new());
-        let machine =
-            Machine { mesh, disk, records, memory: on_disk, agents, elsewhere, numbers, answers: true };
+        let machine = Machine {
+            mesh,
+            disk,
+            records,
+            memory: on_disk,
+            agents,
+            elsewhere,
+            numbers,
+            rooms,
+            answers: true,
+        };
         self.machines.insert(name, machine);
     }
 

@@ -256,7 +256,7 @@ fn what_this_release_does_not_serve_is_refused_and_not_sent_without() {
     let plain = |id: &str| head(&alice, "bob", id);
     let room = Target::Room(Namespace::new("trishula").unwrap(), RoomName::new("r").unwrap());
     let refused = [
-        (Head { to: room, ..plain("m-1") }, Code::Unsupported),
+        (Head { to: room, ttl_ms: Some(5), ..plain("m-1") }, Code::Unsupported),
         (Head { copies: 2, ..plain("m-2") }, Code::Unsupported),
         (Head { not_before_ms: Some(5), ..plain("m-3") }, Code::Unsupported),
         (Head { receipt: Some(State::Accepted), ..plain("m-4") }, Code::Unsupported),

@@ -71,6 +71,10 @@ impl Node {
         }
         self.next_count = now.after(COUNT_EVERY);
         self.skews.show(self.mesh.skews());
+        let rooms = self.mesh.rooms_view();
+        metrics::ROOMS.set(rooms.rooms as i64);
+        metrics::ROOM_MESSAGES.set(rooms.messages as i64);
+        metrics::ROOM_BYTES.set(rooms.bytes as i64);
         let DurableView { mailbox, in_hand, outbox, handed, copies, untold, held, marks, bytes, .. } =
             self.mesh.durable_view();
         let dead = self.settings.health.as_ref().map_or(0, |health| dead_letters(&health.borrow()));

@@ -44,7 +44,12 @@ pub fn marked(text: &Bytes, redelivered: bool, retry_of: Option<&MessageId>) -> 
     if marks.is_empty() { text.clone() } else { behind_the_brace(text, &marks) }
 }
 
-fn behind_the_brace(text: &Bytes, fields: &str) -> Bytes {
+/// A room's message as one reader gets it: with its place in the room. A cursor needs no escaping.
+pub fn placed(text: &[u8], cursor: &str) -> Bytes {
+    behind_the_brace(text, &format!("\"cursor\":\"{cursor}\","))
+}
+
+fn behind_the_brace(text: &[u8], fields: &str) -> Bytes {
     let open = text.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1);
     let mut out = BytesMut::with_capacity(text.len() + fields.len());
     out.put_slice(&text[..open]);

@@ -28,19 +28,38 @@ pub fn renamed(text: &Bytes, id: &MessageId) -> Result<Renamed, String> {
     let malformed = |why: &str| format!("its text is not a message's: {why}");
     let read = std::str::from_utf8(text).map_err(|e| malformed(&e.to_string()))?;
     let named: Named<'_> = serde_json::from_str(read).map_err(|e| malformed(&e.to_string()))?;
+    let text =
+        with_value(read, named.id, id.as_str()).ok_or_else(|| malformed("its id is not a part of it"))?;
+    Ok(Renamed { text, ttl_ms: named.ttl_ms })
+}
+
+/// The text with another string for one of its values; `word` needs no escaping: it has no quote and no backslash.
+fn with_value(text: &str, value: &RawValue, word: &str) -> Option<Bytes> {
     // The value is a slice of the text: where it lies there is the difference of the two addresses.
-    let old = named.id.get();
-    let begin = (old.as_ptr() as usize).wrapping_sub(read.as_ptr() as usize);
+    let old = value.get();
+    let begin = (old.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize);
     let end = begin.wrapping_add(old.len());
-    if read.get(begin..end) != Some(old) {
-        return Err(malformed("its id is not a part of it"));
+    if text.get(begin..end) != Some(old) {
+        return None;
     }
-    let mut out = BytesMut::with_capacity(text.len() + id.as_str().len() + 2);
-    out.put_slice(&text[..begin]);
-    // An id needs no escaping: it has no quote and no backslash.
-    out.put_slice(format!("\"{id}\"").as_bytes());
-    out.put_slice(&text[end..]);
-    Ok(Renamed { text: out.freeze(), ttl_ms: named.ttl_ms })
+    let mut out = BytesMut::with_capacity(text.len() + word.len() + 2);
+    out.put_slice(&text.as_bytes()[..begin]);
+    out.put_slice(format!("\"{word}\"").as_bytes());
+    out.put_slice(&text.as_bytes()[end..]);
+    Some(out.freeze())
+}
+
+#[derive(Deserialize)]
+struct Typed<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: &'a RawValue,
+}
+
+/// A frame's text with another type; `None`: it has none.
+pub(super) fn retyped(text: &[u8], kind: &str) -> Option<Bytes> {
+    let read = std::str::from_utf8(text).ok()?;
+    let typed: Typed<'_> = serde_json::from_str(read).ok()?;
+    with_value(read, typed.kind, kind)
 }
 
 #[cfg(test)]

@@ -1,0 +1,65 @@
+//! Rooms: what sessions have subscribed to, see [`readers`](crate::gateway::readers).
+
+use super::{Hub, Request, Seat, Stopped};
+use crate::gateway::readers::{Deed, Wish};
+use crate::metrics;
+use crate::wire::frame::Frame;
+use crate::wire::ids::{LinkId, MessageId, SessionNo};
+use crate::wire::room::RoomKey;
+
+impl Seat {
+    /// Subscribes, now and whenever the link is renewed.
+    pub async fn subscribe(&self, wish: Wish) -> Result<(), Stopped> {
+        self.hub.request(Request::Subscribe(self.no, Box::new(wish))).await
+    }
+
+    /// Leaves a room; answered in its turn.
+    pub async fn unsubscribe(&self, room: RoomKey, id: Option<MessageId>) -> Result<(), Stopped> {
+        self.hub.request(Request::Unsubscribe(self.no, room, id)).await
+    }
+}
+
+impl Hub {
+    pub(super) fn subscribe(&mut self, no: SessionNo, wish: Wish) {
+        let Some(entry) = self.sessions.get(&no).filter(|entry| entry.attach.is_some()) else { return };
+        let registered = self.current.is_some() && entry.unanswered == 0;
+        self.readers.subscribe(no, wish, registered);
+        self.do_deeds();
+    }
+
+    pub(super) fn unsubscribe(&mut self, no: SessionNo, room: &RoomKey, id: Option<MessageId>) {
+        self.readers.unsubscribe(no, room, id);
+        self.do_deeds();
+    }
+
+    /// The node has registered a session: it subscribes again to what it had.
+    pub(super) fn subscribe_again(&mut self, no: SessionNo) {
+        self.readers.registered(no);
+        self.do_deeds();
+    }
+
+    /// A frame about a room; one of a link that the sessions have left says nothing any more.
+    pub(super) fn room_frame(&mut self, link: LinkId, frame: Frame) {
+        if self.current == Some(link) {
+            self.readers.frame(frame);
+            self.do_deeds();
+        }
+    }
+
+    fn do_deeds(&mut self) {
+        while let Some(deed) = self.readers.poll() {
+            match deed {
+                Deed::Send(frame) if self.current.is_some() => self.control(frame),
+                Deed::Send(_) => {}
+                Deed::Tell(no, news) => {
+                    if let Some(entry) = self.sessions.get(&no)
+                        && let Err(slow) = entry.wires.room(news)
+                    {
+                        self.unreachable(no, slow);
+                    }
+                }
+            }
+        }
+        metrics::ROOM_SUBSCRIPTIONS.set(self.readers.count() as i64);
+    }
+}

@@ -1,0 +1,157 @@
+//! Where readers stand, and what they are told.
+
+use super::*;
+use crate::wire::ids::{Incarnation, Namespace, RoomName};
+
+fn key() -> RoomKey {
+    RoomKey::new(Namespace::new("trishula").unwrap(), RoomName::new("deploys").unwrap())
+}
+
+fn node() -> NodeName {
+    NodeName::new("dc").unwrap()
+}
+
+fn at(n: u64) -> Position {
+    Position { incarnation: Incarnation(1), n }
+}
+
+fn vector(n: u64) -> Vector {
+    Vector { at: [(node(), at(n))].into(), cut: false }
+}
+
+fn wish() -> Wish {
+    Wish { room: key(), id: None, cursor: None, history: 0, presence: false }
+}
+
+/// The next SUBSCRIBE to the node.
+fn asked(readers: &mut Readers) -> RoomSubscribe {
+    match readers.poll() {
+        Some(Deed::Send(Frame::RoomSubscribe(subscribe))) => subscribe,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn joined(readers: &mut Readers, asked: &RoomSubscribe, cursor: u64, now: u64, missed: &[u64]) {
+    let text = Bytes::from("{\"n\":1}".repeat(missed.len()));
+    let joined = RoomJoined {
+        session: asked.session,
+        number: asked.number,
+        room: key(),
+        refusal: None,
+        cursor: vector(cursor),
+        recovered: true,
+        members: Vec::new(),
+        messages: missed.iter().map(|n| (node(), at(*n), 7)).collect(),
+        now: vector(now),
+    };
+    readers.frame(Frame::RoomJoined(joined, text));
+}
+
+fn live(readers: &mut Readers, n: u64) {
+    let message = RoomMessage { room: key(), origin: node(), at: at(n), after: at(n - 1), known: false };
+    readers.frame(Frame::RoomMessage(message, Bytes::from_static(b"{\"n\":1}")));
+}
+
+/// What sessions were told: whether by SUBSCRIBED, and where each text stands.
+fn told(readers: &mut Readers) -> Vec<(u64, bool, Vec<u64>)> {
+    let mut all = Vec::new();
+    while let Some(deed) = readers.poll() {
+        let Deed::Tell(no, news) = deed else { panic!("{deed:?}") };
+        let places = news.texts.iter().map(|text| {
+            let frame: serde_json::Value = serde_json::from_slice(text).unwrap();
+            Vector::from_cursor(frame["cursor"].as_str().unwrap()).unwrap().get(&node()).n
+        });
+        all.push((no.0, news.say.is_some(), places.collect()));
+    }
+    all
+}
+
+#[test]
+fn all_readers_share_a_text_and_one_that_is_ahead_gets_nothing_twice() {
+    // covers B07, B08
+    let mut readers = Readers::default();
+    for no in [1, 2] {
+        readers.subscribe(SessionNo(no), wish(), true);
+        let asked = asked(&mut readers);
+        joined(&mut readers, &asked, 3, 3, &[]);
+        assert_eq!(told(&mut readers), [(no, true, vec![])]);
+    }
+    let cursor = Some(vector(5));
+    readers.subscribe(SessionNo(3), Wish { cursor, ..wish() }, true);
+    let asked = asked(&mut readers);
+    joined(&mut readers, &asked, 5, 3, &[]);
+    assert_eq!(told(&mut readers), [(3, true, vec![])]);
+    live(&mut readers, 4);
+    let texts: Vec<Bytes> = std::iter::from_fn(|| readers.poll())
+        .map(|deed| match deed {
+            Deed::Tell(_, mut news) => news.texts.remove(0),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(texts.len(), 2, "the third one has it from another node");
+    assert_eq!(texts[0].as_ptr(), texts[1].as_ptr(), "one text for all");
+    live(&mut readers, 4);
+    live(&mut readers, 5);
+    live(&mut readers, 6);
+    let expected = [(1, 5), (2, 5), (1, 6), (2, 6), (3, 6)].map(|(no, n)| (no, false, vec![n]));
+    assert_eq!(told(&mut readers), expected);
+}
+
+#[test]
+fn another_link_is_asked_from_where_each_reader_is_and_it_is_not_told() {
+    // covers B07, Q02
+    let mut readers = Readers::default();
+    readers.subscribe(SessionNo(1), wish(), true);
+    let first = asked(&mut readers);
+    joined(&mut readers, &first, 3, 3, &[]);
+    live(&mut readers, 4);
+    told(&mut readers);
+    readers.part();
+    live(&mut readers, 5);
+    assert!(told(&mut readers).is_empty(), "of the link before");
+    readers.registered(SessionNo(1));
+    let again = asked(&mut readers);
+    assert_eq!(again.cursor, Some(vector(4)));
+    joined(&mut readers, &first, 3, 9, &[5, 6]);
+    assert!(told(&mut readers).is_empty(), "an answer to what was asked before");
+    joined(&mut readers, &again, 4, 6, &[5, 6]);
+    assert_eq!(told(&mut readers), [(1, false, vec![5, 6])]);
+}
+
+#[test]
+fn what_was_lost_on_the_way_from_the_node_is_asked_for() {
+    // covers B07
+    let mut readers = Readers::default();
+    readers.subscribe(SessionNo(1), wish(), true);
+    let first = asked(&mut readers);
+    joined(&mut readers, &first, 3, 3, &[]);
+    told(&mut readers);
+    live(&mut readers, 5);
+    let again = asked(&mut readers);
+    assert_eq!(again.cursor, Some(vector(3)), "4 did not come");
+    live(&mut readers, 6);
+    assert!(readers.poll().is_none(), "it is asked once");
+    joined(&mut readers, &again, 3, 6, &[4, 5, 6]);
+    assert_eq!(told(&mut readers), [(1, false, vec![4, 5, 6])]);
+    readers.frame(Frame::RoomAgain(key()));
+    assert_eq!(asked(&mut readers).cursor, Some(vector(6)));
+}
+
+#[test]
+fn a_session_has_so_many_rooms_and_leaves_all_of_them() {
+    // covers B07, B19
+    let mut readers = Readers::default();
+    for n in 0..=MAX_SUBSCRIPTIONS {
+        let name = RoomName::new(&format!("r{n}")).unwrap();
+        let room = RoomKey { name, ..key() };
+        readers.subscribe(SessionNo(1), Wish { room, ..wish() }, false);
+    }
+    assert_eq!(readers.count(), MAX_SUBSCRIPTIONS);
+    let refused = readers.poll();
+    let Some(Deed::Tell(_, RoomNews { say: Some((_, RoomSay::Refused(refusal))), .. })) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(refusal.code, Code::RateLimited);
+    readers.leave(SessionNo(1));
+    assert_eq!((readers.count(), readers.rooms.len()), (0, 0));
+}

@@ -1,0 +1,290 @@
+//! Rooms: named channels, with the history of what was published, and who is there.
+//!
+//! Every node that has subscribers of a room, or took something for it, *keeps* the room: all of its history, from whichever
+//! node. What a node takes from a publisher is written first, then goes to its own readers and to every other keeper; these
+//! take what each origin published in its order and without gaps. What was lost on the way, or was published while two
+//! keepers did not see each other, they ask each other for, by how far each is with each origin. Nobody leads.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | [`log`] | the history of one room |
+//! | [`interest`] | which node keeps which room, and who is there |
+//! | `publishing` | a message from a session, and from another node |
+//! | `reading` | sessions that subscribe, and what they ask |
+//! | `syncing` | what keepers lack of each other's |
+//! | `presence` | who joins and leaves |
+//! | `timing` | what happens because time passes |
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::sessions::Key;
+use super::{Mesh, Ticket, Time};
+use crate::wire::envelope::Head;
+use crate::wire::frame::{RoomAsk, RoomSubscribe};
+use crate::wire::ids::{AgentAddr, AgentName, Incarnation, LinkId, MessageId, NodeName};
+use crate::wire::record::{KnownRoom, RoomMessage};
+use crate::wire::room::{Position, RoomKey};
+
+mod interest;
+mod log;
+mod presence;
+mod publishing;
+mod reading;
+mod syncing;
+#[cfg(test)]
+mod tests;
+mod timing;
+
+use interest::Interest;
+use log::Log;
+
+/// Rooms that a node keeps.
+const MAX_ROOMS: usize = 4096;
+/// Largest message of a room, in bytes.
+const MAX_MESSAGE: usize = (1 << 20) + 1024;
+
+/// How much a node keeps of rooms.
+#[derive(Debug, Clone)]
+pub struct RoomLimits {
+    /// Messages of a room's history; it may be an eighth more before it is cut.
+    pub messages: usize,
+    /// Their bytes, likewise.
+    pub bytes: usize,
+    /// Bytes of all histories.
+    pub all_bytes: usize,
+    /// For how long a message is kept, in milliseconds.
+    pub kept_for_ms: u64,
+}
+
+impl Default for RoomLimits {
+    fn default() -> RoomLimits {
+        RoomLimits { messages: 1000, bytes: 4 << 20, all_bytes: 128 << 20, kept_for_ms: 24 * 3600 * 1000 }
+    }
+}
+
+/// Messages of sessions here that wait for the disk.
+const MAX_WAITING: usize = 8192;
+/// Requests that wait until a room has heard from its other keepers.
+const MAX_QUEUED: usize = 1024;
+/// How much over its bound a history may grow before it is cut: one part of so many.
+const SLACK: usize = 8;
+/// A room that is new here hears from its other keepers first, for so long at most.
+const READY_WITHIN: Duration = Duration::from_secs(1);
+
+/// What the disk has been asked for.
+#[derive(Debug)]
+enum Waiting {
+    /// A message of a session here, and who is to be told.
+    Own(RoomKey, Box<Head>, RoomMessage, Vec<Key>),
+    /// A message from another node, and which one that is.
+    Theirs(RoomKey, NodeName, Position, NodeName),
+    /// Something that nobody waits for.
+    Dropped(Box<crate::wire::record::Record>),
+}
+
+/// A session's subscription.
+#[derive(Debug)]
+struct Sub {
+    agent: AgentName,
+    presence: bool,
+}
+
+/// What another keeper of a room is known to have.
+#[derive(Debug, Default)]
+struct Peer {
+    /// Floor and top of each line; `None`: it has not said yet.
+    has: Option<BTreeMap<NodeName, (Position, Position)>>,
+    /// In which life it said so.
+    life: Incarnation,
+    /// When it is asked again, should there be a reason.
+    again_at: Time,
+    /// How often it was asked without an answer that brought anything.
+    asked: u32,
+}
+
+/// Something that waits until a room has heard from its other keepers.
+#[derive(Debug)]
+enum Queued {
+    Publish(Key, Box<Head>, bytes::Bytes),
+    Subscribe(LinkId, RoomSubscribe),
+    Ask(LinkId, RoomAsk),
+}
+
+/// A room that this node keeps.
+#[derive(Debug)]
+struct Room {
+    log: Log,
+    subs: BTreeMap<Key, Sub>,
+    peers: BTreeMap<NodeName, Peer>,
+    /// Until then its other keepers are heard first; `None`: that is over.
+    ready_at: Option<Time>,
+    queued: VecDeque<Queued>,
+    /// Who is there, as its readers were told.
+    shown: BTreeSet<AgentName>,
+    /// Who seems to have left, and when that is believed.
+    leaving: BTreeMap<AgentName, Time>,
+    /// When somebody wanted something of it last.
+    used: Time,
+}
+
+/// All that a node has of rooms.
+#[derive(Debug, Default)]
+pub(super) struct Rooms {
+    kept: BTreeMap<RoomKey, Room>,
+    by_session: BTreeMap<Key, BTreeSet<RoomKey>>,
+    interest: Interest,
+    /// The number of the last message taken in this life.
+    last: u64,
+    waiting: BTreeMap<Ticket, Waiting>,
+    /// Messages of sessions here that wait for the disk, by name.
+    being_written: BTreeMap<(RoomKey, AgentAddr, MessageId), Ticket>,
+    /// Messages that could not be written, and are written again.
+    unwritten: Vec<(RoomKey, NodeName, Position, NodeName)>,
+    /// Other records that could not be written.
+    rewrites: Vec<crate::wire::record::Record>,
+    /// Bytes of all histories.
+    bytes: usize,
+    /// Rooms in which some keeper may lack something.
+    restless: BTreeSet<RoomKey>,
+    /// Keepers that are to be told how far this node is.
+    owed: BTreeSet<(RoomKey, NodeName)>,
+    owed_at: Option<Time>,
+    /// Links of which something about a room found no room.
+    again: BTreeSet<(LinkId, RoomKey)>,
+    next_round: Time,
+}
+
+/// How much a node keeps of rooms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RoomsView {
+    /// Rooms.
+    pub rooms: usize,
+    /// Messages of their histories.
+    pub messages: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Subscriptions of sessions here.
+    pub subscriptions: usize,
+    /// Messages that wait for the disk.
+    pub waiting: usize,
+    /// Of the fullest history, messages.
+    pub fullest: usize,
+}
+
+impl Room {
+    fn new(now: Time) -> Room {
+        Room {
+            log: Log::default(),
+            subs: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            ready_at: None,
+            queued: VecDeque::new(),
+            shown: BTreeSet::new(),
+            leaving: BTreeMap::new(),
+            used: now,
+        }
+    }
+}
+
+impl Rooms {
+    /// Whether anybody waits for this record; `None`: it is not about rooms.
+    pub(super) fn is_waited_for(&self, ticket: Ticket) -> Option<bool> {
+        self.waiting.get(&ticket).map(|waiting| matches!(waiting, Waiting::Own(..)))
+    }
+}
+
+impl Mesh {
+    /// Takes up again what an earlier life of this node kept.
+    pub(super) fn restore_rooms(&mut self, known: BTreeMap<RoomKey, KnownRoom>) {
+        for (key, known) in known {
+            let mut room = Room::new(self.now);
+            for (origin, place) in known.floors {
+                room.log.drop_up_to(&origin, place);
+            }
+            for message in known.messages {
+                if room.log.lines.get(&message.origin).is_none_or(|line| line.top < message.at) {
+                    room.log.push(message);
+                }
+            }
+            for line in room.log.lines.values_mut() {
+                line.written = line.top;
+            }
+            self.rooms.bytes += room.log.bytes;
+            self.rooms.interest.touch(&key, true);
+            self.rooms.kept.insert(key, room);
+        }
+    }
+
+    /// How much this node keeps of rooms.
+    pub fn rooms_view(&self) -> RoomsView {
+        let mut view = RoomsView {
+            rooms: self.rooms.kept.len(),
+            bytes: self.rooms.bytes,
+            waiting: self.rooms.waiting.len(),
+            ..RoomsView::default()
+        };
+        for room in self.rooms.kept.values() {
+            view.messages += room.log.len();
+            view.subscriptions += room.subs.len();
+            view.fullest = view.fullest.max(room.log.len());
+        }
+        view
+    }
+
+    /// The room, from now on kept here; `None`: there are too many.
+    fn keep_room(&mut self, key: &RoomKey) -> Option<&mut Room> {
+        if !self.rooms.kept.contains_key(key) {
+            if self.rooms.kept.len() >= MAX_ROOMS {
+                return None;
+            }
+            let mut room = Room::new(self.now);
+            let others = self.keepers(key);
+            if !others.is_empty() {
+                room.ready_at = Some(self.now.after(READY_WITHIN));
+            }
+            self.rooms.kept.insert(key.clone(), room);
+            self.rooms.interest.touch(key, true);
+            self.rooms.restless.insert(key.clone());
+            for node in others {
+                self.ask_keeper(key, &node);
+            }
+            self.show_members(key, &BTreeSet::new());
+        }
+        self.rooms.kept.get_mut(key)
+    }
+
+    /// The other nodes that keep a room and can be reached.
+    fn keepers(&self, key: &RoomKey) -> Vec<NodeName> {
+        let nodes = self.rooms.interest.keepers(key).filter(|node| **node != self.config.node);
+        nodes.filter(|node| self.topology.route(node).is_some()).cloned().collect()
+    }
+
+    /// Keeps histories within their bounds; what is dropped is dropped on disk as well.
+    fn shrink_room(&mut self, key: &RoomKey, exactly: bool) {
+        let RoomLimits { messages, bytes, all_bytes, kept_for_ms } = self.config.rooms;
+        let since = self.wall_ms().saturating_sub(kept_for_ms);
+        let crowded = self.rooms.bytes > all_bytes;
+        let Some(room) = self.rooms.kept.get_mut(key) else { return };
+        let over = room.log.len() > messages + messages / SLACK
+            || room.log.bytes > bytes + bytes / SLACK
+            || (crowded && room.log.len() > 1);
+        if !over && !exactly {
+            return;
+        }
+        let before = room.log.bytes;
+        // Where all together are too many, this one halves.
+        let most = if crowded { (room.log.len() / 2).max(1) } else { messages };
+        let begun = room.log.shrink(most, bytes, since);
+        self.rooms.bytes -= (before - room.log.bytes).min(self.rooms.bytes);
+        for (origin, place) in begun {
+            self.write_room(crate::wire::record::Record::RoomFloor(key.clone(), origin, place));
+        }
+    }
+
+    /// Writes something about a room that nobody waits for.
+    fn write_room(&mut self, record: crate::wire::record::Record) {
+        let ticket = self.persist(record.clone());
+        self.rooms.waiting.insert(ticket, Waiting::Dropped(Box::new(record)));
+    }
+}

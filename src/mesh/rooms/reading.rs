@@ -1,0 +1,240 @@
+//! Sessions that read: they subscribe, and ask who is there and what was published.
+//!
+//! A session that subscribes gets in one frame all that it missed, and where the node stands; whatever the node takes after
+//! that reaches its entrance behind it in the same lane. So nothing is missed between the two, and nothing comes twice.
+
+use std::collections::BTreeSet;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::mesh::Mesh;
+use crate::mesh::sessions::Key;
+use crate::wire::client::{ErrorPayload, HistoryPayload, MembersPayload, placed};
+use crate::wire::close::{Code, Refusal};
+use crate::wire::frame::{Frame, RoomAsk, RoomJoined, RoomQuestion, RoomSubscribe};
+use crate::wire::ids::{LinkId, RoomName, Sequence, SessionNo};
+use crate::wire::room::{MAX_CURSOR, MAX_HISTORY, MAX_SUBSCRIPTIONS, RoomKey, Vector};
+
+use super::log::{CatchUp, Log};
+use super::{MAX_QUEUED, MAX_ROOMS, Queued, Sub};
+
+impl Mesh {
+    /// A session subscribes, for the first time or again.
+    pub(in crate::mesh) fn subscribe(&mut self, link: LinkId, wish: RoomSubscribe) {
+        let session = (link, wish.session);
+        let known = self.sessions.get(session).filter(|known| known.ready);
+        let Some(namespace) = known.map(|known| known.agent.namespace.clone()) else { return };
+        let key = RoomKey::new(namespace, wish.room.clone());
+        let has = self.rooms.by_session.get(&session);
+        if has.is_some_and(|has| has.len() >= MAX_SUBSCRIPTIONS && !has.contains(&key)) {
+            let message = format!("a session subscribes to {MAX_SUBSCRIPTIONS} rooms at most");
+            return self.refuse_subscriber(link, &wish, key, Refusal::new(Code::RateLimited, message));
+        }
+        let now = self.now;
+        let Some(room) = self.keep_room(&key) else {
+            let message = format!("this node keeps {MAX_ROOMS} rooms, and can keep no more");
+            return self.refuse_subscriber(link, &wish, key, Refusal::new(Code::RateLimited, message));
+        };
+        room.used = now;
+        if room.ready_at.is_none() {
+            return self.subscribe_now(link, &key, &wish);
+        }
+        if room.queued.len() < MAX_QUEUED {
+            return room.queued.push_back(Queued::Subscribe(link, wish));
+        }
+        let message = format!("{MAX_QUEUED} requests wait for {key} already");
+        self.refuse_subscriber(link, &wish, key, Refusal::new(Code::Unavailable, message));
+    }
+
+    pub(super) fn subscribe_now(&mut self, link: LinkId, key: &RoomKey, wish: &RoomSubscribe) {
+        let session = (link, wish.session);
+        // It may have ended while its wish waited.
+        let Some(agent) = self.sessions.get(session).map(|known| known.agent.name.clone()) else { return };
+        let Some(room) = self.rooms.kept.get_mut(key) else { return };
+        let begin = beginning(&room.log, wish);
+        room.subs.insert(session, Sub { agent, presence: wish.presence });
+        let now = room.log.now();
+        self.rooms.by_session.entry(session).or_default().insert(key.clone());
+        self.rooms.interest.touch(key, false);
+        let mut payload = BytesMut::with_capacity(begin.messages.iter().map(|(_, _, text)| text.len()).sum());
+        begin.messages.iter().for_each(|(_, _, text)| payload.put_slice(text));
+        // Before the events that its own joining brings about: those are for whoever was there.
+        self.show_members(key, &BTreeSet::new());
+        let joined = RoomJoined {
+            session: wish.session,
+            number: wish.number,
+            room: key.clone(),
+            refusal: None,
+            cursor: begin.cursor,
+            recovered: begin.recovered,
+            members: self.members_listed(key),
+            messages: begin.messages.into_iter().map(|(o, at, text)| (o, at, text.len() as u32)).collect(),
+            now,
+        };
+        self.send(link, Frame::RoomJoined(joined, payload.freeze()));
+    }
+
+    fn refuse_subscriber(&mut self, link: LinkId, wish: &RoomSubscribe, room: RoomKey, refusal: Refusal) {
+        let joined = RoomJoined {
+            session: wish.session,
+            number: wish.number,
+            room,
+            refusal: Some(refusal),
+            cursor: Vector::default(),
+            recovered: false,
+            members: Vec::new(),
+            messages: Vec::new(),
+            now: Vector::default(),
+        };
+        self.send(link, Frame::RoomJoined(joined, Bytes::new()));
+    }
+
+    /// A session leaves a room by its own word.
+    pub(in crate::mesh) fn unsubscribe(&mut self, link: LinkId, session: SessionNo, name: RoomName) {
+        let Some(known) = self.sessions.get((link, session)) else { return };
+        let key = RoomKey::new(known.agent.namespace.clone(), name);
+        if let Some(rooms) = self.rooms.by_session.get_mut(&(link, session)) {
+            rooms.remove(&key);
+        }
+        if let Some(room) = self.rooms.kept.get_mut(&key) {
+            room.queued.retain(|queued| {
+                !matches!(queued, Queued::Subscribe(l, wish) if (*l, wish.session) == (link, session))
+            });
+        }
+        self.leave_room((link, session), &key, true);
+    }
+
+    /// A session is over, and with it its subscriptions; `forget`: by its own word.
+    pub(in crate::mesh) fn leave_rooms(&mut self, session: Key, forget: bool) {
+        for key in self.rooms.by_session.remove(&session).unwrap_or_default() {
+            self.leave_room(session, &key, forget);
+        }
+    }
+
+    fn leave_room(&mut self, session: Key, key: &RoomKey, by_its_word: bool) {
+        let now = self.now;
+        let Some(room) = self.rooms.kept.get_mut(key) else { return };
+        let Some(sub) = room.subs.remove(&session) else { return };
+        room.used = now;
+        let others = room.subs.values().any(|other| other.agent == sub.agent);
+        self.rooms.interest.touch(key, false);
+        let mut parted = BTreeSet::new();
+        if by_its_word && !others {
+            self.rooms.interest.parts(key, &sub.agent);
+            parted.insert(sub.agent);
+        }
+        self.show_members(key, &parted);
+    }
+
+    /// A session asks about a room.
+    pub(in crate::mesh) fn ask_room(&mut self, link: LinkId, ask: RoomAsk) {
+        let Some(known) = self.sessions.get((link, ask.session)).filter(|known| known.ready) else { return };
+        let key = RoomKey::new(known.agent.namespace.clone(), ask.room.clone());
+        // What nobody keeps need not be kept here to say that there is nothing.
+        let there = self.rooms.kept.contains_key(&key) || !self.keepers(&key).is_empty();
+        let history = matches!(ask.question, RoomQuestion::History { .. });
+        if !history || !there {
+            return self.ask_room_now(link, &key, &ask);
+        }
+        let now = self.now;
+        let Some(room) = self.keep_room(&key) else {
+            let message = format!("this node keeps {MAX_ROOMS} rooms, and can keep no more");
+            return self.refuse_ask(link, &ask, &Refusal::new(Code::RateLimited, message));
+        };
+        room.used = now;
+        if room.ready_at.is_none() {
+            return self.ask_room_now(link, &key, &ask);
+        }
+        if room.queued.len() < MAX_QUEUED {
+            return room.queued.push_back(Queued::Ask(link, ask));
+        }
+        let message = format!("{MAX_QUEUED} requests wait for {key} already");
+        self.refuse_ask(link, &ask, &Refusal::new(Code::Unavailable, message));
+    }
+
+    pub(super) fn ask_room_now(&mut self, link: LinkId, key: &RoomKey, ask: &RoomAsk) {
+        match &ask.question {
+            RoomQuestion::Members { bytes } => {
+                let all = self.members_shown(key);
+                let mut left = *bytes as usize;
+                let fitting = all.iter().take_while(|agent| {
+                    let need = agent.as_str().len() + 3;
+                    let fits = need <= left;
+                    left = left.saturating_sub(need);
+                    fits
+                });
+                let members: Vec<String> = fitting.map(ToString::to_string).collect();
+                let complete = members.len() == all.len();
+                let payload = MembersPayload { room: key.name.to_string(), members, complete };
+                self.answer_ask(link, ask.session, ask.number, &payload);
+            }
+            RoomQuestion::History { limit, before, after, bytes } => {
+                let empty = Log::default();
+                let log = self.rooms.kept.get(key).map_or(&empty, |room| &room.log);
+                let payload = history(log, key, (*limit, *bytes as usize), before.as_ref(), after.as_ref());
+                self.answer_ask(link, ask.session, ask.number, &payload);
+            }
+        }
+    }
+
+    fn answer_ask<P: Serialize>(&mut self, link: LinkId, session: SessionNo, number: Sequence, payload: &P) {
+        // Only maps with keys that are no strings can't be written.
+        let text = serde_json::to_vec(payload).unwrap_or_default();
+        self.send(link, Frame::Answer(session, number, Bytes::from(text)));
+    }
+
+    fn refuse_ask(&mut self, link: LinkId, ask: &RoomAsk, refusal: &Refusal) {
+        self.answer_ask(link, ask.session, ask.number, &ErrorPayload::from(refusal));
+    }
+}
+
+/// Bytes of what a subscriber asks for beforehand.
+const MAX_CATCH_UP: usize = 8 << 20;
+
+/// What a subscriber gets before what is new.
+fn beginning(log: &Log, wish: &RoomSubscribe) -> CatchUp {
+    match &wish.cursor {
+        Some(cursor) => log.since(cursor),
+        None if wish.history > 0 => {
+            log.page_before(&log.now(), usize::from(wish.history.min(MAX_HISTORY)), MAX_CATCH_UP)
+        }
+        None => CatchUp { cursor: log.now(), recovered: true, messages: Vec::new(), complete: true },
+    }
+}
+
+fn history(
+    log: &Log,
+    key: &RoomKey,
+    (limit, bytes): (u16, usize),
+    before: Option<&Vector>,
+    after: Option<&Vector>,
+) -> HistoryPayload {
+    let now = log.now();
+    // Each message has a cursor, and those of one page are about as long.
+    let each = now.to_cursor().len().clamp(1, MAX_CURSOR) + 16;
+    let limit = usize::from(limit.clamp(1, MAX_HISTORY)).min((bytes / 4 / each).max(1));
+    let page = match after {
+        Some(after) => log.page_after(after, limit, bytes / 4 * 3),
+        None => log.page_before(before.unwrap_or(&now), limit, bytes / 4 * 3),
+    };
+    let mut place = page.cursor.clone();
+    let messages = page.messages.iter().filter_map(|(origin, at, text)| {
+        place.advance(origin, *at);
+        let text = String::from_utf8(placed(text, &place.to_cursor()).to_vec()).ok()?;
+        RawValue::from_string(text).ok()
+    });
+    let messages = messages.collect();
+    let go_on = match after {
+        Some(_) => {
+            if page.complete {
+                place.merge(&now);
+            }
+            place
+        }
+        None => page.cursor,
+    };
+    let (room, cursor) = (key.name.to_string(), go_on.to_cursor());
+    HistoryPayload { room, messages, cursor, complete: page.complete }
+}

@@ -1,0 +1,117 @@
+//! The history of a room, and what is asked of it.
+
+use bytes::Bytes;
+
+use super::log::Log;
+use crate::wire::ids::{AgentAddr, Incarnation, MessageId, Namespace, NodeName};
+use crate::wire::record::RoomMessage;
+use crate::wire::room::{Position, Vector};
+
+fn node(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+fn at(n: u64) -> Position {
+    Position { incarnation: Incarnation(1), n }
+}
+
+fn message(origin: &str, n: u64, taken: u64, id: &str) -> RoomMessage {
+    RoomMessage {
+        origin: node(origin),
+        at: at(n),
+        from: AgentAddr::parse("dc", &Namespace::new("trishula").unwrap()).unwrap(),
+        id: MessageId::new(id).unwrap(),
+        taken,
+        kept_ms: taken,
+        payload: Bytes::copy_from_slice(id.as_bytes()),
+    }
+}
+
+/// Two origins, in turn: a1 b1 a2 b2 a3.
+fn log() -> Log {
+    let mut log = Log::default();
+    for (origin, n, taken) in [("a", 1, 10), ("a", 2, 30), ("b", 1, 20), ("b", 2, 40), ("a", 3, 50)] {
+        assert!(!log.push(message(origin, n, taken, &format!("{origin}{n}"))));
+    }
+    log
+}
+
+fn vector(places: &[(&str, u64)]) -> Vector {
+    Vector { at: places.iter().map(|(origin, n)| (node(origin), at(*n))).collect(), cut: false }
+}
+
+fn ids(messages: &[(NodeName, Position, Bytes)]) -> Vec<String> {
+    messages.iter().map(|(_, _, text)| String::from_utf8(text.to_vec()).unwrap()).collect()
+}
+
+#[test]
+fn a_cursor_yields_exactly_what_came_after_it() {
+    // covers B07
+    let log = log();
+    let all = log.since(&Vector::default());
+    assert!(all.recovered);
+    assert_eq!(ids(&all.messages), ["a1", "b1", "a2", "b2", "a3"]);
+    let rest = log.since(&vector(&[("a", 2), ("b", 1)]));
+    assert_eq!(ids(&rest.messages), ["b2", "a3"]);
+    let ahead = log.since(&vector(&[("a", 9), ("b", 2), ("c", 4)]));
+    assert!(ahead.recovered && ahead.messages.is_empty(), "who has seen more misses nothing");
+    assert_eq!(ahead.cursor, vector(&[("a", 9), ("b", 2), ("c", 4)]));
+}
+
+#[test]
+fn what_is_kept_no_more_is_said_to_be_missing_and_the_reader_stands_behind_it() {
+    // covers B07
+    let mut log = log();
+    let begun = log.shrink(3, usize::MAX, 0);
+    assert_eq!(begun, [(node("a"), at(1)), (node("b"), at(1))]);
+    let missed = log.since(&vector(&[("a", 1)]));
+    assert!(!missed.recovered);
+    assert_eq!(missed.cursor, vector(&[("a", 1), ("b", 1)]));
+    assert_eq!(ids(&missed.messages), ["a2", "b2", "a3"]);
+    assert!(log.since(&vector(&[("a", 1), ("b", 1)])).recovered);
+    let cut = log.since(&Vector { cut: true, ..vector(&[("a", 2)]) });
+    assert!(!cut.recovered);
+    assert_eq!(ids(&cut.messages), ["a3"], "of whom it says nothing, all counts as read");
+}
+
+#[test]
+fn pages_go_back_and_forth_without_a_gap() {
+    // covers B07
+    let log = log();
+    let latest = log.page_before(&log.now(), 2, usize::MAX);
+    assert_eq!((ids(&latest.messages), latest.complete), (vec!["b2".into(), "a3".into()], false));
+    let older = log.page_before(&latest.cursor, 9, usize::MAX);
+    assert_eq!((ids(&older.messages), older.complete), (["a1", "b1", "a2"].map(String::from).into(), true));
+    let first = log.page_after(&Vector::default(), 2, usize::MAX);
+    assert_eq!((ids(&first.messages), first.complete), (vec!["a1".into(), "b1".into()], false));
+    let tight = log.page_after(&Vector::default(), 9, 4);
+    assert_eq!(ids(&tight.messages).len(), 2, "as many as fit");
+    assert_eq!(log.page_after(&Vector::default(), 9, 1).messages.len(), 1, "one always does");
+}
+
+#[test]
+fn one_message_by_two_origins_is_given_once_to_each_reader() {
+    // covers B07
+    let mut log = log();
+    assert!(log.push(message("b", 3, 60, "a2")), "it is known");
+    assert_eq!(ids(&log.since(&vector(&[("a", 1), ("b", 2)])).messages), ["a2", "a3"]);
+    assert!(log.since(&vector(&[("a", 3), ("b", 2)])).messages.is_empty(), "who has one has both");
+    assert!(ids(&log.since(&vector(&[("a", 1), ("b", 3)])).messages).iter().all(|id| id != "a2"));
+    assert!(log.knows(&message("x", 1, 0, "a2").from, &MessageId::new("a2").unwrap()));
+    log.drop_up_to(&node("a"), at(3));
+    assert_eq!(ids(&log.since(&Vector::default()).messages), ["b1", "b2", "a2"]);
+}
+
+#[test]
+fn each_entry_names_the_one_before_it() {
+    // covers B07
+    let mut log = log();
+    let pairs =
+        |log: &Log, place| log.after(&node("a"), place).map(|(b, m)| (b.n, m.at.n)).collect::<Vec<_>>();
+    assert_eq!(pairs(&log, Position::default()), [(0, 1), (1, 2), (2, 3)]);
+    assert_eq!(pairs(&log, at(1)), [(1, 2), (2, 3)]);
+    log.drop_up_to(&node("a"), at(2));
+    assert_eq!(pairs(&log, Position::default()), [(2, 3)]);
+    assert!(log.has(&node("a"), at(1)) && !log.has(&node("a"), at(4)));
+    assert!(log.bytes > 0 && log.len() == 3);
+}

@@ -1,0 +1,75 @@
+//! Rooms between starts, on a disk that changes a row, and between releases.
+
+use super::*;
+use crate::store::testing::agent;
+use crate::wire::ids::{MessageId, Namespace, NodeName, RoomName};
+use crate::wire::record::{KnownRoom, RoomMessage};
+use crate::wire::room::{Position, RoomKey};
+
+fn key(name: &str) -> RoomKey {
+    RoomKey::new(Namespace::new("trishula").unwrap(), RoomName::new(name).unwrap())
+}
+
+fn at(n: u64) -> Position {
+    Position { incarnation: Incarnation(1_767_225_600_000), n }
+}
+
+fn message(origin: &str, n: u64) -> RoomMessage {
+    RoomMessage {
+        origin: NodeName::new(origin).unwrap(),
+        at: at(n),
+        from: agent("a").agent,
+        id: MessageId::new(&format!("{origin}-{n}")).unwrap(),
+        taken: n << 16,
+        kept_ms: n,
+        payload: bytes::Bytes::from(vec![n as u8; 3000]),
+    }
+}
+
+fn keep(room: &str, origin: &str, n: u64) -> Record {
+    Record::RoomKeep(key(room), Box::new(message(origin, n)))
+}
+
+#[tokio::test]
+async fn rooms_come_back_as_they_were_written_last() {
+    // covers B07, T10
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path(), 1).unwrap();
+    let (dc, agni) = (NodeName::new("dc").unwrap(), NodeName::new("agni").unwrap());
+    let mut writes = vec![keep("x/1:a", "dc", 1), keep("x/1:a", "agni", 1), keep("x/1:a", "dc", 2)];
+    writes.extend([keep("gone", "dc", 3), Record::RoomFloor(key("gone"), dc.clone(), at(3))]);
+    writes.push(Record::RoomFloor(key("x/1:a"), dc.clone(), at(1)));
+    writes.extend([keep("x/1:a", "dc", 4), Record::RoomGone(key("gone"))]);
+    write_all(&mut store, writes).await;
+    close(store).await;
+    let store = open(folder.path(), 2).unwrap();
+    let messages = vec![message("agni", 1), message("dc", 2), message("dc", 4)];
+    let known = KnownRoom { floors: [(dc.clone(), at(1))].into(), messages };
+    assert_eq!(store.memory.rooms, [(key("x/1:a"), known)].into());
+    close(store).await;
+    // A disk changes a row: that message and those before it count as dropped, others are as they were.
+    let connection = Connection::open(file::database(folder.path())).unwrap();
+    connection
+        .execute("UPDATE room_message SET payload = zeroblob(3000) WHERE origin = 'dc' AND n = 2", [])
+        .unwrap();
+    drop(connection);
+    let store = open(folder.path(), 3).unwrap();
+    let room = &store.memory.rooms[&key("x/1:a")];
+    assert_eq!(room.messages, [message("agni", 1), message("dc", 4)]);
+    assert_eq!((room.floors[&dc], room.floors.get(&agni)), (at(2), None));
+}
+
+#[tokio::test]
+async fn a_file_with_rooms_goes_down_and_up_again() {
+    // covers B26
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path(), 1).unwrap();
+    write_all(&mut store, vec![keep("a", "dc", 1)]).await;
+    close(store).await;
+    let mut connection = Connection::open(file::database(folder.path())).unwrap();
+    assert_eq!(schema::loses(&connection, 4).unwrap(), ["1 messages of rooms"]);
+    assert_eq!(schema::migrate(&mut connection, 4).unwrap(), SCHEMA);
+    assert_eq!(schema::migrate(&mut connection, SCHEMA).unwrap(), 4);
+    drop(connection);
+    assert!(open(folder.path(), 2).unwrap().memory.rooms.is_empty());
+}

@@ -126,6 +126,7 @@ pub fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared
         max_frame: section.max_frame,
         ping_interval: Duration::from_secs(section.ping_interval_s),
         ping_timeout: section.ping_timeout_s.map(Duration::from_secs),
+        rooms: section.room_rules(),
         close_within: Duration::from_secs(section.close_timeout_s),
         ..Settings::default()
     };

@@ -482,3 +482,29 @@ async fn an_agent_of_another_service_comes_in_only_where_a_rule_lets_it() {
         .await;
     assert_eq!(guest.hear().await["data"], json!({"run_id": "r"}));
 }
+
+#[tokio::test]
+async fn our_own_clients_have_the_rules_of_their_service_as_well() {
+    // covers B05
+    let world = serving(&preset("mahavishnu", "")).await;
+    let refused = async |user: &str, permissions: &[&str], frame: Value| {
+        let bearer = format!("Bearer {}", signed(SECRET, claims(user, permissions)));
+        let headers = [("authorization", bearer.as_str()), ("sec-websocket-protocol", "trishula.v2+json")];
+        let mut client = connect(&world, world.address(), "localhost", &headers).await.unwrap();
+        client.say(json!({"type": "REGISTER"})).await;
+        assert_eq!(client.hear().await["type"], "REGISTERED");
+        client.say(frame).await;
+        client.say(json!({"type": "HEARTBEAT"})).await;
+        client.hear().await["payload"]["code"] == "forbidden"
+    };
+    let subscribe = |room: &str| json!({"type": "SUBSCRIBE", "to": format!("room:{room}"), "id": "s"});
+    let publish =
+        |room: &str| json!({"type": "PUBLISH", "to": format!("room:{room}"), "payload": 1, "id": "p"});
+    assert!(refused("a", &["workflow:read"], subscribe("pool:p1")).await);
+    assert!(!refused("b", &["pool:read"], subscribe("pool:p1")).await);
+    assert!(refused("c", &["pool:read"], publish("pool:p1")).await, "clients only read");
+    assert!(refused("d", &[], json!({"type": "HISTORY", "to": "room:pool:p1"})).await);
+    assert!(refused("e", &[], json!({"type": "PRESENCE", "to": "room:global"})).await);
+    assert!(!refused("f", &["admin"], publish("global")).await);
+    assert!(!refused("service", &[], publish("pool:p1")).await, "the service feeds its rooms");
+}

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+use trishula::gateway::rules::{RoomAction, RoomRules};
 use trishula::wire::client::DEFAULT_MAX_FRAME;
 use trishula::wire::ids::Namespace;
 
-use crate::access::{Access, RoomRule};
+use crate::access::{Access, Action, RoomRule, Who};
+use crate::dialect::SERVICE_AGENT;
 use crate::{deflate, echo, front};
 
 /// Every path, in [`ServiceSection::paths`].
@@ -242,6 +244,27 @@ impl ServiceSection {
             admin.push("admin".into());
         }
         Access::new(admin, self.lenient_permissions, self.room.clone())
+    }
+
+    /// The same for sessions: whoever speaks what, its frames about rooms are compared with it.
+    pub fn room_rules(&self) -> RoomRules {
+        let (access, all) = (self.access(), self.anonymous_may_all());
+        let anonymous = self.anonymous_permissions.clone();
+        RoomRules::new(move |identity, action, room| {
+            let action = match action {
+                RoomAction::Read => Action::Read,
+                RoomAction::Write => Action::Write,
+            };
+            let Some(identity) = identity else { return false };
+            let who = match &identity.agent {
+                // The service itself, which feeds its rooms.
+                Some(agent) if agent.as_str() == SERVICE_AGENT => return true,
+                Some(_) => Who::Known(&identity.permissions),
+                None if all => return true,
+                None => Who::Stranger(&anonymous),
+            };
+            access.allows(who, action, room.as_str())
+        })
     }
 
     /// Whether a client without a token may do everything, as on the old servers.

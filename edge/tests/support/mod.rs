@@ -30,8 +30,11 @@ use trishula::link::{Event, Handle, Outlets, Peer};
 use trishula::rt::{clock, queue, tasks};
 use trishula::wire::close::{Code, Refusal};
 use trishula::wire::envelope::{State, Target};
-use trishula::wire::frame::{AgentState, Attach, Deliver, Frame, Handing, Presence, Receipt, Settlement};
+use trishula::wire::frame::{
+    AgentState, Attach, Deliver, Frame, Handing, Presence, Receipt, RoomJoined, Settlement,
+};
 use trishula::wire::ids::{AgentAddr, AgentName, Incarnation, LinkId, Namespace, NodeName, SessionNo};
+use trishula::wire::room::{RoomKey, Vector};
 use trishula_edge::config::EdgeConfig;
 use trishula_edge::prepare;
 use trishula_edge::run::{Edge, Listeners};
@@ -380,6 +383,20 @@ impl Miniature {
                 let list = list.collect();
                 self.tell(Frame::AgentList(session, number, list)).await;
             }
+            Frame::RoomSubscribe(ask) => {
+                let joined = RoomJoined {
+                    session: ask.session,
+                    number: ask.number,
+                    room: RoomKey::new(self.namespace_of(ask.session), ask.room),
+                    refusal: None,
+                    cursor: ask.cursor.unwrap_or_default(),
+                    recovered: true,
+                    members: Vec::new(),
+                    messages: Vec::new(),
+                    now: Vector::default(),
+                };
+                self.tell(Frame::RoomJoined(joined, Bytes::new())).await;
+            }
             Frame::Settle(_, settled) => {
                 for (tag, settlement) in settled {
                     if settlement == Settlement::Acked
@@ -395,6 +412,11 @@ impl Miniature {
             }
             _ => {}
         }
+    }
+
+    fn namespace_of(&self, session: SessionNo) -> Namespace {
+        let mut agents = self.agents.iter();
+        agents.find(|(_, (own, _))| *own == session).unwrap().0.namespace.clone()
     }
 
     async fn submit(&mut self, session: SessionNo, head: trishula::wire::envelope::Head, payload: Bytes) {

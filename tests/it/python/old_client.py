@@ -43,6 +43,27 @@ async def main(url, ca, good, bad, expired):
     assert answer.data["status"] == "refreshed", answer
     answer = await client.send_request("refresh_token", {"token": bad}, timeout=5)
     assert answer.error_code == "AUTH_FAILED", answer
+    events = asyncio.Queue()
+
+    @client.on_event("pool.asked")
+    async def asked(data):
+        events.put_nowait(data)
+
+    answer = await client.send_request("subscribe", {"channel": "pool:p1"}, timeout=5)
+    assert answer.data == {"status": "subscribed", "channel": "pool:p1"}, answer
+    # Confirmed by nothing, but remembered for after a reconnect.
+    await client.subscribe_to_room("pool:p1")
+    await client.send_request("get_pool_status", {"pool_id": "p1"}, timeout=5)
+    assert await asyncio.wait_for(events.get(), 5) == {"pool_id": "p1"}
+    answer = await client.send_request("get_presence", {"channel": "pool:p1"}, timeout=5)
+    assert any(member.startswith("u1.") for member in answer.data["members"]), answer
+    answer = await client.send_request("get_recent", {"channel": "pool:p1", "limit": 1}, timeout=5)
+    assert answer.data["count"] == 1, answer
+    answer = await client.send_request("unsubscribe", {"channel": "pool:p1"}, timeout=5)
+    assert answer.data["status"] == "unsubscribed", answer
+    await client.send_request("get_pool_status", {"pool_id": "p1"}, timeout=5)
+    answer = await client.send_request("get_presence", {"channel": "pool:p1"}, timeout=5)
+    assert events.empty(), "nothing of a room that was left"
     said("answered")
     await heard("restarted")
     until = time.monotonic() + 30
@@ -54,6 +75,11 @@ async def main(url, ca, good, bad, expired):
         except (ConnectionError, TimeoutError):
             pass
         assert time.monotonic() < until, "it did not come back"
+        await asyncio.sleep(0.2)
+    # It has joined its room again by itself.
+    while events.empty():
+        await client.send_request("get_pool_status", {"pool_id": "p1"}, timeout=5)
+        assert time.monotonic() < until, "its room did not come back"
         await asyncio.sleep(0.2)
     said("back")
     await client.disconnect()

@@ -1,4 +1,5 @@
-"""An old service behind the mesh: the agent `service` of its namespace, which answers the requests of its clients."""
+"""An old service behind the mesh: the agent `service` of its namespace, which answers the requests of its clients, and tells
+those that have subscribed to a pool who asked for it."""
 import asyncio, json, ssl, sys
 import websockets
 
@@ -19,6 +20,8 @@ async def main(url, ca, token):
             data = {"pool_id": asked["data"]["pool_id"], "status": "idle", "asked_by": message["from"]}
             answer = {"type": "RESULT", "to": message["from"], "reply_to": message["id"], "payload": {"data": data}}
             await ws.send(json.dumps(answer))
+            event = {"event": "pool.asked", "data": {"pool_id": data["pool_id"]}}
+            await ws.send(json.dumps({"type": "PUBLISH", "to": f"room:pool:{data['pool_id']}", "payload": event}))
 
 
 asyncio.run(main(*sys.argv[1:4]))

@@ -2,7 +2,7 @@
 //! (docs/protocol.md, MessagePack). They are turned into JSON where they enter and back where they leave, so the session
 //! between, and everybody else, knows nothing of it.
 //!
-//! JSON has no bytes. A `bin` travels as a string in base64, and the frame says in its field [`BIN`] where, as JSON Pointers
+//! JSON has no bytes. A `bin` travels as a string in base64, and the frame says in its field `bin` where, as JSON Pointers
 //! (RFC 6901); a recipient that speaks MessagePack gets bytes again.
 //!
 //! | file | what is in it |

@@ -57,6 +57,9 @@ pub async fn client(machine: &Machine, agent: &str) -> Client {
     Client::connect(how, Options { agent: Some(name), ..Options::default() }).await.unwrap()
 }
 
+/// For a message of a flow: the longest sleep comes before it.
+const LONGEST: Duration = PATIENCE.saturating_add(Duration::from_secs(60));
+
 /// Waits until the sender's node knows that the recipient is there.
 pub async fn knows(sender: &Client, agent: &str) {
     let known = async {
@@ -97,7 +100,7 @@ impl Flow {
         let (recipient, came) = (&mut self.recipient, &mut self.came);
         let receiving = async {
             loop {
-                let message = timeout(PATIENCE, recipient.next()).await.expect("a message in time").unwrap();
+                let message = timeout(LONGEST, recipient.next()).await.expect("a message in time").unwrap();
                 let body: Body = message.read().unwrap();
                 assert_eq!(body.n, came.len() + 1, "lost, doubled or reordered for {to}");
                 came.push(Instant::now());

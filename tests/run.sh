@@ -18,13 +18,22 @@ seeds=${SEEDS:-20000}
 sim_seeds=${SIM_SEEDS:-2000}
 if $long; then unset SEEDS SIM_SEEDS; fi
 
-need() { command -v "$1" >/dev/null || { echo "tests/run.sh: $1 is missing: $2" >&2; exit 1; }; }
-need cargo "install Rust 1.89 or newer from rustup.rs"
-need cc "install a C compiler (Debian: apt-get install build-essential; macOS: xcode-select --install)"
-need openssl "install OpenSSL (Debian: apt-get install openssl; macOS: brew install openssl)"
-need nginx "install nginx (Debian: apt-get install nginx-light; macOS: brew install nginx)"
-need haproxy "install HAProxy (Debian: apt-get install haproxy; macOS: brew install haproxy)"
-need python3 "install Python 3.11 or newer (Debian: apt-get install python3 python3-venv)"
+# need PROGRAM PACKAGE HINT: where this is root on Debian, PACKAGE is installed; else HINT is the line to stop with.
+need() {
+    command -v "$1" >/dev/null && return
+    if [ -n "$2" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        [ -n "${updated:-}" ] || apt-get update -qq
+        updated=yes
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" >/dev/null || true
+    fi
+    command -v "$1" >/dev/null || { echo "tests/run.sh: $1 is missing: $3" >&2; exit 1; }
+}
+need cargo "" "install Rust 1.89 or newer from rustup.rs"
+need cc build-essential "install a C compiler (Debian: apt-get install build-essential; macOS: xcode-select --install)"
+need openssl openssl "install OpenSSL (Debian: apt-get install openssl; macOS: brew install openssl)"
+need nginx nginx "install nginx (Debian: apt-get install nginx; macOS: brew install nginx)"
+need haproxy haproxy "install HAProxy (Debian: apt-get install haproxy; macOS: brew install haproxy)"
+need python3 python3-venv "install Python 3.11 or newer (Debian: apt-get install python3 python3-venv)"
 
 # Full and read-only disks are real ones, in a mount namespace.
 if [ "$(uname)" = Linux ] && ! unshare -rm mount -t tmpfs tmpfs /mnt 2>/dev/null; then
@@ -35,8 +44,8 @@ fi
 
 # Emulated wide-area links (tests/wan): network namespaces of their own, each with a TUN device.
 if [ "$(uname)" = Linux ]; then
-    need ip "install iproute2 (Debian: apt-get install iproute2)"
-    need nsenter "install util-linux (Debian: apt-get install util-linux)"
+    need ip iproute2 "install iproute2 (Debian: apt-get install iproute2)"
+    need nsenter util-linux "install util-linux (Debian: apt-get install util-linux)"
     [ -c /dev/net/tun ] || { mkdir -p /dev/net && mknod /dev/net/tun c 10 200; } 2>/dev/null || true
     [ -c /dev/net/tun ] || { echo "tests/run.sh: /dev/net/tun is missing: modprobe tun, or give it to this container" >&2; exit 1; }
 fi
@@ -80,6 +89,7 @@ if $long; then
     # A minute of sleep, and a minute of loss.
     ROAM_LONG=1 cargo test --locked --test roam -- --nocapture moves:: steady::
     SEEDS=$seeds cargo test --locked --release --test history
+    SEEDS=$seeds cargo test --locked --release --test rooms
     # The whole stack, real quinn included: the same faults, a run a seed.
     SIM_SEEDS=$sim_seeds cargo test --locked --release --test sim nothing_accepted
     # All 517 of Autobahn's cases, 20 GB through the echo.

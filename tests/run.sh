@@ -55,15 +55,26 @@ venv=target/test-python
 if [ ! -x "$venv/bin/python" ]; then
     python3 -m venv "$venv" || { echo "tests/run.sh: python3 -m venv failed: apt-get install python3-venv" >&2; exit 1; }
 fi
-"$venv/bin/python" -c 'import websockets, msgpack' 2>/dev/null ||
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'websockets>=13' 'msgpack>=1' ||
-    { echo "tests/run.sh: pip could not install websockets and msgpack: give it access to PyPI" >&2; exit 1; }
+clients=('websockets>=13' 'msgpack>=1' 'aiohttp>=3' 'websocket-client>=1')
+"$venv/bin/python" -c 'import websockets, msgpack, aiohttp, websocket' 2>/dev/null ||
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${clients[@]}" ||
+    { echo "tests/run.sh: pip could not install ${clients[*]}: give it access to PyPI" >&2; exit 1; }
 # Autobahn's WebSocket cases, as this package drives them on Python 3.
 "$venv/bin/python" -c 'import kosoku' 2>/dev/null ||
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'kosoku==0.1.0' ||
     { echo "tests/run.sh: pip could not install kosoku (needs Python 3.10): give it access to PyPI" >&2; exit 1; }
 TRISHULA_TEST_PYTHON=$(cd "$venv/bin" && pwd)/python
 export TRISHULA_TEST_PYTHON
+
+# The clients of Node.js, and a browser.
+need node nodejs "install Node.js 18 or newer (Debian: apt-get install nodejs npm; macOS: brew install node)"
+need npm npm "install npm (Debian: apt-get install npm; macOS: brew install node)"
+need chromium chromium "install Chromium (Debian: apt-get install chromium; macOS: brew install chromium)"
+TRISHULA_TEST_NODE=$PWD/target/test-node
+export TRISHULA_TEST_NODE
+[ -d "$TRISHULA_TEST_NODE/node_modules/ws" ] ||
+    npm install --silent --no-audit --no-fund --prefix "$TRISHULA_TEST_NODE" 'ws@^8' ||
+    { echo "tests/run.sh: npm could not install ws: give it access to the npm registry" >&2; exit 1; }
 
 # Python 3.13 verifies certificates more strictly, and the package mcp-common needs it: used as well where it is there.
 for strict in python3.13 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.13*/bin/python3; do

@@ -212,7 +212,7 @@ async fn names_that_try_to_escape_are_refused() {
         ("agni\n", "bad_name"),
         ("mesh", "bad_name"),
         ("Broadcast", "bad_name"),
-        ("other/room:x", "unsupported"),
+        ("other/room:x", "forbidden"),
     ] {
         dc.say(json!({"type": "STATUS", "to": to})).await;
         assert_eq!(dc.hear().await["payload"]["code"], code, "{to:?}");

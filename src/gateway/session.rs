@@ -410,6 +410,11 @@ impl<C: Carrier> Session<C> {
         }
         match incoming {
             Incoming::Frame(text) => self.frame(text).await,
+            // Only its JSON form is too large: what comes next can be read.
+            Incoming::NoFrame(refusal) if refusal.code == Code::TooLarge => {
+                self.error(None, None, &refusal);
+                Ok(())
+            }
             Incoming::NoFrame(refusal) => self.refused(None, None, refusal),
             Incoming::Alive => Ok(()),
             Incoming::Pong(number) => {

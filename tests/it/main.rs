@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bad_peers;
+mod browser;
 mod chaos;
+mod clients;
 mod deflate;
 mod durable;
 mod early;
@@ -15,7 +17,7 @@ mod proxies;
 mod python;
 mod records;
 mod rollback;
-mod services;
 mod rooms;
+mod services;
 mod survival;
 mod wss;

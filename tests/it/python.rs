@@ -66,6 +66,7 @@ fn a_client_that_speaks_messagepack_talks_with_one_that_speaks_json_and_keeps_it
     let own = &seen["from itself"];
     assert_eq!((&own["payload"]["raw"], &own["payload"]["deep"][0]["raw"]), (&json!([0, 1]), &json!([255])));
     assert_eq!((&own["mine"], &own["bin"]), (&json!([2]), &Value::Null), "{own}");
+    assert_eq!(seen["large"]["payload"]["code"], "too_large", "{seen}");
     for (what, says) in
         [("text", "a text message on a MessagePack session"), ("extension", "an extension type")]
     {

@@ -63,6 +63,7 @@ impl OldEnv<'_> {
         besides: &mut Besides,
     ) -> Result<(), Bad> {
         let prefix = prefix(service);
+        let cas = given.ca_file.clone();
         for (variable, value) in self.0.range(prefix.clone()..) {
             let Some(rest) = variable.strip_prefix(&prefix) else { break };
             let value = value.trim();
@@ -71,6 +72,11 @@ impl OldEnv<'_> {
                 one(given, besides, variable, rest.strip_prefix("WS_").unwrap_or(rest), value)
                     .map_err(|why| Bad { variable: variable.clone(), why })?;
             }
+        }
+        // They named the system's own: whose certificates those signed, strangers have too.
+        if given.ca_file != cas && given.verify_client != Some(true) {
+            given.ca_file = cas;
+            besides.notes.push(format!("{prefix}CA_FILE is not used: {prefix}VERIFY_CLIENT is not true"));
         }
         Ok(())
     }

@@ -103,6 +103,8 @@ fn the_old_environment_wins_over_the_file_and_ours_over_it() {
         (service.verify_client, service.ca_file.as_deref()),
         (true, Some(Path::new("/etc/clients.pem")))
     );
+    let uncertified = [("CRACKERJACK_CA_FILE", "/etc/clients.pem")];
+    assert_eq!(load_in(&file, &uncertified).unwrap().services[0].ca_file, None);
     for (name, value, says) in [
         ("CRACKERJACK_PORT", "many", "is not a port"),
         ("CRACKERJACK_TLS_ENABLED", "maybe", "neither true nor false"),

@@ -41,6 +41,7 @@ pub fn to_json(frame: &[u8], max: usize) -> Result<Bytes, Refusal> {
         max,
         path: String::new(),
         bins: Vec::new(),
+        marked: 0,
     };
     match reader.marker()? {
         marker @ (Marker::FixMap(_) | Marker::Map16 | Marker::Map32) => reader.map(marker, 1)?,
@@ -64,6 +65,8 @@ struct Reader<'a> {
     /// Where we are, as a JSON Pointer.
     path: String,
     bins: Vec<String>,
+    /// Bytes of those, as they will be written.
+    marked: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -100,11 +103,15 @@ impl<'a> Reader<'a> {
 
     fn put(&mut self, text: &[u8]) -> Result<(), Refusal> {
         if self.out.len() + text.len() > self.max {
-            let message = format!("the frame has more than {} bytes as JSON, which is the limit", self.max);
-            return Err(Refusal::new(Code::TooLarge, message));
+            return Err(self.too_large());
         }
         self.out.extend_from_slice(text);
         Ok(())
+    }
+
+    fn too_large(&self) -> Refusal {
+        let message = format!("the frame has more than {} bytes as JSON, which is the limit", self.max);
+        Refusal::new(Code::TooLarge, message)
     }
 
     /// Writing into memory can't fail; the limit is looked at after.
@@ -192,7 +199,7 @@ impl<'a> Reader<'a> {
 
     fn put_text(&mut self, text: &str) -> Result<(), Refusal> {
         if text.len() > self.max {
-            return self.put(text.as_bytes());
+            return Err(self.too_large());
         }
         serde_json::to_writer(&mut self.out, text).map_err(|e| bad(e.to_string()))?;
         self.put(b"")
@@ -214,9 +221,14 @@ impl<'a> Reader<'a> {
         if self.bins.len() >= MAX_BIN {
             return Err(bad(format!("more than {MAX_BIN} values are bin")));
         }
+        // They are written out behind the frame.
+        self.marked += self.path.len() + 3;
+        if self.out.len() + self.marked > self.max {
+            return Err(self.too_large());
+        }
         self.bins.push(self.path.clone());
         if length / 3 * 4 > self.max {
-            return self.put(bytes);
+            return Err(self.too_large());
         }
         let text = STANDARD.encode(bytes);
         self.put(b"\"")?;

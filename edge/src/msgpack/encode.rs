@@ -12,6 +12,13 @@ use trishula::wire::client::MAX_DEPTH;
 
 use super::{BIN, MAX_BIN, push_step};
 
+/// Longest pointer that is followed, in bytes: each string of the frame is compared with them.
+const MAX_POINTER: usize = 1024;
+/// Longest `/payload/messages/N` before one.
+const PREFIX: usize = 32;
+/// The answer to HISTORY has whole frames in it, so many levels down.
+const WITHIN_HISTORY: usize = 3;
+
 /// One frame of a session's, which is JSON that was checked where it entered the mesh. `None`: it is not.
 pub fn from_json(frame: &[u8]) -> Option<Bytes> {
     let text = std::str::from_utf8(frame).ok()?;
@@ -73,7 +80,9 @@ impl Marks {
     /// A field of that name and another form is somebody's own, and stays.
     fn add(&mut self, prefix: &str, frame: &Marked<'_>) {
         let bins = frame.bin.and_then(|bin| serde_json::from_str::<Vec<String>>(bin.get()).ok());
-        let Some(bins) = bins.filter(|bins| bins.len() <= MAX_BIN) else { return };
+        let fits =
+            |bins: &Vec<String>| bins.len() <= MAX_BIN && bins.iter().all(|bin| bin.len() <= MAX_POINTER);
+        let Some(bins) = bins.filter(fits) else { return };
         self.fields.insert(format!("{prefix}/{BIN}"));
         self.bins.extend(bins.into_iter().map(|bin| format!("{prefix}{bin}")));
     }
@@ -137,7 +146,7 @@ impl<'a> Writer<'a> {
 
     /// How many values there are comes before them, and is known behind them: room for a small number is kept.
     fn container(&mut self, depth: usize, end: u8) -> Option<()> {
-        if depth > MAX_DEPTH + 1 {
+        if depth > MAX_DEPTH + WITHIN_HISTORY {
             return None;
         }
         self.at += 1;
@@ -171,7 +180,7 @@ impl<'a> Writer<'a> {
         let marked = !self.marks.is_empty();
         if !is_map {
             if marked {
-                push_step(&mut self.path, &n.to_string());
+                self.step(&n.to_string());
             }
             self.value(depth)?;
             return Some(true);
@@ -181,7 +190,7 @@ impl<'a> Writer<'a> {
         encode::write_str(&mut self.out, &key).ok()?;
         self.skip(b':').then_some(())?;
         if marked {
-            push_step(&mut self.path, &key);
+            self.step(&key);
         }
         let drop = marked && self.marks.fields.contains(&self.path);
         self.value(depth)?;
@@ -189,6 +198,16 @@ impl<'a> Writer<'a> {
             self.out.truncate(before);
         }
         Some(!drop)
+    }
+
+    /// Beyond the longest pointer the path is none that anything is compared with, and is not built.
+    fn step(&mut self, step: &str) {
+        let longest = MAX_POINTER + PREFIX;
+        if self.path.len() <= longest && step.len() <= longest {
+            push_step(&mut self.path, step);
+        } else if self.path.len() <= longest {
+            push_step(&mut self.path, &"_".repeat(longest));
+        }
     }
 
     fn string(&mut self) -> Option<String> {

@@ -129,6 +129,23 @@ fn read_lenient(frame: &[u8]) -> String {
 }
 
 #[test]
+fn the_answer_to_history_may_hold_the_deepest_frames() {
+    // covers T16, B07
+    let deep = format!("{}{}", "[".repeat(63), "]".repeat(63));
+    let frame = format!(r#"{{"payload":{deep}}}"#);
+    assert!(from_json(frame.as_bytes()).is_some());
+    let history = format!(r#"{{"type":"HISTORY","payload":{{"messages":[{frame}]}}}}"#);
+    assert!(from_json(history.as_bytes()).is_some());
+    // Pointers that are longer than any that is of use are not followed.
+    let long = "k".repeat(300_000);
+    let odd = format!(r#"{{"payload":{{"{long}":["AAE="]}},"bin":["/payload/{long}/0"]}}"#);
+    assert!(written(&odd).ends_with(b"/0"), "the field stays, and the string");
+    let long = "k".repeat(1_000);
+    let far = format!(r#"{{"payload":{{"{long}":["AAE="]}},"bin":["/payload/{long}/0"]}}"#);
+    assert!(written(&far).ends_with(&[0x91, 0xc4, 0x02, 0, 1]));
+}
+
+#[test]
 fn what_json_does_not_have_is_refused_with_where_it_is() {
     // covers T16, B19
     let many = [&[0x81, 0xa7][..], b"payload", &[0xdc, 0x04, 0x01], &[0xc4, 0x00].repeat(1025)].concat();
@@ -154,11 +171,18 @@ fn what_json_does_not_have_is_refused_with_where_it_is() {
         let (code, message) = refused(&frame);
         assert!(code == Code::BadFrame && message.contains(says), "{message} where it should say {says}");
     }
+    // A key that each of many pointers would repeat.
+    let key = [&[0x81, 0xda, 0xff, 0xff][..], &[b'k'; 65_535]].concat();
+    let (code, _) = refused(&[&key[..], &[0xdc, 0x04, 0x00], &[0xc4, 0x00].repeat(1024)].concat());
+    assert_eq!(code, Code::TooLarge);
     let deep = [&with(&[])[..], &[0x91; 64], &[0x90]].concat();
     assert_eq!(refused(&deep).0, Code::TooDeep);
     let text = [&[0xda, 0x04, 0x00][..], &[b'x'; 1024]].concat();
     let (code, message) =
         to_json(&with(&text), 1000).map_err(|refusal| (refusal.code, refusal.message)).unwrap_err();
+    // As bytes it would fit.
+    let bin = [&[0xc5, 0x03, 0x84][..], &[0xff; 900]].concat();
+    assert_eq!(to_json(&with(&bin), 1000).unwrap_err().code, Code::TooLarge);
     assert!(code == Code::TooLarge && message.contains("more than 1000 bytes as JSON"), "{message}");
 }
 

@@ -1,5 +1,5 @@
 """Speaks MessagePack: to an agent that speaks JSON, and to itself. Prints what came of it as JSON, bytes as a list."""
-import asyncio, json, ssl, sys
+import asyncio, json, os, ssl, sys
 import msgpack
 import websockets
 
@@ -27,6 +27,8 @@ async def main(url, ca, token, to):
         seen["text"] = await hear()
         await ws.send(b"\x81\xa1a\xd4\x01\x00")
         seen["extension"] = await hear()
+        await say({"type": "STATUS", "to": to, "payload": os.urandom(900_000)})
+        seen["large"] = await hear()
         await say({"type": "AGENTS"})
         seen["goes on"] = (await hear())["type"]
         print(json.dumps(seen, default=list), flush=True)

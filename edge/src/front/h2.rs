@@ -126,8 +126,13 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Connection>) -> Res
     let host = http::host(&request).map(str::to_owned);
     let (service, opening) = shared.caller.asks(host.as_deref());
     // Room for a WebSocket is given at the service's door, as on a connection of its own.
-    let (answer, from, grant) =
-        http::answer(&request, shared.from, &service.page, Port::Service(opening)).await;
+    let (answer, from, grant) = http::answer(
+        &request,
+        shared.from,
+        &service.page,
+        Port::Service(opening, shared.caller.refuses(service)),
+    )
+    .await;
     let Some(grant) = grant else { return answer };
     let upgrade = hyper::upgrade::on(&mut request);
     let connection = shared.clone();

@@ -49,8 +49,10 @@ pub async fn serve<S>(
         return session::turn_away(wss, CloseCode::UnsupportedSubprotocol).await;
     }
     let shown = matches!(&entrant.entry, Ok((Some(_), _)));
+    // A token in the request is for the service that it asks, be it good or not.
+    let told = shown || matches!(&entrant.entry, Err(Turned::Token(_)));
     let auto = asked.speech.tongue().is_none();
-    let choice = site.choice(asked).filter(|_| !entrant.ours && !shown);
+    let choice = site.choice(asked).filter(|_| !entrant.ours && !told);
     let (mut service, mut first) = (asked.clone(), None);
     if let Some(serves) = choice {
         let tongue = match tokio::time::timeout(sniff::WITHIN, message(&mut wss)).await {
@@ -66,17 +68,20 @@ pub async fn serve<S>(
         service = site.speaking(asked, tongue);
     }
     let entry = match entrant.entry {
-        // The one that it was let in by is not the one that it means.
-        Ok(_) if !Arc::ptr_eq(&service, asked) => {
+        // The one that has let it in, or has not, is not the one that it means.
+        other if !Arc::ptr_eq(&service, asked) => {
+            drop(other);
             service.door.admit(from, None::<fn() -> Result<Identity, _>>)
         }
         entry => entry,
     };
     let ours = entrant.ours || (shown && auto);
-    let identity = entry.as_ref().ok().and_then(|(identity, _)| identity.clone());
-    let dialect = service.speech.dialect(&service.door, from, identity.as_ref(), ours);
     let begun = if Arc::ptr_eq(&service, asked) { opening.clone() } else { service.opening.clone() };
-    let opening = Opening { identity: identity.or(begun.identity.clone()), ..begun };
+    // By a token, or else by a certificate.
+    let identity = entry.as_ref().ok().and_then(|(identity, _)| identity.clone());
+    let identity = identity.or_else(|| begun.identity.clone());
+    let dialect = service.speech.dialect(&service.door, from, identity.as_ref(), ours);
+    let opening = Opening { identity, ..begun };
     let plain = matches!(dialect, Dialect::Trishula) && first.is_none() && service.idle.is_zero();
     let old = !matches!(dialect, Dialect::Trishula | Dialect::Paced(_));
     let dialect = (!plain).then_some(dialect);

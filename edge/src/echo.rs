@@ -1,6 +1,7 @@
 //! `/echo`: every message comes back as it came, through the same listener, token, limits and compression as a session.
 //! Operators measure proxies with it, and conformance tools of WebSocket need it. Off unless it is configured.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -12,6 +13,7 @@ use trishula::gateway::session::{self, Settings};
 use trishula::rt::clock;
 use trishula::wire::close::CloseCode;
 
+use crate::dialect::step::Pace;
 use crate::wss::Wss;
 
 /// Where it is served.
@@ -19,11 +21,21 @@ pub const PATH: &str = "/echo";
 /// How long a message may wait for its sender to read.
 const WRITE_WITHIN: Duration = Duration::from_secs(30);
 
+/// What holds for one client, as for a session.
+pub struct Limits {
+    /// How fast it may be.
+    pub pace: Box<dyn Pace>,
+    /// How long no message may come; zero: for ever.
+    pub idle: Duration,
+    /// Pings, for one.
+    pub settings: Arc<Settings>,
+}
+
 /// Serves one client until its end; answers the code that it was closed with, if it was still there, and why.
 pub async fn serve<S>(
     mut wss: Wss<S>,
     identity: Option<&Identity>,
-    settings: &Settings,
+    limits: Limits,
     mut stop: watch::Receiver<bool>,
 ) -> (Option<CloseCode>, String)
 where
@@ -33,7 +45,7 @@ where
         biased;
         _ = stop.wait_for(|stop| *stop) => (Some(CloseCode::Restart), "the process is stopping".into()),
         () = over(identity) => (Some(CloseCode::Unauthorized), "the token's time is over".into()),
-        ended = answer(&mut wss, settings) => ended,
+        ended = answer(&mut wss, limits) => ended,
     };
     if let Some(code) = code {
         session::close(wss, code, &why).await;
@@ -54,10 +66,13 @@ async fn over(identity: Option<&Identity>) {
     }
 }
 
-async fn answer<S>(wss: &mut Wss<S>, settings: &Settings) -> (Option<CloseCode>, String)
+async fn answer<S>(wss: &mut Wss<S>, limits: Limits) -> (Option<CloseCode>, String)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
+    let Limits { mut pace, idle, settings } = limits;
+    let idle = if idle.is_zero() { Duration::MAX } else { idle };
+    let mut said_at = clock::now();
     // Two silences, one of them after a ping.
     let patience = [settings.ping_interval, settings.ping_timeout.unwrap_or(2 * settings.ping_interval)];
     let mut silences = 0;
@@ -71,13 +86,17 @@ where
                     Ok(Err(lost)) => return (None, lost.0),
                     Err(_) => return (Some(CloseCode::Slow), "it reads nothing".into()),
                 }
-                tokio::time::timeout(patience[silences], wss.message()).await
+                let left = idle.saturating_sub(clock::since(said_at));
+                tokio::time::timeout(patience[silences].min(left), wss.message()).await
             }
         };
         let message = match read {
             Ok(Ok(Message::Close(_))) => return (Some(CloseCode::Normal), "the client closed".into()),
             Ok(Ok(message)) => message,
             Ok(Err(fault)) => return ended_by(fault),
+            Err(_) if clock::since(said_at) >= idle => {
+                return (Some(CloseCode::GoingAway), "idle".into());
+            }
             Err(_) if silences == 0 && wss.ping(0).is_ok() => {
                 silences = 1;
                 continue;
@@ -88,6 +107,14 @@ where
         // Pings are answered by the library.
         if !matches!(message, Message::Text(_) | Message::Binary(_)) {
             continue;
+        }
+        said_at = clock::now();
+        if let Err(wait) = pace.take(clock::micros(), message.len()) {
+            let wait = wait.as_millis().max(1);
+            return (
+                Some(CloseCode::RateLimited),
+                format!("too many messages or bytes; retry_after_ms={wait}"),
+            );
         }
         match tokio::time::timeout(WRITE_WITHIN, wss.queue(message)).await {
             Ok(Ok(())) => {}

@@ -28,7 +28,7 @@ use trishula::wire::url::RELAY_PATH;
 use crate::client::Entrant;
 use crate::config::{ANY_PATH, Refuse};
 use crate::deflate::{Agreed, Shared};
-use crate::door::{Door, Turned};
+use crate::door::{Door, Seat, Turned};
 use crate::echo;
 use crate::front::handshake::{is_connect, says, switch};
 use crate::front::measured::Series;
@@ -122,6 +122,8 @@ pub enum Grant {
     Echo {
         /// Who it is; `None`: anybody may.
         identity: Option<Identity>,
+        /// Its room.
+        seat: Seat,
         /// As for a session.
         deflate: Option<Agreed>,
     },
@@ -134,8 +136,8 @@ pub enum Grant {
 /// What may be asked on a connection.
 #[derive(Clone, Copy)]
 pub enum Port<'a> {
-    /// Everything of a service.
-    Service(&'a Opening),
+    /// Everything of a service, and how it refuses whoever does not come in.
+    Service(&'a Opening, Refuse),
     /// Health only: of a service, without TLS.
     Health,
     /// Health and metrics.
@@ -243,7 +245,7 @@ pub async fn answer(
         Err(answer) => (*answer, None),
     };
     if grant.is_none() && !matches!(port, Port::Metrics) {
-        let secure = page.rules.tls && matches!(port, Port::Service(_));
+        let secure = page.rules.tls && matches!(port, Port::Service(..));
         front::headers::secure(answer.headers_mut(), &page.rules.http, secure);
     }
     (answer, from, grant)
@@ -260,9 +262,9 @@ async fn granted(
         (health::HEALTH | health::READY, _) => true,
         ("/metrics", Port::Metrics) => true,
         (reload::PATH, Port::Metrics) => return Err(Box::new(reload::answer(request, &page.reload).await)),
-        (RELAY_PATH, Port::Service(_)) if page.relay.is_some() => false,
-        (echo::PATH, Port::Service(_)) if page.echo => false,
-        (path, Port::Service(_)) if page.paths.iter().any(|served| served == path || served == ANY_PATH) => {
+        (RELAY_PATH, Port::Service(..)) if page.relay.is_some() => false,
+        (echo::PATH, Port::Service(..)) if page.echo => false,
+        (path, Port::Service(..)) if page.paths.iter().any(|served| served == path || served == ANY_PATH) => {
             false
         }
         (_, Port::Health) => {
@@ -283,7 +285,7 @@ async fn granted(
         return Err(Box::new(answer));
     }
     match (path, port) {
-        (health::HEALTH, Port::Service(_))
+        (health::HEALTH, Port::Service(..))
             if connects || says(request.headers(), header::UPGRADE, "websocket") =>
         {
             let (_, body) = health::health(page).await;
@@ -292,11 +294,11 @@ async fn granted(
         }
         (health::HEALTH, _) => Err(Box::new(told(health::health(page).await))),
         (health::READY, _) => Err(Box::new(told(health::ready(page).await))),
-        (path, Port::Service(opening)) => {
+        (path, Port::Service(opening, refuses)) => {
             let stopping = *page.stop.borrow();
             let upgraded = match page.relay.as_ref().filter(|_| path == RELAY_PATH) {
                 Some(relay) => upgrade_to_relay(request, relay, from, stopping).await,
-                None => upgrade(request, page, opening, from, stopping),
+                None => upgrade(request, page, (opening, refuses), from, stopping),
             };
             if let Err(answer) = &upgraded {
                 tracing::warn!(%from, status = answer.status().as_u16(), path, "an upgrade was refused");
@@ -321,11 +323,16 @@ fn told((status, body): (StatusCode, String)) -> Answer {
 fn upgrade(
     request: &Request<Incoming>,
     page: &Page,
-    opening: &Opening,
+    (opening, refuses): (&Opening, Refuse),
     from: SocketAddr,
     stopping: bool,
 ) -> Result<(Answer, Grant), Box<Answer>> {
-    let refuses = page.door.as_ref().map_or(Refuse::Http, |door| door.refuse);
+    let offered = Offered::read(request.headers());
+    // Whoever asks for our protocol by name means the service that it asks, on a port of several as well.
+    let refuses = match &page.door {
+        Some(door) if offered.form.is_some() => door.refuse,
+        _ => refuses,
+    };
     // Whoever gives up on a status is let in and gets the close of all.
     let mut answer = switch(request, stopping && refuses == Refuse::Http)?;
     if let Err(origin) = page.rules.http.admits(request.headers()) {
@@ -354,15 +361,15 @@ fn upgrade(
     let deflate = agreed.map(|(agreed, _)| agreed);
     if page.echo && request.uri().path() == echo::PATH {
         // Its messages are nobody's frames: an AUTH among them would come back like the others.
-        let identity = entry.map_err(|turned| turned_away(&turned))?.0.or(opening.identity.clone());
+        let (identity, seat) = entry.map_err(|turned| turned_away(&turned))?;
+        let identity = identity.or(opening.identity.clone());
         if identity.is_none() {
             let refusal = Refusal::new(Code::Unauthenticated, "the echo takes a token with the request");
             return Err(unauthorized(&refusal, "Bearer"));
         }
-        return Ok((answer, Grant::Echo { identity, deflate }));
+        return Ok((answer, Grant::Echo { identity, seat, deflate }));
     }
     // A token is never selected: it would stand in the answer, where proxies log it.
-    let offered = Offered::read(request.headers());
     let selected = offered.form.map(|form| match form {
         Form::Json => SUBPROTOCOL_JSON,
         Form::MessagePack => msgpack::SUBPROTOCOL,

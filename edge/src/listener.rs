@@ -20,6 +20,7 @@ use trishula::rt::{accept, clock, tasks};
 use trishula::wire::close::CloseCode;
 
 use crate::client;
+use crate::config::Refuse;
 use crate::deflate::{DeflateIo, Shared};
 use crate::door::Door;
 use crate::echo;
@@ -234,6 +235,12 @@ impl Caller {
         let own = self.opening.as_ref().filter(|own| own.namespace == service.opening.namespace);
         (service, own.unwrap_or(&service.opening))
     }
+
+    /// How this service refuses. Where its first message is to say which service a client means, a status is not for one of
+    /// them to give.
+    pub fn refuses(&self, service: &Arc<Service>) -> Refuse {
+        if self.site.choice(service).is_some() { Refuse::Close } else { service.door.refuse }
+    }
 }
 
 /// One connection: TLS, requests, and then perhaps a session.
@@ -263,7 +270,11 @@ async fn connection(socket: TcpStream, from: SocketAddr, place: &Place) {
     }
     let pages = |host: Option<&str>| {
         let (service, opening) = caller.asks(host);
-        let port = if speaks == Speaks::Health { Port::Health } else { Port::Service(opening) };
+        let port = if speaks == Speaks::Health {
+            Port::Health
+        } else {
+            Port::Service(opening, caller.refuses(service))
+        };
         (&service.page, port)
     };
     let mut stop = first.stop.clone();
@@ -320,9 +331,14 @@ where
         Grant::Session { entrant, .. } => {
             client::serve(carrier, from, &caller.site, service, opening, entrant).await;
         }
-        Grant::Echo { identity, .. } => {
+        Grant::Echo { identity, seat: _seat, .. } => {
             let mut open = service.series.open(service.tls.is_some());
-            let (code, reason) = echo::serve(carrier, identity.as_ref(), settings, stop).await;
+            let limits = echo::Limits {
+                pace: service.speech.pace(&service.door, from),
+                idle: service.idle,
+                settings: settings.clone(),
+            };
+            let (code, reason) = echo::serve(carrier, identity.as_ref(), limits, stop).await;
             open.closed(code);
             if let Some(event) = code.and_then(client::event) {
                 service.door.log(from, event, &reason);

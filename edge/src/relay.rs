@@ -20,6 +20,7 @@ use trishula::metrics;
 use trishula::rt::platform;
 use trishula::wire::close::{Code, Refusal};
 
+use crate::addresses;
 use crate::config::RelaySection;
 
 /// How long the node may take to answer at its socket.
@@ -85,7 +86,7 @@ impl Relay {
             metrics::RELAYS_REFUSED.with_label_values(&[reason]).inc();
             Refusal::new(Code::Unavailable, why)
         };
-        let place = self.place(from.ip().to_canonical());
+        let place = self.place(from.ip());
         let place = place.ok_or_else(|| refuse("full", "too many nodes are relayed here already".into()))?;
         let connecting = async {
             let mut node = UnixStream::connect(&self.socket).await?;
@@ -105,7 +106,9 @@ impl Relay {
         Err(refuse("no_node", "the node behind this edge can't be reached".into()))
     }
 
-    fn place(self: &Arc<Relay>, of: IpAddr) -> Option<Place> {
+    /// For an address, or a network that counts as one.
+    fn place(self: &Arc<Relay>, address: IpAddr) -> Option<Place> {
+        let of = addresses::group(address);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.values().sum::<usize>() >= self.most || open.get(&of).is_some_and(|n| *n >= self.most_of_one)
         {
@@ -165,5 +168,24 @@ async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + U
             Ok(Err(e)) => return Err(e),
             Err(_) => return Err(io::Error::other(format!("nothing went for {IDLE:?}"))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_ipv6_has_no_more_places_than_an_address() {
+        // covers B09
+        let section = RelaySection { max_relays: 4, ..RelaySection::default() };
+        let relay = Relay::new(&section).unwrap();
+        let place = |address: &str| relay.place(address.parse().unwrap());
+        let taken = place("2001:db8:1:2::3");
+        assert!(taken.is_some());
+        assert!(place("2001:db8:1:2:ffff::4").is_none(), "a customer has a whole network");
+        assert!(place("2001:db8:1:3::3").is_some() && place("::ffff:192.0.2.1").is_some());
+        drop(taken);
+        assert!(place("2001:db8:1:2:ffff::4").is_some());
     }
 }

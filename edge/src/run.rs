@@ -235,7 +235,9 @@ impl Edge {
         let relay = Relay::new(&config.relay);
         let (renewed, mut live) = (Renewed::default(), Vec::new());
         let (asker, asked) = reload::channel();
-        let all = Arc::new(Semaphore::new(config.edge.max_connections));
+        // Each listener holds one while it waits for the next connection.
+        let room = config.edge.max_connections + listeners.sockets.len();
+        let all = Arc::new(Semaphore::new(room));
         for prepared in services {
             renewed.add(&prepared);
             let namespace = prepared.section.name.clone();

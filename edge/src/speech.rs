@@ -121,6 +121,11 @@ impl Speech {
         }
     }
 
+    /// How fast a client may be whose messages are in no dialect.
+    pub fn pace(&self, door: &Arc<Door>, from: SocketAddr) -> Box<dyn Pace> {
+        Box::new(self.limits(door, from))
+    }
+
     fn limits(&self, door: &Arc<Door>, from: SocketAddr) -> Limits {
         Limits {
             frames: PerSecond::new(self.rates.0),

@@ -293,6 +293,51 @@ async fn a_certificate_in_place_of_a_token() {
 }
 
 #[tokio::test]
+async fn a_certificate_is_a_token_in_older_dialects_as_well() {
+    // covers B14
+    let machine = Machine::new();
+    let config = machine.configure_services(
+        "[[service]]\npreset = \"mahavishnu\"\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\n\
+         ca_file = \"id/ca.pem\"\nclient_identity = { permissions = [\"pool:read\"] }\n",
+    );
+    let mut world = World::start_on(machine, config);
+    world.connect(1).await;
+    let stream = connect(world.address(), certified(&world.machine, "mahavishnu", "indexer")).await.unwrap();
+    let mut client = websocket(stream, "/").await.unwrap();
+    let greeting = client.hear().await;
+    assert_eq!(
+        (&greeting["event"], &greeting["data"]["authenticated"]),
+        (&json!("session.created"), &json!(true))
+    );
+    client
+        .say(json!({"type": "request", "event": "subscribe", "data": {"channel": "pool:p"}, "id": "s"}))
+        .await;
+    assert_eq!(client.hear().await["status"], "subscribed");
+}
+
+#[tokio::test]
+async fn the_echo_has_the_limits_of_its_service() {
+    // covers B09
+    let bearer = format!("Bearer {}", token("dc"));
+    let headers = &[("authorization", bearer.as_str())][..];
+    let world = World::start_with("echo = true\nmax_connections = 1\nmessage_rate_limit = 2").await;
+    let mut client = world.upgrade("/echo", headers).await.unwrap().0;
+    client.say(json!(1)).await;
+    assert_eq!(client.hear().await, 1);
+    match world.upgrade("/echo", headers).await {
+        Err(WsError::Http(answer)) => assert_eq!(answer.status(), 503),
+        _ => panic!("there was no room"),
+    }
+    for n in 0..4 {
+        client.say(json!(n)).await;
+    }
+    assert_eq!(client.closed().await.0, 4029);
+    let world = World::start_with("echo = true\nconnection_timeout_s = 1").await;
+    let mut silent = world.upgrade("/echo", headers).await.unwrap().0;
+    assert_eq!(silent.closed().await, (1001, "idle".into()));
+}
+
+#[tokio::test]
 async fn only_clients_with_a_certificate() {
     // covers B14
     let world = World::start_with("ca_file = \"id/ca.pem\"\nverify_client = true").await;

@@ -187,6 +187,51 @@ async fn a_port_that_two_services_share_is_told_by_the_first_frame() {
 }
 
 #[tokio::test]
+async fn a_full_service_is_nothing_to_others_of_its_port() {
+    // covers B01, B09
+    let at = free_port();
+    let world = serving(&format!(
+        "[[service]]\npreset = \"trishula\"\nlisten = [\"{at}\"]\nsecret_file = \"secret\"\nmax_connections = 1\n\
+         refuse = \"http\"\n\
+         [[service]]\npreset = \"session-buddy\"\nlisten = [\"{at}\"]\nsecret_file = \"other\"\n"
+    ))
+    .await;
+    let hello = json!({"token": signed(OTHER, claims("u1", &[]))});
+    let mut first = old(&world).await;
+    first.say(hello.clone()).await;
+    assert_eq!(first.hear().await["type"], "connected");
+    // It has room of its own service only, so there is some at the other.
+    let mut ours = old(&world).await;
+    ours.say(json!({"type": "auth", "token": token("dc")})).await;
+    assert_eq!(ours.hear().await["type"], "AUTHENTICATED");
+    // That one is full now, which is nothing to clients of this.
+    let mut second = old(&world).await;
+    second.say(hello).await;
+    assert_eq!(second.hear().await["type"], "connected");
+    let mut more = old(&world).await;
+    more.say(json!({"type": "auth", "token": token("dc")})).await;
+    assert_eq!(more.closed().await.0, 1013);
+    let named = connect(&world, at, "localhost", &[("sec-websocket-protocol", "trishula.v2+json")]).await;
+    match named {
+        Err(WsError::Http(answer)) => assert_eq!(answer.status(), 503, "who asks by name means it"),
+        _ => panic!("it was let in"),
+    }
+}
+
+#[tokio::test]
+async fn each_port_takes_connections_however_few_there_may_be() {
+    // covers B09
+    let ports = [free_port(), free_port()];
+    let services = ports.iter().zip(["trishula", "dhruva"]).map(|(at, name)| {
+        format!("[[service]]\npreset = \"{name}\"\nlisten = [\"{at}\"]\nsecret_file = \"secret\"\n")
+    });
+    let world = serving(&format!("[edge]\nmax_connections = 1\n{}", services.collect::<String>())).await;
+    for at in ports {
+        drop(soon(world.machine.tls(at)).await);
+    }
+}
+
+#[tokio::test]
 async fn one_service_may_speak_all_dialects() {
     // covers B01, B06
     let world = serving(

@@ -185,7 +185,13 @@ impl EdgeConfig {
             );
             return wrong(&format!("service {}: paths", service.name), why);
         }
-        for service in &self.services {
+        for (at, service) in self.services.iter().enumerate() {
+            // What is counted, reloaded and ruled goes by the name.
+            if self.services[..at].iter().any(|other| other.name == service.name) {
+                let name = &service.name;
+                let why = format!("{name} is there twice; give one [[service]] all its addresses in listen");
+                return wrong("service", why);
+            }
             service.check().map_err(|(key, why)| (format!("service {}: {key}", service.name), why))?;
         }
         for rule in &self.rules {

@@ -50,6 +50,10 @@ fn unknown_keys_and_bad_values_say_where_and_what() {
         (format!("{service}[service.deflate]\nlevle = 8\n"), "levle"),
         (format!("{service}echo = true\npaths = [\"/echo\"]\n"), "paths: /echo is taken by echo"),
         (format!("{service}listen = [\"localhost\"]\n"), "edge.toml:4:"),
+        (
+            format!("{service}listen = [\"127.0.0.1:1\"]\n{service}listen = [\"127.0.0.1:2\"]\n"),
+            "service: trishula is there twice; give one [[service]] all its addresses in listen",
+        ),
         ("[[service]]\nname = \"Trishula\"\n".to_owned(), "is not a namespace"),
         ("[[service]]\nname = \"trishula\"\n".to_owned(), "secret_file: is missing"),
         (String::new(), "without a [[service]]"),

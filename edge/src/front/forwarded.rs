@@ -33,7 +33,7 @@ pub fn client(peer: IpAddr, headers: &HeaderMap, kind: HeaderKind, trusted: &[Ne
     };
     // Several header lines are one list in their order (RFC 9110 section 5.3).
     let lines: Vec<&[u8]> = headers.get_all(name).iter().map(|line| line.as_bytes()).collect();
-    let elements = lines.iter().rev().flat_map(|line| elements(line).into_iter().rev());
+    let elements = lines.iter().rev().flat_map(|line| elements(line, kind).into_iter().rev());
     for element in elements {
         if !net::any(trusted, client) {
             break;
@@ -49,20 +49,27 @@ pub fn client(peer: IpAddr, headers: &HeaderMap, kind: HeaderKind, trusted: &[Ne
     client
 }
 
-/// Between commas that are in no quotes.
-fn elements(line: &[u8]) -> Vec<&[u8]> {
+/// Between commas. Those in quotes are none, where there are quotes at all: only in `Forwarded`, and only if they end. What a
+/// client leaves open must not swallow what a proxy adds.
+fn elements(line: &[u8], kind: HeaderKind) -> Vec<&[u8]> {
     let (mut quoted, mut escaped) = (false, false);
-    let split = move |byte: &u8| {
-        let separates = *byte == b',' && !quoted;
+    let mut commas = Vec::new();
+    for (at, byte) in line.iter().enumerate() {
         match *byte {
+            b',' if !quoted => commas.push(at),
             _ if escaped => escaped = false,
             b'\\' if quoted => escaped = true,
             b'"' => quoted = !quoted,
             _ => {}
         }
-        separates
-    };
-    line.split(split).filter(|element| !element.trim_ascii().is_empty()).collect()
+    }
+    if quoted || kind == HeaderKind::XForwardedFor {
+        commas = line.iter().enumerate().filter(|(_, byte)| **byte == b',').map(|(at, _)| at).collect();
+    }
+    let ends = commas.iter().copied().chain([line.len()]);
+    let begins = [0].into_iter().chain(commas.iter().map(|at| at + 1));
+    let elements = begins.zip(ends).map(|(begin, end)| &line[begin..end]);
+    elements.filter(|element| !element.trim_ascii().is_empty()).collect()
 }
 
 /// The value of `for` in one element of `Forwarded`, out of its quotes.
@@ -124,6 +131,9 @@ mod tests {
         assert_eq!(told("127.0.0.1", &["198.51.100.1"]), "198.51.100.1");
         assert_eq!(told("127.0.0.1", &[", ,192.0.2.7, "]), "192.0.2.7");
         assert_eq!(told("127.0.0.1", &[]), "127.0.0.1");
+        // There are no quotes in it: what a client leaves open swallows nothing.
+        assert_eq!(told("127.0.0.1", &["\", 192.0.2.7"]), "192.0.2.7");
+        assert_eq!(told("127.0.0.1", &["\"203.0.113.9, \", 192.0.2.7, 198.51.100.1"]), "192.0.2.7");
     }
 
     #[test]
@@ -159,5 +169,8 @@ mod tests {
         assert_eq!(told(&["for=_gazonk"]), "127.0.0.1");
         assert_eq!(told(&["proto=https"]), "127.0.0.1");
         assert_eq!(told(&["for=\"192.0.2.7"]), "127.0.0.1");
+        // Quotes that don't end are none.
+        assert_eq!(told(&["for=\"x, for=192.0.2.7"]), "192.0.2.7");
+        assert_eq!(told(&["\", for=192.0.2.7, for=198.51.100.1"]), "192.0.2.7");
     }
 }

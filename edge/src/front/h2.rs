@@ -11,10 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
+use hyper::service::{Service as Answers, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use trishula::rt::tasks;
 
 use super::stream::Stream;
@@ -34,9 +35,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 struct Connection {
     caller: Caller,
     from: SocketAddr,
+    life: Life,
+    tasks: Exec,
+}
+
+/// For how long a connection stays.
+struct Life {
     /// WebSockets that are open.
     open: AtomicUsize,
-    tasks: Exec,
+    /// What a request may take.
     within: Duration,
     stop: watch::Receiver<bool>,
 }
@@ -44,19 +51,27 @@ struct Connection {
 /// Serves one connection until its end; `first`: the service whose patience counts.
 pub async fn serve(stream: Stream, from: SocketAddr, caller: Caller, first: &Service) {
     let tasks = Exec::default();
-    let shared = Arc::new(Connection {
-        caller,
-        from,
-        open: AtomicUsize::new(0),
-        tasks: tasks.clone(),
-        within: first.handshake_within,
-        stop: first.stop.clone(),
-    });
+    let life = Life { open: AtomicUsize::new(0), within: first.handshake_within, stop: first.stop.clone() };
+    let shared = Arc::new(Connection { caller, from, life, tasks: tasks.clone() });
     let answering = shared.clone();
     let answers = service_fn(move |request| {
         let shared = answering.clone();
         async move { Ok::<_, Infallible>(answer(request, &shared).await) }
     });
+    if let Err(e) = until_over(TokioIo::new(stream), answers, &tasks, &shared.life).await {
+        tracing::debug!(%from, error = %e, "a connection of HTTP/2 ended");
+    }
+    // Sessions find that their stream is gone, and end as they always do; so do answers that nobody takes.
+    tasks.join_all().await;
+}
+
+/// Answers on a connection until its end, which comes even if its client does nothing for it. It is gone when this returns.
+async fn until_over<I, A, F>(io: I, answers: A, tasks: &Exec, life: &Life) -> hyper::Result<()>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    A: Answers<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future = F>,
+    F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'static,
+{
     let connection = hyper::server::conn::http2::Builder::new(tasks.clone())
         .timer(TokioTimer::new())
         .enable_connect_protocol()
@@ -67,34 +82,38 @@ pub async fn serve(stream: Stream, from: SocketAddr, caller: Caller, first: &Ser
         .max_send_buf_size(MAX_UNSENT)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
-        .serve_connection(TokioIo::new(stream), answers);
+        .serve_connection(io, answers);
     let mut connection = pin!(connection);
-    let mut over = pin!(over(&shared));
+    let mut over = pin!(over(life));
+    let mut last = pin!(tokio::time::sleep(life.within));
     let mut ending = false;
-    let ended = loop {
+    loop {
         tokio::select! {
-            ended = connection.as_mut() => break ended,
+            ended = connection.as_mut() => return ended,
             () = over.as_mut(), if !ending => {
                 ending = true;
                 connection.as_mut().graceful_shutdown();
+                last.as_mut().reset(Instant::now() + life.within);
+            }
+            // A client that says nothing at all, or takes no answer, leaves a graceful end waiting for ever.
+            () = last.as_mut(), if ending => {
+                if life.open.load(Ordering::Relaxed) == 0 {
+                    return Ok(());
+                }
+                last.as_mut().reset(Instant::now() + life.within);
             }
         }
-    };
-    if let Err(e) = ended {
-        tracing::debug!(%from, error = %e, "a connection of HTTP/2 ended");
     }
-    // Sessions find that their stream is gone, and end as they always do.
-    tasks.join_all().await;
 }
 
 /// When no further stream is to be taken: the process stops, or nobody has a WebSocket open for too long.
-async fn over(shared: &Connection) {
-    let mut stop = shared.stop.clone();
+async fn over(life: &Life) {
+    let mut stop = life.stop.clone();
     let idle = async {
         let mut idle = 0;
         while idle < REQUESTS_WITHIN {
-            tokio::time::sleep(shared.within).await;
-            idle = if shared.open.load(Ordering::Relaxed) == 0 { idle + 1 } else { 0 };
+            tokio::time::sleep(life.within).await;
+            idle = if life.open.load(Ordering::Relaxed) == 0 { idle + 1 } else { 0 };
         }
     };
     tokio::select! {
@@ -107,12 +126,17 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Connection>) -> Res
     let host = http::host(&request).map(str::to_owned);
     let (service, opening) = shared.caller.asks(host.as_deref());
     // Room for a WebSocket is given at the service's door, as on a connection of its own.
-    let (answer, from, grant) =
-        http::answer(&request, shared.from, &service.page, Port::Service(opening)).await;
+    let (answer, from, grant) = http::answer(
+        &request,
+        shared.from,
+        &service.page,
+        Port::Service(opening, shared.caller.refuses(service)),
+    )
+    .await;
     let Some(grant) = grant else { return answer };
     let upgrade = hyper::upgrade::on(&mut request);
     let connection = shared.clone();
-    connection.open.fetch_add(1, Ordering::Relaxed);
+    connection.life.open.fetch_add(1, Ordering::Relaxed);
     shared.tasks.spawn("edge.stream", async move {
         match upgrade.await {
             Ok(io) => {
@@ -121,7 +145,7 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Connection>) -> Res
             }
             Err(e) => tracing::debug!(%from, error = %e, "a stream ended before it was a WebSocket"),
         }
-        connection.open.fetch_sub(1, Ordering::Relaxed);
+        connection.life.open.fetch_sub(1, Ordering::Relaxed);
     });
     answer
 }
@@ -147,5 +171,65 @@ where
 {
     fn execute(&self, work: F) {
         self.spawn("edge.h2", work);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    const WITHIN: Duration = Duration::from_millis(30);
+    /// The preface, and SETTINGS by which no stream may be sent a single byte.
+    const NO_WINDOW: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0";
+
+    /// What `GET /` of a stream is: the four names are in the table of RFC 7541, appendix A.
+    fn get(stream: u32) -> Vec<u8> {
+        let fields = b"\x82\x84\x87\x41\x01x";
+        let mut frame = vec![0, 0, fields.len() as u8, 1, 5];
+        frame.extend_from_slice(&stream.to_be_bytes());
+        frame.extend_from_slice(fields);
+        frame
+    }
+
+    /// Serves a client that sends this and then only reads; whether the connection was given up in time.
+    async fn is_given_up(said: &[u8]) -> (bool, Vec<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        client.write_all(said).await.unwrap();
+        let (_stop, stop) = watch::channel(false);
+        let (tasks, life) = (Exec::default(), Life { open: AtomicUsize::new(0), within: WITHIN, stop });
+        let answers =
+            service_fn(async |_| Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"fine")))));
+        let serving = async {
+            until_over(TokioIo::new(socket), answers, &tasks, &life).await.unwrap();
+            tasks.join_all().await;
+        };
+        let mut heard = Vec::new();
+        let (served, _) = tokio::join!(
+            tokio::time::timeout(100 * WITHIN, serving),
+            tokio::time::timeout(100 * WITHIN, client.read_to_end(&mut heard)),
+        );
+        (served.is_ok(), heard)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_says_nothing_is_given_up() {
+        // covers B19
+        assert!(is_given_up(b"").await.0, "not even the preface");
+        assert!(is_given_up(&NO_WINDOW[..10]).await.0, "half of it");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_no_answer_is_given_up() {
+        // covers B19
+        let said = [NO_WINDOW.to_vec(), (0..100).flat_map(|n| get(2 * n + 1)).collect()].concat();
+        let (given_up, heard) = is_given_up(&said).await;
+        assert!(given_up);
+        // A frame of HEADERS for the first stream: it was answered, as far as it let.
+        assert!(heard.windows(6).any(|part| part[0] == 1 && part[2..] == [0, 0, 0, 1]), "{heard:?}");
     }
 }

@@ -29,7 +29,9 @@ impl Settings {
         for origin in &self.origins {
             let good = origin == "null"
                 || origin.split_once("://").is_some_and(|(scheme, host)| {
-                    !scheme.is_empty() && !host.is_empty() && !host.contains('/') && !host[1..].contains('*')
+                    // A star is a name of its own, and the first.
+                    let rest = host.strip_prefix("*.").unwrap_or(host);
+                    !scheme.is_empty() && !rest.is_empty() && !rest.contains(['/', '*'])
                 });
             if !good {
                 let why = format!(
@@ -46,11 +48,12 @@ impl Settings {
         let Some(origin) = headers.get(header::ORIGIN).filter(|_| !self.origins.is_empty()) else {
             return Ok(());
         };
-        let shown = String::from_utf8_lossy(origin.as_bytes()).chars().take(256).collect::<String>();
+        let origin = String::from_utf8_lossy(origin.as_bytes());
         let several = headers.get_all(header::ORIGIN).iter().count() > 1;
-        match self.origins.iter().any(|allowed| covers(allowed, &shown)) && !several {
+        match self.origins.iter().any(|allowed| covers(allowed, &origin)) && !several {
             true => Ok(()),
-            false => Err(shown),
+            // The whole is compared, but not written into a log.
+            false => Err(origin.chars().take(256).collect()),
         }
     }
 }
@@ -94,20 +97,22 @@ pub fn secure(headers: &mut HeaderMap, settings: &Settings, secure: bool) {
 mod tests {
     use super::*;
 
+    fn settings(origins: &[&str]) -> Settings {
+        let origins = origins.iter().map(|origin| (*origin).to_owned()).collect();
+        Settings { origins, ..Settings::default() }
+    }
+
+    fn admits(settings: &Settings, origins: &[&str]) -> bool {
+        let mut headers = HeaderMap::new();
+        for origin in origins {
+            headers.append(header::ORIGIN, origin.parse().unwrap());
+        }
+        settings.admits(&headers).is_ok()
+    }
+
     #[test]
     fn only_pages_of_listed_origins_may_connect() {
         // covers B10, B19
-        let settings = |origins: &[&str]| Settings {
-            origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
-            ..Settings::default()
-        };
-        let admits = |settings: &Settings, origins: &[&str]| {
-            let mut headers = HeaderMap::new();
-            for origin in origins {
-                headers.append(header::ORIGIN, origin.parse().unwrap());
-            }
-            settings.admits(&headers).is_ok()
-        };
         let listed = settings(&["https://example.com", "https://*.example.com", "http://localhost:3000"]);
         assert_eq!(listed.check(), Ok(()));
         for (origin, admitted) in [
@@ -132,8 +137,32 @@ mod tests {
         assert!(
             admits(&settings(&[]), &["https://evil.example.net"]) && admits(&settings(&["null"]), &["null"])
         );
-        for bad in ["example.com", "https://example.com/path", "https://", "https://a.*.example.com", "*"] {
+        for bad in [
+            "example.com",
+            "https://example.com/path",
+            "https://",
+            "https://a.*.example.com",
+            "https://*example.com",
+            "https://*",
+            "https://*.",
+            "*",
+        ] {
             assert!(settings(&[bad]).check().is_err(), "{bad}");
         }
+        assert!(settings(&["https://é.example"]).check().is_ok(), "a name may begin with any character");
+    }
+
+    #[test]
+    fn all_of_a_long_origin_is_compared() {
+        // covers B19
+        let listed = settings(&["https://*.example.com"]);
+        let beginning = format!("https://{}.example.com", "a".repeat(256 - "https://.example.com".len()));
+        assert_eq!(beginning.len(), 256);
+        assert!(admits(&listed, &[&beginning]));
+        let longer = format!("{beginning}.example.net");
+        assert!(!admits(&listed, &[&longer]), "its first 256 characters are not who it is");
+        let mut headers = HeaderMap::new();
+        headers.append(header::ORIGIN, HeaderValue::from_str(&longer).unwrap());
+        assert_eq!(listed.admits(&headers).unwrap_err(), beginning, "only so much is told");
     }
 }

@@ -138,6 +138,8 @@ metric! {
     ROOM_SUBSCRIPTIONS: IntGauge = IntGauge::new("trishula_room_subscriptions", "Subscriptions of client sessions to rooms");
     /// Rooms that this node keeps; at most 4,096.
     ROOMS: IntGauge = IntGauge::new("trishula_rooms", "Rooms kept at this node");
+    /// Rooms that are kept no more, of which this node knows how far they reached; at most 16,384.
+    ROOMS_FORGOTTEN: IntGauge = IntGauge::new("trishula_rooms_forgotten", "Forgotten rooms whose last places are known");
     /// Messages of their histories, and their bytes; at most 128 MiB, and of one room about 1,000 and 4 MiB.
     ROOM_MESSAGES: IntGauge = IntGauge::new("trishula_room_messages", "Messages in the histories of rooms");
     /// See there.

@@ -90,8 +90,8 @@ struct Reader {
 enum Stage {
     /// It stands there, and the node of the link in use does not know it; `None`: it never got anything.
     Apart(Option<Vector>),
-    /// The node was asked.
-    Asked(Sequence, Option<Vector>),
+    /// The node was asked, perhaps more than once: the first and the last time. Any of the answers will do.
+    Asked(Sequence, Sequence, Option<Vector>),
     /// It gets what is new. Where it is further than the link in use: an earlier node had more.
     Live(Vector),
 }
@@ -100,7 +100,7 @@ impl Reader {
     /// Where it stands, to subscribe again.
     fn place(&self, now: &Vector) -> Option<Vector> {
         match &self.stage {
-            Stage::Apart(place) | Stage::Asked(_, place) => place.clone(),
+            Stage::Apart(place) | Stage::Asked(_, _, place) => place.clone(),
             Stage::Live(ahead) => {
                 let mut place = now.clone();
                 place.merge(ahead);
@@ -126,6 +126,13 @@ impl Readers {
         let rooms = self.sessions.entry(no).or_default();
         if rooms.len() >= MAX_SUBSCRIPTIONS && !rooms.contains(&wish.room) {
             let message = format!("a session subscribes to {MAX_SUBSCRIPTIONS} rooms at most");
+            let refusal = Refusal::new(Code::RateLimited, message);
+            return self.tell(no, Some((wish.id, RoomSay::Refused(refusal))), Vec::new());
+        }
+        let asked = self.rooms.get(&wish.room).and_then(|room| room.readers.get(&no));
+        if asked.is_some_and(|reader| reader.asked) {
+            // The answer to the first one says where it begins: what a second one would mean shows only then.
+            let message = format!("a SUBSCRIBE to {} waits for its answer", wish.room);
             let refusal = Refusal::new(Code::RateLimited, message);
             return self.tell(no, Some((wish.id, RoomSay::Refused(refusal))), Vec::new());
         }
@@ -208,7 +215,11 @@ impl Readers {
             history: wish.history,
             presence: wish.presence,
         };
-        reader.stage = Stage::Asked(number, place);
+        let first = match reader.stage {
+            Stage::Asked(first, ..) => first,
+            _ => number,
+        };
+        reader.stage = Stage::Asked(first, number, place);
         self.deeds.push_back(Deed::Send(Frame::RoomSubscribe(subscribe)));
     }
 
@@ -232,7 +243,7 @@ impl Readers {
         }
         let Some(room) = self.rooms.get_mut(&joined.room) else { return };
         let Some(reader) = room.readers.get_mut(&joined.session) else { return };
-        if !matches!(reader.stage, Stage::Asked(number, _) if number == joined.number) {
+        if !matches!(reader.stage, Stage::Asked(first, last, _) if (first..=last).contains(&joined.number)) {
             return;
         }
         let no = joined.session;

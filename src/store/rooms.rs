@@ -37,10 +37,10 @@ pub(super) fn write(connection: &Connection, record: &Record) -> rusqlite::Resul
 }
 
 fn keep(connection: &Connection, key: &RoomKey, message: &RoomMessage) -> rusqlite::Result<()> {
-    let RoomMessage { origin, at, from, id, taken, kept_ms, payload } = message;
+    let RoomMessage { origin, at, after, from, id, taken, kept_ms, payload } = message;
     let head = Head { from: from.clone(), id: id.clone(), taken: *taken, kept_ms: *kept_ms };
-    let head =
-        postcard::to_allocvec(&head).map_err(|why| rusqlite::Error::ToSqlConversionFailure(Box::new(why)))?;
+    let head = postcard::to_allocvec(&(head, after))
+        .map_err(|why| rusqlite::Error::ToSqlConversionFailure(Box::new(why)))?;
     let room = key.to_string();
     let sum = sum(&room, origin.as_str(), *at, &head, payload);
     connection
@@ -68,7 +68,12 @@ fn floor(connection: &Connection, room: &str, origin: &str, at: Position) -> rus
         )?
         .execute(params![room, origin, incarnation, n])?;
     connection
-        .prepare_cached("INSERT OR REPLACE INTO room_floor VALUES (?1, ?2, ?3, ?4)")?
+        // One that could not be written at first comes late: it never moves a floor back.
+        .prepare_cached(
+            "INSERT INTO room_floor VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (room, origin) DO UPDATE SET incarnation = excluded.incarnation, n = excluded.n
+             WHERE (excluded.incarnation, excluded.n) > (room_floor.incarnation, room_floor.n)",
+        )?
         .execute(params![room, origin, incarnation, n])?;
     Ok(())
 }
@@ -88,7 +93,7 @@ fn sum(room: &str, origin: &str, at: Position, head: &[u8], payload: &[u8]) -> u
 }
 
 /// Reads all rooms. A message that is damaged, and those of its origin before it, count as dropped: whoever has not got them
-/// is told.
+/// is told. Nothing is believed of a damaged row, least of all its place: the line begins where the next good one does.
 pub(super) fn load(
     connection: &Connection,
     rooms: &mut BTreeMap<RoomKey, KnownRoom>,
@@ -106,6 +111,7 @@ pub(super) fn load(
          ORDER BY room, origin, incarnation, n",
     )?;
     let mut rows = select.query([])?;
+    let mut damaged: Option<(RoomKey, NodeName)> = None;
     while let Some(row) = rows.next()? {
         let (room, name): (String, String) = (row.get(0)?, row.get(1)?);
         let (Some(key), Ok(origin)) = (read_room(&room), NodeName::new(&name)) else {
@@ -117,18 +123,30 @@ pub(super) fn load(
         let payload = blob(row.get_ref(6)?).unwrap_or_default();
         let whole = row.get::<_, i64>(5).ok() == Some(i64::from(sum(&room, &name, at, &head, &payload)));
         let known = rooms.entry(key.clone()).or_default();
-        match postcard::from_bytes::<Head>(&head) {
-            Ok(Head { from, id, taken, kept_ms }) if whole => {
+        match read_head(&head) {
+            Some((Head { from, id, taken, kept_ms }, after)) if whole => {
+                if damaged.take_if(|(room, line)| *room == key && *line == origin).is_some() {
+                    let before = Position { n: at.n.saturating_sub(1), ..at };
+                    let floor = if after == Position::default() { before } else { after };
+                    known.note(&Record::RoomFloor(key, origin.clone(), floor));
+                }
                 let payload = Bytes::from(payload);
-                known.messages.push(RoomMessage { origin, at, from, id, taken, kept_ms, payload });
+                known.messages.push(RoomMessage { origin, at, after, from, id, taken, kept_ms, payload });
             }
             _ => {
                 tracing::warn!(%key, %origin, n = at.n, "a message of a room is damaged; it and those before it are dropped");
-                known.note(&Record::RoomFloor(key, origin, at));
+                damaged = Some((key, origin));
             }
         }
     }
     Ok(())
+}
+
+/// A release that did not write the place before left it out.
+fn read_head(bytes: &[u8]) -> Option<(Head, Position)> {
+    let (head, rest) = postcard::take_from_bytes::<Head>(bytes).ok()?;
+    let after = if rest.is_empty() { Some(Position::default()) } else { postcard::from_bytes(rest).ok() };
+    Some((head, after?))
 }
 
 fn position(incarnation: i64, n: i64) -> Position {

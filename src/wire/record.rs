@@ -32,8 +32,8 @@ pub enum Record {
     Numbers(Numbers),
     /// A message of a room is kept here.
     RoomKeep(RoomKey, Box<RoomMessage>),
-    /// Of this node's messages in a room those up to this place are kept no more; what was known of earlier places is
-    /// replaced.
+    /// Of this node's messages in a room those up to this place are kept no more; one with an earlier place than was
+    /// known says nothing.
     RoomFloor(RoomKey, NodeName, Position),
     /// Nothing of a room is kept any more.
     RoomGone(RoomKey),
@@ -46,6 +46,8 @@ pub struct RoomMessage {
     pub origin: NodeName,
     /// Which one of that node's it is.
     pub at: Position,
+    /// The one before it in the room, where another node took it; the least one: there is none, or it is not known.
+    pub after: Position,
     /// Who published it.
     pub from: AgentAddr,
     /// What that one calls it.
@@ -73,7 +75,8 @@ impl KnownRoom {
         match record {
             Record::RoomKeep(_, message) => self.messages.push((**message).clone()),
             Record::RoomFloor(_, origin, place) => {
-                self.floors.insert(origin.clone(), *place);
+                let floor = self.floors.entry(origin.clone()).or_default();
+                *floor = (*floor).max(*place);
                 self.messages.retain(|message| message.origin != *origin || message.at > *place);
             }
             Record::RoomGone(_) => *self = KnownRoom::default(),

@@ -155,3 +155,51 @@ fn a_session_has_so_many_rooms_and_leaves_all_of_them() {
     readers.leave(SessionNo(1));
     assert_eq!((readers.count(), readers.rooms.len()), (0, 0));
 }
+
+#[test]
+fn a_second_subscribe_before_the_answer_takes_nothing_from_the_first() {
+    // covers B07, B19
+    let mut readers = Readers::default();
+    let first = Wish { id: MessageId::new("a").ok(), cursor: Some(vector(1)), ..wish() };
+    readers.subscribe(SessionNo(1), first, true);
+    let again = asked;
+    let asked = asked(&mut readers);
+    let second = Wish { id: MessageId::new("b").ok(), presence: true, ..wish() };
+    readers.subscribe(SessionNo(1), second.clone(), true);
+    let Some(Deed::Tell(_, RoomNews { say: Some((id, RoomSay::Refused(refusal))), .. })) = readers.poll()
+    else {
+        panic!("it is refused")
+    };
+    assert_eq!((id, refusal.code), (second.id.clone(), Code::RateLimited));
+    joined(&mut readers, &asked, 1, 3, &[2, 3]);
+    let Some(Deed::Tell(_, news)) = readers.poll() else { panic!("the first one is answered") };
+    assert!(
+        matches!(&news.say, Some((Some(id), RoomSay::Joined(said))) if id.as_str() == "a" && said.missed == 2)
+    );
+    assert_eq!(news.texts.len(), 2);
+    readers.subscribe(SessionNo(1), second, true);
+    assert_eq!(again(&mut readers).cursor, Some(vector(3)), "now it may");
+}
+
+#[test]
+fn an_answer_on_its_way_counts_when_the_node_asked_us_to_subscribe_again() {
+    // covers B07
+    let mut readers = Readers::default();
+    readers.subscribe(SessionNo(1), Wish { cursor: Some(vector(1)), ..wish() }, true);
+    let first = asked(&mut readers);
+    readers.frame(Frame::RoomAgain(key()));
+    let second = asked(&mut readers);
+    readers.frame(Frame::RoomAgain(key()));
+    let third = asked(&mut readers);
+    joined(&mut readers, &second, 1, 3, &[2, 3]);
+    assert_eq!(told(&mut readers), [(1, true, vec![2, 3])]);
+    joined(&mut readers, &third, 1, 3, &[2, 3]);
+    joined(&mut readers, &first, 1, 3, &[2, 3]);
+    assert!(told(&mut readers).is_empty(), "once");
+    // What another link was asked is nothing to this one.
+    readers.part();
+    readers.registered(SessionNo(1));
+    asked(&mut readers);
+    joined(&mut readers, &third, 3, 9, &[4]);
+    assert!(told(&mut readers).is_empty());
+}

@@ -23,6 +23,10 @@ pub(super) struct Line {
     pub top: Position,
     /// The last one that is on disk, with all before it.
     pub written: Position,
+    /// The last one that is on disk.
+    reached: Position,
+    /// Those that the disk has refused so far.
+    refused: BTreeSet<Position>,
     entries: BTreeMap<Position, (u64, RoomMessage)>,
     /// The clock of the last one.
     clock: u64,
@@ -48,6 +52,32 @@ pub(super) struct CatchUp {
     pub messages: Vec<(NodeName, Position, Bytes)>,
     /// Whether nothing is left in that direction.
     pub complete: bool,
+}
+
+impl Line {
+    /// One is on disk.
+    pub fn stored(&mut self, at: Position) {
+        self.refused.remove(&at);
+        if at <= self.top {
+            self.reached = self.reached.max(at);
+        }
+        self.look_what_is_written();
+    }
+
+    /// The disk has refused one, which is written again: what comes after it does not count as written before that.
+    pub fn refused(&mut self, at: Position) {
+        if self.entries.contains_key(&at) {
+            self.refused.insert(at);
+            self.look_what_is_written();
+        }
+    }
+
+    fn look_what_is_written(&mut self) {
+        self.written = match self.refused.first() {
+            None => self.reached,
+            Some(first) => self.entries.range(..first).next_back().map_or(self.floor, |(at, _)| *at),
+        };
+    }
 }
 
 impl Log {
@@ -113,12 +143,14 @@ impl Log {
         let line = self.lines.entry(origin.clone()).or_default();
         line.floor = line.floor.max(place);
         line.top = line.top.max(place);
-        line.written = line.written.max(place);
+        line.reached = line.reached.max(place);
         let rest = line.entries.split_off(&place);
         let mut gone = std::mem::replace(&mut line.entries, rest);
         if let Some(last) = line.entries.remove(&place) {
             gone.insert(place, last);
         }
+        line.refused.retain(|at| *at > place);
+        line.look_what_is_written();
         let count = gone.len();
         for (at, (clock, message)) in gone {
             self.forget((clock, origin.clone(), at), &message);

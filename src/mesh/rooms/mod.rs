@@ -8,6 +8,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | [`log`] | the history of one room |
+//! | [`forgotten`] | how far rooms reached that are kept no more |
 //! | [`interest`] | which node keeps which room, and who is there |
 //! | `publishing` | a message from a session, and from another node |
 //! | `reading` | sessions that subscribe, and what they ask |
@@ -23,9 +24,10 @@ use super::{Mesh, Ticket, Time};
 use crate::wire::envelope::Head;
 use crate::wire::frame::{RoomAsk, RoomSubscribe};
 use crate::wire::ids::{AgentAddr, AgentName, Incarnation, LinkId, MessageId, NodeName};
-use crate::wire::record::{KnownRoom, RoomMessage};
+use crate::wire::record::{KnownRoom, Record, RoomMessage};
 use crate::wire::room::{Position, RoomKey};
 
+mod forgotten;
 mod interest;
 mod log;
 mod presence;
@@ -36,6 +38,7 @@ mod syncing;
 mod tests;
 mod timing;
 
+use forgotten::Forgotten;
 use interest::Interest;
 use log::Log;
 
@@ -80,7 +83,7 @@ enum Waiting {
     /// A message from another node, and which one that is.
     Theirs(RoomKey, NodeName, Position, NodeName),
     /// Something that nobody waits for.
-    Dropped(Box<crate::wire::record::Record>),
+    Dropped(Box<Record>),
 }
 
 /// A session's subscription.
@@ -133,6 +136,7 @@ struct Room {
 pub(super) struct Rooms {
     kept: BTreeMap<RoomKey, Room>,
     by_session: BTreeMap<Key, BTreeSet<RoomKey>>,
+    forgotten: Forgotten,
     interest: Interest,
     /// The number of the last message taken in this life.
     last: u64,
@@ -142,7 +146,7 @@ pub(super) struct Rooms {
     /// Messages that could not be written, and are written again.
     unwritten: Vec<(RoomKey, NodeName, Position, NodeName)>,
     /// Other records that could not be written.
-    rewrites: Vec<crate::wire::record::Record>,
+    rewrites: Vec<Record>,
     /// Bytes of all histories.
     bytes: usize,
     /// Rooms in which some keeper may lack something.
@@ -164,6 +168,8 @@ pub struct RoomsView {
     pub messages: usize,
     /// Their bytes.
     pub bytes: usize,
+    /// Rooms that are kept no more, of which it is known how far they reached.
+    pub forgotten: usize,
     /// Subscriptions of sessions here.
     pub subscriptions: usize,
     /// Messages that wait for the disk.
@@ -188,6 +194,11 @@ impl Room {
 }
 
 impl Rooms {
+    /// Whether a room is kept, or it is known how far it reached.
+    fn has_something_of(&self, key: &RoomKey) -> bool {
+        self.kept.contains_key(key) || self.forgotten.has(key)
+    }
+
     /// Whether anybody waits for this record; `None`: it is not about rooms.
     pub(super) fn is_waited_for(&self, ticket: Ticket) -> Option<bool> {
         self.waiting.get(&ticket).map(|waiting| matches!(waiting, Waiting::Own(..)))
@@ -198,17 +209,31 @@ impl Mesh {
     /// Takes up again what an earlier life of this node kept.
     pub(super) fn restore_rooms(&mut self, known: BTreeMap<RoomKey, KnownRoom>) {
         for (key, known) in known {
+            if known.messages.is_empty() {
+                self.remember_reach(key, known.floors);
+                continue;
+            }
+            let mut holes = BTreeMap::new();
             let mut room = Room::new(self.now);
             for (origin, place) in known.floors {
                 room.log.drop_up_to(&origin, place);
             }
             for message in known.messages {
-                if room.log.lines.get(&message.origin).is_none_or(|line| line.top < message.at) {
+                let top = room.log.lines.get(&message.origin).map_or(Position::default(), |line| line.top);
+                // One before it was not on disk yet: what lies before it is lost here, and whoever lacks it is told.
+                if message.after > top {
+                    room.log.drop_up_to(&message.origin, message.after);
+                    holes.insert(message.origin.clone(), message.after);
+                }
+                if top < message.at {
                     room.log.push(message);
                 }
             }
             for line in room.log.lines.values_mut() {
-                line.written = line.top;
+                line.stored(line.top);
+            }
+            for (origin, place) in holes {
+                self.write_room(Record::RoomFloor(key.clone(), origin, place));
             }
             self.rooms.bytes += room.log.bytes;
             self.rooms.interest.touch(&key, true);
@@ -221,6 +246,7 @@ impl Mesh {
         let mut view = RoomsView {
             rooms: self.rooms.kept.len(),
             bytes: self.rooms.bytes,
+            forgotten: self.rooms.forgotten.len(),
             waiting: self.rooms.waiting.len(),
             ..RoomsView::default()
         };
@@ -239,6 +265,9 @@ impl Mesh {
                 return None;
             }
             let mut room = Room::new(self.now);
+            for (origin, place) in self.rooms.forgotten.take(key) {
+                room.log.drop_up_to(&origin, place);
+            }
             let others = self.keepers(key);
             if !others.is_empty() {
                 room.ready_at = Some(self.now.after(READY_WITHIN));
@@ -278,12 +307,12 @@ impl Mesh {
         let begun = room.log.shrink(most, bytes, since);
         self.rooms.bytes -= (before - room.log.bytes).min(self.rooms.bytes);
         for (origin, place) in begun {
-            self.write_room(crate::wire::record::Record::RoomFloor(key.clone(), origin, place));
+            self.write_room(Record::RoomFloor(key.clone(), origin, place));
         }
     }
 
     /// Writes something about a room that nobody waits for.
-    fn write_room(&mut self, record: crate::wire::record::Record) {
+    fn write_room(&mut self, record: Record) {
         let ticket = self.persist(record.clone());
         self.rooms.waiting.insert(ticket, Waiting::Dropped(Box::new(record)));
     }

@@ -17,6 +17,7 @@ use crate::wire::ids::{LinkId, NodeName};
 use crate::wire::record::{Record, RoomMessage};
 use crate::wire::room::{Position, RoomKey};
 
+use super::log::Line;
 use super::{MAX_MESSAGE, MAX_QUEUED, MAX_ROOMS, MAX_WAITING, Queued, Waiting};
 
 impl Mesh {
@@ -71,6 +72,7 @@ impl Mesh {
         let message = RoomMessage {
             origin: self.config.node.clone(),
             at: Position { incarnation: self.config.incarnation, n: self.rooms.last },
+            after: Position::default(),
             from: head.from.clone(),
             id: head.id.clone(),
             taken: head.taken,
@@ -100,7 +102,12 @@ impl Mesh {
             }
             Some(Waiting::Theirs(key, origin, at, by)) => match failed {
                 None => self.stored_theirs(key, &origin, at, by),
-                Some(_) => self.rooms.unwritten.push((key, origin, at, by)),
+                Some(_) => {
+                    if let Some(line) = self.line_of(&key, &origin) {
+                        line.refused(at);
+                    }
+                    self.rooms.unwritten.push((key, origin, at, by));
+                }
             },
             Some(Waiting::Dropped(record)) if failed.is_some() => self.rooms.rewrites.push(*record),
             Some(Waiting::Dropped(_)) => {}
@@ -119,7 +126,7 @@ impl Mesh {
         let (from, id, taken) = (message.from.clone(), message.id.clone(), message.taken);
         let known = room.log.push(message);
         if let Some(line) = room.log.lines.get_mut(&origin) {
-            line.written = at;
+            line.stored(at);
         }
         self.rooms.bytes += room.log.bytes - before;
         self.tell_readers(key, &origin, (after, at), known, &payload);
@@ -191,7 +198,7 @@ impl Mesh {
         }
     }
 
-    fn take_entry(&mut self, entry: RoomEntry, payload: Bytes) {
+    pub(super) fn take_entry(&mut self, entry: RoomEntry, payload: Bytes) {
         let (key, kept_ms) = (entry.room.clone(), self.wall_ms());
         let Some(room) = self.rooms.kept.get_mut(&key) else { return };
         let top = room.log.lines.get(&entry.origin).map_or(Position::default(), |line| line.top);
@@ -205,9 +212,17 @@ impl Mesh {
             return self.lacks_before(&key, &entry);
         }
         self.seen_clock(entry.taken);
-        let RoomEntry { origin, at, from, id, taken, by, .. } = entry;
-        let message =
-            RoomMessage { origin: origin.clone(), at, from, id, taken, kept_ms, payload: payload.clone() };
+        let RoomEntry { origin, at, after, from, id, taken, by, .. } = entry;
+        let message = RoomMessage {
+            origin: origin.clone(),
+            at,
+            after,
+            from,
+            id,
+            taken,
+            kept_ms,
+            payload: payload.clone(),
+        };
         let Some(room) = self.rooms.kept.get_mut(&key) else { return };
         let before = room.log.bytes;
         let known = room.log.push(message.clone());
@@ -220,11 +235,15 @@ impl Mesh {
 
     /// What another node sent is on disk: it is told, together with what else is by then.
     fn stored_theirs(&mut self, key: RoomKey, origin: &NodeName, at: Position, by: NodeName) {
-        if let Some(line) = self.rooms.kept.get_mut(&key).and_then(|room| room.log.lines.get_mut(origin)) {
-            line.written = line.written.max(at);
+        if let Some(line) = self.line_of(&key, origin) {
+            line.stored(at);
         }
         self.owe(&key, &by);
         self.look_whether_ready(&key);
+    }
+
+    fn line_of(&mut self, key: &RoomKey, origin: &NodeName) -> Option<&mut Line> {
+        self.rooms.kept.get_mut(key)?.log.lines.get_mut(origin)
     }
 
     fn tell_accepted(&mut self, head: &Head) {

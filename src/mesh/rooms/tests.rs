@@ -1,5 +1,7 @@
 //! The history of a room, and what is asked of it.
 
+mod disk;
+
 use bytes::Bytes;
 
 use super::log::Log;
@@ -19,6 +21,7 @@ fn message(origin: &str, n: u64, taken: u64, id: &str) -> RoomMessage {
     RoomMessage {
         origin: node(origin),
         at: at(n),
+        after: Position::default(),
         from: AgentAddr::parse("dc", &Namespace::new("trishula").unwrap()).unwrap(),
         id: MessageId::new(id).unwrap(),
         taken,

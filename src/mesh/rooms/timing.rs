@@ -9,6 +9,7 @@ use crate::wire::record::Record;
 use crate::wire::room::RoomKey;
 
 use super::Waiting;
+use super::forgotten::Reached;
 
 /// Between two rounds while some keeper may lack something.
 const ROUND: Duration = Duration::from_millis(250);
@@ -16,6 +17,8 @@ const ROUND: Duration = Duration::from_millis(250);
 const CALM: Duration = Duration::from_secs(5);
 /// A room with neither readers nor history is forgotten when nobody has wanted anything of it for so long.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// For so long it is known how far a forgotten room reached, in milliseconds: 30 days.
+const FORGOTTEN_FOR_MS: u64 = 30 * 24 * 3600 * 1000;
 
 impl Mesh {
     /// When [`Mesh::rooms_tick`] has something to do.
@@ -54,9 +57,13 @@ impl Mesh {
         }
     }
 
-    fn write_rooms_again(&mut self) {
+    pub(super) fn write_rooms_again(&mut self) {
         for record in std::mem::take(&mut self.rooms.rewrites) {
-            self.write_room(record);
+            // It may have been made anew since: what was written of it by then is to stay.
+            let there = matches!(&record, Record::RoomGone(key) if self.rooms.has_something_of(key));
+            if !there {
+                self.write_room(record);
+            }
         }
         for (key, origin, at, by) in std::mem::take(&mut self.rooms.unwritten) {
             let message = self.rooms.kept.get(&key).and_then(|room| room.log.get(&origin, at)).cloned();
@@ -67,7 +74,7 @@ impl Mesh {
         }
     }
 
-    fn look_after_old_rooms(&mut self) {
+    pub(super) fn look_after_old_rooms(&mut self) {
         let since = self.wall_ms().saturating_sub(self.config.rooms.kept_for_ms);
         let old = |ms: Option<u64>| ms.is_some_and(|ms| ms < since);
         let rooms = self.rooms.kept.iter();
@@ -86,11 +93,28 @@ impl Mesh {
         for key in unused {
             let waits = self.rooms.being_written.keys().any(|(room, _, _)| *room == key);
             if !waits {
-                self.rooms.kept.remove(&key);
-                self.rooms.restless.remove(&key);
-                self.rooms.interest.touch(&key, true);
-                self.write_room(Record::RoomGone(key));
+                self.forget_room(key);
             }
+        }
+        let since = self.wall_ms().saturating_sub(FORGOTTEN_FOR_MS);
+        for key in self.rooms.forgotten.expire(since) {
+            self.write_room(Record::RoomGone(key));
+        }
+    }
+
+    /// How far it reached stays known: whoever comes with a cursor from before is told what it has missed.
+    fn forget_room(&mut self, key: RoomKey) {
+        let Some(room) = self.rooms.kept.remove(&key) else { return };
+        self.rooms.restless.remove(&key);
+        self.rooms.interest.touch(&key, true);
+        let reached = room.log.now().at;
+        self.remember_reach(key, reached);
+    }
+
+    pub(super) fn remember_reach(&mut self, key: RoomKey, reached: Reached) {
+        let now_ms = self.wall_ms();
+        for key in self.rooms.forgotten.put(key, reached, now_ms) {
+            self.write_room(Record::RoomGone(key));
         }
     }
 }

@@ -73,6 +73,7 @@ impl Node {
         self.skews.show(self.mesh.skews());
         let rooms = self.mesh.rooms_view();
         metrics::ROOMS.set(rooms.rooms as i64);
+        metrics::ROOMS_FORGOTTEN.set(rooms.forgotten as i64);
         metrics::ROOM_MESSAGES.set(rooms.messages as i64);
         metrics::ROOM_BYTES.set(rooms.bytes as i64);
         let DurableView { mailbox, in_hand, outbox, handed, copies, untold, held, marks, bytes, .. } =

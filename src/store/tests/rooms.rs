@@ -18,6 +18,7 @@ fn message(origin: &str, n: u64) -> RoomMessage {
     RoomMessage {
         origin: NodeName::new(origin).unwrap(),
         at: at(n),
+        after: Position::default(),
         from: agent("a").agent,
         id: MessageId::new(&format!("{origin}-{n}")).unwrap(),
         taken: n << 16,
@@ -56,7 +57,32 @@ async fn rooms_come_back_as_they_were_written_last() {
     let store = open(folder.path(), 3).unwrap();
     let room = &store.memory.rooms[&key("x/1:a")];
     assert_eq!(room.messages, [message("agni", 1), message("dc", 4)]);
-    assert_eq!((room.floors[&dc], room.floors.get(&agni)), (at(2), None));
+    assert_eq!((room.floors[&dc], room.floors.get(&agni)), (at(3), None), "up to the next good one");
+}
+
+#[tokio::test]
+async fn a_damaged_place_is_not_believed_and_a_late_floor_moves_nothing_back() {
+    // covers B07, T10
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path(), 1).unwrap();
+    let dc = NodeName::new("dc").unwrap();
+    let floor = |n| Record::RoomFloor(key("a"), dc.clone(), at(n));
+    let after = RoomMessage { after: at(4), ..message("dc", 7) };
+    let mut writes = vec![floor(3), floor(2), keep("a", "dc", 4)];
+    writes.push(Record::RoomKeep(key("a"), Box::new(after.clone())));
+    writes.extend([keep("b", "dc", 1), keep("b", "dc", 2)]);
+    write_all(&mut store, writes).await;
+    close(store).await;
+    let connection = Connection::open(file::database(folder.path())).unwrap();
+    let flip = "UPDATE room_message SET n = n + (1 << 62) WHERE room LIKE '%:b' AND n = 1";
+    assert_eq!(connection.execute(flip, []).unwrap(), 1);
+    drop(connection);
+    let store = open(folder.path(), 2).unwrap();
+    let room = &store.memory.rooms[&key("a")];
+    assert_eq!(room.messages, [message("dc", 4), after]);
+    assert_eq!(room.floors[&dc], at(3), "the later one");
+    let room = &store.memory.rooms[&key("b")];
+    assert_eq!((&room.messages[..], room.floors.get(&dc)), (&[message("dc", 2)][..], None));
 }
 
 #[tokio::test]

@@ -140,6 +140,8 @@ metric! {
     ROOMS: IntGauge = IntGauge::new("trishula_rooms", "Rooms kept at this node");
     /// Rooms that are kept no more, of which this node knows how far they reached; at most 16,384.
     ROOMS_FORGOTTEN: IntGauge = IntGauge::new("trishula_rooms_forgotten", "Forgotten rooms whose last places are known");
+    /// Bytes of messages for rooms that wait for the disk or for other keepers; at most 64 MiB.
+    ROOM_WAITING_BYTES: IntGauge = IntGauge::new("trishula_room_waiting_bytes", "Bytes of messages for rooms that wait to be taken");
     /// Messages of their histories, and their bytes; at most 128 MiB, and of one room about 1,000 and 4 MiB.
     ROOM_MESSAGES: IntGauge = IntGauge::new("trishula_room_messages", "Messages in the histories of rooms");
     /// See there.

@@ -1,16 +1,22 @@
 //! Rooms: what a client has subscribed to, and where it stands, so that it goes on there over its next connection.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::standing::Wanted;
 use super::task::Task;
-use super::{Client, Error, Message, Outgoing, Receipt, Sender, message};
+use super::{Client, Error, INBOX, Message, Outgoing, Receipt, Sender, message};
+use crate::rt::clock;
 use crate::rt::queue::Refused;
 use crate::wire::envelope::{Kind, State};
+
+/// How often a client that was behind looks whether its program has read enough to go on.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Where a subscription begins.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -44,6 +50,21 @@ pub struct Subscribed {
 pub(super) struct Rooms {
     joined: BTreeMap<String, Joined>,
     asked: u64,
+    /// When to look at those that are behind.
+    look_at: Option<Instant>,
+}
+
+impl Rooms {
+    /// Waits until there may be something to go on with.
+    pub(super) fn due(&self) -> impl Future<Output = ()> + use<> {
+        let at = self.look_at;
+        async move {
+            match at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -52,6 +73,8 @@ struct Joined {
     presence: bool,
     /// The program was behind: what came is left out, and asked for again.
     behind: bool,
+    /// That was done, by this id, and is not answered yet.
+    asked: Option<String>,
 }
 
 impl Client {
@@ -98,13 +121,22 @@ impl Task {
                     let Ok(said) = message.read::<Subscribed>() else { return Some(message) };
                     let known = self.rooms.joined.get(&said.room);
                     let presence = known.is_some_and(|known| known.presence) || self.wants_presence(&message);
-                    let joined = Joined { cursor: said.cursor, presence, behind: false };
+                    let joined = Joined { cursor: said.cursor, presence, behind: false, asked: None };
                     self.rooms.joined.insert(said.room, joined);
                     return (!own || !said.recovered).then_some(message);
                 }
                 "UNSUBSCRIBED" => {
                     if let Some(room) = message.read::<Value>().ok()?["room"].as_str() {
                         self.rooms.joined.remove(room);
+                    }
+                }
+                "ERROR" if own => {
+                    let refused =
+                        |joined: &&mut Joined| joined.asked.is_some() && joined.asked == message.reply_to;
+                    // One that goes on after being behind is asked for again.
+                    if let Some(joined) = self.rooms.joined.values_mut().find(refused) {
+                        joined.asked = None;
+                        return (!joined.behind).then_some(message);
                     }
                 }
                 _ => {}
@@ -115,12 +147,14 @@ impl Task {
         let room = message.to.rsplit_once("room:").map_or("", |(_, room)| room).to_owned();
         let joined = self.rooms.joined.get_mut(&room)?;
         if joined.behind {
-            self.go_on_in(&room);
             return None;
         }
         // One that finds no room in the inbox is not lost: it comes again from the place before it.
         match self.inbox.try_send(message) {
-            Err(Refused::Full(_)) => joined.behind = true,
+            Err(Refused::Full(_)) => {
+                joined.behind = true;
+                self.rooms.look_at.get_or_insert_with(|| clock::now() + LOOK_AGAIN);
+            }
             _ => joined.cursor = cursor,
         }
         None
@@ -143,12 +177,98 @@ impl Task {
         }
     }
 
+    /// Goes on in rooms that the program was behind in, when it has read half of what waited: each is asked for once.
+    pub(super) fn look_at_rooms(&mut self) {
+        let behind = self.rooms.joined.iter().filter(|(_, joined)| joined.behind);
+        let behind: Vec<(String, bool)> =
+            behind.map(|(room, joined)| (room.clone(), joined.asked.is_some())).collect();
+        self.rooms.look_at = (!behind.is_empty()).then(|| clock::now() + LOOK_AGAIN);
+        if self.inbox.depth() > INBOX / 2 {
+            return;
+        }
+        for (room, _) in behind.iter().filter(|(_, asked)| !asked) {
+            self.go_on_in(room);
+        }
+    }
+
     fn go_on_in(&mut self, room: &str) {
         let id = format!("{}{}", self.own_rooms(), self.rooms.asked);
-        let Some(joined) = self.rooms.joined.get(room) else { return };
+        let Some(joined) = self.rooms.joined.get_mut(room) else { return };
         self.rooms.asked += 1;
+        joined.asked = Some(id.clone());
         let payload = json!({"cursor": joined.cursor, "presence": joined.presence});
         let frame = json!({"type": "SUBSCRIBE", "to": format!("room:{room}"), "id": id, "payload": payload});
         self.own.push(frame.to_string().into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::client::{Options, Ways};
+    use crate::rt::queue;
+
+    fn frame(text: Value) -> Message {
+        Message::parse(&Bytes::from(text.to_string())).unwrap()
+    }
+
+    fn said(room: &str, cursor: &str) -> Message {
+        let payload = json!({"room": room, "cursor": cursor, "recovered": true, "missed": 0, "members": []});
+        frame(json!({"type": "SUBSCRIBED", "from": "mesh", "to": "dc", "id": "s", "payload": payload}))
+    }
+
+    fn of(room: &str, n: usize) -> Message {
+        let to = format!("room:{room}");
+        frame(
+            json!({"cursor": format!("c{n}"), "type": "STATUS", "from": "dc", "to": to, "id": "m", "payload": n}),
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_burst_the_last_message_is_asked_for_once_when_the_program_has_read() {
+        // covers B07
+        let (_commands, waiting) = queue::bounded("test.commands", 1);
+        let (inbox, mut arrived) = queue::bounded("test.inbox", INBOX);
+        let mut task = Task::new(Ways::default(), Options::default(), waiting, inbox);
+        for room in ["a", "b"] {
+            task.of_room(said(room, "c0"));
+        }
+        // Both rooms overrun the inbox, and the last message of each finds no room.
+        for n in 1..=INBOX / 2 + 9 {
+            task.of_room(of("a", n));
+            task.of_room(of("b", n));
+        }
+        assert!(task.own.is_empty(), "nothing is asked while the program reads nothing");
+        tokio::time::timeout(LOOK_AGAIN * 2, task.rooms.due()).await.unwrap();
+        task.look_at_rooms();
+        assert!(task.own.is_empty(), "it is as far behind as before");
+        for _ in 0..INBOX / 2 {
+            arrived.recv().await.unwrap();
+        }
+        for _ in 0..3 {
+            tokio::time::timeout(LOOK_AGAIN * 2, task.rooms.due()).await.unwrap();
+            task.look_at_rooms();
+        }
+        let asked: Vec<Value> =
+            task.own.drain(..).map(|text| serde_json::from_slice(&text).unwrap()).collect();
+        let last = format!("c{}", INBOX / 2);
+        assert_eq!(asked.len(), 2, "once a room: {asked:?}");
+        assert!(asked.iter().all(|frame| frame["payload"]["cursor"] == last), "{asked:?}");
+        // One is refused for the moment, the other is answered.
+        let payload = json!({"code": "rate_limited", "message": "wait", "retry": true});
+        task.of_room(frame(
+            json!({"type": "ERROR", "from": "mesh", "to": "dc", "id": "e", "reply_to": asked[0]["id"],
+            "payload": payload}),
+        ));
+        task.of_room(said("b", &last));
+        tokio::time::timeout(LOOK_AGAIN * 2, task.rooms.due()).await.unwrap();
+        task.look_at_rooms();
+        assert_eq!(task.own.len(), 1, "the refused one is asked again");
+        task.of_room(said("a", &last));
+        task.look_at_rooms();
+        let idle = tokio::time::timeout(LOOK_AGAIN * 9, task.rooms.due()).await;
+        assert!(idle.is_err() && task.own.len() == 1);
     }
 }

@@ -285,6 +285,7 @@ impl Task {
                     self.fail_pending(false);
                     return Over::Broken;
                 }
+                () = self.rooms.due() => self.look_at_rooms(),
                 () = life.due(leave_by) => match life.look() {
                     Sign::Fine => {}
                     Sign::Ask => self.ask_for_life(),

@@ -56,6 +56,9 @@ impl Lane {
             Frame::Forward(forward, payload) | Frame::Hold(forward, payload) => {
                 Lane::between_nodes(&forward.head, payload.len())
             }
+            Frame::Submit(_, Head { to: Target::Room(namespace, name), .. }, _) => {
+                Lane::of_room(&RoomKey::new(namespace.clone(), name.clone()))
+            }
             Frame::Submit(_, head, _) => Lane::of(head),
             Frame::Deliver(deliver, _) => Lane::of(&deliver.head),
             Frame::RoomEntry(RoomEntry { room, .. }, _)
@@ -111,4 +114,32 @@ fn flow(head: &Head) -> u64 {
 /// Fowler–Noll–Vo 1a: the same on every machine, which the standard library's hash does not promise.
 fn fnv(hash: u64, text: &str) -> u64 {
     text.bytes().fold(hash, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::wire::envelope::Kind;
+    use crate::wire::ids::{AgentAddr, MessageId, Namespace, SessionNo};
+
+    #[test]
+    fn priority_overtakes_nothing_in_a_room() {
+        // covers B07, T06
+        let home = Namespace::new("trishula").unwrap();
+        let lane = |to: &str, from: &str, priority| {
+            let from = AgentAddr::parse(from, &home).unwrap();
+            let to = Target::parse(to, &home).unwrap();
+            let head = Head::new(from, to, MessageId::new("m-1").unwrap(), Kind::Status);
+            Lane::for_frame(&Frame::Submit(SessionNo(1), Head { priority, ..head }, Bytes::new()))
+        };
+        let usual = lane("room:deploys", "dc", Priority::DEFAULT);
+        for (from, priority) in
+            [("dc", Priority::URGENT), ("dc", Priority::BULK), ("agni", Priority::DEFAULT)]
+        {
+            assert_eq!(lane("room:deploys", from, priority), usual);
+        }
+        assert_eq!(lane("agni", "dc", Priority::URGENT), Lane::Urgent);
+    }
 }

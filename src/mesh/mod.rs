@@ -181,6 +181,7 @@ impl Mesh {
         if self.outputs.is_empty() {
             self.go_on_in_order();
             self.send_reports();
+            self.show_left_rooms();
             self.announce_rooms();
         }
         self.outputs.pop_front()

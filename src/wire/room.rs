@@ -96,21 +96,21 @@ impl Vector {
     /// As text of at most [`MAX_CURSOR`] characters of `[A-Za-z0-9_-]`, which needs no escaping. Of more nodes than fit into it those are left
     /// out whose last publish is of the oldest life; then the vector is [cut](Vector::cut).
     pub fn to_cursor(&self) -> String {
-        let mut text = to_text(self);
+        let text = to_text(self);
         if text.len() <= MAX_CURSOR {
             return text;
         }
         let mut oldest: Vec<(&NodeName, &Position)> = self.at.iter().collect();
         oldest.sort_by_key(|(_, at)| **at);
-        let mut left = Vector { at: self.at.clone(), cut: true };
-        for (origin, _) in oldest {
-            left.at.remove(origin);
-            text = to_text(&left);
-            if text.len() <= MAX_CURSOR {
-                break;
-            }
-        }
-        text
+        // From the newest on, as many as fit; it is written once.
+        let mut left = MAX_BYTES;
+        let fit = oldest.into_iter().rev().take_while(|entry| {
+            let bytes = postcard::to_allocvec(entry).map_or(usize::MAX, |bytes| bytes.len());
+            let fits = bytes <= left;
+            left = left.saturating_sub(bytes);
+            fits
+        });
+        to_text(&Vector { at: fit.map(|(origin, at)| (origin.clone(), *at)).collect(), cut: true })
     }
 
     /// Reads a cursor.
@@ -133,6 +133,8 @@ impl Vector {
 
 /// The first byte of a cursor: another form gets another one.
 const FORM: u8 = 1;
+/// Bytes of entries that fit into a cursor: beside them stand the form, their number (3 bytes at most) and whether it is cut.
+const MAX_BYTES: usize = MAX_CURSOR / 4 * 3 - 5;
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 fn to_text(vector: &Vector) -> String {

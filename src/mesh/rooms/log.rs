@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use crate::mesh::topology::MAX_NODES;
 use crate::wire::ids::{AgentAddr, MessageId, NodeName};
 use crate::wire::record::RoomMessage;
 use crate::wire::room::{Position, Vector};
@@ -203,7 +204,7 @@ impl Log {
 
     /// What came after a cursor, the oldest first to be kept.
     pub fn page_after(&self, cursor: &Vector, limit: usize, bytes: usize) -> CatchUp {
-        let mut cursor = cursor.clone();
+        let mut cursor = self.of_this_mesh(cursor);
         let mut recovered = true;
         if std::mem::take(&mut cursor.cut) {
             recovered = false;
@@ -239,7 +240,7 @@ impl Log {
 
     /// The latest of what came before a cursor.
     pub fn page_before(&self, cursor: &Vector, limit: usize, bytes: usize) -> CatchUp {
-        let mut start = cursor.clone();
+        let mut start = self.of_this_mesh(cursor);
         let mut left = bytes;
         let (mut messages, mut complete) = (Vec::new(), true);
         for (_, origin, at) in self.order.iter().rev() {
@@ -258,6 +259,16 @@ impl Log {
         }
         messages.reverse();
         CatchUp { cursor: start, recovered: true, messages, complete }
+    }
+
+    /// A cursor that names more nodes than a mesh has was made up: what it says of nodes that are not known is left out, or each
+    /// message's cursor would carry it on.
+    fn of_this_mesh(&self, cursor: &Vector) -> Vector {
+        let mut cursor = cursor.clone();
+        if cursor.at.len() > MAX_NODES {
+            cursor.at.retain(|origin, _| self.lines.contains_key(origin));
+        }
+        cursor
     }
 
     fn before(&self, origin: &NodeName, at: Position) -> Position {

@@ -42,7 +42,7 @@ use forgotten::Forgotten;
 use interest::Interest;
 use log::Log;
 
-/// Rooms that a node keeps.
+/// Rooms that a node keeps; those of one namespace are at most half of what the others leave.
 const MAX_ROOMS: usize = 4096;
 /// Largest message of a room, in bytes.
 const MAX_MESSAGE: usize = (1 << 20) + 1024;
@@ -68,6 +68,8 @@ impl Default for RoomLimits {
 
 /// Messages of sessions here that wait for the disk.
 const MAX_WAITING: usize = 8192;
+/// Their bytes, and those of messages that wait until a room has heard from its other keepers.
+const MAX_WAITING_BYTES: usize = 64 << 20;
 /// Requests that wait until a room has heard from its other keepers.
 const MAX_QUEUED: usize = 1024;
 /// How much over its bound a history may grow before it is cut: one part of so many.
@@ -141,6 +143,8 @@ pub(super) struct Rooms {
     /// The number of the last message taken in this life.
     last: u64,
     waiting: BTreeMap<Ticket, Waiting>,
+    /// Bytes of messages that wait, for the disk or for other keepers.
+    waiting_bytes: usize,
     /// Messages of sessions here that wait for the disk, by name.
     being_written: BTreeMap<(RoomKey, AgentAddr, MessageId), Ticket>,
     /// Messages that could not be written, and are written again.
@@ -154,6 +158,8 @@ pub(super) struct Rooms {
     /// Keepers that are to be told how far this node is.
     owed: BTreeSet<(RoomKey, NodeName)>,
     owed_at: Option<Time>,
+    /// Rooms that sessions have left, and who did by its own word: who is there is looked at once.
+    stale: BTreeMap<RoomKey, BTreeSet<AgentName>>,
     /// Links of which something about a room found no room.
     again: BTreeSet<(LinkId, RoomKey)>,
     next_round: Time,
@@ -174,6 +180,8 @@ pub struct RoomsView {
     pub subscriptions: usize,
     /// Messages that wait for the disk.
     pub waiting: usize,
+    /// Bytes of messages that wait, for the disk or until a room has heard from its other keepers.
+    pub waiting_bytes: usize,
     /// Of the fullest history, messages.
     pub fullest: usize,
 }
@@ -248,6 +256,7 @@ impl Mesh {
             bytes: self.rooms.bytes,
             forgotten: self.rooms.forgotten.len(),
             waiting: self.rooms.waiting.len(),
+            waiting_bytes: self.rooms.waiting_bytes,
             ..RoomsView::default()
         };
         for room in self.rooms.kept.values() {
@@ -261,7 +270,9 @@ impl Mesh {
     /// The room, from now on kept here; `None`: there are too many.
     fn keep_room(&mut self, key: &RoomKey) -> Option<&mut Room> {
         if !self.rooms.kept.contains_key(key) {
-            if self.rooms.kept.len() >= MAX_ROOMS {
+            let kept = self.rooms.kept.len();
+            let own = self.rooms.kept.keys().filter(|other| other.namespace == key.namespace).count();
+            if own >= (MAX_ROOMS - (kept - own).min(MAX_ROOMS)) / 2 {
                 return None;
             }
             let mut room = Room::new(self.now);
@@ -293,18 +304,24 @@ impl Mesh {
     fn shrink_room(&mut self, key: &RoomKey, exactly: bool) {
         let RoomLimits { messages, bytes, all_bytes, kept_for_ms } = self.config.rooms;
         let since = self.wall_ms().saturating_sub(kept_for_ms);
-        let crowded = self.rooms.bytes > all_bytes;
         let Some(room) = self.rooms.kept.get_mut(key) else { return };
-        let over = room.log.len() > messages + messages / SLACK
-            || room.log.bytes > bytes + bytes / SLACK
-            || (crowded && room.log.len() > 1);
-        if !over && !exactly {
-            return;
+        let over = room.log.len() > messages + messages / SLACK || room.log.bytes > bytes + bytes / SLACK;
+        if over || exactly {
+            self.cut_room(key, messages, bytes, since);
         }
+        // Where all together are too many, the fullest one halves.
+        while self.rooms.bytes > all_bytes {
+            let rooms = self.rooms.kept.iter().filter(|(_, room)| room.log.len() > 1);
+            let Some((key, room)) = rooms.max_by_key(|(_, room)| room.log.bytes) else { return };
+            let (key, most) = (key.clone(), room.log.len() / 2);
+            self.cut_room(&key, most, bytes, since);
+        }
+    }
+
+    fn cut_room(&mut self, key: &RoomKey, messages: usize, bytes: usize, since: u64) {
+        let Some(room) = self.rooms.kept.get_mut(key) else { return };
         let before = room.log.bytes;
-        // Where all together are too many, this one halves.
-        let most = if crowded { (room.log.len() / 2).max(1) } else { messages };
-        let begun = room.log.shrink(most, bytes, since);
+        let begun = room.log.shrink(messages, bytes, since);
         self.rooms.bytes -= (before - room.log.bytes).min(self.rooms.bytes);
         for (origin, place) in begun {
             self.write_room(Record::RoomFloor(key.clone(), origin, place));
@@ -316,4 +333,9 @@ impl Mesh {
         let ticket = self.persist(record.clone());
         self.rooms.waiting.insert(ticket, Waiting::Dropped(Box::new(record)));
     }
+}
+
+fn too_many_rooms(key: &RoomKey) -> String {
+    let namespace = &key.namespace;
+    format!("this node keeps {MAX_ROOMS} rooms at most, and can keep no more of namespace {namespace}")
 }

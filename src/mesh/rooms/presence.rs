@@ -38,7 +38,30 @@ impl Mesh {
 
     /// At most as many members as are listed.
     pub(super) fn members_listed(&self, key: &RoomKey) -> Vec<AgentName> {
-        self.members_shown(key).into_iter().take(MAX_MEMBERS).collect()
+        match self.rooms.kept.get(key) {
+            Some(room) => room.shown.iter().take(MAX_MEMBERS).cloned().collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// A session of this node's has come: only that one is new.
+    pub(super) fn show_newcomer(&mut self, key: &RoomKey, agent: &AgentName) {
+        let Some(room) = self.rooms.kept.get_mut(key) else { return };
+        room.leaving.remove(agent);
+        if !room.shown.insert(agent.clone()) {
+            return;
+        }
+        for link in links_with_presence(room) {
+            let member = RoomMember { room: key.clone(), agent: agent.clone(), joined: true };
+            self.send(link, Frame::RoomMember(member));
+        }
+    }
+
+    /// Looks who is there in rooms that sessions have left: once for all that left together.
+    pub(in crate::mesh) fn show_left_rooms(&mut self) {
+        for (key, parted) in std::mem::take(&mut self.rooms.stale) {
+            self.show_members(&key, &parted);
+        }
     }
 
     /// Looks who is there; those who left by their own word are in `parted`.

@@ -18,7 +18,7 @@ use crate::wire::record::{Record, RoomMessage};
 use crate::wire::room::{Position, RoomKey};
 
 use super::log::Line;
-use super::{MAX_MESSAGE, MAX_QUEUED, MAX_ROOMS, MAX_WAITING, Queued, Waiting};
+use super::{MAX_MESSAGE, MAX_QUEUED, MAX_WAITING, MAX_WAITING_BYTES, Queued, Waiting, too_many_rooms};
 
 impl Mesh {
     /// A session publishes. Its entrance and the mesh have checked that it may.
@@ -32,18 +32,20 @@ impl Mesh {
             let message = format!("{} bytes; a message of a room has at most {MAX_MESSAGE}", payload.len());
             return self.refuse_publish(&[sender], &head, Refusal::new(Code::TooLarge, message));
         }
-        let now = self.now;
+        let (now, bytes) = (self.now, self.rooms.waiting_bytes + payload.len());
         let Some(room) = self.keep_room(&key) else {
-            let message = format!("this node keeps {MAX_ROOMS} rooms, and can keep no more");
+            let message = too_many_rooms(&key);
             return self.refuse_publish(&[sender], &head, Refusal::new(Code::RateLimited, message));
         };
         room.used = now;
         if room.ready_at.is_some() {
-            if room.queued.len() < MAX_QUEUED {
+            if room.queued.len() < MAX_QUEUED && bytes <= MAX_WAITING_BYTES {
                 room.queued.push_back(Queued::Publish(sender, Box::new(head), payload));
+                self.rooms.waiting_bytes = bytes;
                 return;
             }
-            let message = format!("{MAX_QUEUED} requests wait for {key} already");
+            let message =
+                format!("too many requests wait for {key} already, or too many bytes for all rooms");
             return self.refuse_publish(&[sender], &head, Refusal::new(Code::Unavailable, message));
         }
         self.publish_now(sender, &key, head, payload);
@@ -63,10 +65,12 @@ impl Mesh {
             }
             return;
         }
-        if self.rooms.waiting.len() >= MAX_WAITING {
+        let bytes = self.rooms.waiting_bytes + payload.len();
+        if self.rooms.waiting.len() >= MAX_WAITING || bytes > MAX_WAITING_BYTES {
             let message = "too many messages of rooms wait for the disk";
             return self.refuse_publish(&[sender], &head, Refusal::new(Code::Unavailable, message));
         }
+        self.rooms.waiting_bytes = bytes;
         self.rooms.last += 1;
         head.taken = self.next_clock();
         let message = RoomMessage {
@@ -92,6 +96,7 @@ impl Mesh {
             Some(Waiting::Own(key, head, message, senders)) => {
                 let name = (key.clone(), head.from.clone(), head.id.clone());
                 self.rooms.being_written.remove(&name);
+                self.rooms.waiting_bytes -= message.payload.len().min(self.rooms.waiting_bytes);
                 match failed {
                     None => self.published(&key, &head, message),
                     Some(why) => {

@@ -3,8 +3,6 @@
 //! A session that subscribes gets in one frame all that it missed, and where the node stands; whatever the node takes after
 //! that reaches its entrance behind it in the same lane. So nothing is missed between the two, and nothing comes twice.
 
-use std::collections::BTreeSet;
-
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -18,7 +16,7 @@ use crate::wire::ids::{LinkId, RoomName, Sequence, SessionNo};
 use crate::wire::room::{MAX_CURSOR, MAX_HISTORY, MAX_SUBSCRIPTIONS, RoomKey, Vector};
 
 use super::log::{CatchUp, Log};
-use super::{MAX_QUEUED, MAX_ROOMS, Queued, Sub};
+use super::{MAX_QUEUED, Queued, Sub, too_many_rooms};
 
 impl Mesh {
     /// A session subscribes, for the first time or again.
@@ -34,7 +32,7 @@ impl Mesh {
         }
         let now = self.now;
         let Some(room) = self.keep_room(&key) else {
-            let message = format!("this node keeps {MAX_ROOMS} rooms, and can keep no more");
+            let message = too_many_rooms(&key);
             return self.refuse_subscriber(link, &wish, key, Refusal::new(Code::RateLimited, message));
         };
         room.used = now;
@@ -54,14 +52,17 @@ impl Mesh {
         let Some(agent) = self.sessions.get(session).map(|known| known.agent.name.clone()) else { return };
         let Some(room) = self.rooms.kept.get_mut(key) else { return };
         let begin = beginning(&room.log, wish);
-        room.subs.insert(session, Sub { agent, presence: wish.presence });
+        let before = room.subs.insert(session, Sub { agent: agent.clone(), presence: wish.presence });
         let now = room.log.now();
         self.rooms.by_session.entry(session).or_default().insert(key.clone());
         self.rooms.interest.touch(key, false);
         let mut payload = BytesMut::with_capacity(begin.messages.iter().map(|(_, _, text)| text.len()).sum());
         begin.messages.iter().for_each(|(_, _, text)| payload.put_slice(text));
         // Before the events that its own joining brings about: those are for whoever was there.
-        self.show_members(key, &BTreeSet::new());
+        self.show_newcomer(key, &agent);
+        if before.is_some_and(|before| before.agent != agent) {
+            self.rooms.stale.entry(key.clone()).or_default();
+        }
         let joined = RoomJoined {
             session: wish.session,
             number: wish.number,
@@ -118,14 +119,13 @@ impl Mesh {
         let Some(room) = self.rooms.kept.get_mut(key) else { return };
         let Some(sub) = room.subs.remove(&session) else { return };
         room.used = now;
-        let others = room.subs.values().any(|other| other.agent == sub.agent);
+        let parts = by_its_word && !room.subs.values().any(|other| other.agent == sub.agent);
         self.rooms.interest.touch(key, false);
-        let mut parted = BTreeSet::new();
-        if by_its_word && !others {
+        let parted = self.rooms.stale.entry(key.clone()).or_default();
+        if parts {
+            parted.insert(sub.agent.clone());
             self.rooms.interest.parts(key, &sub.agent);
-            parted.insert(sub.agent);
         }
-        self.show_members(key, &parted);
     }
 
     /// A session asks about a room.
@@ -140,7 +140,7 @@ impl Mesh {
         }
         let now = self.now;
         let Some(room) = self.keep_room(&key) else {
-            let message = format!("this node keeps {MAX_ROOMS} rooms, and can keep no more");
+            let message = too_many_rooms(&key);
             return self.refuse_ask(link, &ask, &Refusal::new(Code::RateLimited, message));
         };
         room.used = now;
@@ -204,7 +204,7 @@ fn beginning(log: &Log, wish: &RoomSubscribe) -> CatchUp {
     }
 }
 
-fn history(
+pub(super) fn history(
     log: &Log,
     key: &RoomKey,
     (limit, bytes): (u16, usize),
@@ -212,8 +212,10 @@ fn history(
     after: Option<&Vector>,
 ) -> HistoryPayload {
     let now = log.now();
-    // Each message has a cursor, and those of one page are about as long.
-    let each = now.to_cursor().len().clamp(1, MAX_CURSOR) + 16;
+    // Each message has a cursor, and none of a page is longer than one that says all that is here and what was given.
+    let mut longest = after.or(before).cloned().unwrap_or_default();
+    longest.merge(&now);
+    let each = longest.to_cursor().len().clamp(1, MAX_CURSOR) + 16;
     let limit = usize::from(limit.clamp(1, MAX_HISTORY)).min((bytes / 4 / each).max(1));
     let page = match after {
         Some(after) => log.page_after(after, limit, bytes / 4 * 3),

@@ -342,7 +342,10 @@ impl Mesh {
         room.ready_at = None;
         for queued in std::mem::take(&mut room.queued) {
             match queued {
-                Queued::Publish(sender, head, payload) => self.publish_now(sender, key, *head, payload),
+                Queued::Publish(sender, head, payload) => {
+                    self.rooms.waiting_bytes -= payload.len().min(self.rooms.waiting_bytes);
+                    self.publish_now(sender, key, *head, payload);
+                }
                 Queued::Subscribe(link, wish) => self.subscribe_now(link, key, &wish),
                 Queued::Ask(link, ask) => self.ask_room_now(link, key, &ask),
             }

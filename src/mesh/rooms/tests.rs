@@ -1,6 +1,7 @@
 //! The history of a room, and what is asked of it.
 
 mod disk;
+mod limits;
 
 use bytes::Bytes;
 

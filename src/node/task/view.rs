@@ -74,6 +74,7 @@ impl Node {
         let rooms = self.mesh.rooms_view();
         metrics::ROOMS.set(rooms.rooms as i64);
         metrics::ROOMS_FORGOTTEN.set(rooms.forgotten as i64);
+        metrics::ROOM_WAITING_BYTES.set(rooms.waiting_bytes as i64);
         metrics::ROOM_MESSAGES.set(rooms.messages as i64);
         metrics::ROOM_BYTES.set(rooms.bytes as i64);
         let DurableView { mailbox, in_hand, outbox, handed, copies, untold, held, marks, bytes, .. } =

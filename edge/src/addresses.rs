@@ -32,8 +32,9 @@ pub fn group(address: IpAddr) -> IpAddr {
 }
 
 /// How many of something each address has at once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counted {
+    table: &'static str,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -45,6 +46,11 @@ pub struct Place {
 }
 
 impl Counted {
+    /// `table`: the name in metrics.
+    pub fn new(table: &'static str) -> Counted {
+        Counted { table, open: Mutex::default() }
+    }
+
     /// One more for this address; `None`: it has as many as it may.
     pub fn take(self: &Arc<Counted>, address: IpAddr, most: usize) -> Option<Place> {
         let of = group(address);
@@ -56,7 +62,7 @@ impl Counted {
         }
         *count += 1;
         if *count == 1 {
-            metrics::EDGE_ADDRESSES.with_label_values(&["connections"]).inc();
+            metrics::EDGE_ADDRESSES.with_label_values(&[self.table]).inc();
         }
         Some(Place { of, table: self.clone() })
     }
@@ -73,7 +79,7 @@ impl Drop for Place {
             *count -= 1;
             if *count == 0 {
                 open.remove(&self.of);
-                metrics::EDGE_ADDRESSES.with_label_values(&["connections"]).dec();
+                metrics::EDGE_ADDRESSES.with_label_values(&[self.table.table]).dec();
             }
         }
     }
@@ -200,7 +206,7 @@ mod tests {
     #[test]
     fn places_of_an_address_come_back() {
         // covers B09
-        let table = Arc::new(Counted::default());
+        let table = Arc::new(Counted::new("test"));
         let (one, two) = (table.take(address("192.0.2.1"), 2), table.take(address("192.0.2.1"), 2));
         assert!(one.is_some() && two.is_some() && table.take(address("192.0.2.1"), 2).is_none());
         assert!(table.take(address("192.0.2.2"), 2).is_some());

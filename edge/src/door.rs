@@ -27,6 +27,8 @@ pub struct Door {
     pub refuse: Refuse,
     seats: Arc<Semaphore>,
     open: Arc<Counted>,
+    /// Connections that are not in yet, nor turned away.
+    waiting: Arc<Counted>,
     of_one: usize,
     failures: Option<Failures>,
     /// Whether this machine's own addresses have those two limits as well: only where the operator set them.
@@ -111,7 +113,8 @@ impl Door {
             service: section.name.clone(),
             refuse: section.refuse,
             seats: Arc::new(Semaphore::new(section.max_connections)),
-            open: Arc::default(),
+            open: Arc::new(Counted::new("connections")),
+            waiting: Arc::new(Counted::new("waiting")),
             of_one: section.max_connections_per_address.unwrap_or(usual),
             failures: Failures::per_minute(failures.unwrap_or(FAILURES)),
             limits_own: (section.max_connections_per_address.is_some(), failures.is_some()),
@@ -139,6 +142,19 @@ impl Door {
             }
             self.log(from, turned.word(), &turned.refusal().message);
         })
+    }
+
+    /// Lets a connection begin with its handshakes, if there are not too many of its address at that; it holds the place until
+    /// it is in. `None`: there are, counted and logged already. `speaks_for_many`: it is a proxy's.
+    pub fn knock(&self, from: SocketAddr, speaks_for_many: bool) -> Option<Place> {
+        let limited = !speaks_for_many && (self.limits_own.0 || !is_own(from.ip()));
+        // A client may try several ways in at once, and ask for pages beside.
+        let most = if limited { self.of_one.max(AT_LEAST) } else { usize::MAX };
+        let place = self.waiting.take(from.ip(), most);
+        if place.is_none() {
+            self.log(from, "waiting_full", "too many connections of this address have not come in yet");
+        }
+        place
     }
 
     fn blocked(&self, from: SocketAddr) -> Result<(), Turned> {

@@ -26,7 +26,7 @@ use crate::door::Door;
 use crate::echo;
 use crate::front::Rules;
 use crate::front::certified::Rule;
-use crate::front::entry::{Entered, Entry, Speaks};
+use crate::front::entry::{Entered, Entry, Refused, Speaks};
 use crate::front::h2;
 use crate::front::measured::Series;
 use crate::http::{self, Grant, Page, Port, Upgraded};
@@ -244,15 +244,22 @@ impl Caller {
 }
 
 /// One connection: TLS, requests, and then perhaps a session.
-async fn connection(socket: TcpStream, from: SocketAddr, place: &Place) {
+async fn connection(mut socket: TcpStream, from: SocketAddr, place: &Place) {
     // Without it a small frame may wait for the acknowledgement of the one before.
     if let Err(e) = socket.set_nodelay(true) {
         tracing::debug!(%from, error = %e, "TCP_NODELAY was refused");
     }
     let (site, first) = (&place.site, place.site.called(None));
-    let entered = tokio::time::timeout(first.handshake_within, place.entry.enter(socket, from)).await;
-    let Entered { stream, from, speaks, identity } = match entered {
-        Ok(Ok(entered)) => entered,
+    let entry = &place.entry;
+    let enter = async {
+        let client = entry.source(&mut socket, from).await?;
+        let Some(waiting) = first.door.knock(client, entry.trusts(client)) else { return Ok(None) };
+        Ok::<_, Refused>(Some((entry.enter(socket, from, client).await?, waiting)))
+    };
+    let entered = tokio::time::timeout(first.handshake_within, enter).await;
+    let (Entered { stream, from, speaks, identity }, waiting) = match entered {
+        Ok(Ok(Some(entered))) => entered,
+        Ok(Ok(None)) => return,
         Ok(Err(refused)) => {
             first.series.connection_error(refused.reason);
             return refused.count(from);
@@ -266,6 +273,7 @@ async fn connection(socket: TcpStream, from: SocketAddr, place: &Place) {
     let opening = identity.map(|identity| Opening { identity: Some(identity), ..first.opening.clone() });
     let caller = Caller { site: site.clone(), sni, opening };
     if speaks == Speaks::Http2 {
+        // Many seats may come and go on it; its place stays its own.
         return h2::serve(stream, from, caller, first).await;
     }
     let pages = |host: Option<&str>| {
@@ -285,6 +293,8 @@ async fn connection(socket: TcpStream, from: SocketAddr, place: &Place) {
         _ = stop.wait_for(|stop| *stop) => return,
     };
     let Some(upgraded) = upgraded else { return };
+    // Its seat counts from now on.
+    drop(waiting);
     if matches!(upgraded.grant, Grant::Relay(_)) {
         wss::prepare(upgraded.io.tcp());
     }

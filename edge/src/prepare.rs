@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket};
-use trishula::gateway::auth::{Guests, Identity};
+use trishula::gateway::auth::{Guests, Identity, Verifier};
 use trishula::gateway::session::{Opening, Settings};
 use trishula::identity::bundle::{Bundle, PUBLIC_CERTIFICATE, PUBLIC_KEY};
 use trishula::identity::live::ReloadableCert;
@@ -104,8 +104,8 @@ pub fn services(config: &EdgeConfig) -> Result<Vec<Prepared>, Error> {
         let rules = config.rules.iter().filter(|rule| rule.to == prepared.section.name);
         let guests = rules.filter_map(|rule| {
             let mut others = services.iter().filter(|other| other.section.name == rule.from);
-            let verifier = others.find_map(|other| other.opening.verifier.clone())?;
-            Some(Guests { verifier, permissions: rule.permissions.clone(), grants: rule.grants.clone() })
+            let home = others.find_map(|other| Some(other.opening.verifier.as_ref()?.own().clone()))?;
+            Some(Guests { home, permissions: rule.permissions.clone(), grants: rule.grants.clone() })
         });
         verifier.let_in(guests.collect());
     }
@@ -120,7 +120,7 @@ pub fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared
         Err(why) => return Err(Error::Certificate { service: name, why }),
     };
     let trust = Watched::load(section).map_err(|why| Error::Trust { service: name, why })?;
-    let verifier = trust.as_ref().map(|watched| watched.verifier.clone());
+    let verifier = trust.as_ref().map(|watched| Arc::new(Verifier::of(watched.own.clone())));
     let identity = (!section.auth).then(|| Identity::anybody(section.name.clone()));
     let settings = Settings {
         max_frame: section.max_frame,

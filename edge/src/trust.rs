@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use trishula::gateway::auth::keys::FileError;
-use trishula::gateway::auth::{KeySet, Revoked, Rules, Trust, Verifier};
+use trishula::gateway::auth::{KeySet, Own, Revoked, Rules, Trust};
 use trishula::gateway::secret::{Secret, SecretError};
 use trishula::metrics;
 use trishula::wire::ids::Namespace;
@@ -33,8 +33,8 @@ pub struct Watched {
     revoked_file: Option<PathBuf>,
     /// How the files were just before they were read last: a change meanwhile is read again.
     seen: Vec<Stamp>,
-    /// Shared with its sessions.
-    pub verifier: Arc<Verifier>,
+    /// Shared with its sessions, and with those of services where its clients are guests.
+    pub own: Arc<Own>,
 }
 
 /// When a file was changed last, and how long it is.
@@ -56,10 +56,10 @@ impl Watched {
             jwks_file: section.jwks_file.clone(),
             revoked_file: section.revoked_file.clone(),
             seen: Vec::new(),
-            verifier: Arc::new(Verifier::new(Trust::default(), section.name.clone(), rules)),
+            own: Arc::new(Own::new(Trust::default(), section.name.clone(), rules)),
         };
         watched.seen = watched.stamps();
-        watched.verifier.replace(watched.read()?);
+        watched.own.replace(watched.read()?);
         Ok(Some(watched))
     }
 
@@ -100,7 +100,7 @@ impl Watched {
     fn reload(&self) {
         let outcome = match self.read() {
             Ok(trust) => {
-                self.verifier.replace(trust);
+                self.own.replace(trust);
                 tracing::info!(service = %self.service, "secret, keys or tokens taken back were read again");
                 "ok"
             }

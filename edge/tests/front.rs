@@ -338,6 +338,45 @@ async fn the_echo_has_the_limits_of_its_service() {
 }
 
 #[tokio::test]
+async fn an_address_has_only_so_many_connections_that_are_not_in_yet() {
+    // covers B09, B19
+    const AT_LEAST: usize = 64;
+    // This machine itself has a limit only where the operator says so.
+    let world = World::start_with("max_connections_per_address = 3\nhandshake_timeout_ms = 600000").await;
+    let mut client = world.registered("dc").await;
+    let mut half_open = Vec::new();
+    for _ in 0..AT_LEAST {
+        let mut socket = TcpStream::connect(world.address()).await.unwrap();
+        // The beginning of a TLS record.
+        socket.write_all(&[0x16, 3, 1]).await.unwrap();
+        half_open.push(socket);
+    }
+    let mut more = TcpStream::connect(world.address()).await.unwrap();
+    assert!(matches!(soon(more.read(&mut [0])).await, Ok(0) | Err(_)), "it is not even listened to");
+    client.say(json!({"type": "REGISTER"})).await;
+    assert_eq!(client.hear().await["type"], "REGISTERED", "who is in stays in");
+    drop(half_open.pop());
+    let at = clock::now();
+    while connect(world.address(), no_certificate(&world.machine)).await.is_err() {
+        assert!(clock::since(at) < Duration::from_secs(5), "there is a place again");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let trusting = "max_connections_per_address = 3\nproxy = { trusted = [\"127.0.0.1\"] }";
+    let world = World::start_with(trusting).await;
+    let mut half_open = Vec::new();
+    for _ in 0..=AT_LEAST {
+        half_open.push(TcpStream::connect(world.address()).await.unwrap());
+    }
+    drop(world.tls().await);
+}
+
+fn no_certificate(machine: &Machine) -> ClientConfig {
+    builder(rustls::ALL_VERSIONS)
+        .with_root_certificates(roots(machine.ca.certificate_pem()))
+        .with_no_client_auth()
+}
+
+#[tokio::test]
 async fn only_clients_with_a_certificate() {
     // covers B14
     let world = World::start_with("ca_file = \"id/ca.pem\"\nverify_client = true").await;

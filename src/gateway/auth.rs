@@ -13,9 +13,9 @@ pub mod token;
 
 use crate::wire::ids::{AgentName, Namespace};
 
-pub use guest::Guests;
+pub use guest::{Guests, Verifier};
 pub use keys::{KeySet, Mark, Revoked};
-pub use token::{NewToken, Rules, Trust, Verifier, issue};
+pub use token::{NewToken, Own, Rules, Trust, issue};
 
 /// What a session may do, as its token or its certificate says.
 #[derive(Debug, Clone, PartialEq)]

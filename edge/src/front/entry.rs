@@ -11,6 +11,7 @@ use trishula::identity::tls;
 use trishula::metrics;
 
 use super::certified;
+use super::net;
 use super::proxy;
 use super::stream::Stream;
 
@@ -85,14 +86,32 @@ impl Entry {
         Entry { tls: tls.map(TlsAcceptor::from), proxy: proxy.clone(), plain_health, certified }
     }
 
-    /// Lets a connection in. The caller gives it so much time and no more.
+    /// Where a connection comes from, by its proxy's word. The caller gives it so much time and no more.
+    ///
+    /// # Errors
+    ///
+    /// Says why it is not served.
+    pub async fn source(&self, socket: &mut TcpStream, peer: SocketAddr) -> Result<SocketAddr, Refused> {
+        self.proxy.source(socket, peer).await.map_err(|why| Refused { reason: "proxy", why })
+    }
+
+    /// Whether an address speaks for many clients.
+    pub fn trusts(&self, from: SocketAddr) -> bool {
+        net::any(&self.proxy.trusted, from.ip())
+    }
+
+    /// Lets a connection in that comes from `from`, and by TCP from `peer`. The caller gives it so much time and no more.
     ///
     /// # Errors
     ///
     /// Says why not; the connection is gone then.
-    pub async fn enter(&self, mut socket: TcpStream, peer: SocketAddr) -> Result<Entered, Refused> {
+    pub async fn enter(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+        from: SocketAddr,
+    ) -> Result<Entered, Refused> {
         let refused = |reason, why| Refused { reason, why };
-        let from = self.proxy.source(&mut socket, peer).await.map_err(|why| refused("proxy", why))?;
         let Some(acceptor) = &self.tls else {
             let stream = Stream::Plain(socket);
             return Ok(Entered { stream, from, speaks: Speaks::Http1, identity: None });

@@ -46,7 +46,7 @@ impl Renewed {
             let seen = stamps(certificate);
             files.certificates.push(Shown { service, certificate: certificate.clone(), seen });
         }
-        files.trusts.retain(|watched| Arc::strong_count(&watched.verifier) > 1);
+        files.trusts.retain(|watched| Arc::strong_count(&watched.own) > 1);
         files.trusts.extend(prepared.trust.clone());
     }
 

@@ -6,7 +6,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
 use super::keys::{KeySet, Mark, Revoked};
-use super::{Guests, Identity, Pattern};
+use super::{Identity, Pattern};
 use crate::gateway::secret::Secret;
 use crate::wire::close::{Code, Refusal};
 use crate::wire::ids::{AgentName, Namespace};
@@ -58,24 +58,23 @@ impl Trust {
     }
 }
 
-/// Checks the tokens of one namespace.
-pub struct Verifier {
+/// Checks the tokens of one namespace that are its own.
+pub struct Own {
     trust: RwLock<Arc<Trust>>,
     namespace: Namespace,
     rules: Rules,
-    guests: RwLock<Arc<[Guests]>>,
 }
 
-impl std::fmt::Debug for Verifier {
+impl std::fmt::Debug for Own {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Verifier").field("namespace", &self.namespace).finish_non_exhaustive()
+        f.debug_struct("Own").field("namespace", &self.namespace).finish_non_exhaustive()
     }
 }
 
-impl Verifier {
+impl Own {
     /// For the tokens of a namespace.
-    pub fn new(trust: Trust, namespace: Namespace, rules: Rules) -> Verifier {
-        Verifier { trust: RwLock::new(Arc::new(trust)), namespace, rules, guests: RwLock::default() }
+    pub fn new(trust: Trust, namespace: Namespace, rules: Rules) -> Own {
+        Own { trust: RwLock::new(Arc::new(trust)), namespace, rules }
     }
 
     /// Believes these from now on.
@@ -83,27 +82,13 @@ impl Verifier {
         *self.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(trust);
     }
 
-    /// Lets in who has a token of another namespace, from now on by these rules only.
-    pub fn let_in(&self, guests: Vec<Guests>) {
-        *self.guests.write().unwrap_or_else(PoisonError::into_inner) = guests.into();
-    }
-
-    fn guests(&self) -> Arc<[Guests]> {
-        self.guests.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     fn trust(&self) -> Arc<Trust> {
         self.trust.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the token of this identity was taken back since it was shown.
-    pub fn has_taken_back(&self, identity: &Identity) -> bool {
-        let (Some(agent), Some(mark)) = (&identity.agent, &identity.token) else { return false };
-        let at_home = |guests: &Guests| {
-            let agent = guests.are_called(agent.as_str());
-            agent.is_some_and(|agent| guests.verifier.trust().revoked.has(agent.as_str(), mark))
-        };
-        self.trust().revoked.has(agent.as_str(), mark) || self.guests().iter().any(at_home)
+    /// Whether this token of an agent of its own was taken back.
+    pub(super) fn has_revoked(&self, agent: &AgentName, mark: &Mark) -> bool {
+        self.trust().revoked.has(agent.as_str(), mark)
     }
 
     /// The namespace whose tokens these are.
@@ -111,23 +96,13 @@ impl Verifier {
         &self.namespace
     }
 
-    /// Reads a token at the wall-clock time `now_ms`. Nothing of the token is in the refusal.
-    pub fn verify(&self, token: &str, now_ms: u64) -> Result<Identity, Refusal> {
-        let own = self.verify_own(token, now_ms);
-        let Err(refusal) = own else { return own };
-        for guests in &*self.guests() {
-            match guests.verifier.verify_own(token, now_ms) {
-                Ok(identity) => return guests.admit(identity, self),
-                // It is theirs, and no good any more.
-                Err(refusal) if refusal.code == Code::TokenExpired => return Err(refusal),
-                Err(_) => {}
-            }
-        }
-        Err(refusal)
+    /// The names below an agent's, where its connections have names of their own.
+    pub(super) fn names_below(&self, agent: &AgentName) -> Option<Pattern> {
+        self.rules.own_names.then(|| Pattern::Prefix(format!("{agent}.")))
     }
 
-    /// A token of this namespace's own.
-    fn verify_own(&self, token: &str, now_ms: u64) -> Result<Identity, Refusal> {
+    /// Reads a token at the wall-clock time `now_ms`. Nothing of the token is in the refusal.
+    pub fn verify(&self, token: &str, now_ms: u64) -> Result<Identity, Refusal> {
         let trust = self.trust();
         let claims = signed_claims(&trust, token)?;
         if let Some(nbf) = claims.nbf
@@ -160,16 +135,10 @@ impl Verifier {
         if trust.revoked.has(agent.as_str(), &mark) {
             return Err(taken_back());
         }
-        let mut may_register: Vec<Pattern> = claims.agents.iter().map(|text| Pattern::new(text)).collect();
-        // Names below a namespace are its guests'.
-        let is_guests = |guests: &Guests| guests.verifier.namespace().as_str() == agent.as_str();
-        if self.rules.own_names && !self.guests().iter().any(is_guests) {
-            may_register.push(Pattern::Prefix(format!("{agent}.")));
-        }
         Ok(Identity {
             agent: Some(agent),
             namespace: self.namespace.clone(),
-            may_register,
+            may_register: claims.agents.iter().map(|text| Pattern::new(text)).collect(),
             permissions: claims.permissions.or(claims.scopes).unwrap_or_default(),
             expires_at: claims.exp.map(millis),
             token: Some(mark),
@@ -297,6 +266,7 @@ mod tests {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
     use super::*;
+    use crate::gateway::auth::Verifier;
 
     const NOW: u64 = 1_767_225_600_000;
 
@@ -469,7 +439,7 @@ mod tests {
                 assert_eq!(code(&forged), Code::TokenInvalid);
             }
             // Keys are changed one after the other, as their owner publishes both for a while.
-            verifier.replace(Trust::new(&[], published(&[&key, &other]), Revoked::default()));
+            verifier.own().replace(Trust::new(&[], published(&[&key, &other]), Revoked::default()));
             assert!(verifier.verify(&with(Some("two"), &stranger), NOW).is_ok());
             assert!(verifier.verify(&with(Some("one"), &signs), NOW).is_ok());
             assert_eq!(code(&sign(claims.clone())), Code::TokenInvalid, "there is no secret any more");

@@ -12,6 +12,7 @@
 //! | `settle` | durable messages in its hands: written, acknowledged, refused |
 //! | `measure` | what the metrics say of its messages |
 
+mod ends;
 mod frames;
 mod measure;
 mod notices;
@@ -28,6 +29,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+
+use ends::{lost_end, refused_end, silent_end, stopping};
 
 use super::auth::{Identity, Verifier};
 use super::carrier::{Carrier, Fault, Incoming};
@@ -483,23 +486,6 @@ impl<C: Carrier> Session<C> {
 /// sent nothing wrong, and an envelope-only client is told of nothing else.
 fn told_by_error(code: Code) -> bool {
     !matches!(code, Code::TakenOver | Code::Slow | Code::Unavailable)
-}
-
-fn silent_end(code: CloseCode, reason: String) -> End {
-    End { code: Some(code), refusal: None, reason }
-}
-
-fn lost_end(reason: String) -> End {
-    End { code: None, refusal: None, reason }
-}
-
-fn refused_end(refusal: Refusal) -> End {
-    let (code, reason) = (CloseCode::for_refusal(refusal.code), refusal.message.clone());
-    End { code: Some(code), refusal: Some(refusal), reason }
-}
-
-fn stopping() -> End {
-    silent_end(CloseCode::Restart, "retry_after_ms=1000".into())
 }
 
 #[cfg(test)]

@@ -66,6 +66,10 @@ impl OldEnv<'_> {
         let cas = given.ca_file.clone();
         for (variable, value) in self.0.range(prefix.clone()..) {
             let Some(rest) = variable.strip_prefix(&prefix) else { break };
+            // Our own settings begin so as well, and Kubernetes' names of a Service called trishula.
+            if prefix == OURS && !rest.starts_with("WS_") && rest != "JWT_SECRET" {
+                continue;
+            }
             let value = value.trim();
             // Compose files hand on what is not set as nothing.
             if !value.is_empty() {
@@ -90,6 +94,9 @@ impl OldEnv<'_> {
         }
     }
 }
+
+/// Of the service that is named as the program is.
+const OURS: &str = "TRISHULA_";
 
 fn one(
     given: &mut Given,

@@ -103,6 +103,15 @@ fn the_old_environment_wins_over_the_file_and_ours_over_it() {
         (service.verify_client, service.ca_file.as_deref()),
         (true, Some(Path::new("/etc/clients.pem")))
     );
+    let ours = "[[service]]\npreset = \"trishula\"\n";
+    let environment = [
+        ("TRISHULA_JWT_SECRET", "s"),
+        ("TRISHULA_LOG_LEVEL", "info,trishula=debug"),
+        ("TRISHULA_PORT", "tcp://192.0.2.1"),
+    ];
+    let config = load_in(ours, &environment).unwrap();
+    assert_eq!(config.log.level, "info,trishula=debug");
+    assert_eq!(config.services[0].secret_env.as_deref(), Some("TRISHULA_JWT_SECRET"));
     let uncertified = [("CRACKERJACK_CA_FILE", "/etc/clients.pem")];
     assert_eq!(load_in(&file, &uncertified).unwrap().services[0].ca_file, None);
     for (name, value, says) in [

@@ -15,8 +15,7 @@ use hyper::service::{Service as Answers, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::watch;
-use tokio::time::Instant;
-use trishula::rt::tasks;
+use trishula::rt::{clock, tasks};
 
 use super::stream::Stream;
 use crate::http::{self, MAX_REQUEST, Port, REQUESTS_WITHIN, Upgraded};
@@ -93,14 +92,14 @@ where
             () = over.as_mut(), if !ending => {
                 ending = true;
                 connection.as_mut().graceful_shutdown();
-                last.as_mut().reset(Instant::now() + life.within);
+                last.as_mut().reset(clock::now() + life.within);
             }
             // A client that says nothing at all, or takes no answer, leaves a graceful end waiting for ever.
             () = last.as_mut(), if ending => {
                 if life.open.load(Ordering::Relaxed) == 0 {
                     return Ok(());
                 }
-                last.as_mut().reset(Instant::now() + life.within);
+                last.as_mut().reset(clock::now() + life.within);
             }
         }
     }

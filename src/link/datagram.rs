@@ -27,7 +27,7 @@ pub(super) const BOUND: usize = 64;
 /// What quinn keeps in either direction, in bytes: the frames above, and what comes while the node has more to do.
 pub(super) const BUFFER: usize = 256 * 1024;
 /// Flow and number.
-pub(super) const HEADER: usize = 5;
+const HEADER: usize = 5;
 /// Of the rate at which the path takes bytes, datagrams have one part in so many.
 const SHARE: u32 = 4;
 /// Timers are no finer.

@@ -436,16 +436,16 @@ async fn write_lane(
     index: usize,
     mut stream: Option<quinn::SendStream>,
     mut queue: queue::Receiver<Encoded>,
-    copier: Option<Copier>,
+    mut copier: Option<Copier>,
 ) -> Result<(), Error> {
-    let mut number = 0u32;
     let mut batch = Vec::with_capacity(BATCH);
     let mut chunks = Vec::with_capacity(2 * BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
-        for frame in &batch {
-            chunks.push(frame.head.clone());
+        let copied = copier.as_ref().map(|_| batch.clone());
+        for frame in batch.drain(..) {
+            chunks.push(frame.head);
             if !frame.payload.is_empty() {
-                chunks.push(frame.payload.clone());
+                chunks.push(frame.payload);
             }
         }
         let stream = match &mut stream {
@@ -453,11 +453,8 @@ async fn write_lane(
             none => none.insert(open_index(&connection, index).await?),
         };
         write(stream, &mut chunks).await?;
-        for frame in batch.drain(..) {
-            if let Some(copier) = &copier {
-                copier.wrote(number, &frame);
-            }
-            number = number.wrapping_add(1);
+        if let Some((copier, frames)) = copier.as_mut().zip(copied) {
+            copier.wrote(frames);
         }
     }
     if let Some(mut stream) = stream {

@@ -44,6 +44,8 @@ pub(super) fn may_come_twice(frame: &Frame) -> bool {
 pub(super) struct Copier {
     queue: queue::Sender<(u32, Encoded)>,
     wanted: Arc<AtomicBool>,
+    /// Of the stream's next frame.
+    number: u32,
 }
 
 /// The other end of it.
@@ -57,14 +59,18 @@ pub struct Copies {
 pub(super) fn copier() -> (Copier, Copies) {
     let (sender, receiver) = queue::bounded("link.copies", BOUND);
     let wanted = Arc::<AtomicBool>::default();
-    (Copier { queue: sender, wanted: wanted.clone() }, Copies { queue: receiver, wanted })
+    (Copier { queue: sender, wanted: wanted.clone(), number: 0 }, Copies { queue: receiver, wanted })
 }
 
 impl Copier {
-    /// The stream has taken its frame with this number.
-    pub(super) fn wrote(&self, number: u32, frame: &Encoded) {
-        if self.wanted.load(Ordering::Relaxed) && self.queue.try_send((number, frame.clone())).is_err() {
-            datagram::count("copy_dropped");
+    /// The stream has taken its next frames.
+    pub(super) fn wrote(&mut self, frames: Vec<Encoded>) {
+        for frame in frames {
+            let number = self.number;
+            self.number = number.wrapping_add(1);
+            if self.wanted.load(Ordering::Relaxed) && self.queue.try_send((number, frame)).is_err() {
+                datagram::count("copy_dropped");
+            }
         }
     }
 }
@@ -86,9 +92,8 @@ impl Copies {
                 let copy = datagram::pack(Lane::Urgent.index() as u8, number, &frame);
                 let (length, most) = (copy.len(), connection.max_datagram_size().unwrap_or(0));
                 // The queue of a lane holds frames that are encoded already; few come here.
-                let is_one = |frame: &Frame| may_come_twice(frame);
-                if length > most || !datagram::parse(copy.clone()).is_some_and(|(_, _, frame)| is_one(&frame))
-                {
+                let is_copied = |(_, _, frame): (u8, u32, Frame)| may_come_twice(&frame);
+                if length > most || !datagram::parse(copy.clone()).is_some_and(is_copied) {
                     continue;
                 }
                 match connection.send_datagram_wait(copy).await {

@@ -10,6 +10,7 @@ mod forming;
 mod hostile;
 mod letters;
 mod limits;
+mod marks;
 mod messages;
 mod moves;
 mod numbers;

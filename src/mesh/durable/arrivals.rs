@@ -18,6 +18,10 @@ const MAX_HELD: usize = 4096;
 const MAX_HELD_BYTES: usize = 32 << 20;
 /// How long one waits for another, after the latest that does.
 const HELD_FOR: Duration = Duration::from_secs(15);
+/// A message that was meant for another life of this node, or for another registration, may have been on its way for so long, in
+/// queues, again and again over a way that loses, or at the door of a node that was just starting (no handshake takes longer); in
+/// milliseconds.
+const UNDER_WAY_MS: u64 = 10_000;
 /// Flows that are followed; those that are forgotten begin anew, and what is known by its name stays known.
 const MAX_FLOWS: usize = 50_000;
 
@@ -30,6 +34,8 @@ pub(super) struct Arrived {
     payload: Bytes,
     redelivered: bool,
     unseen: bool,
+    /// Whether it was meant for this life of this node.
+    timely: bool,
     registered_ms: u64,
     age_ms: u64,
     at: Time,
@@ -104,8 +110,8 @@ impl Mesh {
             head: forward.head.clone(),
             payload,
             redelivered: forward.redelivered,
-            // What its node knows holds for the life of this node that it was meant for.
-            unseen: forward.unseen && dest.life == self.config.incarnation,
+            unseen: forward.unseen,
+            timely: dest.life == self.config.incarnation,
             registered_ms: dest.registered_ms,
             age_ms: forward.age_ms,
             at: self.now,
@@ -249,13 +255,15 @@ impl Mesh {
         };
         let over = arrived.head.ttl_ms == Some(0);
         let mut item = self.new_item(arrived.key, arrived.head, arrived.payload, arrived.from);
-        item.redelivered = arrived.redelivered;
-        item.sent_ms = item.taken_ms.saturating_sub(arrived.age_ms);
-        // … and for the registration: if the recipient was elsewhere since, it may have got it there.
+        // What its node knows holds for the life of this node that it was meant for, and for the registration: if the recipient
+        // was elsewhere since, it may have got it there.
         let registered_ms = self.directory.registered_at(&item.key.to, &self.config.node);
         let same = arrived.registered_ms == registered_ms;
-        item.alone = arrived.unseen && same;
-        item.redelivered |= !same && self.hears_late();
+        let as_it_was = same && arrived.timely;
+        let age_ms = if as_it_was { arrived.age_ms } else { arrived.age_ms.saturating_add(UNDER_WAY_MS) };
+        item.sent_ms = item.taken_ms.saturating_sub(age_ms);
+        item.alone = arrived.unseen && as_it_was;
+        item.redelivered = arrived.redelivered || (!same && self.hears_late());
         item.state = State::Stored;
         item.second = true;
         self.durable.table.insert(no, item);

@@ -200,8 +200,8 @@ impl Mesh {
                 // No disk has it as stored.
                 (item.state, item.moving) = (State::Accepted, false);
             }
-            // That node may still have it, and hand it over itself.
-            item.alone &= !item.is_of(&home);
+            // The node that gave it to this one may not know that it is here, and may have handed it over itself meanwhile.
+            item.alone &= !item.is_of_another_node();
         }
         item.place = Place::Outbox;
         item.placed = true;
@@ -284,11 +284,6 @@ impl Item {
     /// Whether another node has given it to this one.
     pub(super) fn is_of_another_node(&self) -> bool {
         self.upstream.iter().any(|upstream| *upstream != Upstream::Sender)
-    }
-
-    /// Whether this node has given it to this one.
-    fn is_of(&self, node: &NodeName) -> bool {
-        self.upstream.iter().any(|upstream| matches!(upstream, Upstream::Node(of, ..) if of == node))
     }
 
     /// Whether its sender is a client of this node.

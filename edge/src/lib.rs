@@ -47,5 +47,6 @@ pub mod run;
 pub mod shown;
 pub mod site;
 pub mod speech;
+pub mod stamp;
 pub mod trust;
 pub mod wss;

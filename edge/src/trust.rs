@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use trishula::gateway::auth::keys::FileError;
 use trishula::gateway::auth::{KeySet, Own, Revoked, Rules, Trust};
@@ -11,6 +10,7 @@ use trishula::metrics;
 use trishula::wire::ids::Namespace;
 
 use crate::config::{DialectName, ServiceSection};
+use crate::stamp::{Stamp, stamp};
 
 /// Why tokens can't be checked.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +36,6 @@ pub struct Watched {
     /// Shared with its sessions, and with those of services where its clients are guests.
     pub own: Arc<Own>,
 }
-
-/// When a file was changed last, and how long it is.
-type Stamp = Option<(SystemTime, u64)>;
 
 impl Watched {
     /// Reads the files of a service; `None`: it asks for no tokens.
@@ -80,11 +77,7 @@ impl Watched {
 
     fn stamps(&self) -> Vec<Stamp> {
         let files = [&self.secret_file, &self.jwks_file, &self.revoked_file];
-        let stamp = |path: &PathBuf| {
-            let about = std::fs::metadata(path).ok()?;
-            Some((about.modified().ok()?, about.len()))
-        };
-        files.into_iter().flatten().map(stamp).collect()
+        files.into_iter().flatten().map(|path| stamp(path)).collect()
     }
 
     /// Reads the files again if they have changed, or `anyway`.

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`quic`] | the carrier between machines |
 //! | [`socket`] | the UDP port beneath it |
-//! | [`segments`] | many packets at once, where the kernel does that |
+//! | [`segments`] | the socket beneath QUIC: many packets at once where the kernel does that, and another one in its place |
 //! | [`unix`] | the carrier between a node and the edge on the same machine |
 //! | [`wss`] | the carrier between machines when UDP is blocked: TLS within a WebSocket, through the peer's edge |
 //! | [`memory`] | the carrier between a node and its own gateways |

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::segments;
+use super::segments::Segments;
 use crate::metrics;
 use crate::rt::{platform, tasks, wake};
 
@@ -79,7 +79,9 @@ fn settle(wanted: usize, set: impl Fn(usize) -> io::Result<()>) {
 #[derive(Debug)]
 pub struct Port {
     endpoint: quinn::Endpoint,
-    /// The same socket as the endpoint's.
+    /// Beneath the endpoint.
+    segments: Arc<Segments>,
+    /// The same socket as is there now.
     socket: Mutex<UdpSocket>,
     wanted: usize,
 }
@@ -110,9 +112,10 @@ impl Port {
             );
         }
         let kept = socket.try_clone()?;
-        let (socket, runtime) = (segments::wrap(socket)?, Arc::new(quinn::TokioRuntime));
-        let endpoint = quinn::Endpoint::new_with_abstract_socket(endpoint, server, socket, runtime)?;
-        Ok(Port { endpoint, socket: Mutex::new(kept), wanted })
+        let (segments, runtime) = (Segments::on(socket)?, Arc::new(quinn::TokioRuntime));
+        let endpoint =
+            quinn::Endpoint::new_with_abstract_socket(endpoint, server, segments.clone(), runtime)?;
+        Ok(Port { endpoint, segments, socket: Mutex::new(kept), wanted })
     }
 
     /// Any port, to dial from: for IPv6 and IPv4 where the machine has both.
@@ -168,7 +171,7 @@ impl Port {
         // The old one lives on as long as somebody holds a connection that ended over it, and would go on taking its share of
         // what comes: from now on it hears nobody.
         kept.connect(nobody(address))?;
-        self.endpoint.rebind_abstract(segments::wrap(socket)?)?;
+        self.segments.replace(socket)?;
         *kept = new;
         Ok(())
     }

@@ -20,7 +20,7 @@ use trishula::link::early::Begun;
 use trishula::link::inbox::Inbox;
 use trishula::link::proxy::Proxies;
 use trishula::link::quic::{self, Admitted, Certificate};
-use trishula::link::segments;
+use trishula::link::segments::Segments;
 use trishula::link::websocket::WebSocketBytes;
 use trishula::link::wss::{self, Outward};
 use trishula::link::{self, Event, Local, Peer, memory, unix};
@@ -80,15 +80,19 @@ fn local_with(name: &str, events: impl Into<Inbox>) -> Arc<Local> {
 }
 
 pub fn endpoint(local: &Local) -> quinn::Endpoint {
-    endpoint_on(local, segments::wrap(UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap())
+    endpoint_on(local, Segments::on(UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap())
 }
 
 fn endpoint_on(local: &Local, socket: Arc<dyn quinn::AsyncUdpSocket>) -> quinn::Endpoint {
+    let (config, runtime) = (quinn::EndpointConfig::default(), Arc::new(quinn::TokioRuntime));
+    quinn::Endpoint::new_with_abstract_socket(config, Some(server(local)), socket, runtime).unwrap()
+}
+
+pub fn server(local: &Local) -> quinn::ServerConfig {
     let tls = tls::quic_server(local.identity.server().unwrap().config).unwrap();
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
     server.transport_config(Arc::new(quic::transport()));
-    let (config, runtime) = (quinn::EndpointConfig::default(), Arc::new(quinn::TokioRuntime));
-    quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime).unwrap()
+    server
 }
 
 async fn connect(

@@ -8,5 +8,6 @@ mod ends;
 mod lanes;
 #[cfg(target_os = "linux")]
 mod offload;
+mod replaced;
 mod rude_peers;
 mod twice;

@@ -2,11 +2,13 @@
 
 use std::io::ErrorKind;
 use std::net::UdpSocket;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use quinn::AsyncUdpSocket;
 use quinn::udp::Transmit;
-use trishula::link::segments;
+use trishula::link::segments::Segments;
 use trishula::metrics;
 
 use crate::ends::{PATIENCE, frame, id_of, message, over_sockets, up};
@@ -36,7 +38,7 @@ async fn a_kernel_that_refuses_segments_costs_no_message() {
     // The same on the sockets of a link; quinn finds out by trying.
     let sockets = [socket(), socket()];
     sockets.iter().for_each(|socket| trishula_wan::refuse_segments(socket).unwrap());
-    let sockets = sockets.map(|socket| segments::wrap(socket).unwrap());
+    let sockets = sockets.map(|socket| Segments::on(socket).unwrap() as Arc<dyn AsyncUdpSocket>);
     assert!(sockets.iter().all(|socket| socket.max_transmit_segments() > 1), "it would send many at once");
     let began = Instant::now();
     let mut joined = over_sockets(sockets.clone()).await;
@@ -62,7 +64,7 @@ async fn what_is_refused_in_one_piece_is_sent_in_many() {
     let (from, to) = (socket(), socket());
     trishula_wan::refuse_segments(&from).unwrap();
     to.set_read_timeout(Some(PATIENCE)).unwrap();
-    let sending = segments::wrap(from).unwrap();
+    let sending = Segments::on(from).unwrap();
     let contents: Vec<u8> = (0..5).flat_map(|n| [n; 1200]).collect();
     let destination = to.local_addr().unwrap();
     let transmit =

@@ -16,11 +16,12 @@ use trishula::rt::signals::Hangups;
 use trishula::rt::{logging, queue};
 use trishula::wire::ids::Namespace;
 
-use super::renewed::{Renewed, Stamp, stamp};
+use super::renewed::Renewed;
 use crate::config::EdgeConfig;
 use crate::http::{Answer, refuse, with_type};
 use crate::listener::Service;
 use crate::prepare;
+use crate::stamp::{Stamp, stamp};
 
 /// Where `trishula-edge reload` asks, on the port of the metrics.
 pub const PATH: &str = "/reload";
@@ -47,7 +48,7 @@ pub struct Source {
     pub path: PathBuf,
     /// Flags: dotted keys and values.
     pub overrides: Vec<(String, toml::Value)>,
-    /// What was in the file, and when it was changed last, just before it was read: a change meanwhile is read again.
+    /// What was in the file just before it was read: a change meanwhile is read again.
     keys: Keys,
     seen: Stamp,
 }

@@ -1,14 +1,14 @@
 //! Files that others renew while the edge runs: certificates, secrets, keys, tokens taken back. They are read again when they
 //! change; what was in use before stays in use until what is there can be taken.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use trishula::identity::live::{ReloadableCert, Reloaded};
 use trishula::metrics;
 
 use crate::prepare::Prepared;
+use crate::stamp::{Stamp, stamp};
 use crate::trust::Watched;
 
 /// How often the files are looked at.
@@ -31,9 +31,6 @@ struct Shown {
     certificate: Arc<ReloadableCert>,
     seen: [Stamp; 2],
 }
-
-/// When a file was changed last, and how long it is.
-pub type Stamp = Option<(SystemTime, u64)>;
 
 impl Renewed {
     /// Looks after the files of a service from now on. Those of its earlier configuration count on for as long as there are
@@ -93,10 +90,4 @@ impl Shown {
 fn stamps(certificate: &ReloadableCert) -> [Stamp; 2] {
     let (certificate, key) = certificate.paths();
     [certificate, key].map(stamp)
-}
-
-/// `None`: it is not there.
-pub fn stamp(path: &Path) -> Stamp {
-    let about = std::fs::metadata(path).ok()?;
-    Some((about.modified().ok()?, about.len()))
 }

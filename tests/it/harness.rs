@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -360,6 +361,29 @@ impl Drop for PythonClient {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// The lines of a process as they come: nobody waits for one for ever.
+pub struct Lines(Receiver<String>);
+
+impl Lines {
+    pub fn of(output: impl Read + Send + 'static) -> Lines {
+        let (lines, receiver) = channel();
+        // Ends with the process.
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if lines.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Lines(receiver)
+    }
+
+    /// The next one, if it comes so soon.
+    pub fn within(&self, time: Duration) -> Result<String, RecvTimeoutError> {
+        self.0.recv_timeout(time)
     }
 }
 

@@ -10,6 +10,7 @@ mod durable;
 mod early;
 mod failover;
 mod fallback;
+mod feed;
 mod harness;
 mod hostile;
 mod membership;

@@ -1,19 +1,20 @@
 //! The older services behind a real edge and node, with their own clients.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
 
 use serde_json::json;
 use trishula::rt::clock;
 
-use crate::harness::{Machine, Mesh, edge_program, free_ports, python, until};
+use crate::harness::{Lines, Machine, Mesh, PATIENCE, edge_program, free_ports, python, until};
 
 const SECRET: &str = "a secret of the tests, long enough to be one";
 
 /// A Python that has the package mcp-common, which needs 3.13, as `tests/run.sh` makes it, where there is one.
-fn strict_python() -> Option<PathBuf> {
+pub fn strict_python() -> Option<PathBuf> {
     let named = std::env::var_os("TRISHULA_TEST_PYTHON_STRICT").map(PathBuf::from);
     let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-python3.13/bin/python");
     named.or(Some(made)).filter(|python| python.exists())
@@ -23,6 +24,15 @@ fn strict_python() -> Option<PathBuf> {
 fn serving(presets: &[(&str, u16)]) -> Mesh {
     let mut mesh = Mesh::init(&["agni"]);
     let machine = &mut mesh.machines[0];
+    add_services(machine, presets);
+    machine.start_node();
+    machine.start_edge();
+    mesh.wait_whole();
+    mesh
+}
+
+/// Adds services to the configuration of a machine's edge.
+pub fn add_services(machine: &Machine, presets: &[(&str, u16)]) {
     fs::write(machine.folder.join("services.secret"), SECRET).unwrap();
     let path = machine.folder.join("edge.toml");
     let mut text = fs::read_to_string(&path).unwrap();
@@ -32,51 +42,52 @@ fn serving(presets: &[(&str, u16)]) -> Mesh {
         );
     }
     fs::write(path, text).unwrap();
-    machine.start_node();
-    machine.start_edge();
-    mesh.wait_whole();
-    mesh
 }
 
-fn token(user: &str, permissions: &[&str], seconds: i64) -> String {
+pub fn token(user: &str, permissions: &[&str], seconds: i64) -> String {
     let exp = (clock::wall_ms() / 1000).checked_add_signed(seconds).unwrap();
     let claims = json!({"user_id": user, "permissions": permissions, "iat": 1, "exp": exp});
     let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
 }
 
-fn url(port: u16) -> String {
+pub fn url(port: u16) -> String {
     format!("wss://localhost:{port}")
 }
 
 /// A script that is spoken with line by line.
-struct Script {
+pub struct Script {
     child: Child,
-    says: BufReader<ChildStdout>,
+    says: Lines,
     hears: ChildStdin,
 }
 
 impl Script {
-    fn start(python: &Path, script: &str, arguments: &[&str]) -> Script {
+    pub fn start(python: &Path, script: &str, arguments: &[&str]) -> Script {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/python").join(script);
-        let mut child = Command::new(python)
-            .arg(script)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (says, hears) = (child.stdout.take().unwrap(), child.stdin.take().unwrap());
-        Script { child, says: BufReader::new(says), hears }
+        Script::run(Command::new(python).arg(script).args(arguments))
     }
 
-    fn says(&mut self, word: &str) {
-        let mut line = String::new();
-        self.says.read_line(&mut line).unwrap();
-        assert_eq!(line.trim_end(), word);
+    pub fn run(command: &mut Command) -> Script {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (says, hears) = (Lines::of(child.stdout.take().unwrap()), child.stdin.take().unwrap());
+        Script { child, says, hears }
     }
 
-    fn tell(&mut self, word: &str) {
+    pub fn says(&mut self, word: &str) {
+        assert_eq!(self.line(), word);
+    }
+
+    /// The next line; an empty one when the script has ended.
+    pub fn line(&mut self) -> String {
+        match self.says.within(PATIENCE) {
+            Ok(line) => line.trim_end().to_owned(),
+            Err(RecvTimeoutError::Disconnected) => String::new(),
+            Err(RecvTimeoutError::Timeout) => panic!("it has said nothing for {PATIENCE:?}"),
+        }
+    }
+
+    pub fn tell(&mut self, word: &str) {
         writeln!(self.hears, "{word}").unwrap();
     }
 }

@@ -13,6 +13,7 @@ mod fallback;
 mod harness;
 mod hostile;
 mod membership;
+mod production;
 mod proxies;
 mod python;
 mod records;

@@ -9,7 +9,9 @@ use trishula::config::log::LogFormat;
 use trishula::rt::{logging, signals};
 
 use crate::config::EdgeConfig;
+use crate::front::expiry;
 use crate::front::reload::{Report, Source};
+use crate::prepare::Prepared;
 use crate::{config, front, prepare, print, run};
 
 const FAILED: u8 = 1;
@@ -42,7 +44,8 @@ struct Cli {
 enum Command {
     /// Serve clients until told to stop (SIGTERM, Ctrl-C)
     Run(RunArgs),
-    /// Say whether `run` would start: configuration, secrets, certificates, ports
+    /// Say whether `run` would start: configuration, secrets, certificates, ports. A certificate that has ended fails it, one
+    /// that ends within 30 days is a warning
     Check(CheckArgs),
     /// Have the running edge read its configuration again, and say what changed; certificates and secrets as well
     Reload(ReloadArgs),
@@ -88,6 +91,8 @@ enum Failure {
     Config(#[from] trishula::config::Error),
     #[error("{0}")]
     Start(#[from] prepare::Error),
+    #[error("{}", .0.join("\n  "))]
+    Ended(Vec<String>),
     #[error("the runtime could not be started: {0}")]
     Runtime(std::io::Error),
     #[error("{0}")]
@@ -101,7 +106,7 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Failure::Config(_) | Failure::NotTaken(_) => BAD_CONFIGURATION,
+            Failure::Config(_) | Failure::Ended(_) | Failure::NotTaken(_) => BAD_CONFIGURATION,
             Failure::Start(e) if e.is_configuration() => BAD_CONFIGURATION,
             Failure::Start(_) | Failure::Runtime(_) | Failure::Reload(_) | Failure::NotLive(_) => FAILED,
         }
@@ -160,13 +165,19 @@ fn check_command(args: &CheckArgs) -> Result<(), Failure> {
     let config = EdgeConfig::load(&args.config, std::env::vars(), Vec::new())?;
     let services = prepare::services(&config)?;
     let bundle = prepare::bundle(&config)?;
+    let ended: Vec<String> = services.iter().filter_map(ended).collect();
+    if !ended.is_empty() {
+        return Err(Failure::Ended(ended));
+    }
     if !args.running {
         // Sockets of tokio's need its runtime.
         runtime(1)?.block_on(async { run::Listeners::bind(&config).map(drop) })?;
     }
     if args.json {
-        let services: Vec<_> =
-            services.iter().map(|s| json!({ "name": s.section.name, "listen": s.section.listen })).collect();
+        let services: Vec<_> = services
+            .iter()
+            .map(|s| json!({ "name": s.section.name, "listen": s.section.listen, "certificate_days_left": days_left(s) }))
+            .collect();
         print::line(
             &json!({ "good": true, "identity": bundle.name.to_string(), "services": services, "notes": config.notes }).to_string(),
         );
@@ -179,9 +190,29 @@ fn check_command(args: &CheckArgs) -> Result<(), Failure> {
     for service in services {
         let section = &service.section;
         let listen: Vec<String> = section.listen.iter().map(ToString::to_string).collect();
-        print::line(&format!("  service {} on {}", section.name, listen.join(", ")));
+        let certificate = match days_left(&service) {
+            Some(days) if days < expiry::WARNING_DAYS => {
+                format!("; WARNING: its certificate ends in {days} days: {}", expiry::REMEDY)
+            }
+            Some(days) => format!("; certificate good for {days} days"),
+            None => String::new(),
+        };
+        print::line(&format!("  service {} on {}{certificate}", section.name, listen.join(", ")));
     }
     Ok(())
+}
+
+fn days_left(service: &Prepared) -> Option<i64> {
+    service.certificate.as_deref().and_then(expiry::days_left)
+}
+
+/// Says of a certificate that has ended which it is, and what to do. `run` serves with it all the same: not every client
+/// verifies it, and other services have theirs.
+fn ended(service: &Prepared) -> Option<String> {
+    let days = days_left(service).filter(|days| *days < 0)?;
+    let path = service.certificate.as_ref()?.paths().0.display();
+    let name = &service.section.name;
+    Some(format!("service {name}: the certificate in {path} ended {} days ago: {}", -days, expiry::REMEDY))
 }
 
 /// One thread is measured best on small machines: fewer hand-overs beat more parallelism.

@@ -114,7 +114,7 @@ async fn verify_deployment() {
 
 #[tokio::test]
 async fn check_websocket_health() {
-    // covers B20, B27 17
+    // covers B20
     let world = mahavishnu("tls = false").await;
     // `--advanced`: the first frame of one of these types within a second will do.
     let mut socket = connect(world.address()).await;

@@ -158,7 +158,7 @@ impl Old {
 
 #[tokio::test]
 async fn an_envelope_client_logs_in_and_asks_the_service() {
-    // covers B06, B27 1
+    // covers B06, B27 01
     let rig = Rig::new().await;
     let mut client = rig.greeted("u1").await;
     let ask = json!({"type": "request", "event": "get_pool_status", "data": {"pool_id": "p1"}, "id": "q1"});
@@ -206,7 +206,7 @@ async fn connections_with_one_token_do_not_throw_each_other_out() {
 
 #[tokio::test]
 async fn a_bad_token_gets_a_frame_and_then_the_close() {
-    // covers B06, B27 3
+    // covers B06, B27 03
     let rig = Rig::new().await;
     let mut client = rig.client(mcp(settings("mahavishnu")), false).await;
     client.say(json!({"type": "request", "event": "auth", "data": {"token": "no"}, "id": "a"})).await;

@@ -201,7 +201,7 @@ async fn metrics_only_for_whom_the_operator_lets_in() {
 
 #[tokio::test]
 async fn tls_is_1_2_or_1_3_with_strong_suites() {
-    // covers B10, B27 9
+    // covers B10, B27 09
     let world = World::start().await;
     let pem = world.machine.ca.certificate_pem().to_owned();
     for (versions, expected) in [

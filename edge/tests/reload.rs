@@ -227,7 +227,7 @@ async fn the_command_says_what_changed_and_refuses_what_can_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_takes_the_same_port_at_once() {
-    // covers B12, B31, B27 16
+    // covers B12, B31, B27 11, B27 16
     let mut edge = Process::start("");
     let mut clients = Vec::new();
     for _ in 0..20 {

@@ -99,7 +99,7 @@ fn counted(name: &str, label: &str) -> u64 {
 
 #[tokio::test]
 async fn a_preset_serves_old_clients_in_their_own_words() {
-    // covers B01, B03, B06, B27 1, B27 2
+    // covers B01, B03, B06, B27 01, B27 02
     let world = serving(&preset("mahavishnu", "")).await;
     let mut client = greeted(&world, &["pool:read"]).await;
     let asked = clock::now();

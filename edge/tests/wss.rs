@@ -209,7 +209,7 @@ async fn without_a_node_clients_hear_unavailable_and_come_back_by_themselves() {
 
 #[tokio::test]
 async fn requests_without_an_upgrade() {
-    // covers T20
+    // covers T20, B27 10
     let world = World::start().await;
     let _dc = world.registered("dc").await;
     let plain = |method: &str, path: &str| {

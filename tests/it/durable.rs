@@ -228,7 +228,7 @@ fn a_message_to_an_agent_that_was_never_seen_is_refused_unless_it_is_to_be_creat
     });
 }
 
-// covers T04, T09
+// covers T04, T09, B27 23
 #[test]
 fn what_waits_for_an_absent_agent_waits_through_a_kill_of_its_home() {
     let mut mesh = Mesh::start(&["dc", "agni"]);

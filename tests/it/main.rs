@@ -14,6 +14,7 @@ mod feed;
 mod harness;
 mod hostile;
 mod membership;
+mod production;
 mod proxies;
 mod python;
 mod records;

@@ -164,7 +164,7 @@ fn a_publish_at_one_edge_reaches_readers_at_others_and_history_is_at_every_node(
     });
 }
 
-// covers B07, Q02
+// covers B07, Q02, B27 23
 #[test]
 fn clients_of_a_node_that_is_killed_and_started_again_notice_nothing() {
     let mut mesh = Mesh::start(&["dc", "agni"]);
@@ -203,7 +203,7 @@ fn clients_of_a_node_that_is_killed_and_started_again_notice_nothing() {
     });
 }
 
-// covers B07, Q02
+// covers B07, Q02, B27 23
 #[test]
 fn readers_of_an_edge_that_is_killed_resume_by_cursor_at_another() {
     let mut mesh = Mesh::start(&["dc", "agni"]);

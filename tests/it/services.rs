@@ -106,7 +106,7 @@ fn service(machine: &Machine, port: u16) -> Script {
     service
 }
 
-// covers B01, B03, B04, B06, B27 1, B27 2, B27 3, B27 5, B27 16
+// covers B01, B03, B04, B06, B27 01, B27 02, B27 03, B27 04, B27 05, B27 06, B27 16
 #[test]
 fn the_real_client_of_the_envelope_lives_through_a_restart_of_its_edge() {
     // tests/run.sh says so where there is no Python 3.13.

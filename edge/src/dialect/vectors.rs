@@ -358,7 +358,7 @@ fn ends(head: &Value, step: &Step) -> bool {
 
 #[test]
 fn the_envelope_and_its_connection() {
-    // covers B06, B27 1-4, 20, 21
+    // covers B06, B27 01, B27 02, B27 03, B27 04, B27 20, B27 21
     assert!(play_file("mcp") >= 20);
 }
 

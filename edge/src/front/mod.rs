@@ -27,6 +27,7 @@ pub mod asking;
 pub mod auto_cert;
 pub mod certified;
 pub mod entry;
+pub mod expiry;
 pub mod forwarded;
 pub mod glance;
 pub mod h2;

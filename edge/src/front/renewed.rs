@@ -4,9 +4,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use trishula::identity::live::{ReloadableCert, Reloaded};
 use trishula::metrics;
 
+use super::expiry;
 use crate::prepare::Prepared;
 use crate::stamp::{Stamp, stamp};
 use crate::trust::Watched;
@@ -30,6 +32,10 @@ struct Shown {
     service: String,
     certificate: Arc<ReloadableCert>,
     seen: [Stamp; 2],
+    /// When it ends; `None`: nobody can say.
+    end: Option<OffsetDateTime>,
+    /// Days until then, as they were told last.
+    days: Option<i64>,
 }
 
 impl Renewed {
@@ -40,8 +46,7 @@ impl Renewed {
         let service = prepared.section.name.to_string();
         files.certificates.retain(|shown| shown.service != service);
         if let Some(certificate) = &prepared.certificate {
-            let seen = stamps(certificate);
-            files.certificates.push(Shown { service, certificate: certificate.clone(), seen });
+            files.certificates.push(Shown::new(service, certificate.clone()));
         }
         files.trusts.retain(|watched| Arc::strong_count(&watched.own) > 1);
         files.trusts.extend(prepared.trust.clone());
@@ -64,7 +69,43 @@ impl Renewed {
 }
 
 impl Shown {
+    fn new(service: String, certificate: Arc<ReloadableCert>) -> Shown {
+        let (seen, end) = (stamps(&certificate), expiry::end_of(certificate.paths().0));
+        let mut shown = Shown { service, certificate, seen, end, days: None };
+        shown.tell_days();
+        shown
+    }
+
     fn look(&mut self, anyway: bool) {
+        self.renew(anyway);
+        self.tell_days();
+    }
+
+    /// Shows how many days are left; of few it warns, at the start and then once a day.
+    fn tell_days(&mut self) {
+        let days = self.end.map(expiry::days_until);
+        if days == self.days {
+            return;
+        }
+        self.days = days;
+        let Some(days) = days else { return };
+        let service = self.service.as_str();
+        metrics::CERTIFICATE_DAYS.with_label_values(&[service]).set(days);
+        let (path, remedy) = (self.certificate.paths().0.display().to_string(), expiry::REMEDY);
+        if days < 0 {
+            tracing::error!(
+                service,
+                path,
+                days,
+                remedy,
+                "the certificate has ended: clients that verify it are lost"
+            );
+        } else if days < expiry::WARNING_DAYS {
+            tracing::warn!(service, path, days, remedy, "the certificate ends soon");
+        }
+    }
+
+    fn renew(&mut self, anyway: bool) {
         let now = stamps(&self.certificate);
         if !anyway && now == self.seen {
             return;
@@ -76,6 +117,7 @@ impl Shown {
             Ok(Reloaded::Unchanged) => return,
             Ok(Reloaded::Changed { now, not_after, .. }) => {
                 tracing::info!(service, path, fingerprint = %now, %not_after, "a renewed certificate is in use");
+                self.end = Some(not_after);
                 "ok"
             }
             Err(e) => {

@@ -138,7 +138,9 @@ fn every_reader_gets_every_publish_once_or_is_told() {
     // covers B07
     let count = std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(200);
     let (broken, Model { read, lapses, twins, .. }, steps) = many(0..count);
-    eprintln!("{count} seeds: {read} messages read, {lapses} lapses told, twins in {twins} seeds, {steps} steps");
+    eprintln!(
+        "{count} seeds: {read} messages read, {lapses} lapses told, twins in {twins} seeds, {steps} steps"
+    );
     for (seed, why) in &broken {
         eprintln!("{why}\n  SEED={seed} cargo test --test rooms replay -- --nocapture");
     }

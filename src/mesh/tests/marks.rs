@@ -12,12 +12,25 @@ const SOON: Duration = Duration::from_millis(100);
 /// A connection from agni to rushabdev that is no link yet.
 const EARLY: LinkId = LinkId(1_000);
 
+/// Three nodes, Alice at agni, and Bob away, last at rushabdev.
+fn bob_was_at_rushabdev() -> (Cluster, Client) {
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("agni", "alice");
+    cluster.away("rushabdev", "bob");
+    cluster.run(seconds(20));
+    (cluster, alice)
+}
+
+fn assert_one_marked(cluster: &Cluster, client: &Client, why: &str) {
+    let handed = cluster.handings(client);
+    assert_eq!(handed.len(), 1);
+    assert!(handed[0].1.redelivered, "{why}");
+}
+
 /// Bob gets m-1 at its sender's own node agni, marked since rushabdev has been sent it, and goes on to dc.
 fn got_at_agni_and_went_to_dc(cluster: &mut Cluster) -> Client {
     let there = cluster.register("agni", "bob");
-    let handed = cluster.handings(&there);
-    assert_eq!(handed.len(), 1);
-    assert!(handed[0].1.redelivered, "rushabdev may have handed it over");
+    assert_one_marked(cluster, &there, "rushabdev may have handed it over");
     cluster.settle(&there, "m-1", Settlement::Acked);
     cluster.detach(&there, false);
     cluster.run(SOON);
@@ -27,10 +40,7 @@ fn got_at_agni_and_went_to_dc(cluster: &mut Cluster) -> Client {
 #[test]
 fn what_comes_late_to_a_node_that_was_started_again_is_marked_where_its_recipient_is_now() {
     // covers T07, Q02
-    let mut cluster = Cluster::meshed(&TRIO);
-    let alice = cluster.register("agni", "alice");
-    cluster.away("rushabdev", "bob");
-    cluster.run(seconds(20));
+    let (mut cluster, alice) = bob_was_at_rushabdev();
     // It was sent to rushabdev, and is on its way.
     cluster.lost = |frame| matches!(frame, Frame::Forward(..));
     cluster.post(&alice, "bob", "m-1");
@@ -47,18 +57,13 @@ fn what_comes_late_to_a_node_that_was_started_again_is_marked_where_its_recipien
     cluster.input("rushabdev", Input::Frame(EARLY, on_its_way));
     cluster.connect("rushabdev", "dc");
     cluster.run(seconds(2));
-    let handed = cluster.handings(&bob);
-    assert_eq!(handed.len(), 1);
-    assert!(handed[0].1.redelivered, "bob got it at agni");
+    assert_one_marked(&cluster, &bob, "bob got it at agni");
 }
 
 #[test]
 fn what_a_node_keeps_whose_sender_has_not_heard_that_is_marked_at_its_recipients_next_home() {
     // covers T07, Q02
-    let mut cluster = Cluster::meshed(&TRIO);
-    let alice = cluster.register("agni", "alice");
-    cluster.away("rushabdev", "bob");
-    cluster.run(seconds(20));
+    let (mut cluster, alice) = bob_was_at_rushabdev();
     cluster.lost = |frame| matches!(frame, Frame::Confirm(..));
     cluster.post(&alice, "bob", "m-1");
     assert_eq!(cluster.view("rushabdev").mailbox, 1);
@@ -68,7 +73,5 @@ fn what_a_node_keeps_whose_sender_has_not_heard_that_is_marked_at_its_recipients
     let bob = got_at_agni_and_went_to_dc(&mut cluster);
     cluster.connect("rushabdev", "dc");
     cluster.run(seconds(2));
-    let handed = cluster.handings(&bob);
-    assert_eq!(handed.len(), 1);
-    assert!(handed[0].1.redelivered, "bob got it at agni");
+    assert_one_marked(&cluster, &bob, "bob got it at agni");
 }

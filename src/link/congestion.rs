@@ -64,6 +64,12 @@ impl Congestion {
     }
 }
 
+/// Whether a connection's window has room for more than it sends; of BBR nobody knows, and it counts as having some.
+pub(super) fn has_room(connection: &quinn::Connection) -> bool {
+    let state = connection.congestion_state().into_any();
+    state.downcast_ref::<Bounded>().is_none_or(|bounded| bounded.has_room)
+}
+
 struct Factory {
     floor: u64,
 }
@@ -71,7 +77,8 @@ struct Factory {
 impl ControllerFactory for Factory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let cubic = Cubic::new(Arc::new(CubicConfig::default()), now, current_mtu);
-        Box::new(Bounded { cubic, floor: self.floor, ceiling: Ceiling::new(now, self.floor) })
+        let ceiling = Ceiling::new(now, self.floor);
+        Box::new(Bounded { cubic, floor: self.floor, ceiling, has_room: true })
     }
 }
 
@@ -81,10 +88,13 @@ struct Bounded {
     cubic: Cubic,
     floor: u64,
     ceiling: Ceiling,
+    /// All that there was to send had been sent when something was acknowledged last.
+    has_room: bool,
 }
 
 impl Controller for Bounded {
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
+        self.has_room = app_limited;
         // What the ceiling did not let it use tells Cubic nothing.
         let unused = app_limited || self.cubic.window() > self.ceiling.bytes();
         self.cubic.on_ack(now, sent, bytes, unused, rtt);

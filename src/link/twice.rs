@@ -6,7 +6,8 @@
 //! are still missing: a durable message is put in order again at its recipient's home, by its own number. A live one is left to
 //! the stream then.
 //!
-//! The pause is what makes the copy worth having: at once, both would share one packet and be lost together.
+//! The pause is what makes the copy worth having: at once, both would share one packet and be lost together. Where the window is full
+//! there are no copies: each would take the place of a message that waits, and urgent ones would wait for copies of others.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use super::datagram::{self, Share};
 use super::inbox::Inbox;
-use super::{Event, Lane};
+use super::{Event, Lane, congestion};
 use crate::rt::queue;
 use crate::wire::envelope::Class;
 use crate::wire::frame::{Encoded, Frame};
@@ -87,6 +88,9 @@ impl Copies {
                 Ok(0) => return,
                 Ok(_) => tokio::time::sleep(PAUSE).await,
                 Err(_) => continue,
+            }
+            if !congestion::has_room(&connection) {
+                written.drain(..).for_each(|_| datagram::count("copy_spared"));
             }
             for (number, frame) in written.drain(..) {
                 let copy = datagram::pack(Lane::Urgent.index() as u8, number, &frame);

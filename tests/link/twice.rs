@@ -109,7 +109,8 @@ async fn way(to: SocketAddr) -> Way {
 
 async fn dial(from: &Local, endpoint: &quinn::Endpoint, to: SocketAddr) -> Connection {
     let tls = tls::quic_client(from.identity.client(None).unwrap()).unwrap();
-    let config = quinn::ClientConfig::new(Arc::new(tls));
+    let mut config = quinn::ClientConfig::new(Arc::new(tls));
+    config.transport_config(Arc::new(quic::transport()));
     endpoint.connect_with(config, to, "node.trishula").unwrap().await.unwrap()
 }
 
@@ -181,6 +182,29 @@ async fn an_urgent_message_whose_packet_is_lost_comes_as_a_copy_and_once() {
     for number in passed..passed + 50 {
         slow.pass(number).await;
     }
+}
+
+// covers T02
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_that_is_full_carries_no_copies() {
+    let mut slow = slow().await;
+    let handle = slow.handle.clone();
+    let fill = tasks::spawn("test.fill", async move {
+        while handle.send(&forward(0, Priority::BULK, 64 << 10)).await.is_ok() {}
+    });
+    let handle = slow.handle.clone();
+    let hurry = tasks::spawn("test.hurry", async move {
+        while handle.send(&urgent(1)).await.is_ok() {
+            tokio::time::sleep(DELAY / 2).await;
+        }
+    });
+    let spared = async {
+        while counted("copy_spared") < 10 {
+            frame(&mut slow.heard).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, spared).await.expect("copies are left out");
+    drop((fill, hurry));
 }
 
 // covers T02

@@ -4,7 +4,9 @@
 //! a thin flow some 10 KB, and no lane helps (docs/benchmarks.md). Where nothing is lost it fills the queue of the
 //! slowest hop, and an urgent message waits behind all of that. So it stands between two bounds here:
 //!
-//! * a *floor*: loss alone never brings the window below it;
+//! * a *floor*: loss alone never brings the window below it, and Cubic does not hear of losses while it would send no more than
+//!   that. One lost packet of a greeting would otherwise end its slow start at a few KB, and a transfer that comes
+//!   later would creep up from there for ten seconds and more. After a silence (RFC 9002 section 7.6) it begins anew at the floor;
 //! * a *ceiling* that the delay sets: it grows while round trips are as short as the path allows, and once they are longer it
 //!   is what arrives in the shortest round trip and 8 ms, so that no more of our own waits in front of the next packet
 //!   (as LEDBAT keeps it, RFC 6817; found as BBR finds it). It may go below the floor, down to a quarter of it: loss may
@@ -76,9 +78,7 @@ struct Factory {
 
 impl ControllerFactory for Factory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        let cubic = Cubic::new(Arc::new(CubicConfig::default()), now, current_mtu);
-        let ceiling = Ceiling::new(now, self.floor);
-        Box::new(Bounded { cubic, floor: self.floor, ceiling, has_room: true })
+        Box::new(Bounded::new(self.floor, now, current_mtu))
     }
 }
 
@@ -87,9 +87,22 @@ impl ControllerFactory for Factory {
 struct Bounded {
     cubic: Cubic,
     floor: u64,
+    mtu: u16,
     ceiling: Ceiling,
     /// All that there was to send had been sent when something was acknowledged last.
     has_room: bool,
+}
+
+impl Bounded {
+    fn new(floor: u64, now: Instant, mtu: u16) -> Bounded {
+        let (cubic, ceiling) = (Bounded::cubic(floor, now, mtu), Ceiling::new(now, floor));
+        Bounded { cubic, floor, mtu, ceiling, has_room: true }
+    }
+
+    fn cubic(floor: u64, now: Instant, mtu: u16) -> Cubic {
+        let mut config = CubicConfig::default();
+        Cubic::new(Arc::new(config.initial_window(floor).clone()), now, mtu)
+    }
 }
 
 impl Controller for Bounded {
@@ -103,10 +116,16 @@ impl Controller for Bounded {
     }
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent: bool, lost: u64) {
-        self.cubic.on_congestion_event(now, sent, is_persistent, lost);
+        if is_persistent {
+            self.cubic = Bounded::cubic(self.floor, now, self.mtu);
+        } else if lost == 0 || self.cubic.window() > self.floor {
+            // Nothing lost: a router marked what it would have dropped (RFC 3168), and that is no accident.
+            self.cubic.on_congestion_event(now, sent, is_persistent, lost);
+        }
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.mtu = new_mtu;
         self.cubic.on_mtu_update(new_mtu);
     }
 
@@ -291,6 +310,27 @@ mod tests {
                 queues.len() as f64 * PACKET as f64 / (self.bytes_a_second as f64 * time.as_secs_f64());
             (used, queues[queues.len() / 2])
         }
+    }
+
+    #[test]
+    fn a_loss_within_the_floor_does_not_end_slow_start_and_one_above_it_does() {
+        // covers T25
+        let (now, floor) = (Instant::now(), 64 * 1024);
+        let later = |n| now + Duration::from_secs(n);
+        let slow_start = |bounded: &Bounded| bounded.cubic.metrics().ssthresh == Some(u64::MAX);
+        let mut bounded = Bounded::new(floor, now, 1200);
+        bounded.on_congestion_event(later(2), later(1), false, 2400);
+        assert!(slow_start(&bounded) && bounded.cubic.window() == floor, "a greeting that was lost");
+        bounded.cubic = Bounded::cubic(2 * floor, now, 1200);
+        bounded.on_congestion_event(later(4), later(3), false, 2400);
+        assert!(
+            !slow_start(&bounded) && bounded.cubic.window() < 2 * floor,
+            "more than the floor was under way"
+        );
+        bounded.on_congestion_event(later(6), later(5), true, 2400);
+        assert!(slow_start(&bounded) && bounded.cubic.window() == floor, "a silence");
+        bounded.on_congestion_event(later(8), later(7), false, 0);
+        assert!(!slow_start(&bounded), "a router's mark");
     }
 
     #[test]

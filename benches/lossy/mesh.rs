@@ -22,6 +22,8 @@ const TRISHULA: &str = env!("CARGO_BIN_EXE_trishula");
 const MACHINES: [&str; 2] = ["agni", "rushabdev"];
 /// Anything here takes less.
 const WITHIN: Duration = Duration::from_secs(30);
+/// Nodes that dial each other at once have two connections, and after so long the one that they keep.
+const SETTLED: Duration = Duration::from_millis(2500);
 /// Agents by whose names these many flows fall on every one of the 16 lanes.
 const CROWD: usize = 32;
 /// What each of them keeps under way, and how large.
@@ -71,6 +73,7 @@ impl Mesh {
             ensure!(began.elapsed() < WITHIN, "the two nodes did not find each other within {WITHIN:?}");
             std::thread::sleep(Duration::from_millis(50));
         }
+        std::thread::sleep(SETTLED);
         Ok(mesh)
     }
 

@@ -21,6 +21,7 @@
 //! | `arrivals` | from other nodes: order, and recognising what came before |
 //! | `order` | what waits for an earlier message that lies elsewhere |
 //! | `mailbox` | in the hands of sessions |
+//! | `writing` | what the disk is given, and what it refuses |
 //! | `receipts` | what upstream is told, and the end |
 //! | `copies` | the second machine |
 //! | `timing` | what happens because time passes |
@@ -54,6 +55,7 @@ mod table;
 mod taking;
 mod timing;
 mod view;
+mod writing;
 
 pub use brakes::Limits;
 pub use rollback::GoOn;
@@ -89,6 +91,8 @@ pub(super) struct Durable {
     waiting: BTreeMap<Ticket, Waiting>,
     /// Items that could not be written, and are written again; with their end, if that is what failed.
     unwritten: BTreeMap<No, Option<(State, Option<Refusal>)>>,
+    /// Of what the disk has refused that which is on none yet, by its flow: what comes behind it is written behind it.
+    refused: BTreeMap<Flow, BTreeSet<No>>,
     /// Changes that could not be written: the latest of each message.
     rewrites: BTreeMap<MessageKey, Change>,
     /// Messages that could not be erased.

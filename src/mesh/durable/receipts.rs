@@ -7,12 +7,12 @@ use bytes::Bytes;
 
 use super::Waiting;
 use super::table::{Item, Known, No};
-use crate::mesh::{Event, Mesh, Step, Ticket, Time};
-use crate::wire::close::{Code, Refusal};
+use crate::mesh::{Event, Mesh, Step, Time};
+use crate::wire::close::Refusal;
 use crate::wire::envelope::{Head, MessageKey, State};
 use crate::wire::frame::{Frame, Heard, MAX_HOPS, Presence, Receipt};
 use crate::wire::ids::AgentAddr;
-use crate::wire::record::{Change, Place, Record, Upstream};
+use crate::wire::record::{Place, Record, Upstream};
 
 /// States on the way to a good end, in their order.
 const ON_THE_WAY: [State; 4] = [State::Accepted, State::Stored, State::Delivered, State::Acked];
@@ -26,100 +26,6 @@ const MAX_HEARD: usize = 20_000;
 const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 impl Mesh {
-    /// A record is on disk, or could not be written.
-    pub(in crate::mesh) fn durable_persisted(&mut self, ticket: Ticket, failed: Option<&str>) {
-        match (self.durable.waiting.remove(&ticket), failed) {
-            (Some(Waiting::Kept(no)), None) => self.kept(no),
-            (Some(Waiting::Kept(no)), Some(why)) => self.not_kept(no, why),
-            (Some(Waiting::End(no, state, reason)), None) => self.ended(no, state, reason),
-            // Nobody is told before it is written in a later round.
-            (Some(Waiting::End(no, state, reason)), Some(_)) => {
-                self.durable.unwritten.insert(no, Some((state, reason)));
-            }
-            (Some(Waiting::Changed(_) | Waiting::Erased(_)), None) => {}
-            (Some(Waiting::Changed(changed)), Some(_)) => self.not_changed(*changed),
-            (Some(Waiting::Erased(key)), Some(_)) => drop(self.durable.unerased.insert(*key)),
-            (None, _) => {}
-        }
-    }
-
-    fn kept(&mut self, no: No) {
-        let Some(item) = self.durable.table.get_mut(no) else { return };
-        item.writes = item.writes.saturating_sub(1);
-        (item.on_disk, item.moving) = (true, item.moving && item.writes > 0);
-        self.hop(no, Step::Kept, None, None);
-        self.announce(no);
-    }
-
-    fn not_kept(&mut self, no: No, why: &str) {
-        let Some(item) = self.durable.table.get_mut(no) else { return };
-        item.writes = item.writes.saturating_sub(1);
-        let Some(item) = self.durable.table.get(no) else { return };
-        if !item.on_disk && item.is_of_this_node() && item.told.is_none() && !item.is_seen() {
-            let message = format!("the disk of node {} refused it: {why}", self.config.node);
-            return self.refuse_taken(no, Refusal::new(Code::Unavailable, message));
-        }
-        // Whoever has it still keeps it until it is on disk here.
-        if !item.ending || item.state.is_end() {
-            self.durable.unwritten.insert(no, None);
-        }
-    }
-
-    /// A change is not on disk: it is written again, unless what is written since says more.
-    fn not_changed(&mut self, (key, change): (MessageKey, Change)) {
-        match self.durable.table.known(&key) {
-            Some(Known::Item(no)) => {
-                let ending =
-                    self.durable.table.get(no).is_some_and(|item| item.ending && !item.state.is_end());
-                if !ending {
-                    self.durable.unwritten.entry(no).or_insert(None);
-                }
-            }
-            // Of what has ended only the end counts.
-            Some(Known::Mark(_)) if !change.state.is_end() => {}
-            Some(Known::Mark(_)) => drop(self.durable.rewrites.insert(key, change)),
-            None => {}
-        }
-    }
-
-    /// Once a round: what the disk refused is written again.
-    pub(super) fn write_again(&mut self) {
-        for (no, end) in std::mem::take(&mut self.durable.unwritten) {
-            let Some(item) = self.durable.table.get(no) else { continue };
-            match end {
-                Some((state, reason)) => self.write_end(no, state, reason),
-                // Its end is being written, and all of it with that.
-                None if item.ending && !item.state.is_end() => {}
-                // Its mark is all that is left of it soon: the change is repeated also then.
-                None if item.on_disk && item.state.is_end() => {
-                    self.write_told(no, self.nobody_is_told(no, item.state));
-                }
-                None => self.write_item(no),
-            }
-        }
-        for (key, change) in std::mem::take(&mut self.durable.rewrites) {
-            self.persist_change(key, change);
-        }
-        for key in std::mem::take(&mut self.durable.unerased) {
-            // Its sender may have given it again meanwhile.
-            if self.durable.table.known(&key).is_none() {
-                self.persist_erasure(key);
-            }
-        }
-    }
-
-    /// Takes a message off the disk; what the disk refuses is repeated, or the next start would know it again.
-    pub(super) fn persist_erasure(&mut self, key: MessageKey) {
-        let ticket = self.persist(Record::Erase(key.clone()));
-        self.durable.waiting.insert(ticket, Waiting::Erased(Box::new(key)));
-    }
-
-    /// Writes what has changed in a message; what the disk refuses is written again.
-    pub(super) fn persist_change(&mut self, key: MessageKey, change: Change) {
-        let ticket = self.persist(Record::Change(key.clone(), change.clone()));
-        self.durable.waiting.insert(ticket, Waiting::Changed(Box::new((key, change))));
-    }
-
     /// A message that was taken and not accepted is given back to its sender.
     pub(super) fn refuse_taken(&mut self, no: No, refusal: Refusal) {
         self.out_of_outbox(no);
@@ -170,7 +76,7 @@ impl Mesh {
         self.write_end(no, state, reason);
     }
 
-    fn write_end(&mut self, no: No, state: State, reason: Option<Refusal>) {
+    pub(super) fn write_end(&mut self, no: No, state: State, reason: Option<Refusal>) {
         let (at_ms, told) = (self.wall_ms(), self.nobody_is_told(no, state));
         let Some(item) = self.durable.table.get_mut(no) else { return };
         item.place = if state == State::Dead { Place::Dead } else { Place::Ended };
@@ -190,7 +96,7 @@ impl Mesh {
         self.durable.waiting.insert(ticket, Waiting::End(no, state, reason));
     }
 
-    fn ended(&mut self, no: No, state: State, reason: Option<Refusal>) {
+    pub(super) fn ended(&mut self, no: No, state: State, reason: Option<Refusal>) {
         let Some(item) = self.durable.table.get_mut(no) else { return };
         (item.state, item.reason, item.on_disk) = (state, reason, true);
         self.hop(no, step_of(state), None, None);
@@ -227,7 +133,7 @@ impl Mesh {
     }
 
     /// Whether nobody here is to be told of this end; that somebody was is written once it has happened.
-    fn nobody_is_told(&self, no: No, state: State) -> bool {
+    pub(super) fn nobody_is_told(&self, no: No, state: State) -> bool {
         let Some(item) = self.durable.table.get(no) else { return true };
         let silent = state == State::Acked && item.head.receipt < Some(State::Acked);
         !item.is_of_this_node() || item.is_of_a_broadcast() || silent
@@ -435,7 +341,7 @@ impl Mesh {
     }
 
     /// Writes how it ended, and whether its sender has been told: then it is not told again after a restart.
-    fn write_told(&mut self, no: No, told: bool) {
+    pub(super) fn write_told(&mut self, no: No, told: bool) {
         let at_ms = self.wall_ms();
         let Some(item) = self.durable.table.get(no) else { return };
         let mut change = item.change(at_ms);

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
+use super::LONGEST_MS;
 use super::copies::SECOND_WITHIN_MS;
 use super::table::{Item, Known, No};
-use super::{LONGEST_MS, Waiting};
 use crate::mesh::{Event, Hop, Mesh, Output, Queried, Step, Time};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Head, MessageKey, State, Target};
@@ -357,15 +357,6 @@ impl Mesh {
             keeper: self.config.node.clone(),
             hops_left: MAX_HOPS,
         }
-    }
-
-    /// Writes an item; what comes of it is an input.
-    pub(super) fn write_item(&mut self, no: No) {
-        let Some(item) = self.durable.table.get_mut(no) else { return };
-        item.writes += 1;
-        let record = Record::Keep(Box::new(item.kept(no)));
-        let ticket = self.persist(record);
-        self.durable.waiting.insert(ticket, Waiting::Kept(no));
     }
 }
 

@@ -1,5 +1,7 @@
 //! What an operator sets of durable messages: each limit is kept, and says so to the sender.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::cluster::*;
@@ -228,4 +230,26 @@ fn what_was_given_back_is_off_the_disk_also_when_that_refuses_at_first() {
     cluster.run(seconds(3));
     assert!(cluster.backup("dc").1.messages.is_empty(), "the next start would know it");
     assert_eq!(cluster.view("dc").unwritten, 0);
+}
+
+#[test]
+fn what_comes_behind_a_message_that_the_disk_refused_is_not_on_disk_before_it() {
+    // covers T08, Q04
+    for earlier_ms in 0..10 {
+        let mut cluster = Cluster::meshed(&TRIO);
+        let alice = cluster.register("dc", "alice");
+        cluster.away("agni", "bob");
+        // Somewhere between two rounds of agni's.
+        cluster.run(Duration::from_millis(100 * earlier_ms));
+        cluster.disk("agni", Disk::Fails);
+        cluster.post(&alice, "bob", "m-1");
+        cluster.disk("agni", Disk::Works);
+        cluster.post(&alice, "bob", "m-2");
+        cluster.restart("agni");
+        let bob = cluster.register("agni", "bob");
+        cluster.connect("agni", "dc");
+        cluster.run(seconds(10));
+        let handed: Vec<String> = cluster.handings(&bob).into_iter().map(|(id, _)| id).collect();
+        assert_eq!(handed, ["m-1", "m-2"]);
+    }
 }

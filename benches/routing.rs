@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use trishula::mesh::topology::Topology;
 use trishula::mesh::{Config, Input, Mesh, Output, Role, Time};
-use trishula::wire::envelope::{Head, Kind, Target};
+use trishula::wire::envelope::{Class, Head, Kind, Target};
 use trishula::wire::frame::{
     Adjacency, AgentState, Agents, Attach, Dest, Forward, Frame, LinkState, Presence,
 };
@@ -67,8 +67,10 @@ fn agents(n: usize) -> Agents {
     Agents { origin: node(n), incarnation: Incarnation(1), base: None, version: 2, agents }
 }
 
+/// All that there is to do; answers how many frames are to be sent.
 fn drain(mesh: &mut Mesh) -> usize {
-    std::iter::from_fn(|| mesh.poll_output()).count()
+    let outputs = std::iter::from_fn(|| mesh.poll_output());
+    outputs.filter(|output| matches!(output, Output::Send(..))).count()
 }
 
 /// Node 0 with its links, everybody's announcements, and one session of its own.
@@ -120,7 +122,9 @@ fn mesh(nodes: usize) -> Mesh {
 }
 
 fn head(from: AgentAddr, to: Target) -> Head {
-    Head::new(from, to, MessageId::new("e7a4f0d2-1b8c-4d0e-8a44-7f0f9c2d5b31").unwrap(), Kind::Command)
+    let id = MessageId::new("e7a4f0d2-1b8c-4d0e-8a44-7f0f9c2d5b31").unwrap();
+    // What is durable goes by the table of items, and is recognised when it comes again.
+    Head { class: Class::Live, ..Head::new(from, to, id, Kind::Command) }
 }
 
 fn decisions(effort: &Effort, nodes: usize) {
@@ -132,7 +136,7 @@ fn decisions(effort: &Effort, nodes: usize) {
     effort.measure("submit to an agent of another node", 0, || {
         let frame = Frame::Submit(SessionNo(1), to_far.clone(), body.clone());
         mesh.handle(Time(5), Input::Frame(ENTRANCE, frame));
-        assert_eq!(drain(&mut mesh), 2, "taken, and sent");
+        assert_eq!(drain(&mut mesh), 1, "taken, and sent");
     });
     let everybody = Target::Broadcast(Namespace::new("trishula").unwrap());
     let to_all = head(agent(0, 0), everybody);
@@ -161,7 +165,7 @@ fn decisions(effort: &Effort, nodes: usize) {
     effort.measure("deliver a message of another node", 0, || {
         let frame = Frame::Forward(arriving.clone(), body.clone());
         mesh.handle(Time(5), Input::Frame(LinkId(1), frame));
-        assert_eq!(drain(&mut mesh), 2, "handed over, and sent to the entrance");
+        assert_eq!(drain(&mut mesh), 1, "sent to the entrance");
     });
     let mut version = 1;
     effort.measure("learn a node's links, routes and flood", 0, || {

@@ -98,6 +98,8 @@ done
 # Both programs first: the tests start them as real processes.
 cargo build --locked --workspace --bins
 cargo test --locked --workspace --no-fail-fast
+# That the small benches still run: their figures mean nothing so.
+cargo test --locked --bench codec --bench routing -- --quick
 
 if $long; then
     # Five minutes of kills, stops and restarts; it prints the seed that repeats its blows.

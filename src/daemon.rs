@@ -3,7 +3,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `accept` | who comes in on the UDP port |
-//! | `relay` | nodes that come in through this machine's edge, and the way out to other machines' edges |
+//! | `relay` | who comes in through this machine's edge, and the way out to other machines' edges |
 //! | `peers` | a dialler for every node that there is an address of |
 //! | `vigil` | whether each of them is linked or being dialled |
 //! | `asks` | what the command line asks that the node task alone can't do |
@@ -250,11 +250,12 @@ impl Ready {
         let accept = accept::Accept {
             endpoint: endpoint.clone(),
             local: local.clone(),
-            hub: native,
+            hub: native.clone(),
             node: handle.clone(),
         };
         running.tasks.push(accept.start());
-        let relayed = relay::serve(self.relay_socket, local.clone(), self.relayed);
+        let relayed = relay::Relayed { local: local.clone(), acceptor: self.relayed, hub: native };
+        let relayed = relayed.serve(self.relay_socket);
         running.tasks.extend([unix::serve(self.edge_socket, local.clone()), relayed]);
         let peers = peers::Peers {
             configured: configured_peers(&self.config),

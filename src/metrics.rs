@@ -75,9 +75,9 @@ metric! {
     /// How often an edge read again by what a service's tokens are checked, by service and outcome (ok, refused).
     TRUST_RELOADS: IntCounterVec = counters("trishula_trust_reloads_total", "Times that secrets, keys or revoked tokens were read again", &["service", "outcome"]);
     /// Connections of other nodes that an edge relays to its own.
-    RELAYS: IntGauge = IntGauge::new("trishula_relays", "Connections of other nodes that this edge relays to its own");
+    RELAYS: IntGauge = IntGauge::new("trishula_relays", "Connections of other nodes, edges and native agents that this edge relays to its node");
     /// Those that it refused, by reason.
-    RELAYS_REFUSED: IntCounterVec = counters("trishula_relays_refused_total", "Connections of other nodes that this edge did not relay", &["reason"]);
+    RELAYS_REFUSED: IntCounterVec = counters("trishula_relays_refused_total", "Connections of other nodes, edges and native agents that this edge did not relay", &["reason"]);
     /// Which address of its list an edge is at: 1 is the best, 0 none.
     UPLINK_PLACE: IntGauge = IntGauge::new("trishula_uplink_place", "Which address of its list an edge is at: 1 is the first, 0 none");
     /// How often the machine woke up or was on another network, by what showed it.

@@ -33,7 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("gateway", &["wire", "link", "identity", "rt", "metrics"]),
     ("node", &["wire", "mesh", "link", "store", "identity", "rt", "metrics"]),
     ("admin", &["wire", "node", "identity", "rt", "metrics"]),
-    ("client", &["wire", "rt"]),
+    ("client", &["wire", "link", "rt"]),
     ("config", &["wire", "rt"]),
     (
         "daemon",

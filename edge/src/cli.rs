@@ -165,6 +165,7 @@ fn check_command(args: &CheckArgs) -> Result<(), Failure> {
     let config = EdgeConfig::load(&args.config, std::env::vars(), Vec::new())?;
     let services = prepare::services(&config)?;
     let bundle = prepare::bundle(&config)?;
+    prepare::outward(&config)?;
     let ended: Vec<String> = services.iter().filter_map(ended).collect();
     if !ended.is_empty() {
         return Err(Failure::Ended(ended));

@@ -14,6 +14,7 @@ use trishula::gateway::session::{Opening, Settings};
 use trishula::identity::bundle::{Bundle, PUBLIC_CERTIFICATE, PUBLIC_KEY};
 use trishula::identity::live::ReloadableCert;
 use trishula::identity::{self, RoleKind, tls};
+use trishula::link::wss::Outward;
 use trishula::rt::clock;
 
 use crate::config::{EdgeConfig, ServiceSection};
@@ -45,6 +46,9 @@ pub enum Error {
     /// The identity for the link to the node.
     #[error("the edge's identity: {0}")]
     Identity(#[from] identity::Error),
+    /// Whom to believe of other machines' edges.
+    #[error("[uplink] fallback_ca: {0}")]
+    Fallback(identity::Error),
     /// A port that somebody else has.
     #[error("{address} is in use by another program; see which with: ss -ltnp 'sport = :{}', or listen elsewhere", .address.port())]
     InUse {
@@ -168,6 +172,15 @@ fn encryption(edge: &EdgeConfig, section: &ServiceSection) -> Result<Option<Show
         config.alpn_protocols.insert(0, tls::ALPN_H2.to_vec());
     }
     Ok(Some((Arc::new(config), certificate)))
+}
+
+/// The way out through other machines' edges.
+///
+/// # Errors
+///
+/// The configured file holds no CAs.
+pub fn outward(config: &EdgeConfig) -> Result<Outward, Error> {
+    Outward::from_env(config.uplink.fallback_ca.as_deref()).map_err(Error::Fallback)
 }
 
 /// Reads who the edge is.

@@ -150,13 +150,14 @@ impl Uplink {
         let endpoint = port.endpoint().clone();
         let target =
             dial::Target { name: config.uplink.node.clone(), addresses: config.uplink.nodes.clone() };
+        let outward = (Arc::new(prepare::outward(config)?), dial::Pulse::default());
         let (connected, nobody) = watch::channel(BTreeSet::new());
         let renewed =
             follow_renewals(config.identity.dir.clone(), bundle.name.serial.clone(), &local.identity);
         Ok(Uplink {
             _renewed: renewed,
             trust: local.identity.trust().clone(),
-            _dialler: dial::keep(local, endpoint, target, nobody),
+            _dialler: dial::keep_with_fallback(local, endpoint, target, nobody, Some(outward)),
             _port: port.follow_wakes(),
             _connected: connected,
         })

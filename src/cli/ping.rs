@@ -86,7 +86,7 @@ impl Args {
         let talk = match goal {
             Goal::Node(_) => None,
             Goal::Agent(..) => {
-                let way = TalkArg { socket: self.socket.clone(), node: None, identity: None };
+                let way = TalkArg { socket: self.socket.clone(), node: Vec::new(), identity: None };
                 Some(Talk::open(&way, &Whom::Once, None).await?)
             }
         };

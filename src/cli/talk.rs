@@ -1,8 +1,9 @@
 //! A session of the client protocol (docs/protocol.md), as send, listen, request and ping use it: over the admin
-//! socket of this machine's node, or over QUIC with an agent's certificate.
+//! socket of this machine's node, or over QUIC, or a node's edge, with an agent's certificate.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use serde_json::Value;
 use super::common::{SocketArg, now};
 use crate::admin;
 use crate::admin::protocol::{Attached, Request};
-use crate::client::{self, Client, Connection, Message, Options, Outgoing, Quic};
-use crate::config::address::HostPort;
+use crate::client::{self, Client, Connection, Message, Options, Outgoing, Quic, Through, Ways};
+use crate::config::address::{HostPort, NotAnAddress};
 use crate::identity::bundle::Bundle;
 use crate::identity::revocation::Revocations;
 use crate::identity::{RoleKind, tls};
@@ -23,6 +24,7 @@ use crate::rt::clock;
 use crate::wire::client::MESH;
 use crate::wire::envelope::Kind;
 use crate::wire::ids::AgentName;
+use crate::wire::url::{self, WSS, WssUrl};
 
 /// How long the mesh may take to say that it has read everything.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
@@ -32,12 +34,33 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 pub(crate) struct TalkArg {
     #[command(flatten)]
     pub socket: SocketArg,
-    /// Come in by QUIC at this node instead of by the socket of this machine's
-    #[arg(long, value_name = "HOST:PORT", requires = "identity")]
-    pub node: Option<HostPort>,
+    /// Come in at this node instead of by the socket of this machine's: by QUIC at HOST:PORT, or at wss://HOST:PORT/mesh of its
+    /// edge where UDP is blocked. Several may be given, the best first: the first that answers is taken
+    #[arg(long, value_name = "ADDRESS", requires = "identity")]
+    pub node: Vec<Entry>,
     /// With this agent's identity (trishula cert issue)
     #[arg(long, value_name = "DIR", requires = "node")]
     pub identity: Option<PathBuf>,
+}
+
+/// Where a node takes agents in.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Entry {
+    /// By QUIC.
+    Quic(HostPort),
+    /// Through its edge.
+    Edge(WssUrl),
+}
+
+impl FromStr for Entry {
+    type Err = String;
+
+    fn from_str(given: &str) -> Result<Entry, String> {
+        match given.starts_with(WSS) {
+            true => given.parse().map(Entry::Edge).map_err(|why: url::NotAUrl| why.to_string()),
+            false => given.parse().map(Entry::Quic).map_err(|why: NotAnAddress| why.to_string()),
+        }
+    }
 }
 
 /// As whom.
@@ -80,12 +103,12 @@ impl Talk {
         let (capabilities, manual) = (listens.unwrap_or_default().to_vec(), listens.is_none());
         let uncounted = *whom == Whom::Once;
         let options = Options { agent, capabilities, shared, manual, uncounted };
-        match (&way.node, &way.identity) {
-            (Some(node), Some(folder)) => {
-                let client = over_quic(node, folder, options).await?;
+        match &way.identity {
+            Some(folder) => {
+                let client = over_network(&way.node, folder, options).await?;
                 Ok(Talk { client, once: false })
             }
-            _ => {
+            None => {
                 let client = over_socket(&way.socket, whom, options).await?;
                 Ok(Talk { client, once: *whom == Whom::Once })
             }
@@ -194,10 +217,43 @@ async fn over_socket(socket: &SocketArg, whom: &Whom, options: Options) -> anyho
     Ok(Client::connect(how, options).await?)
 }
 
-async fn over_quic(node: &HostPort, folder: &Path, options: Options) -> anyhow::Result<Client> {
+async fn over_network(entries: &[Entry], folder: &Path, options: Options) -> anyhow::Result<Client> {
     let bundle = Bundle::load(folder, RoleKind::Agent, now())?;
     let revocations = Arc::new(Revocations::new(bundle.revoked.clone()));
     let identity = tls::Identity::new(&bundle, revocations, clock::for_tls())?;
+    let (mut ways, mut unknown) = (Ways::default(), Vec::new());
+    for entry in entries {
+        ways = match entry {
+            Entry::Quic(node) => match by_quic(node, &identity).await {
+                Ok(quic) => ways.or(quic),
+                Err(why) => {
+                    unknown.push(why);
+                    ways
+                }
+            },
+            Entry::Edge(url) => ways.or(Through::new(identity.relay_client(None)?, url.clone(), None)?),
+        };
+    }
+    if unknown.len() == entries.len()
+        && let Some(why) = unknown.pop()
+    {
+        return Err(why);
+    }
+    let blocked = !entries.iter().any(|entry| matches!(entry, Entry::Edge(_)));
+    Client::connect(ways, options).await.map_err(|error| match error {
+        client::Error::Disconnected => anyhow!(
+            "the node let this agent in and threw it out again: its certificate may be revoked; see the node's log, and: trishula cert check --identity {}",
+            folder.display()
+        ),
+        client::Error::Unreachable(why) if blocked => anyhow!(
+            "{why}; is a node running there, and UDP open on the way? Where it is not: --node wss://HOST:PORT/mesh, by the node's edge"
+        ),
+        client::Error::Unreachable(why) => anyhow!("{why}; are a node and its edge running there?"),
+        other => other.into(),
+    })
+}
+
+async fn by_quic(node: &HostPort, identity: &tls::Identity) -> anyhow::Result<Quic> {
     let config = quinn::ClientConfig::new(Arc::new(tls::quic_client(identity.client(None)?)?));
     let found = tokio::net::lookup_host(node.to_string()).await;
     let remotes: Vec<SocketAddr> = found.with_context(|| format!("{node}: the name is not known"))?.collect();
@@ -210,15 +266,7 @@ async fn over_quic(node: &HostPort, folder: &Path, options: Options) -> anyhow::
     let alike = remotes.iter().filter(|remote| remote.is_ipv4() == first.is_ipv4());
     let addresses = alike.map(ToString::to_string).collect();
     let endpoint = quinn::Endpoint::client(local)?;
-    let quic = Quic { endpoint, config, server_name: "node.trishula".into(), addresses };
-    Client::connect(quic, options).await.map_err(|error| match error {
-        client::Error::Disconnected => anyhow!(
-            "{node} let this agent in and threw it out again: its certificate may be revoked; see the node's log, and: trishula cert check --identity {}",
-            folder.display()
-        ),
-        client::Error::Unreachable(why) => anyhow!("{why}; is a node running there, and UDP open on the way?"),
-        other => other.into(),
-    })
+    Ok(Quic { endpoint, config, server_name: "node.trishula".into(), addresses })
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@
 //! | `rooms` | what it has subscribed to |
 //! | `standing` | what it learns of what it sent |
 //! | `task` | the task that owns the connection |
+//! | `through` | a way to its node where UDP is blocked |
 
 mod connect;
 mod life;
@@ -29,6 +30,7 @@ mod numbers;
 mod rooms;
 mod standing;
 mod task;
+mod through;
 
 use std::time::Duration;
 
@@ -44,6 +46,7 @@ pub use rooms::{Subscribed, Subscription};
 use standing::Wanted;
 pub use standing::{Receipt, Recipient, Standing};
 use task::{Command, Task};
+pub use through::Through;
 
 use crate::rt::{queue, tasks};
 use crate::wire::client::ErrorPayload;

@@ -97,7 +97,7 @@ impl Accept {
             Role::Agent(agent) => match &self.hub {
                 Some(hub) => tokio::select! {
                     () = native::serve_quic(connection.clone(), agent, hub) => {}
-                    why = self.until_ended(&certificate) => {
+                    why = until_ended(&self.local, &certificate) => {
                         connection.close((LinkClose::Revoked as u32).into(), why.as_bytes());
                     }
                 },
@@ -108,14 +108,14 @@ impl Accept {
             },
         }
     }
+}
 
-    /// Waits until a native agent's certificate is revoked or expired, and says which.
-    async fn until_ended(&self, certificate: &Certificate) -> String {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            if let Some(why) = certificate.ended(&self.local) {
-                return why;
-            }
+/// Waits until a native agent's certificate is revoked or expired, and says which.
+pub(super) async fn until_ended(local: &Local, certificate: &Certificate) -> String {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if let Some(why) = certificate.ended(local) {
+            return why;
         }
     }
 }

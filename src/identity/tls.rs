@@ -225,9 +225,9 @@ pub fn outer_client(cas: Option<&Path>, clock: Clock) -> Result<Arc<ClientConfig
         .with_safe_default_protocol_versions()
         .map_err(unusable)?;
     let mut config = match cas {
-        Some(path) => {
-            builder.with_root_certificates(roots(path, "check [mesh] fallback_ca")?).with_no_client_auth()
-        }
+        Some(path) => builder
+            .with_root_certificates(roots(path, "check the configured fallback_ca")?)
+            .with_no_client_auth(),
         None => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifiers::Anybody))

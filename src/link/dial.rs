@@ -51,7 +51,7 @@ pub struct Target {
     pub name: Option<NodeName>,
     /// `host:port`, or [`UNIX`] and a path; the best first. Of an entrance they may be several nodes': it goes to the next
     /// one that answers, and back to a better one when that is there again ([`places`]). And [`WSS`] addresses of its edge, for when UDP is
-    /// blocked.
+    /// blocked: of an entrance places like any other.
     pub addresses: Vec<String>,
 }
 
@@ -197,7 +197,7 @@ impl Dialler {
     /// known to block QUIC.
     async fn connect(&mut self, config: &quinn::ClientConfig) -> Result<(usize, Dialled), Error> {
         let round = self.places.round();
-        if !self.has_fallback() {
+        if !self.has_fallback() || self.is_entrance() {
             return self.connect_directly(&round, config).await;
         }
         let network = match self.target.addresses.iter().find(|address| !address.starts_with(WSS)) {
@@ -223,33 +223,46 @@ impl Dialler {
         config: &quinn::ClientConfig,
     ) -> Result<(usize, Dialled), Error> {
         let result = self.connect_in_turn(round, config).await;
-        let carrier = if self.is_local() { "local" } else { "quic" };
+        let carrier = match &result {
+            Ok((_, Dialled::Wss(_))) => wss::CARRIER,
+            _ if self.is_local() => "local",
+            _ => "quic",
+        };
         if !matches!(result, Err(Error::NoAddress)) {
             count(carrier, result.is_ok());
         }
         result
     }
 
-    /// It is nobody's place in a list: only other nodes are dialled so.
+    /// Of another node, whose addresses are those of one.
     async fn connect_wss(&self) -> Result<(usize, Dialled), Error> {
-        let Some(outward) = &self.outward else { return Err(Error::NoAddress) };
         let mut last = Error::NoAddress;
-        for address in self.target.addresses.iter().filter(|address| address.starts_with(WSS)) {
+        for (place, address) in self.target.addresses.iter().enumerate() {
+            if !address.starts_with(WSS) {
+                continue;
+            }
             self.pulse.step();
-            let failed = |why: String| Error::Dial { address: address.clone(), why };
-            let dialled = async {
-                let url: WssUrl = address.parse().map_err(|e| failed(format!("{e}")))?;
-                wss::connect(&self.local, outward, &url, self.target.name.as_ref()).await
-            };
-            let late = |_| failed(format!("no answer within {CONNECT_WITHIN:?}"));
-            let result = tokio::time::timeout(CONNECT_WITHIN, dialled).await.map_err(late).flatten();
+            let result = self.connect_through(address).await;
             count(wss::CARRIER, result.is_ok());
             match result {
-                Ok(connected) => return Ok((0, Dialled::Wss(Box::new(connected)))),
+                Ok(dialled) => return Ok((place, dialled)),
                 Err(e) => last = e,
             }
         }
         Err(last)
+    }
+
+    /// Through one edge.
+    async fn connect_through(&self, address: &str) -> Result<Dialled, Error> {
+        let Some(outward) = &self.outward else { return Err(Error::NoAddress) };
+        let failed = |why: String| Error::Dial { address: address.to_owned(), why };
+        let dialled = async {
+            let url: WssUrl = address.parse().map_err(|e| failed(format!("{e}")))?;
+            wss::connect(&self.local, outward, &url, self.target.name.as_ref()).await
+        };
+        let late = |_| failed(format!("no answer within {CONNECT_WITHIN:?}"));
+        let connected = tokio::time::timeout(CONNECT_WITHIN, dialled).await.map_err(late).flatten()?;
+        Ok(Dialled::Wss(Box::new(connected)))
     }
 
     /// An entrance does not wait for a node that is silent before it tries the next.
@@ -258,8 +271,9 @@ impl Dialler {
         round: &[usize],
         config: &quinn::ClientConfig,
     ) -> Result<(usize, Dialled), Error> {
-        let direct = |place: &usize| !self.target.addresses[*place].starts_with(WSS);
-        let round: Vec<usize> = round.iter().copied().filter(direct).collect();
+        // Those of another node are raced with QUIC as a whole.
+        let mine = |place: &usize| self.is_entrance() || !self.target.addresses[*place].starts_with(WSS);
+        let round: Vec<usize> = round.iter().copied().filter(mine).collect();
         let head_start = self.is_entrance().then_some(places::HEAD_START);
         let won = places::first(&round, head_start, |place| self.connect_at(place, config)).await;
         won.map_err(|last| last.unwrap_or(Error::NoAddress))
@@ -272,6 +286,9 @@ impl Dialler {
         if let Some(path) = address.strip_prefix(UNIX) {
             let connected = UnixStream::connect(path).await;
             return connected.map(Dialled::Unix).map_err(|why| Error::Unix { path: path.to_owned(), why });
+        }
+        if address.starts_with(WSS) {
+            return self.connect_through(address).await;
         }
         let within = if self.is_local() { CONNECT_WITHIN_LOCAL } else { CONNECT_WITHIN };
         let late = |_| Error::Dial { address: address.clone(), why: format!("no answer within {within:?}") };

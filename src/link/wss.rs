@@ -1,4 +1,5 @@
-//! A link over a WebSocket: between machines when UDP is blocked, through the edge of the one that is dialled.
+//! A link over a WebSocket: between machines when UDP is blocked, through the edge of the one that is dialled. Edges and
+//! native agents come to nodes of other machines by the same way.
 //!
 //! ```text
 //!  node ─ TCP ─ [HTTP proxy] ─ TLS ─ WebSocket ─▶ edge ─ Unix socket ─▶ node
@@ -10,13 +11,14 @@
 //! ([`super::stream`], cut in pieces).
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector, client};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
@@ -32,6 +34,8 @@ use crate::wire::url::WssUrl;
 
 /// The carrier's name.
 pub const CARRIER: &str = "wss";
+/// What every node's certificate bears.
+pub const ANY_NODE: &str = "node.trishula";
 /// How long one address of a host may take.
 const TCP_WITHIN: Duration = Duration::from_secs(2);
 /// Addresses of a host that are tried.
@@ -54,12 +58,29 @@ pub struct Outward {
     pub proxies: Result<Proxies, proxy::Error>,
 }
 
-type Outside = WebSocketBytes<client::TlsStream<TcpStream>>;
+impl Outward {
+    /// With what the environment says of proxies; `cas`: see [`tls::outer_client`].
+    ///
+    /// # Errors
+    ///
+    /// The file of CAs holds none.
+    pub fn from_env(cas: Option<&Path>) -> Result<Outward, identity::Error> {
+        let tls = tls::outer_client(cas, clock::for_tls())?;
+        let proxies = Proxies::from_env();
+        if let Err(why) = &proxies {
+            tracing::warn!(%why, "the way out through other machines' edges is closed");
+        }
+        Ok(Outward { tls, proxies })
+    }
+}
+
+/// Bytes that an edge relays, under TLS of the mesh's own.
+pub type Within = client::TlsStream<WebSocketBytes<client::TlsStream<TcpStream>>>;
 
 /// A connection with TLS of the mesh on it, and who is at its other end.
 #[derive(Debug)]
 pub struct Connected {
-    stream: client::TlsStream<Outside>,
+    stream: Within,
     peer: Admitted,
     remote: String,
 }
@@ -75,6 +96,26 @@ pub async fn connect(
     url: &WssUrl,
     expected: Option<&NodeName>,
 ) -> Result<Connected, Error> {
+    let failed = |why: String| Error::Dial { address: url.to_string(), why };
+    let inner = local.identity.relay_client(expected.cloned()).map_err(|e| failed(e.to_string()))?;
+    let named = expected.and_then(|name| identity::Role::Node(name.clone()).dns_name());
+    let (stream, remote) = open(outward, url, inner, named.as_deref().unwrap_or(ANY_NODE)).await?;
+    let peer = admit(local, stream.get_ref().1.peer_certificates())?;
+    Ok(Connected { stream, peer, remote })
+}
+
+/// Dials whoever is behind an edge: `inner` is the TLS within, which must find a certificate of this name. Also says for people
+/// where it leads, and through which proxy.
+///
+/// # Errors
+///
+/// What did not answer, or not well: the proxy, the host, its TLS, the edge, or the node.
+pub async fn open(
+    outward: &Outward,
+    url: &WssUrl,
+    inner: Arc<rustls::ClientConfig>,
+    named: &str,
+) -> Result<(Within, String), Error> {
     let failed = |why: String| Error::Dial { address: url.to_string(), why };
     let proxies = outward.proxies.as_ref().map_err(|e| failed(e.to_string()))?;
     let proxy = proxies.for_host(url.host(), url.port());
@@ -92,14 +133,10 @@ pub async fn connect(
     let upgraded =
         tokio_tungstenite::client_async_with_config(request, secured, Some(websocket::config())).await;
     let (socket, _) = upgraded.map_err(|e| failed(no_upgrade(e)))?;
-    let inner = local.identity.relay_client(expected.cloned()).map_err(|e| failed(e.to_string()))?;
-    let named = expected.and_then(|name| identity::Role::Node(name.clone()).dns_name());
-    let named = named.unwrap_or_else(|| "node.trishula".to_owned());
-    let named = ServerName::try_from(named).map_err(|e| failed(e.to_string()))?;
+    let named = ServerName::try_from(named.to_owned()).map_err(|e| failed(e.to_string()))?;
     let stream = TlsConnector::from(inner).connect(named, WebSocketBytes::new(socket)).await;
     let stream = stream.map_err(|e| failed(tls::explain_io(&e)))?;
-    let peer = admit(local, stream.get_ref().1.peer_certificates())?;
-    Ok(Connected { stream, peer, remote: format!("{}{through}", url.authority()) })
+    Ok((stream, format!("{}{through}", url.authority())))
 }
 
 /// Runs a link that was dialled until it ends, and reports its life.
@@ -107,6 +144,25 @@ pub async fn run(local: &Local, connected: Connected) {
     let Connected { stream, peer, remote } = connected;
     let carried = carried(peer, remote, true);
     stream::run(local, tokio::io::split(stream), carried).await;
+}
+
+/// Somebody of this mesh who has come in through the edge of this machine.
+#[derive(Debug)]
+pub struct Accepted<S> {
+    /// Who.
+    pub peer: identity::PeerName,
+    /// Its bytes, under TLS.
+    pub stream: server::TlsStream<S>,
+    /// Where it came from, as the edge says.
+    pub remote: String,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Accepted<S> {
+    /// Runs the link of a node or of an edge until it ends, and reports its life.
+    pub async fn run(self, local: &Local, node: NodeName, role: Role) {
+        let peer = Admitted { node, role, certificate: Certificate::of(&self.peer) };
+        stream::run(local, tokio::io::split(self.stream), carried(peer, self.remote, false)).await;
+    }
 }
 
 /// Why a relayed connection became no link.
@@ -119,12 +175,12 @@ pub struct Refused {
     pub why: Error,
 }
 
-/// Takes a connection that the edge of this machine relays: TLS, who it is, and then the link until it ends.
+/// Takes a connection that the edge of this machine relays: TLS, and who it is.
 ///
 /// # Errors
 ///
-/// Who is there is not let in, or is no node.
-pub async fn accept<S>(local: &Local, acceptor: &TlsAcceptor, mut stream: S) -> Result<(), Refused>
+/// Who is there is not let in.
+pub async fn accept<S>(local: &Local, acceptor: &TlsAcceptor, mut stream: S) -> Result<Accepted<S>, Refused>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -138,14 +194,11 @@ where
         Err(_) => Err(format!("no handshake within {HANDSHAKE_WITHIN:?}")),
     };
     let admitted = secured.map_err(Error::Handshake).and_then(|stream| {
-        let peer = admit(local, stream.get_ref().1.peer_certificates())?;
+        let peer = trusted(local, stream.get_ref().1.peer_certificates())?;
         Ok((stream, peer))
     });
     match admitted {
-        Ok((stream, peer)) => {
-            stream::run(local, tokio::io::split(stream), carried(peer, remote, false)).await;
-            Ok(())
-        }
+        Ok((stream, peer)) => Ok(Accepted { peer, stream, remote }),
         Err(why) => Err(Refused { remote, why }),
     }
 }
@@ -195,13 +248,21 @@ fn carried(peer: Admitted, remote: String, dialled: bool) -> Carried {
     Carried { carrier: CARRIER, remote, peer, dialled, framing: Framing::Cut }
 }
 
-/// The same rule as for QUIC. Only nodes come this way: edges and agents of this machine have better ones.
+/// The same rule as for QUIC.
+fn trusted(
+    local: &Local,
+    certificates: Option<&[rustls::pki_types::CertificateDer<'static>]>,
+) -> Result<identity::PeerName, Error> {
+    let peer = local.identity.trust().admit(certificates.unwrap_or_default(), clock::wall().into());
+    peer.map_err(Error::NotAdmitted)
+}
+
+/// Whoever is dialled must be a node.
 fn admit(
     local: &Local,
     certificates: Option<&[rustls::pki_types::CertificateDer<'static>]>,
 ) -> Result<Admitted, Error> {
-    let peer = local.identity.trust().admit(certificates.unwrap_or_default(), clock::wall().into());
-    let peer = peer.map_err(Error::NotAdmitted)?;
+    let peer = trusted(local, certificates)?;
     let certificate = Certificate::of(&peer);
     match peer.role {
         identity::Role::Node(node) => Ok(Admitted { node, role: Role::Node, certificate }),

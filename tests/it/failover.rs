@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use crate::harness::{Mesh, until};
 use crate::wss::{Door, Wss};
 
-mod flows;
+pub mod flows;
 mod native;
 
 use flows::Flows;

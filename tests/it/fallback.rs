@@ -2,6 +2,7 @@
 #![allow(clippy::print_stderr, reason = "figures that are reported")]
 
 mod doors;
+mod entrances;
 mod proxies;
 
 use std::fs;

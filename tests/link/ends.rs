@@ -197,7 +197,10 @@ async fn over_wss() -> Joined {
     let within = TlsAcceptor::from(b.identity.relay_server().unwrap());
     let mut tasks = vec![
         tasks::spawn("test.edge", edge),
-        tasks::spawn("test.b", async move { wss::accept(&b, &within, node).await.unwrap() }),
+        tasks::spawn("test.b", async move {
+            let accepted = wss::accept(&b, &within, node).await.unwrap();
+            accepted.run(&b, crate::ends::node("agni"), link::Role::Node).await;
+        }),
     ];
     let outward = Outward {
         tls: tls::outer_client(None, Arc::new(rustls::time_provider::DefaultTimeProvider)).unwrap(),

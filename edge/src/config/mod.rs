@@ -18,7 +18,7 @@ use trishula::config::log::{LogFormat, LogSection};
 use trishula::config::{Error, load, resolve};
 use trishula::link::dial;
 use trishula::rt::platform;
-use trishula::wire::url::RELAY_PATH;
+use trishula::wire::url::{RELAY_PATH, WSS, WssUrl};
 
 use crate::front;
 
@@ -105,6 +105,7 @@ impl EdgeConfig {
             .flatten();
         files
             .chain([&mut config.identity.dir, &mut config.relay.socket])
+            .chain(&mut config.uplink.fallback_ca)
             .for_each(|file| resolve(path, file));
         for address in &mut config.uplink.nodes {
             if let Some(socket) = address.strip_prefix(dial::UNIX) {
@@ -167,6 +168,10 @@ impl EdgeConfig {
                 "uplink.nodes",
                 "is empty; give the node's address, usually \"127.0.0.1:8766\"".into(),
             );
+        }
+        let through = self.uplink.nodes.iter().filter(|address| address.starts_with(WSS));
+        if let Some(bad) = through.filter_map(|address| address.parse::<WssUrl>().err()).next() {
+            return wrong("uplink.nodes", bad.to_string());
         }
         if !(1..=1_000_000).contains(&self.edge.max_connections) {
             let why = format!("{} is not from 1 to 1000000", self.edge.max_connections);

@@ -51,8 +51,12 @@ impl Default for IdentitySection {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UplinkSection {
-    /// Addresses of the node, tried in this order: `host:port`, or `unix:PATH` on the same machine.
+    /// Addresses of the node, tried in this order: `unix:PATH` on the same machine, `host:port`, or
+    /// `wss://HOST:PORT/mesh` of its edge for when UDP is blocked.
     pub nodes: Vec<String>,
+    /// CAs by one of which those edges must be signed; without, any certificate will do, as what passes them is under TLS of
+    /// the mesh's own.
+    pub fallback_ca: Option<PathBuf>,
     /// The node's name; without one, any node of the mesh will do.
     pub node: Option<NodeName>,
 }
@@ -60,7 +64,7 @@ pub struct UplinkSection {
 impl Default for UplinkSection {
     fn default() -> Self {
         let socket = format!("{}{}", dial::UNIX, platform::default_edge_socket().display());
-        Self { nodes: vec![socket, "127.0.0.1:8766".into()], node: None }
+        Self { nodes: vec![socket, "127.0.0.1:8766".into()], fallback_ca: None, node: None }
     }
 }
 

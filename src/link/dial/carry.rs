@@ -207,10 +207,13 @@ impl Dialler {
     ) -> ((usize, Dialled), Why) {
         match kind {
             _ if self.is_entrance() => {
-                let found = places.better(place, |place| self.connect_at(place, config)).await;
-                (found, Why::Home)
+                let home = places.better(place, |place| self.connect_at(place, config));
+                tokio::select! {
+                    found = home => (found, Why::Home),
+                    found = self.when_silent(kind) => found,
+                }
             }
-            Kind::Quic(connection) if self.has_fallback() => self.when_bad(connection).await,
+            Kind::Quic(connection) if self.has_fallback() => self.when_bad(connection, true).await,
             Kind::Wss { lossy } if self.has_quic() => {
                 let pause = if *lossy { self.lossy.pause() } else { Duration::ZERO };
                 ((0, self.when_quic_works(config, pause).await), Why::Works)
@@ -262,8 +265,16 @@ impl Dialler {
         Err(last)
     }
 
-    /// Waits until QUIC loses too much or answers no more, and the other carrier works.
-    async fn when_bad(&self, connection: &quinn::Connection) -> ((usize, Dialled), Why) {
+    /// Of an entrance: its clients wait. What loses much still answers, and would be gone back to at once.
+    async fn when_silent(&self, kind: &Kind) -> ((usize, Dialled), Why) {
+        match kind {
+            Kind::Quic(connection) if self.has_fallback() => self.when_bad(connection, false).await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Waits until QUIC answers no more, or loses too much if that is `heeded`, and the other carrier works.
+    async fn when_bad(&self, connection: &quinn::Connection, heeded: bool) -> ((usize, Dialled), Why) {
         let (mut loss, mut silence) = (LossWatch::default(), SilenceWatch::default());
         let mut next_loss = clock::now() + LossWatch::EVERY;
         loop {
@@ -275,7 +286,7 @@ impl Dialler {
             let mut lossy = false;
             if clock::now() >= next_loss {
                 next_loss = clock::now() + LossWatch::EVERY;
-                lossy = loss.look(path.sent_packets, path.lost_packets);
+                lossy = loss.look(path.sent_packets, path.lost_packets) && heeded;
             }
             if !silent && !lossy {
                 continue;

@@ -17,10 +17,9 @@ use crate::dialect::sniff::{self, Tongue};
 use crate::dialect::{Dialect, Note};
 use crate::door::{Seat, Turned};
 use crate::front::measured::{Measured, Open};
-use crate::listener::Service;
+use crate::listener::{Caller, Service};
 use crate::msgpack::carrier::Packed;
 use crate::shown::Form;
-use crate::site::Site;
 use crate::wss::Wss;
 
 /// What a request says of the client that it is for.
@@ -34,13 +33,12 @@ pub struct Entrant {
     pub form: Option<Form>,
 }
 
-/// Serves a client until its end; `asked`: the service that its request is for, and `opening` how sessions begin there.
+/// Serves a client until its end; `asked`: the service that its request is for.
 pub async fn serve<S>(
     mut wss: Wss<S>,
     from: SocketAddr,
-    site: &Site,
+    caller: &Caller,
     asked: &Arc<Service>,
-    opening: &Opening,
     entrant: Entrant,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
@@ -52,7 +50,7 @@ pub async fn serve<S>(
     // A token in the request is for the service that it asks, be it good or not.
     let told = shown || matches!(&entrant.entry, Err(Turned::Token(_)));
     let auto = asked.speech.tongue().is_none();
-    let choice = site.choice(asked).filter(|_| !entrant.ours && !told);
+    let choice = caller.site.choice(asked).filter(|_| !entrant.ours && !told);
     let (mut service, mut first) = (asked.clone(), None);
     if let Some(serves) = choice {
         let tongue = match tokio::time::timeout(sniff::WITHIN, message(&mut wss)).await {
@@ -65,7 +63,7 @@ pub async fn serve<S>(
             Ok(None) => return,
             Err(_) => serves.of_silence(),
         };
-        service = site.speaking(asked, tongue);
+        service = caller.site.speaking(asked, tongue);
     }
     let entry = match entrant.entry {
         // The one that has let it in, or has not, is not the one that it means.
@@ -76,7 +74,11 @@ pub async fn serve<S>(
         entry => entry,
     };
     let ours = entrant.ours || (shown && auto);
-    let begun = if Arc::ptr_eq(&service, asked) { opening.clone() } else { service.opening.clone() };
+    let (begun, entry) = match caller.opening(&service) {
+        Ok(opening) => (opening.clone(), entry),
+        // Which service it means was not known before.
+        Err(why) => (service.opening.clone(), entry.and_then(|_| Err(service.door.stranger(from, why)))),
+    };
     // By a token, or else by a certificate.
     let identity = entry.as_ref().ok().and_then(|(identity, _)| identity.clone());
     let identity = identity.or_else(|| begun.identity.clone());

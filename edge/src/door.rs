@@ -55,6 +55,8 @@ pub enum Turned {
     Failed(Duration),
     /// The token is wrong.
     Token(Refusal),
+    /// The certificate names nobody of the service.
+    Stranger,
 }
 
 impl Turned {
@@ -73,6 +75,9 @@ impl Turned {
                 Refusal::new(Code::RateLimited, message)
             }
             Turned::Token(refusal) => refusal.clone(),
+            Turned::Stranger => {
+                Refusal::new(Code::Forbidden, "the client's certificate names no agent of this service")
+            }
         }
     }
 
@@ -82,15 +87,16 @@ impl Turned {
             Turned::Full | Turned::AddressFull => CloseCode::TryAgainLater,
             Turned::Failed(_) => CloseCode::RateLimited,
             Turned::Token(_) => CloseCode::Unauthorized,
+            Turned::Stranger => CloseCode::Forbidden,
         }
     }
 
-    /// Whole seconds after which to try again; `None`: not with the same token.
+    /// Whole seconds after which to try again; `None`: not with the same token or certificate.
     pub fn retry_after(&self) -> Option<u64> {
         match self {
             Turned::Full | Turned::AddressFull => Some(1),
             Turned::Failed(wait) => Some(wait.as_secs() + 1),
-            Turned::Token(_) => None,
+            Turned::Token(_) | Turned::Stranger => None,
         }
     }
 
@@ -100,6 +106,7 @@ impl Turned {
             Turned::AddressFull => "address_full",
             Turned::Failed(_) => "auth_failures",
             Turned::Token(_) => "token",
+            Turned::Stranger => "certificate",
         }
     }
 }
@@ -155,6 +162,12 @@ impl Door {
             self.log(from, "waiting_full", "too many connections of this address have not come in yet");
         }
         place
+    }
+
+    /// Turns a client away whose certificate names nobody here; `why` is for the log.
+    pub fn stranger(&self, from: SocketAddr, why: &str) -> Turned {
+        self.log(from, Turned::Stranger.word(), why);
+        Turned::Stranger
     }
 
     fn blocked(&self, from: SocketAddr) -> Result<(), Turned> {

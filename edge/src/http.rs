@@ -136,12 +136,23 @@ pub enum Grant {
 /// What may be asked on a connection.
 #[derive(Clone, Copy)]
 pub enum Port<'a> {
-    /// Everything of a service, and how it refuses whoever does not come in.
-    Service(&'a Opening, Refuse),
+    /// Everything of a service.
+    Service(Terms<'a>),
     /// Health only: of a service, without TLS.
     Health,
     /// Health and metrics.
     Metrics,
+}
+
+/// How a service takes a client.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
+    /// How its sessions begin.
+    pub opening: &'a Opening,
+    /// Why its certificate names nobody of the service; `None`: it does, or there is none.
+    pub stranger: Option<&'a str>,
+    /// How it is refused if it does not come in.
+    pub refuses: Refuse,
 }
 
 /// An answer without an end that is not known yet.
@@ -294,11 +305,11 @@ async fn granted(
         }
         (health::HEALTH, _) => Err(Box::new(told(health::health(page).await))),
         (health::READY, _) => Err(Box::new(told(health::ready(page).await))),
-        (path, Port::Service(opening, refuses)) => {
+        (path, Port::Service(terms)) => {
             let stopping = *page.stop.borrow();
             let upgraded = match page.relay.as_ref().filter(|_| path == RELAY_PATH) {
                 Some(relay) => upgrade_to_relay(request, relay, from, stopping).await,
-                None => upgrade(request, page, (opening, refuses), from, stopping),
+                None => upgrade(request, page, terms, from, stopping),
             };
             if let Err(answer) = &upgraded {
                 tracing::warn!(%from, status = answer.status().as_u16(), path, "an upgrade was refused");
@@ -323,7 +334,7 @@ fn told((status, body): (StatusCode, String)) -> Answer {
 fn upgrade(
     request: &Request<Incoming>,
     page: &Page,
-    (opening, refuses): (&Opening, Refuse),
+    Terms { opening, stranger, refuses }: Terms<'_>,
     from: SocketAddr,
     stopping: bool,
 ) -> Result<(Answer, Grant), Box<Answer>> {
@@ -342,9 +353,10 @@ fn upgrade(
         let refusal = Refusal::new(Code::Forbidden, "pages of this origin may not connect");
         return Err(Box::new(refuse_by(StatusCode::FORBIDDEN, &refusal)));
     }
-    let entry = match &page.door {
-        Some(door) => door.admit(from, token(request, opening).map(|shown| || shown.identity(opening))),
-        None => return Err(Box::new(busy(&Refusal::new(Code::Unavailable, "there is no service here")))),
+    let entry = match (&page.door, stranger) {
+        (Some(door), Some(why)) => Err(door.stranger(from, why)),
+        (Some(door), None) => door.admit(from, token(request, opening).map(|shown| || shown.identity(opening))),
+        (None, _) => return Err(Box::new(busy(&Refusal::new(Code::Unavailable, "there is no service here")))),
     };
     let entry = match entry {
         Err(turned) if refuses == Refuse::Http => return Err(turned_away(&turned)),
@@ -388,6 +400,7 @@ fn turned_away(turned: &Turned) -> Box<Answer> {
     let refusal = turned.refusal();
     let status = match turned {
         Turned::Token(_) => return unauthorized(&refusal, "Bearer error=\"invalid_token\""),
+        Turned::Stranger => StatusCode::FORBIDDEN,
         Turned::Full => StatusCode::SERVICE_UNAVAILABLE,
         Turned::AddressFull | Turned::Failed(_) => StatusCode::TOO_MANY_REQUESTS,
     };

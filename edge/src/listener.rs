@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -29,7 +30,8 @@ use crate::front::certified::Rule;
 use crate::front::entry::{Entered, Entry, Refused, Speaks};
 use crate::front::h2;
 use crate::front::measured::Series;
-use crate::http::{self, Grant, Page, Port, Upgraded};
+use crate::front::stream::Stream;
+use crate::http::{self, Grant, Page, Port, Terms, Upgraded};
 use crate::prepare::Prepared;
 use crate::relay::{self, Relay};
 use crate::site::{self, Site};
@@ -131,6 +133,13 @@ impl Service {
         }
     }
 
+    /// How a session begins of a client that has shown this certificate.
+    fn opening_of(&self, shown: &CertificateDer<'_>) -> Result<Opening, String> {
+        let identity = self.certified.as_ref().map(|rule| rule.identity(shown)).transpose()?;
+        let identity = identity.or_else(|| self.opening.identity.clone());
+        Ok(Opening { identity, ..self.opening.clone() })
+    }
+
     /// Whether this host name leads to it.
     pub fn is_called(&self, host: &str) -> bool {
         self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
@@ -171,7 +180,7 @@ impl Place {
         let tls =
             first.tls.as_ref().map(|(tls, usual)| site::with_certificates((tls, usual), named.collect()));
         let rules = &first.page.rules;
-        let entry = Entry::new(tls, &rules.proxy, rules.http.plain_health, first.certified.clone());
+        let entry = Entry::new(tls, &rules.proxy, rules.http.plain_health);
         Some(Arc::new(Place { site, entry }))
     }
 }
@@ -223,23 +232,45 @@ pub struct Caller {
     /// The services of its port.
     pub site: Site,
     sni: Option<String>,
-    /// Its certificate's.
-    opening: Option<Opening>,
+    /// How its sessions begin at each service of the site by its certificate, or why that names nobody there; empty: it has
+    /// shown none.
+    certified: Vec<Result<Opening, String>>,
 }
 
 impl Caller {
-    /// The service for this host, and how its sessions begin.
-    pub fn asks(&self, host: Option<&str>) -> (&Arc<Service>, &Opening) {
-        let service = self.site.called(self.sni.as_deref().or(host));
-        // Whom a certificate names it names in one namespace only.
-        let own = self.opening.as_ref().filter(|own| own.namespace == service.opening.namespace);
-        (service, own.unwrap_or(&service.opening))
+    fn new(site: &Site, stream: &Stream) -> Caller {
+        let sni = stream.server_name().filter(|name| site.knows(name)).map(str::to_owned);
+        let certified = match stream.certificate() {
+            Some(shown) => site.services().iter().map(|service| service.opening_of(shown)).collect(),
+            None => Vec::new(),
+        };
+        Caller { site: site.clone(), sni, certified }
     }
 
-    /// How this service refuses. Where its first message is to say which service a client means, a status is not for one of
-    /// them to give.
-    pub fn refuses(&self, service: &Arc<Service>) -> Refuse {
-        if self.site.choice(service).is_some() { Refuse::Close } else { service.door.refuse }
+    /// The service for this host, and what may be asked of it.
+    pub fn asks(&self, host: Option<&str>) -> (&Arc<Service>, Port<'_>) {
+        let service = self.site.called(self.sni.as_deref().or(host));
+        // Where its first message is to say which service a client means, a refusal is not for one of them to give.
+        let is_one_of_many = self.site.choice(service).is_some();
+        let (opening, stranger) = match self.opening(service) {
+            Ok(opening) => (opening, None),
+            Err(why) => (&service.opening, Some(why).filter(|_| !is_one_of_many)),
+        };
+        let refuses = if is_one_of_many { Refuse::Close } else { service.door.refuse };
+        (service, Port::Service(Terms { opening, stranger, refuses }))
+    }
+
+    /// How sessions begin at a service of the site.
+    ///
+    /// # Errors
+    ///
+    /// Why the client's certificate names nobody there.
+    pub fn opening<'a>(&'a self, service: &'a Arc<Service>) -> Result<&'a Opening, &'a str> {
+        let place = self.site.services().iter().position(|other| Arc::ptr_eq(other, service));
+        match place.and_then(|place| self.certified.get(place)) {
+            Some(certified) => certified.as_ref().map_err(String::as_str),
+            None => Ok(&service.opening),
+        }
     }
 }
 
@@ -257,7 +288,7 @@ async fn connection(mut socket: TcpStream, from: SocketAddr, place: &Place) {
         Ok::<_, Refused>(Some((entry.enter(socket, from, client).await?, waiting)))
     };
     let entered = tokio::time::timeout(first.handshake_within, enter).await;
-    let (Entered { stream, from, speaks, identity }, waiting) = match entered {
+    let (Entered { stream, from, speaks }, waiting) = match entered {
         Ok(Ok(Some(entered))) => entered,
         Ok(Ok(None)) => return,
         Ok(Err(refused)) => {
@@ -269,21 +300,14 @@ async fn connection(mut socket: TcpStream, from: SocketAddr, place: &Place) {
             return first.door.log(from, "handshake_timeout", "the TLS handshake took too long");
         }
     };
-    let sni = stream.server_name().filter(|name| site.knows(name)).map(str::to_owned);
-    let opening = identity.map(|identity| Opening { identity: Some(identity), ..first.opening.clone() });
-    let caller = Caller { site: site.clone(), sni, opening };
+    let caller = Caller::new(site, &stream);
     if speaks == Speaks::Http2 {
         // Many seats may come and go on it; its place stays its own.
         return h2::serve(stream, from, caller, first).await;
     }
     let pages = |host: Option<&str>| {
-        let (service, opening) = caller.asks(host);
-        let port = if speaks == Speaks::Health {
-            Port::Health
-        } else {
-            Port::Service(opening, caller.refuses(service))
-        };
-        (&service.page, port)
+        let (service, port) = caller.asks(host);
+        (&service.page, if speaks == Speaks::Health { Port::Health } else { port })
     };
     let mut stop = first.stop.clone();
     let requests = http::serve(stream, from, &pages, first.handshake_within);
@@ -307,7 +331,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Upgraded { io, from, read, host, grant } = upgraded;
-    let (service, opening) = caller.asks(host.as_deref());
+    let (service, _) = caller.asks(host.as_deref());
     let mut stop = service.stop.clone();
     let deflate = match grant {
         Grant::Session { deflate, .. } | Grant::Echo { deflate, .. } => deflate,
@@ -324,7 +348,7 @@ where
             return session::turn_away(carrier, CloseCode::Normal).await;
         }
     };
-    tracing::info!(%from, namespace = %opening.namespace, "a client has connected");
+    tracing::info!(%from, namespace = %service.opening.namespace, "a client has connected");
     let counts = &service.page.counts;
     counts.active.fetch_add(1, Ordering::Relaxed);
     counts.total.fetch_add(1, Ordering::Relaxed);
@@ -339,7 +363,7 @@ where
     let carrier = Wss::new(io, read, settings.max_frame).await;
     match grant {
         Grant::Session { entrant, .. } => {
-            client::serve(carrier, from, &caller.site, service, opening, entrant).await;
+            client::serve(carrier, from, caller, service, entrant).await;
         }
         Grant::Echo { identity, seat: _seat, .. } => {
             let mut open = service.series.open(service.tls.is_some());

@@ -1,4 +1,4 @@
-//! How a connection comes in: whose it is by the PROXY protocol, TLS, and who its certificate says it is.
+//! How a connection comes in: whose it is by the PROXY protocol, and TLS.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,11 +6,9 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
-use trishula::gateway::auth::Identity;
 use trishula::identity::tls;
 use trishula::metrics;
 
-use super::certified;
 use super::net;
 use super::proxy;
 use super::stream::Stream;
@@ -26,8 +24,6 @@ pub struct Entry {
     pub proxy: proxy::Settings,
     /// Whether this machine may ask for health without TLS.
     pub plain_health: bool,
-    /// Whom certificates of clients name.
-    pub certified: Option<certified::Rule>,
 }
 
 /// A connection that is in.
@@ -38,8 +34,6 @@ pub struct Entered {
     pub from: SocketAddr,
     /// What may be asked over it.
     pub speaks: Speaks,
-    /// Who it is by its certificate.
-    pub identity: Option<Identity>,
 }
 
 /// What is spoken on a connection.
@@ -56,7 +50,7 @@ pub enum Speaks {
 /// Why a connection did not come in: the label for the metric, and words.
 #[derive(Debug)]
 pub struct Refused {
-    /// `proxy`, `tls` or `certificate`.
+    /// `proxy` or `tls`.
     pub reason: &'static str,
     /// For the log.
     pub why: String,
@@ -75,15 +69,10 @@ impl Refused {
 
 impl Entry {
     /// As configured.
-    pub fn new(
-        tls: Option<Arc<ServerConfig>>,
-        proxy: &proxy::Settings,
-        plain_health: bool,
-        certified: Option<certified::Rule>,
-    ) -> Entry {
+    pub fn new(tls: Option<Arc<ServerConfig>>, proxy: &proxy::Settings, plain_health: bool) -> Entry {
         // Behind a proxy that speaks for others, a connection of this machine's is anybody's.
         let plain_health = plain_health && !proxy.protocol;
-        Entry { tls: tls.map(TlsAcceptor::from), proxy: proxy.clone(), plain_health, certified }
+        Entry { tls: tls.map(TlsAcceptor::from), proxy: proxy.clone(), plain_health }
     }
 
     /// Where a connection comes from, by its proxy's word. The caller gives it so much time and no more.
@@ -114,7 +103,7 @@ impl Entry {
         let refused = |reason, why| Refused { reason, why };
         let Some(acceptor) = &self.tls else {
             let stream = Stream::Plain(socket);
-            return Ok(Entered { stream, from, speaks: Speaks::Http1, identity: None });
+            return Ok(Entered { stream, from, speaks: Speaks::Http1 });
         };
         if self.plain_health && peer.ip().to_canonical().is_loopback() {
             let mut first = [0u8];
@@ -122,18 +111,12 @@ impl Entry {
             // Methods of HTTP are letters; anything else is TLS's to judge.
             if count == 1 && first[0] != HANDSHAKE && first[0].is_ascii_uppercase() {
                 let stream = Stream::Plain(socket);
-                return Ok(Entered { stream, from, speaks: Speaks::Health, identity: None });
+                return Ok(Entered { stream, from, speaks: Speaks::Health });
             }
         }
         let stream = acceptor.accept(socket).await.map_err(|e| refused("tls", tls::explain_io(&e)))?;
         let stream = Stream::Tls(Box::new(stream));
-        let identity = match (&self.certified, stream.certificate()) {
-            (Some(rule), Some(shown)) => {
-                Some(rule.identity(shown).map_err(|why| refused("certificate", why))?)
-            }
-            _ => None,
-        };
         let speaks = if stream.alpn() == Some(tls::ALPN_H2) { Speaks::Http2 } else { Speaks::Http1 };
-        Ok(Entered { stream, from, speaks, identity })
+        Ok(Entered { stream, from, speaks })
     }
 }

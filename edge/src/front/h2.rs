@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use trishula::rt::{clock, tasks};
 
 use super::stream::Stream;
-use crate::http::{self, MAX_REQUEST, Port, REQUESTS_WITHIN, Upgraded};
+use crate::http::{self, MAX_REQUEST, REQUESTS_WITHIN, Upgraded};
 use crate::listener::{self, Caller, Service};
 
 /// WebSockets and requests of one connection at once.
@@ -123,15 +123,9 @@ async fn over(life: &Life) {
 
 async fn answer(mut request: Request<Incoming>, shared: &Arc<Connection>) -> Response<Full<Bytes>> {
     let host = http::host(&request).map(str::to_owned);
-    let (service, opening) = shared.caller.asks(host.as_deref());
+    let (service, port) = shared.caller.asks(host.as_deref());
     // Room for a WebSocket is given at the service's door, as on a connection of its own.
-    let (answer, from, grant) = http::answer(
-        &request,
-        shared.from,
-        &service.page,
-        Port::Service(opening, shared.caller.refuses(service)),
-    )
-    .await;
+    let (answer, from, grant) = http::answer(&request, shared.from, &service.page, port).await;
     let Some(grant) = grant else { return answer };
     let upgrade = hyper::upgrade::on(&mut request);
     let connection = shared.clone();

@@ -1,0 +1,185 @@
+//! Certificates of clients: whom they name where services share a port.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType, SerialNumber,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::json;
+use support::{Client, Machine, World, soon};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::Error as WsError;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use trishula::identity::profile::Request as Ask;
+use trishula::identity::{self, tls};
+use trishula::rt::clock;
+use trishula::wire::ids::NodeName;
+
+/// What the edge's own certificate is good for.
+const NAMES: [&str; 3] = ["localhost", "one.example.com", "two.example.com"];
+
+/// A CA of clients.
+struct Clients(CertifiedIssuer<'static, KeyPair>);
+
+impl Clients {
+    fn new(name: &str) -> Clients {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        Clients(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A client of an edge on this machine that shows a certificate with this number, of an agent.
+    fn client(&self, machine: &Machine, number: u64, namespace: &str, agent: &str) -> ClientConfig {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        let name = format!("trishula://agent/{namespace}/{agent}");
+        params.serial_number = Some(SerialNumber::from(number));
+        params.subject_alt_names = vec![SanType::URI(name.try_into().unwrap())];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+        trusting(machine).with_client_auth_cert(vec![certificate.der().clone()], key).unwrap()
+    }
+}
+
+fn trusting(
+    machine: &Machine,
+) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
+    let mut roots = RootCertStore::empty();
+    roots.add(machine.ca.certificate().clone()).unwrap();
+    let config = ClientConfig::builder_with_provider(tls::provider());
+    config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots)
+}
+
+/// Puts a file of the machine in place of the one that is there, at once, as one should.
+fn put(machine: &Machine, name: &str, text: &str) {
+    let path = machine.folder.path().join(name);
+    identity::files::write(&path, text.as_bytes(), identity::files::Access::Private).unwrap();
+}
+
+/// A machine that has a certificate for all names, and this CA of clients.
+fn machine(clients: &Clients) -> Machine {
+    let machine = Machine::new();
+    let role = identity::Role::Edge(NodeName::new("agni").unwrap());
+    let names = NAMES.map(str::to_owned).to_vec();
+    let ask = Ask::public(role, names, vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+    let issued = machine.ca.issue(&ask, clock::wall().into()).unwrap();
+    put(&machine, "id/public.key", &issued.key_pem);
+    put(&machine, "id/public.pem", &issued.chain_pem);
+    put(&machine, "clients.pem", &clients.0.pem());
+    machine
+}
+
+/// An edge with these services, and a node behind it.
+async fn serving(machine: Machine, services: &str) -> World {
+    let config = machine.configure_services(services);
+    let mut world = World::start_on(machine, config);
+    world.connect(1).await;
+    world
+}
+
+/// A port that is free now.
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Comes in with a handshake for one host and a request for another; else answers the status, or `None` where not even the
+/// handshake went well.
+async fn enter(at: SocketAddr, sni: &str, host: &str, config: &ClientConfig) -> Result<Client, Option<u16>> {
+    let tcp = TcpStream::connect(at).await.unwrap();
+    let name = ServerName::try_from(sni.to_owned()).unwrap();
+    let connector = TlsConnector::from(Arc::new(config.clone()));
+    let Ok(stream) = soon(connector.connect(name, tcp)).await else { return Err(None) };
+    let request = format!("wss://{host}/ws").into_client_request().unwrap();
+    match soon(tokio_tungstenite::client_async(request, stream)).await {
+        Ok((socket, _)) => Ok(Client { socket }),
+        Err(WsError::Http(answer)) => Err(Some(answer.status().as_u16())),
+        // In TLS 1.3 a client hears of a refusal only after its own handshake.
+        Err(_) => Err(None),
+    }
+}
+
+/// Registers, and answers as whom, or why not.
+async fn registers(client: &mut Client, agent: Option<&str>) -> String {
+    let mut frame = json!({"type": "REGISTER"});
+    if let Some(agent) = agent {
+        frame["agent"] = agent.into();
+    }
+    client.say(frame).await;
+    let payload = client.hear().await["payload"].take();
+    let word = payload["agent"].as_str().or(payload["code"].as_str());
+    word.unwrap_or_else(|| panic!("{payload}")).to_owned()
+}
+
+#[tokio::test]
+async fn where_services_share_a_port_the_one_that_is_meant_says_whom_a_certificate_names() {
+    // covers B14, B01
+    let (at, clients) = (free_port(), Clients::new("clients"));
+    let machine = machine(&clients);
+    let service = |name: &str, more: &str| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nlisten = [\"{at}\"]\nsecret_file = \"secret\"\nca_file = \"clients.pem\"\n\
+             names = [\"{name}.example.com\"]\n{more}\n"
+        )
+    };
+    let one = clients.client(&machine, 1, "one", "indexer");
+    let two = clients.client(&machine, 2, "two", "indexer");
+    let services = service("one", "") + &service("two", "client_identity = { agents = [\"worker-*\"] }");
+    let _world = serving(machine, &services).await;
+    for (config, sni, host, worker) in [
+        (&one, "one.example.com", "one.example.com", "forbidden"),
+        (&two, "two.example.com", "two.example.com", "worker-1"),
+        (&two, "127.0.0.1", "two.example.com", "worker-1"),
+    ] {
+        let mut client = enter(at, sni, host, config).await.unwrap_or_else(|why| panic!("{host}: {why:?}"));
+        assert_eq!(registers(&mut client, None).await, "indexer", "{sni} {host}");
+        assert_eq!(registers(&mut client, Some("worker-1")).await, worker, "{sni} {host}");
+    }
+    // At the other one each is a stranger.
+    for (config, host) in [(&two, "one.example.com"), (&one, "two.example.com")] {
+        assert_eq!(enter(at, host, host, config).await.err(), Some(Some(403)), "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_is_told_by_the_first_frame_says_whom_a_certificate_names() {
+    // covers B14, B01
+    let (at, clients) = (free_port(), Clients::new("clients"));
+    let machine = machine(&clients);
+    let service = |preset: &str, more: &str| {
+        format!(
+            "[[service]]\npreset = \"{preset}\"\nlisten = [\"{at}\"]\nsecret_file = \"secret\"\nca_file = \"clients.pem\"\n{more}\n"
+        )
+    };
+    let theirs = clients.client(&machine, 1, "mahavishnu", "indexer");
+    let ours = clients.client(&machine, 2, "trishula", "dc");
+    let services = service("trishula", "")
+        + &service("mahavishnu", "client_identity = { permissions = [\"pool:read\"] }");
+    let _world = serving(machine, &services).await;
+    let subscribe = json!({"type": "request", "event": "subscribe", "data": {"channel": "pool:p"}, "id": "s"});
+    let mut client = enter(at, "localhost", "localhost", &theirs).await.ok().unwrap();
+    client.say(subscribe.clone()).await;
+    let greeting = client.hear().await;
+    assert_eq!((&greeting["event"], &greeting["data"]["authenticated"]), (&json!("session.created"), &json!(true)));
+    assert_eq!(client.hear().await["status"], "subscribed");
+    let mut client = enter(at, "localhost", "localhost", &ours).await.ok().unwrap();
+    assert_eq!(registers(&mut client, None).await, "dc");
+    // Somebody of the one that means the other.
+    let mut client = enter(at, "localhost", "localhost", &ours).await.ok().unwrap();
+    client.say(subscribe).await;
+    assert_eq!(client.closed().await.0, 1008);
+    let mut client = enter(at, "localhost", "localhost", &theirs).await.ok().unwrap();
+    client.say(json!({"type": "REGISTER", "to": "dc"})).await;
+    assert_eq!(client.closed().await.0, 4403);
+}

@@ -204,14 +204,14 @@ fn check_command(args: &CheckArgs) -> Result<(), Failure> {
 }
 
 fn days_left(service: &Prepared) -> Option<i64> {
-    service.certificate.as_deref().and_then(expiry::days_left)
+    expiry::days_left(service.tls.as_ref()?.certificate())
 }
 
 /// Says of a certificate that has ended which it is, and what to do. `run` serves with it all the same: not every client
 /// verifies it, and other services have theirs.
 fn ended(service: &Prepared) -> Option<String> {
     let days = days_left(service).filter(|days| *days < 0)?;
-    let path = service.certificate.as_ref()?.paths().0.display();
+    let path = service.tls.as_ref()?.certificate().paths().0.display();
     let name = &service.section.name;
     Some(format!("service {name}: the certificate in {path} ended {} days ago: {}", -days, expiry::REMEDY))
 }

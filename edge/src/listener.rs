@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,7 +14,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio_tungstenite::tungstenite::Message;
 use trishula::gateway::hub::HubHandle;
 use trishula::gateway::session::{self, Opening};
-use trishula::identity::live::ReloadableCert;
 use trishula::link::wss;
 use trishula::rt::{accept, clock, tasks};
 use trishula::wire::close::CloseCode;
@@ -30,11 +28,12 @@ use crate::front::certified::Rule;
 use crate::front::entry::{Entered, Entry, Refused, Speaks};
 use crate::front::h2;
 use crate::front::measured::Series;
+use crate::front::secured::Secured;
 use crate::front::stream::Stream;
 use crate::http::{self, Grant, Page, Port, Terms, Upgraded};
 use crate::prepare::Prepared;
 use crate::relay::{self, Relay};
-use crate::site::{self, Site};
+use crate::site::Site;
 use crate::speech::Speech;
 use crate::wss::Wss;
 
@@ -55,8 +54,8 @@ pub struct Service {
     pub idle: Duration,
     /// Joins its sessions with the node.
     pub hub: HubHandle,
-    /// Its TLS, and the certificate in it; `None`: plain text.
-    pub tls: Option<(Arc<ServerConfig>, Arc<ReloadableCert>)>,
+    /// Its TLS; `None`: plain text.
+    pub tls: Option<Arc<Secured>>,
     /// What is counted of it.
     pub series: Arc<Series>,
     /// How long a handshake, or a request, may take.
@@ -123,7 +122,7 @@ impl Service {
             idle: Duration::from_secs(section.connection_timeout_s),
             names: section.names.clone(),
             max_connections: section.max_connections,
-            tls: prepared.tls.zip(prepared.certificate),
+            tls: prepared.tls,
             series: Series::of(&section.name),
             certified,
             handshake_within: section.handshake_timeout(),
@@ -173,14 +172,8 @@ impl Place {
     fn of(sharers: &mut Sharers) -> Option<Arc<Place>> {
         let services = sharers.iter_mut().map(|service| service.borrow_and_update().clone()).collect();
         let site = Site::new(services)?;
-        let named = site.services().iter();
-        let named =
-            named.filter_map(|service| Some((service.names.clone(), service.tls.as_ref()?.1.clone())));
-        let first = site.called(None);
-        let tls =
-            first.tls.as_ref().map(|(tls, usual)| site::with_certificates((tls, usual), named.collect()));
-        let rules = &first.page.rules;
-        let entry = Entry::new(tls, &rules.proxy, rules.http.plain_health);
+        let rules = &site.called(None).page.rules;
+        let entry = Entry::new(&rules.proxy, rules.http.plain_health);
         Some(Arc::new(Place { site, entry }))
     }
 }
@@ -285,7 +278,7 @@ async fn connection(mut socket: TcpStream, from: SocketAddr, place: &Place) {
     let enter = async {
         let client = entry.source(&mut socket, from).await?;
         let Some(waiting) = first.door.knock(client, entry.trusts(client)) else { return Ok(None) };
-        Ok::<_, Refused>(Some((entry.enter(socket, from, client).await?, waiting)))
+        Ok::<_, Refused>(Some((entry.enter(socket, from, client, site).await?, waiting)))
     };
     let entered = tokio::time::timeout(first.handshake_within, enter).await;
     let (Entered { stream, from, speaks }, waiting) = match entered {

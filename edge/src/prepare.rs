@@ -7,18 +7,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket};
 use trishula::gateway::auth::{Guests, Identity, Verifier};
 use trishula::gateway::session::{Opening, Settings};
 use trishula::identity::bundle::{Bundle, PUBLIC_CERTIFICATE, PUBLIC_KEY};
-use trishula::identity::live::ReloadableCert;
-use trishula::identity::{self, RoleKind, tls};
+use trishula::identity::{self, RoleKind};
 use trishula::link::wss::Outward;
 use trishula::rt::clock;
 
 use crate::config::{EdgeConfig, ServiceSection};
-use crate::front::{auto_cert, certified};
+use crate::front::auto_cert;
+use crate::front::secured::Secured;
 use crate::trust::{self, Watched};
 
 /// Connections that the system may hold for us before we take them.
@@ -35,7 +34,7 @@ pub enum Error {
         /// What is wrong with it.
         why: trust::Error,
     },
-    /// The certificate or key of a service.
+    /// The certificate or key of a service, or whose certificates it takes.
     #[error("service {service}: {why}")]
     Certificate {
         /// Which.
@@ -89,10 +88,8 @@ impl Error {
 pub struct Prepared {
     /// As configured.
     pub section: ServiceSection,
-    /// For its handshakes; `None`: it is served without TLS.
-    pub tls: Option<Arc<ServerConfig>>,
-    /// Its certificate, which may be renewed while it is in use.
-    pub certificate: Option<Arc<ReloadableCert>>,
+    /// Its TLS, the files of which may be renewed while it is in use; `None`: it is served without.
+    pub tls: Option<Arc<Secured>>,
     /// By what its tokens are checked, if they are.
     pub trust: Option<Watched>,
     /// How its sessions begin.
@@ -119,10 +116,9 @@ pub fn services(config: &EdgeConfig) -> Result<Vec<Prepared>, Error> {
 /// Reads what one service needs.
 pub fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared, Error> {
     let name = section.name.to_string();
-    let (tls, certificate) = match encryption(config, section) {
-        Ok(found) => found.unzip(),
-        Err(why) => return Err(Error::Certificate { service: name, why }),
-    };
+    let tls = encryption(config, section)
+        .map_err(|why| Error::Certificate { service: name.clone(), why })?
+        .map(Arc::new);
     let trust = Watched::load(section).map_err(|why| Error::Trust { service: name, why })?;
     let verifier = trust.as_ref().map(|watched| Arc::new(Verifier::of(watched.own.clone())));
     let identity = (!section.auth).then(|| Identity::anybody(section.name.clone()));
@@ -136,14 +132,11 @@ pub fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared
     };
     let opening =
         Opening { namespace: section.name.clone(), identity, verifier, settings: Arc::new(settings) };
-    Ok(Prepared { section: section.clone(), tls, certificate, trust, opening })
+    Ok(Prepared { section: section.clone(), tls, trust, opening })
 }
 
-/// For a service's handshakes, and the certificate in them, which may be renewed.
-type Shown = (Arc<ServerConfig>, Arc<ReloadableCert>);
-
-/// What a service shows in its handshakes; `None`: it has none.
-fn encryption(edge: &EdgeConfig, section: &ServiceSection) -> Result<Option<Shown>, identity::Error> {
+/// The TLS of a service; `None`: it has none.
+fn encryption(edge: &EdgeConfig, section: &ServiceSection) -> Result<Option<Secured>, identity::Error> {
     if !section.tls {
         if section.listen.iter().any(|at| !at.ip().is_loopback()) {
             let service = section.name.as_str();
@@ -165,13 +158,7 @@ fn encryption(edge: &EdgeConfig, section: &ServiceSection) -> Result<Option<Show
         )?,
         false => (fallback(&section.cert, PUBLIC_CERTIFICATE), fallback(&section.key, PUBLIC_KEY)),
     };
-    let clients = certified::asked(section.verify_client, section.ca_file.as_deref());
-    let (config, certificate) = tls::https_server(&certificate, &key, clients, clock::for_tls())?;
-    let mut config = ServerConfig::clone(&config);
-    if section.http.http2 {
-        config.alpn_protocols.insert(0, tls::ALPN_H2.to_vec());
-    }
-    Ok(Some((Arc::new(config), certificate)))
+    Secured::open(&certificate, &key, section.policy(), section.http.http2).map(Some)
 }
 
 /// The way out through other machines' edges.

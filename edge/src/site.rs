@@ -3,11 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
-use trishula::identity::live::ReloadableCert;
-
 use crate::dialect::sniff::{Serves, Tongue};
 use crate::listener::Service;
 
@@ -91,34 +86,4 @@ impl fmt::Debug for Site {
         let names = self.services.iter().map(|service| service.page.namespace.as_ref());
         f.debug_list().entries(names.flatten()).finish()
     }
-}
-
-/// Shows each client the certificate of the service whose name it asks for.
-#[derive(Debug)]
-struct ByName {
-    usual: Arc<ReloadableCert>,
-    named: Vec<(Vec<String>, Arc<ReloadableCert>)>,
-}
-
-impl ResolvesServerCert for ByName {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let asked = hello.server_name().unwrap_or_default();
-        let is = |names: &[String]| names.iter().any(|name| name.eq_ignore_ascii_case(asked));
-        let named = self.named.iter().find(|(names, _)| is(names));
-        named.map_or(&self.usual, |(_, certificate)| certificate).resolve(hello)
-    }
-}
-
-/// The TLS of a service, with the certificates of those that share a port with it. Each is the names that lead to it and
-/// its certificate.
-pub fn with_certificates(
-    usual: (&Arc<ServerConfig>, &Arc<ReloadableCert>),
-    sharers: Vec<(Vec<String>, Arc<ReloadableCert>)>,
-) -> Arc<ServerConfig> {
-    if sharers.iter().all(|(names, _)| names.is_empty()) {
-        return usual.0.clone();
-    }
-    let mut config = (**usual.0).clone();
-    config.cert_resolver = Arc::new(ByName { usual: usual.1.clone(), named: sharers });
-    Arc::new(config)
 }

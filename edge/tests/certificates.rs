@@ -1,4 +1,4 @@
-//! Certificates of clients: whom they name where services share a port.
+//! Certificates of clients: whom they name where services share a port, and CAs that change while the edge runs.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -180,6 +180,47 @@ async fn a_service_that_is_told_by_the_first_frame_says_whom_a_certificate_names
     client.say(subscribe).await;
     assert_eq!(client.closed().await.0, 1008);
     let mut client = enter(at, "localhost", "localhost", &theirs).await.ok().unwrap();
-    client.say(json!({"type": "REGISTER", "to": "dc"})).await;
+    client.say(json!({"type": "REGISTER"})).await;
     assert_eq!(client.closed().await.0, 4403);
+}
+
+/// The edge looks at its files every two seconds.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..200 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("never: {what}");
+}
+
+/// How often whose certificates a service takes was read again, by outcome.
+fn reread(service: &str, outcome: &str) -> u64 {
+    trishula::metrics::CERTIFICATE_RELOADS.with_label_values(&[service, outcome]).get()
+}
+
+#[tokio::test]
+async fn another_ca_of_clients_counts_by_itself_and_a_broken_file_changes_nothing() {
+    // covers B11, B14
+    let (old, new) = (Clients::new("old"), Clients::new("new"));
+    let machine = machine(&old);
+    let of_old = old.client(&machine, 1, "cas", "indexer");
+    let of_new = new.client(&machine, 1, "cas", "indexer");
+    let services = "[[service]]\nname = \"cas\"\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\n\
+                    ca_file = \"clients.pem\"\nverify_client = true\n";
+    let world = serving(machine, services).await;
+    let comes_in = async |config| enter(world.address(), "localhost", "localhost", config).await.is_ok();
+    let mut before = enter(world.address(), "localhost", "localhost", &of_old).await.ok().unwrap();
+    assert_eq!(registers(&mut before, None).await, "indexer");
+    assert!(!comes_in(&of_new).await);
+    put(&world.machine, "clients.pem", &new.0.pem());
+    until("the new CA counts", async || comes_in(&of_new).await).await;
+    assert!(!comes_in(&of_old).await, "the old one counts no more");
+    assert!(reread("cas", "ok") >= 1);
+    put(&world.machine, "clients.pem", "no certificate\n");
+    until("the broken file is noticed", async || reread("cas", "refused") > 0).await;
+    assert!(comes_in(&of_new).await, "what was in force stays");
+    before.say(json!({"type": "HEARTBEAT", "id": "h"})).await;
+    assert_eq!(before.hear().await["reply_to"], "h", "who was in stays in");
 }

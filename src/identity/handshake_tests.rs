@@ -10,7 +10,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::bundle::{Bundle, Parts};
 use super::ca::Authority;
-use super::live::Reloaded;
+use super::live::{ReloadableCert, Reloaded};
 use super::profile::Request;
 use super::revocation::Revocations;
 use super::testing::{NOW, clock_at, edge, name, node};
@@ -279,13 +279,24 @@ fn put_public(ca: &Authority, folder: &std::path::Path, now: OffsetDateTime) {
     Bundle::write(folder, &parts).unwrap();
 }
 
+fn https(
+    certificate: &std::path::Path,
+    key: &std::path::Path,
+    clients: ClientCertificates<'_>,
+    now: OffsetDateTime,
+) -> Result<(Arc<rustls::ServerConfig>, Arc<ReloadableCert>), super::Error> {
+    let certificate = Arc::new(ReloadableCert::open(certificate, key)?);
+    let config = tls::https_server(certificate.clone(), clients, clock_at(now))?;
+    Ok((Arc::new(config), certificate))
+}
+
 #[tokio::test]
 async fn a_reloaded_certificate_is_shown_without_a_restart() {
     // covers B11, covers T24
     let ca = Authority::create("trishula", NOW).unwrap();
     let (folder, certificate, key) = public_files(&ca, NOW);
     let (server, live) =
-        tls::https_server(&certificate, &key, ClientCertificates::Unasked, clock_at(NOW)).unwrap();
+        https(&certificate, &key, ClientCertificates::Unasked, NOW).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.certificate().clone()).unwrap();
     let mut client = rustls::ClientConfig::builder_with_details(tls::provider(), clock_at(NOW))
@@ -326,7 +337,7 @@ async fn an_edge_may_ask_its_clients_for_certificates() {
 
     // Whom the edge sees, when a client comes with or without its certificate; none if it does not let it in.
     let meet = async |clients, shown: Option<&super::bundle::Leaf>| {
-        let (config, _) = tls::https_server(&certificate, &key, clients, clock_at(NOW)).unwrap();
+        let (config, _) = https(&certificate, &key, clients, NOW).unwrap();
         let mut roots = rustls::RootCertStore::empty();
         roots.add(ca.certificate().clone()).unwrap();
         let client = rustls::ClientConfig::builder_with_details(tls::provider(), clock_at(NOW))
@@ -350,7 +361,7 @@ async fn an_edge_may_ask_its_clients_for_certificates() {
     assert_eq!(meet(optional, None).await, Some(Err(Refusal::NoCertificate)));
     assert_eq!(meet(ClientCertificates::Unasked, Some(&agent)).await, Some(Err(Refusal::NoCertificate)));
     let no_roots = ClientCertificates::Required(&key);
-    assert!(tls::https_server(&certificate, &key, no_roots, clock_at(NOW)).is_err(), "a key is no CA");
+    assert!(https(&certificate, &key, no_roots, NOW).is_err(), "a key is no CA");
 }
 
 /// What Python 3.13 does by default, told explicitly so that an older Python is as strict.
@@ -390,7 +401,7 @@ async fn strict_python_verifies_our_public_leaf() {
     let ca = Authority::create("trishula", now).unwrap();
     let (folder, certificate, key) = public_files(&ca, now);
     let (config, _) =
-        tls::https_server(&certificate, &key, ClientCertificates::Unasked, clock_at(now)).unwrap();
+        https(&certificate, &key, ClientCertificates::Unasked, now).unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(config);
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -11,8 +11,6 @@ use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -27,7 +25,10 @@ use super::sessions::{self, Sessions};
 use super::trust::Trust;
 use crate::wire::ids::NodeName;
 
+mod clients;
 mod verifiers;
+
+pub use clients::ClientCertificates;
 
 /// Links: nodes, edges, native agents.
 pub const ALPN_LINK: &[u8] = b"trishula/2";
@@ -183,38 +184,27 @@ pub fn join_client(ca: Fingerprint, clock: Clock) -> Result<Arc<ClientConfig>, E
     Ok(Arc::new(config))
 }
 
-/// Whether an edge wants certificates from its clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientCertificates<'a> {
-    /// It does not ask, and browsers show no dialogue.
-    Unasked,
-    /// Who shows one must have it from a CA in this file (PEM); who shows none comes in all the same.
-    Optional(&'a Path),
-    /// Only who has one from a CA in this file comes in.
-    Required(&'a Path),
-}
-
-/// For the public side of an edge: TLS 1.2 and 1.3, HTTP/1.1, with a certificate from files that may be renewed.
+/// For the public side of an edge: TLS 1.2 and 1.3, HTTP/1.1, with a certificate from files that may be renewed. Files of CAs that
+/// change need another configuration.
 /// Who a client with a certificate is, [`Trust::admit`] says if its CA is the mesh's; for others it is configured.
 pub fn https_server(
-    certificate: &Path,
-    key: &Path,
+    certificate: Arc<ReloadableCert>,
     clients: ClientCertificates<'_>,
     clock: Clock,
-) -> Result<(Arc<ServerConfig>, Arc<ReloadableCert>), Error> {
-    let certificate = Arc::new(ReloadableCert::open(certificate, key)?);
+) -> Result<ServerConfig, Error> {
+    let verifier = clients.verifier()?;
     let mut config = ServerConfig::builder_with_details(provider(), clock)
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
-        .with_client_cert_verifier(client_verifier(clients)?)
-        .with_cert_resolver(certificate.clone());
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(certificate);
     config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
     if clients != ClientCertificates::Unasked {
         // A resumed session would bring in a certificate that nobody has looked at again.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok((Arc::new(config), certificate))
+    Ok(config)
 }
 
 /// For the outside of a link through an edge: ordinary TLS as browsers speak it. With `cas` (PEM), the edge must show a
@@ -286,18 +276,6 @@ fn advice(alert: u64) -> Option<&'static str> {
         120 => "the two speak no common version: update the older one",
         _ => return None,
     })
-}
-
-fn client_verifier(clients: ClientCertificates<'_>) -> Result<Arc<dyn ClientCertVerifier>, Error> {
-    let (path, required) = match clients {
-        ClientCertificates::Unasked => return Ok(WebPkiClientVerifier::no_client_auth()),
-        ClientCertificates::Optional(path) => (path, false),
-        ClientCertificates::Required(path) => (path, true),
-    };
-    let roots = roots(path, "check the configured file of CAs for client certificates")?;
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
-    let builder = if required { builder } else { builder.allow_unauthenticated() };
-    builder.build().map_err(|e| Error::malformed(path.display().to_string(), e))
 }
 
 /// The CAs of a PEM file; there must be one.

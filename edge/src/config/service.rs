@@ -232,6 +232,11 @@ impl ServiceSection {
         }
     }
 
+    /// What it asks of its clients in the handshake.
+    pub fn policy(&self) -> front::secured::Policy {
+        front::secured::Policy { required: self.verify_client, ca_file: self.ca_file.clone() }
+    }
+
     /// How long TLS and the request for the upgrade may take.
     pub fn handshake_timeout(&self) -> Duration {
         Duration::from_millis(self.handshake_timeout_ms)

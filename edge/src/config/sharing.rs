@@ -25,7 +25,7 @@ pub(super) fn check(services: &[ServiceSection], taken: &[SocketAddr]) -> Result
                 );
                 return fault("proxy", why);
             }
-            if (service.verify_client, &service.ca_file) != (other.verify_client, &other.ca_file) {
+            if service.policy() != other.policy() {
                 let why = format!(
                     "{listen} is {}'s too, and one port asks everybody for the same certificates",
                     other.name

@@ -1,11 +1,8 @@
 //! Clients with a certificate (mTLS, for services): whom it names, in place of a token.
 
-use std::path::Path;
-
 use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
 use trishula::gateway::auth::{Identity, Pattern};
-use trishula::identity::tls::ClientCertificates;
 use trishula::identity::{Owner, Role};
 use trishula::wire::ids::{AgentName, Namespace};
 
@@ -88,14 +85,5 @@ impl Rule {
             };
         }
         AgentName::new(text.strip_prefix(self.settings.prefix.as_str())?).ok()
-    }
-}
-
-/// What a service asks of its clients in the handshake.
-pub fn asked(verify_client: bool, ca_file: Option<&Path>) -> ClientCertificates<'_> {
-    match ca_file {
-        Some(ca) if verify_client => ClientCertificates::Required(ca),
-        Some(ca) => ClientCertificates::Optional(ca),
-        None => ClientCertificates::Unasked,
     }
 }

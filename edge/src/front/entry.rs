@@ -1,25 +1,24 @@
 //! How a connection comes in: whose it is by the PROXY protocol, and TLS.
 
+use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use trishula::identity::tls;
 use trishula::metrics;
 
 use super::net;
 use super::proxy;
 use super::stream::Stream;
+use crate::site::Site;
 
 /// First byte of a TLS record that is a handshake.
 const HANDSHAKE: u8 = 0x16;
 
-/// The door of one service.
+/// The door of one port.
 pub struct Entry {
-    /// `None`: plain text.
-    pub tls: Option<TlsAcceptor>,
     /// Who is believed about addresses.
     pub proxy: proxy::Settings,
     /// Whether this machine may ask for health without TLS.
@@ -69,10 +68,10 @@ impl Refused {
 
 impl Entry {
     /// As configured.
-    pub fn new(tls: Option<Arc<ServerConfig>>, proxy: &proxy::Settings, plain_health: bool) -> Entry {
+    pub fn new(proxy: &proxy::Settings, plain_health: bool) -> Entry {
         // Behind a proxy that speaks for others, a connection of this machine's is anybody's.
         let plain_health = plain_health && !proxy.protocol;
-        Entry { tls: tls.map(TlsAcceptor::from), proxy: proxy.clone(), plain_health }
+        Entry { proxy: proxy.clone(), plain_health }
     }
 
     /// Where a connection comes from, by its proxy's word. The caller gives it so much time and no more.
@@ -89,7 +88,8 @@ impl Entry {
         net::any(&self.proxy.trusted, from.ip())
     }
 
-    /// Lets a connection in that comes from `from`, and by TCP from `peer`. The caller gives it so much time and no more.
+    /// Lets a connection to the services of a port in that comes from `from`, and by TCP from `peer`. The caller gives it so much
+    /// time and no more.
     ///
     /// # Errors
     ///
@@ -99,12 +99,13 @@ impl Entry {
         socket: TcpStream,
         peer: SocketAddr,
         from: SocketAddr,
+        site: &Site,
     ) -> Result<Entered, Refused> {
         let refused = |reason, why| Refused { reason, why };
-        let Some(acceptor) = &self.tls else {
+        if site.called(None).tls.is_none() {
             let stream = Stream::Plain(socket);
             return Ok(Entered { stream, from, speaks: Speaks::Http1 });
-        };
+        }
         if self.plain_health && peer.ip().to_canonical().is_loopback() {
             let mut first = [0u8];
             let count = socket.peek(&mut first).await.map_err(|e| refused("tls", e.to_string()))?;
@@ -114,7 +115,13 @@ impl Entry {
                 return Ok(Entered { stream, from, speaks: Speaks::Health });
             }
         }
-        let stream = acceptor.accept(socket).await.map_err(|e| refused("tls", tls::explain_io(&e)))?;
+        let failed = |e: io::Error| refused("tls", tls::explain_io(&e));
+        let begun = LazyConfigAcceptor::new(Acceptor::default(), socket).await.map_err(failed)?;
+        let asked = site.called(begun.client_hello().server_name());
+        let Some(secured) = &asked.tls else {
+            return Err(refused("tls", "the service that was asked for is served without".into()));
+        };
+        let stream = begun.into_stream(secured.config()).await.map_err(failed)?;
         let stream = Stream::Tls(Box::new(stream));
         let speaks = if stream.alpn() == Some(tls::ALPN_H2) { Speaks::Http2 } else { Speaks::Http1 };
         Ok(Entered { stream, from, speaks })

@@ -8,6 +8,7 @@
 //! | [`forwarded`] | `X-Forwarded-For` and `Forwarded` |
 //! | [`entry`] | how a connection comes in |
 //! | [`stream`] | a connection, with TLS or without |
+//! | [`secured`] | the TLS of a service, from files that change |
 //! | [`certified`] | whom certificates of clients name |
 //! | [`auto_cert`] | a certificate for development |
 //! | [`handshake`] | the opening handshake of a WebSocket |
@@ -19,7 +20,7 @@
 //! | [`glance`] | a frame's type, for those |
 //! | [`reload`] | the configuration, read again while it runs |
 //! | [`asking`] | the command's side of that |
-//! | [`renewed`] | certificates, secrets and keys, read again when their files change |
+//! | [`renewed`] | certificates, CAs of clients, secrets and keys, read again when their files change |
 
 use std::sync::Arc;
 
@@ -41,6 +42,7 @@ pub mod proxy_protocol;
 pub mod redirect;
 pub mod reload;
 pub mod renewed;
+pub mod secured;
 pub mod stream;
 
 /// What the pages of a service go by.

@@ -1,4 +1,4 @@
-//! Files that others renew while the edge runs: certificates, secrets, keys, tokens taken back. They are read again when they
+//! Files that others renew while the edge runs: certificates, CAs of clients, secrets, keys, tokens taken back. They are read again when they
 //! change; what was in use before stays in use until what is there can be taken.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +9,7 @@ use trishula::identity::live::{ReloadableCert, Reloaded};
 use trishula::metrics;
 
 use super::expiry;
+use super::secured::Secured;
 use crate::prepare::Prepared;
 use crate::stamp::{Stamp, stamp};
 use crate::trust::Watched;
@@ -26,11 +27,11 @@ struct Files {
     trusts: Vec<Watched>,
 }
 
-/// A service's certificate, and how its files were when they were read last.
+/// A service's TLS, and how the files of its certificate were when they were read last.
 #[derive(Debug)]
 struct Shown {
     service: String,
-    certificate: Arc<ReloadableCert>,
+    tls: Arc<Secured>,
     seen: [Stamp; 2],
     /// When it ends; `None`: nobody can say.
     end: Option<OffsetDateTime>,
@@ -45,8 +46,8 @@ impl Renewed {
         let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let service = prepared.section.name.to_string();
         files.certificates.retain(|shown| shown.service != service);
-        if let Some(certificate) = &prepared.certificate {
-            files.certificates.push(Shown::new(service, certificate.clone()));
+        if let Some(tls) = &prepared.tls {
+            files.certificates.push(Shown::new(service, tls.clone()));
         }
         files.trusts.retain(|watched| Arc::strong_count(&watched.own) > 1);
         files.trusts.extend(prepared.trust.clone());
@@ -69,15 +70,16 @@ impl Renewed {
 }
 
 impl Shown {
-    fn new(service: String, certificate: Arc<ReloadableCert>) -> Shown {
-        let (seen, end) = (stamps(&certificate), expiry::end_of(certificate.paths().0));
-        let mut shown = Shown { service, certificate, seen, end, days: None };
+    fn new(service: String, tls: Arc<Secured>) -> Shown {
+        let (seen, end) = (stamps(tls.certificate()), expiry::end_of(tls.certificate().paths().0));
+        let mut shown = Shown { service, tls, seen, end, days: None };
         shown.tell_days();
         shown
     }
 
     fn look(&mut self, anyway: bool) {
         self.renew(anyway);
+        self.renew_clients(anyway);
         self.tell_days();
     }
 
@@ -91,7 +93,7 @@ impl Shown {
         let Some(days) = days else { return };
         let service = self.service.as_str();
         metrics::CERTIFICATE_DAYS.with_label_values(&[service]).set(days);
-        let (path, remedy) = (self.certificate.paths().0.display().to_string(), expiry::REMEDY);
+        let (path, remedy) = (self.tls.certificate().paths().0.display().to_string(), expiry::REMEDY);
         if days < 0 {
             tracing::error!(
                 service,
@@ -106,14 +108,14 @@ impl Shown {
     }
 
     fn renew(&mut self, anyway: bool) {
-        let now = stamps(&self.certificate);
+        let now = stamps(self.tls.certificate());
         if !anyway && now == self.seen {
             return;
         }
         self.seen = now;
         let service = self.service.as_str();
-        let path = self.certificate.paths().0.display().to_string();
-        let outcome = match self.certificate.reload() {
+        let path = self.tls.certificate().paths().0.display().to_string();
+        let outcome = match self.tls.certificate().reload() {
             Ok(Reloaded::Unchanged) => return,
             Ok(Reloaded::Changed { now, not_after, .. }) => {
                 tracing::info!(service, path, fingerprint = %now, %not_after, "a renewed certificate is in use");
@@ -122,6 +124,23 @@ impl Shown {
             }
             Err(e) => {
                 tracing::warn!(service, path, error = %e, "the certificate could not be read again; the one before stays in use");
+                "refused"
+            }
+        };
+        metrics::CERTIFICATE_RELOADS.with_label_values(&[service, outcome]).inc();
+    }
+
+    /// Whose certificates are taken.
+    fn renew_clients(&self, anyway: bool) {
+        let service = self.service.as_str();
+        let outcome = match self.tls.look(anyway) {
+            Ok(false) => return,
+            Ok(true) => {
+                tracing::info!(service, "whose certificates are taken from clients was read again");
+                "ok"
+            }
+            Err(e) => {
+                tracing::error!(service, error = %e, "whose certificates are taken from clients stays as it was");
                 "refused"
             }
         };

@@ -276,17 +276,18 @@ async fn connection(mut socket: TcpStream, from: SocketAddr, place: &Place) {
     let (site, first) = (&place.site, place.site.called(None));
     let entry = &place.entry;
     let enter = async {
-        let client = entry.source(&mut socket, from).await?;
+        let client = entry.source(&mut socket, from).await.map_err(|refused| (from, refused))?;
         let Some(waiting) = first.door.knock(client, entry.trusts(client)) else { return Ok(None) };
-        Ok::<_, Refused>(Some((entry.enter(socket, from, client, site).await?, waiting)))
+        let entered = entry.enter(socket, from, client, site).await;
+        Ok::<_, (SocketAddr, Refused)>(Some((entered.map_err(|refused| (client, refused))?, waiting)))
     };
     let entered = tokio::time::timeout(first.handshake_within, enter).await;
     let (Entered { stream, from, speaks }, waiting) = match entered {
         Ok(Ok(Some(entered))) => entered,
         Ok(Ok(None)) => return,
-        Ok(Err(refused)) => {
+        Ok(Err((from, refused))) => {
             first.series.connection_error(refused.reason);
-            return refused.count(from);
+            return refused.count(from, &first.door);
         }
         Err(_) => {
             first.series.connection_error("handshake_timeout");

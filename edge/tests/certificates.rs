@@ -1,4 +1,5 @@
-//! Certificates of clients: whom they name where services share a port, and CAs that change while the edge runs.
+//! Certificates of clients: whom they name where services share a port, and CAs and revocation lists that change while the
+//! edge runs.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -7,14 +8,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::json;
 use support::{Client, Machine, World, soon};
+use time::{Duration, OffsetDateTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::Error as WsError;
@@ -47,9 +50,29 @@ impl Clients {
         params.subject_alt_names = vec![SanType::URI(name.try_into().unwrap())];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let certificate = params.signed_by(&key, &*self.0).unwrap();
         let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
         trusting(machine).with_client_auth_cert(vec![certificate.der().clone()], key).unwrap()
+    }
+
+    /// Its list that ends after so long, in which certificates with these numbers are taken back.
+    fn list(&self, taken_back: &[u64], life: Duration) -> String {
+        let now = OffsetDateTime::from(clock::wall());
+        let revoked = taken_back.iter().map(|number| RevokedCertParams {
+            serial_number: SerialNumber::from(*number),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: now - Duration::days(10),
+            next_update: now + life,
+            crl_number: SerialNumber::from(now.unix_timestamp().unsigned_abs()),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&*self.0).unwrap().pem().unwrap()
     }
 }
 
@@ -223,4 +246,35 @@ async fn another_ca_of_clients_counts_by_itself_and_a_broken_file_changes_nothin
     assert!(comes_in(&of_new).await, "what was in force stays");
     before.say(json!({"type": "HEARTBEAT", "id": "h"})).await;
     assert_eq!(before.hear().await["reply_to"], "h", "who was in stays in");
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_is_refused_in_the_handshake_and_lists_are_taken_by_themselves() {
+    // covers B11, B14, B17
+    let (clients, day) = (Clients::new("clients"), Duration::days(1));
+    let machine = machine(&clients);
+    let good = clients.client(&machine, 1, "lists", "good");
+    let bad = clients.client(&machine, 2, "lists", "bad");
+    put(&machine, "revoked.pem", &clients.list(&[], day));
+    let services = "[[service]]\nname = \"lists\"\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\n\
+                    ca_file = \"clients.pem\"\ncrl_file = \"revoked.pem\"\n";
+    let world = serving(machine, services).await;
+    let comes_in = async |config| enter(world.address(), "localhost", "localhost", config).await;
+    assert!(comes_in(&good).await.is_ok() && comes_in(&bad).await.is_ok(), "nobody is revoked");
+    let before = trishula::metrics::EDGE_REFUSED.with_label_values(&["certificate"]).get();
+    put(&world.machine, "revoked.pem", &clients.list(&[2, 7], day));
+    until("it is refused", async || comes_in(&bad).await.err() == Some(None)).await;
+    assert!(comes_in(&good).await.is_ok());
+    assert!(trishula::metrics::EDGE_REFUSED.with_label_values(&["certificate"]).get() > before);
+    // What can't be taken changes nothing: no list at all, one that has ended, one of somebody else with the same name.
+    let forged = Clients::new("clients").list(&[], day);
+    for text in ["no list\n", &clients.list(&[], -day), &forged] {
+        let refused = reread("lists", "refused");
+        put(&world.machine, "revoked.pem", text);
+        until("it is noticed", async || reread("lists", "refused") > refused).await;
+        assert_eq!(comes_in(&bad).await.err(), Some(None));
+        assert!(comes_in(&good).await.is_ok());
+    }
+    put(&world.machine, "revoked.pem", &clients.list(&[], day));
+    until("it is good again", async || comes_in(&bad).await.is_ok()).await;
 }

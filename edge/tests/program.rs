@@ -5,7 +5,7 @@ mod support;
 
 use std::process::{Command, Output};
 
-use support::Machine;
+use support::{Machine, list_pem};
 
 const BAD_CONFIGURATION: i32 = 64;
 
@@ -74,6 +74,32 @@ fn faults_of_secrets_and_certificates_exit_with_64() {
     machine.configure("");
     std::fs::remove_file(machine.folder.path().join("id/link.pem")).unwrap();
     fails(&machine, BAD_CONFIGURATION, &["identity", "link.pem", "trishula join"]);
+}
+
+#[test]
+fn faults_of_revocation_lists_exit_with_64() {
+    // covers B14, B29
+    let machine = Machine::new();
+    let now = time::OffsetDateTime::from(trishula::rt::clock::wall());
+    let list = |machine: &Machine, at| list_pem(&machine.ca.revoke(&[], None, at).unwrap());
+    let path = machine.folder.path().join("revoked.pem");
+    machine.configure("ca_file = \"id/ca.pem\"\ncrl_file = \"revoked.pem\"");
+    fails(&machine, BAD_CONFIGURATION, &["service trishula", "revoked.pem", "crl_file"]);
+    let ended = list(&machine, now - time::Duration::days(3651));
+    for (text, says) in [
+        ("no list\n".to_owned(), "has no list (X509 CRL, PEM) of the CA"),
+        (ended, "has ended at"),
+        (list(&Machine::new(), now), "has no list (X509 CRL, PEM) of the CA"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        fails(&machine, BAD_CONFIGURATION, &["service trishula", "revoked.pem", says]);
+    }
+    std::fs::write(&path, list(&machine, now)).unwrap();
+    let output = edge(&machine, "check");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::write(machine.path(), std::fs::read_to_string(machine.path()).unwrap().replace("ca_file = \"id/ca.pem\"", ""))
+        .unwrap();
+    fails(&machine, BAD_CONFIGURATION, &["service trishula: crl_file: needs ca_file"]);
 }
 
 #[test]

@@ -7,11 +7,13 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
-use support::{Machine, PATIENCE, soon, token};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use support::{Machine, PATIENCE, list_pem, soon, token};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -19,6 +21,9 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use trishula::identity::Role;
+use trishula::identity::profile::Request;
+use trishula::wire::ids::{AgentAddr, AgentName, Namespace};
 
 /// An edge as a process, without a node: `/echo` needs none.
 struct Process {
@@ -37,7 +42,11 @@ fn port() -> u16 {
 impl Process {
     /// `more` goes to the end of its one service.
     fn start(more: &str) -> Process {
-        let machine = Machine::new();
+        Process::start_on(Machine::new(), more)
+    }
+
+    /// The same, on a machine with more files.
+    fn start_on(machine: Machine, more: &str) -> Process {
         let at = SocketAddr::from(([127, 0, 0, 1], port()));
         let metrics = SocketAddr::from(([127, 0, 0, 1], port()));
         write(&machine, at, metrics, more);
@@ -308,4 +317,47 @@ async fn plain_http_is_sent_to_tls() {
     soon(tcp.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 308 "), "{answer}");
     assert!(answer.contains("location: https://example.com/ws?x=1\r\n"), "{answer}");
+}
+
+/// Puts a file of the machine in place of the one that is there, at once, as one should.
+fn put(machine: &Machine, name: &str, text: &str) {
+    let path = machine.folder.path().join(name);
+    std::fs::write(path.with_extension("new"), text).unwrap();
+    std::fs::rename(path.with_extension("new"), path).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_certificate_is_refused_and_told_with_its_address() {
+    // covers B14, B17, B11
+    let machine = Machine::new();
+    let now = trishula::rt::clock::wall().into();
+    let agent = AgentAddr::new(Namespace::new("trishula").unwrap(), AgentName::new("indexer").unwrap());
+    let issued = machine.ca.issue(&Request::link(Role::Agent(agent)), now).unwrap();
+    let chain = CertificateDer::pem_slice_iter(issued.chain_pem.as_bytes()).map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(machine.ca.certificate().clone()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(trishula::identity::tls::provider());
+    let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    let config = Arc::new(config.with_client_auth_cert(chain, key).unwrap());
+    let nobody = machine.ca.revoke(&[], None, now).unwrap();
+    put(&machine, "revoked.pem", &list_pem(&nobody));
+    let list = machine.ca.revoke(&[issued.serial], Some(&nobody), now).unwrap();
+    let more = "ca_file = \"id/ca.pem\"\ncrl_file = \"revoked.pem\"\nverify_client = true";
+    let mut edge = Process::start_on(machine, more);
+    let at = edge.at;
+    let echo = async || {
+        let tcp = TcpStream::connect(at).await.unwrap();
+        let name = "localhost".try_into().unwrap();
+        let tls = soon(TlsConnector::from(config.clone()).connect(name, tcp)).await.map_err(|_| ())?;
+        upgrade(tls, &[]).await.map_err(|_| ())
+    };
+    let mut before = echo().await.unwrap();
+    before.answers().await;
+    put(&edge.machine, "revoked.pem", &list_pem(&list));
+    edge.says("whose certificates are taken from clients was read again");
+    assert!(echo().await.is_err());
+    let said = edge.says("Revoked");
+    assert!(said.contains("security event") && said.contains("from=127.0.0.1:"), "{said}");
+    before.answers().await;
 }

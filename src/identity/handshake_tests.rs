@@ -14,7 +14,7 @@ use super::live::{ReloadableCert, Reloaded};
 use super::profile::Request;
 use super::revocation::Revocations;
 use super::testing::{NOW, clock_at, edge, name, node};
-use super::tls::{self, ClientCertificates, Identity};
+use super::tls::{self, ClientCas, ClientCertificates, Identity};
 use super::{PeerName, Refusal, Role, RoleKind, Trust};
 use crate::wire::ids::AgentAddr;
 
@@ -286,8 +286,8 @@ fn https(
     now: OffsetDateTime,
 ) -> Result<(Arc<rustls::ServerConfig>, Arc<ReloadableCert>), super::Error> {
     let certificate = Arc::new(ReloadableCert::open(certificate, key)?);
-    let config = tls::https_server(certificate.clone(), clients, clock_at(now))?;
-    Ok((Arc::new(config), certificate))
+    let server = tls::https_server(certificate.clone(), clients, clock_at(now))?;
+    Ok((Arc::new(server.config), certificate))
 }
 
 #[tokio::test]
@@ -353,14 +353,15 @@ async fn an_edge_may_ask_its_clients_for_certificates() {
         accepted.ok().map(|tls| trust.admit(tls.get_ref().1.peer_certificates().unwrap_or_default(), NOW))
     };
     let named = |seen: Option<Result<PeerName, Refusal>>| seen.unwrap().unwrap().to_string();
-    let required = ClientCertificates::Required(&roots);
+    let given = |ca_file| ClientCas { ca_file, crl_file: None };
+    let required = ClientCertificates::Required(given(&roots));
     assert_eq!(named(meet(required, Some(&agent)).await), "agent trishula/dc.service");
     assert_eq!(meet(required, None).await, None);
-    let optional = ClientCertificates::Optional(&roots);
+    let optional = ClientCertificates::Optional(given(&roots));
     assert_eq!(named(meet(optional, Some(&agent)).await), "agent trishula/dc.service");
     assert_eq!(meet(optional, None).await, Some(Err(Refusal::NoCertificate)));
     assert_eq!(meet(ClientCertificates::Unasked, Some(&agent)).await, Some(Err(Refusal::NoCertificate)));
-    let no_roots = ClientCertificates::Required(&key);
+    let no_roots = ClientCertificates::Required(given(&key));
     assert!(https(&certificate, &key, no_roots, NOW).is_err(), "a key is no CA");
 }
 

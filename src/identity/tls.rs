@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use time::OffsetDateTime;
 
 use super::bundle::{Bundle, Leaf};
 use super::ca::Fingerprint;
@@ -22,13 +23,13 @@ use super::files;
 use super::live::{ByAlpn, LiveCertificate, ReloadableCert};
 use super::revocation::Revocations;
 use super::sessions::{self, Sessions};
-use super::trust::Trust;
+use super::trust::{Trust, from_unix_time};
 use crate::wire::ids::NodeName;
 
 mod clients;
 mod verifiers;
 
-pub use clients::ClientCertificates;
+pub use clients::{ClientCas, ClientCertificates};
 
 /// Links: nodes, edges, native agents.
 pub const ALPN_LINK: &[u8] = b"trishula/2";
@@ -184,19 +185,29 @@ pub fn join_client(ca: Fingerprint, clock: Clock) -> Result<Arc<ClientConfig>, E
     Ok(Arc::new(config))
 }
 
-/// For the public side of an edge: TLS 1.2 and 1.3, HTTP/1.1, with a certificate from files that may be renewed. Files of CAs that
-/// change need another configuration.
+/// The public side of an edge.
+#[derive(Debug, Clone)]
+pub struct HttpsServer {
+    /// For TLS.
+    pub config: ServerConfig,
+    /// When the first of the lists of revoked client certificates ends; `None`: there are none.
+    pub lists_until: Option<OffsetDateTime>,
+}
+
+/// For the public side of an edge: TLS 1.2 and 1.3, HTTP/1.1, with a certificate from files that may be renewed. CAs and lists
+/// that change need another configuration.
 /// Who a client with a certificate is, [`Trust::admit`] says if its CA is the mesh's; for others it is configured.
 pub fn https_server(
     certificate: Arc<ReloadableCert>,
     clients: ClientCertificates<'_>,
     clock: Clock,
-) -> Result<ServerConfig, Error> {
-    let verifier = clients.verifier()?;
+) -> Result<HttpsServer, Error> {
+    let now = clock.current_time().ok_or_else(|| unusable("nobody tells the time"))?;
+    let checks = clients.checks(from_unix_time(now))?;
     let mut config = ServerConfig::builder_with_details(provider(), clock)
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(checks.verifier)
         .with_cert_resolver(certificate);
     config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
     if clients != ClientCertificates::Unasked {
@@ -204,7 +215,7 @@ pub fn https_server(
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(config)
+    Ok(HttpsServer { config, lists_until: checks.lists_until })
 }
 
 /// For the outside of a link through an edge: ordinary TLS as browsers speak it. With `cas` (PEM), the edge must show a
@@ -280,15 +291,25 @@ fn advice(alert: u64) -> Option<&'static str> {
 
 /// The CAs of a PEM file; there must be one.
 fn roots(path: &Path, remedy: &'static str) -> Result<RootCertStore, Error> {
+    store(path, cas(path, remedy)?)
+}
+
+fn cas(path: &Path, remedy: &'static str) -> Result<Vec<CertificateDer<'static>>, Error> {
     let wrong = |why: String| Error::malformed(path.display().to_string(), why);
     let pem = files::read(path, remedy)?;
-    let mut roots = RootCertStore::empty();
-    for ca in CertificateDer::pem_slice_iter(&pem) {
-        let ca = ca.map_err(|e| wrong(e.to_string()))?;
-        roots.add(ca).map_err(|e| wrong(e.to_string()))?;
-    }
-    if roots.is_empty() {
+    let cas = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    let cas = cas.map_err(|e| wrong(e.to_string()))?;
+    if cas.is_empty() {
         return Err(wrong("there is no certificate in it".into()));
+    }
+    Ok(cas)
+}
+
+/// `path`: where they come from.
+fn store(path: &Path, cas: Vec<CertificateDer<'static>>) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    for ca in cas {
+        roots.add(ca).map_err(|e| Error::malformed(path.display().to_string(), e))?;
     }
     Ok(roots)
 }

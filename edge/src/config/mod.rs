@@ -97,6 +97,7 @@ impl EdgeConfig {
                     &mut s.cert,
                     &mut s.key,
                     &mut s.ca_file,
+                    &mut s.crl_file,
                     &mut s.secret_file,
                     &mut s.jwks_file,
                     &mut s.revoked_file,

@@ -109,6 +109,8 @@ settings! {
     verify_client: bool = false;
     /// CAs of clients' certificates, PEM. Who shows one needs no token.
     ca_file: Option<PathBuf> = None;
+    /// Certificates that those CAs took back (RFC 5280), PEM: a list of each.
+    crl_file: Option<PathBuf> = None;
     /// Whom such a certificate names.
     client_identity: front::certified::Settings = front::certified::Settings::default();
     /// The proxies before it.
@@ -234,7 +236,11 @@ impl ServiceSection {
 
     /// What it asks of its clients in the handshake.
     pub fn policy(&self) -> front::secured::Policy {
-        front::secured::Policy { required: self.verify_client, ca_file: self.ca_file.clone() }
+        front::secured::Policy {
+            required: self.verify_client,
+            ca_file: self.ca_file.clone(),
+            crl_file: self.crl_file.clone(),
+        }
     }
 
     /// How long TLS and the request for the upgrade may take.
@@ -330,6 +336,9 @@ impl ServiceSection {
         }
         if self.verify_client && self.ca_file.is_none() {
             return Err(("verify_client", "needs ca_file: the CAs whose certificates are let in".into()));
+        }
+        if self.crl_file.is_some() && self.ca_file.is_none() {
+            return Err(("crl_file", "needs ca_file: the CAs whose certificates the lists take back".into()));
         }
         if !self.tls && (self.auto_cert || self.ca_file.is_some()) {
             let why = "is off, and then certificates are no use; leave auto_cert and ca_file out";

@@ -12,6 +12,7 @@ use trishula::metrics;
 use super::net;
 use super::proxy;
 use super::stream::Stream;
+use crate::door::Door;
 use crate::site::Site;
 
 /// First byte of a TLS record that is a handshake.
@@ -46,18 +47,25 @@ pub enum Speaks {
     Health,
 }
 
+/// A client's certificate that does not hold, in [`Refused::reason`].
+const CERTIFICATE: &str = "certificate";
+
 /// Why a connection did not come in: the label for the metric, and words.
 #[derive(Debug)]
 pub struct Refused {
-    /// `proxy` or `tls`.
+    /// `proxy`, `tls` or `certificate`.
     pub reason: &'static str,
     /// For the log.
     pub why: String,
 }
 
 impl Refused {
-    /// For the operator. Handshakes that fail are everyday on an open port; the others are odd.
-    pub fn count(&self, from: SocketAddr) {
+    /// For the operator. Handshakes that fail are everyday on an open port; the others are odd, and what somebody showed is for
+    /// whoever watches over `door`.
+    pub fn count(&self, from: SocketAddr, door: &Door) {
+        if self.reason == CERTIFICATE {
+            return door.log(from, self.reason, &self.why);
+        }
         metrics::EDGE_REFUSED.with_label_values(&[self.reason]).inc();
         match self.reason {
             "tls" => tracing::debug!(%from, why = self.why, "the TLS handshake failed"),
@@ -115,7 +123,6 @@ impl Entry {
                 return Ok(Entered { stream, from, speaks: Speaks::Health });
             }
         }
-        let failed = |e: io::Error| refused("tls", tls::explain_io(&e));
         let begun = LazyConfigAcceptor::new(Acceptor::default(), socket).await.map_err(failed)?;
         let asked = site.called(begun.client_hello().server_name());
         let Some(secured) = &asked.tls else {
@@ -125,5 +132,15 @@ impl Entry {
         let stream = Stream::Tls(Box::new(stream));
         let speaks = if stream.alpn() == Some(tls::ALPN_H2) { Speaks::Http2 } else { Speaks::Http1 };
         Ok(Entered { stream, from, speaks })
+    }
+}
+
+/// Why a handshake went wrong.
+fn failed(error: io::Error) -> Refused {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(why @ rustls::Error::InvalidCertificate(_)) => {
+            Refused { reason: CERTIFICATE, why: why.to_string() }
+        }
+        _ => Refused { reason: "tls", why: tls::explain_io(&error) },
     }
 }

@@ -1,5 +1,5 @@
-//! Files that others renew while the edge runs: certificates, CAs of clients, secrets, keys, tokens taken back. They are read again when they
-//! change; what was in use before stays in use until what is there can be taken.
+//! Files that others renew while the edge runs: certificates, CAs of clients and their revocation lists, secrets, keys, tokens
+//! taken back. They are read again when they change; what was in use before stays in use until what is there can be taken.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use trishula::identity::live::{ReloadableCert, Reloaded};
 use trishula::metrics;
+use trishula::rt::clock;
 
 use super::expiry;
 use super::secured::Secured;
@@ -37,6 +38,8 @@ struct Shown {
     end: Option<OffsetDateTime>,
     /// Days until then, as they were told last.
     days: Option<i64>,
+    /// When the revocation lists of clients' certificates ended, if that was told.
+    lists_ended: Option<OffsetDateTime>,
 }
 
 impl Renewed {
@@ -72,7 +75,7 @@ impl Renewed {
 impl Shown {
     fn new(service: String, tls: Arc<Secured>) -> Shown {
         let (seen, end) = (stamps(tls.certificate()), expiry::end_of(tls.certificate().paths().0));
-        let mut shown = Shown { service, tls, seen, end, days: None };
+        let mut shown = Shown { service, tls, seen, end, days: None, lists_ended: None };
         shown.tell_days();
         shown
     }
@@ -81,6 +84,19 @@ impl Shown {
         self.renew(anyway);
         self.renew_clients(anyway);
         self.tell_days();
+        self.tell_lists();
+    }
+
+    /// A list that has ended counts on, and says nothing of what was taken back since.
+    fn tell_lists(&mut self) {
+        let now = OffsetDateTime::from(clock::wall());
+        let ended = self.tls.lists_until().filter(|until| *until <= now);
+        if let Some(since) = ended.filter(|_| ended != self.lists_ended) {
+            let service = self.service.as_str();
+            let remedy = "put the CA's newest list into crl_file; the edge takes it by itself";
+            tracing::error!(service, %since, remedy, "a revocation list of clients' certificates has ended, and counts on");
+        }
+        self.lists_ended = ended;
     }
 
     /// Shows how many days are left; of few it warns, at the start and then once a day.

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::ServerConfig;
+use time::OffsetDateTime;
 use trishula::identity;
 use trishula::identity::live::ReloadableCert;
-use trishula::identity::tls::{self, ClientCertificates};
+use trishula::identity::tls::{self, ClientCas, ClientCertificates};
 use trishula::rt::clock;
 
 use crate::stamp::{Stamp, stamp};
@@ -20,19 +21,19 @@ pub struct Policy {
     pub required: bool,
     /// CAs of their certificates, PEM; `None`: none is asked for.
     pub ca_file: Option<PathBuf>,
+    /// Their revocation lists, PEM; `None`: nobody looks.
+    pub crl_file: Option<PathBuf>,
 }
 
 impl Policy {
     fn asked(&self) -> ClientCertificates<'_> {
-        match &self.ca_file {
-            Some(ca) if self.required => ClientCertificates::Required(ca),
-            Some(ca) => ClientCertificates::Optional(ca),
-            None => ClientCertificates::Unasked,
-        }
+        let Some(ca_file) = &self.ca_file else { return ClientCertificates::Unasked };
+        let given = ClientCas { ca_file, crl_file: self.crl_file.as_deref() };
+        if self.required { ClientCertificates::Required(given) } else { ClientCertificates::Optional(given) }
     }
 
     fn stamps(&self) -> Vec<Stamp> {
-        self.ca_file.iter().map(|path| stamp(path)).collect()
+        self.ca_file.iter().chain(&self.crl_file).map(|path| stamp(path)).collect()
     }
 }
 
@@ -49,6 +50,8 @@ pub struct Secured {
 #[derive(Debug)]
 struct Now {
     config: Arc<ServerConfig>,
+    /// When the first of the revocation lists ends; `None`: there are none.
+    lists_until: Option<OffsetDateTime>,
     /// The files of the policy, as they were just before they were read last: a change meanwhile is read again.
     seen: Vec<Stamp>,
 }
@@ -73,6 +76,11 @@ impl Secured {
     /// For a handshake that begins now.
     pub fn config(&self) -> Arc<ServerConfig> {
         self.lock().config.clone()
+    }
+
+    /// When the first of the lists of clients' certificates that were taken back ends; `None`: there are none.
+    pub fn lists_until(&self) -> Option<OffsetDateTime> {
+        self.lock().lists_until
     }
 
     /// The certificate that it shows.
@@ -110,9 +118,10 @@ impl Secured {
 
 fn read(certificate: &Arc<ReloadableCert>, policy: &Policy, http2: bool) -> Result<Now, identity::Error> {
     let seen = policy.stamps();
-    let mut config = tls::https_server(certificate.clone(), policy.asked(), clock::for_tls())?;
+    let server = tls::https_server(certificate.clone(), policy.asked(), clock::for_tls())?;
+    let mut config = server.config;
     if http2 {
         config.alpn_protocols.insert(0, tls::ALPN_H2.to_vec());
     }
-    Ok(Now { config: Arc::new(config), seen })
+    Ok(Now { config: Arc::new(config), lists_until: server.lists_until, seen })
 }

@@ -25,6 +25,7 @@ use trishula::gateway::secret::Secret;
 use trishula::identity::bundle::{Bundle, Parts};
 use trishula::identity::ca::Authority;
 use trishula::identity::profile::Request;
+use trishula::identity::revocation::RevocationList;
 use trishula::identity::{Role, tls};
 use trishula::link::{Event, Handle, Outlets, Peer};
 use trishula::rt::{clock, queue, tasks};
@@ -296,6 +297,13 @@ impl Client {
             }
         }
     }
+}
+
+/// A list of what a CA took back, as `crl_file` has it.
+pub fn list_pem(list: &RevocationList) -> String {
+    use base64::Engine;
+    let text = base64::engine::general_purpose::STANDARD.encode(list.der());
+    format!("-----BEGIN X509 CRL-----\n{text}\n-----END X509 CRL-----\n")
 }
 
 /// Reads the certificates of a PEM file.

@@ -138,6 +138,8 @@ pub enum Grant {
 pub enum Port<'a> {
     /// Everything of a service.
     Service(Terms<'a>),
+    /// Nothing of a service: the handshake was for another, which asks its clients for other certificates.
+    Misdirected,
     /// Health only: of a service, without TLS.
     Health,
     /// Health and metrics.
@@ -269,6 +271,9 @@ async fn granted(
     port: Port<'_>,
 ) -> Result<(Answer, Grant), Box<Answer>> {
     let path = request.uri().path();
+    if matches!(port, Port::Misdirected) {
+        return Err(Box::new(misdirected(page, from)));
+    }
     let is_page = match (path, port) {
         (health::HEALTH | health::READY, _) => true,
         ("/metrics", Port::Metrics) => true,
@@ -409,6 +414,16 @@ fn turned_away(turned: &Turned) -> Box<Answer> {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     Box::new(answer)
+}
+
+/// The connection is no good for the host that is asked for (RFC 9110 section 15.5.20). Browsers come again on one of its own.
+fn misdirected(page: &Page, from: SocketAddr) -> Answer {
+    let why = "the TLS handshake was for another host, whose clients are asked for other certificates";
+    if let Some(door) = &page.door {
+        door.log(from, "misdirected", why);
+    }
+    let hint = "connect anew, and name this host in the handshake (SNI)";
+    refuse(StatusCode::MISDIRECTED_REQUEST, "misdirected", why, hint)
 }
 
 fn unauthorized(refusal: &Refusal, challenge: &'static str) -> Box<Answer> {

@@ -28,7 +28,7 @@ use crate::front::certified::Rule;
 use crate::front::entry::{Entered, Entry, Refused, Speaks};
 use crate::front::h2;
 use crate::front::measured::Series;
-use crate::front::secured::Secured;
+use crate::front::secured::{Policy, Secured};
 use crate::front::stream::Stream;
 use crate::http::{self, Grant, Page, Port, Terms, Upgraded};
 use crate::prepare::Prepared;
@@ -132,6 +132,11 @@ impl Service {
         }
     }
 
+    /// What it asks of its clients in the handshake; `None`: there is none.
+    fn policy(&self) -> Option<&Policy> {
+        self.tls.as_ref().map(|tls| tls.policy())
+    }
+
     /// How a session begins of a client that has shown this certificate.
     fn opening_of(&self, shown: &CertificateDer<'_>) -> Result<Opening, String> {
         let identity = self.certified.as_ref().map(|rule| rule.identity(shown)).transpose()?;
@@ -225,6 +230,8 @@ pub struct Caller {
     /// The services of its port.
     pub site: Site,
     sni: Option<String>,
+    /// The one whose TLS it has met.
+    met: Arc<Service>,
     /// How its sessions begin at each service of the site by its certificate, or why that names nobody there; empty: it has
     /// shown none.
     certified: Vec<Result<Opening, String>>,
@@ -237,12 +244,18 @@ impl Caller {
             Some(shown) => site.services().iter().map(|service| service.opening_of(shown)).collect(),
             None => Vec::new(),
         };
-        Caller { site: site.clone(), sni, certified }
+        let met = site.called(sni.as_deref()).clone();
+        Caller { site: site.clone(), sni, met, certified }
     }
 
-    /// The service for this host, and what may be asked of it.
+    /// The service for this host, and what may be asked of it. A host that is a service's is what a request is for (RFC 9110
+    /// section 7.2), whatever the handshake was for; any other says no more than that did.
     pub fn asks(&self, host: Option<&str>) -> (&Arc<Service>, Port<'_>) {
-        let service = self.site.called(self.sni.as_deref().or(host));
+        let service = self.site.called(host.filter(|host| self.site.knows(host)).or(self.sni.as_deref()));
+        // Who has shown what to one service has not shown it to another that asks otherwise.
+        if service.policy() != self.met.policy() {
+            return (service, Port::Misdirected);
+        }
         // Where its first message is to say which service a client means, a refusal is not for one of them to give.
         let is_one_of_many = self.site.choice(service).is_some();
         let (opening, stranger) = match self.opening(service) {

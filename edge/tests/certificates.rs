@@ -1,5 +1,5 @@
 //! Certificates of clients: whom they name where services share a port, and CAs and revocation lists that change while the
-//! edge runs.
+//! edge runs; and handshakes for one host with requests for another.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -7,6 +7,9 @@ mod support;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
+use http_body_util::Empty;
+use hyper::{Method, Request};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
@@ -16,7 +19,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::json;
-use support::{Client, Machine, World, soon};
+use support::{Client, Machine, SECRET, World, signed, soon};
 use time::{Duration, OffsetDateTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -28,7 +31,7 @@ use trishula::rt::clock;
 use trishula::wire::ids::NodeName;
 
 /// What the edge's own certificate is good for.
-const NAMES: [&str; 3] = ["localhost", "one.example.com", "two.example.com"];
+const NAMES: [&str; 4] = ["localhost", "one.example.com", "two.example.com", "three.example.com"];
 
 /// A CA of clients.
 struct Clients(CertifiedIssuer<'static, KeyPair>);
@@ -277,4 +280,74 @@ async fn a_revoked_certificate_is_refused_in_the_handshake_and_lists_are_taken_b
     }
     put(&world.machine, "revoked.pem", &clients.list(&[], day));
     until("it is good again", async || comes_in(&bad).await.is_ok()).await;
+}
+
+/// Three services on a port, by name; the second lets nobody in without a certificate.
+fn three(at: SocketAddr) -> String {
+    let service = |name: &str, more: &str| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nlisten = [\"{at}\"]\nsecret_file = \"secret\"\n\
+             names = [\"{name}.example.com\"]\n{more}\n"
+        )
+    };
+    service("one", "") + &service("two", "ca_file = \"clients.pem\"\nverify_client = true") + &service("three", "")
+}
+
+#[tokio::test]
+async fn a_handshake_with_one_service_is_none_with_another_that_asks_for_certificates() {
+    // covers B01, B10, B14
+    let (at, clients) = (free_port(), Clients::new("clients"));
+    let machine = machine(&clients);
+    let nobody = trusting(&machine).with_no_client_auth();
+    let known = clients.client(&machine, 1, "two", "indexer");
+    let _world = serving(machine, &three(at)).await;
+    let [one, two, three] = ["one.example.com", "two.example.com", "three.example.com"];
+    assert_eq!(enter(at, two, two, &nobody).await.err(), Some(None), "without a certificate");
+    let mut client = enter(at, two, two, &known).await.ok().unwrap();
+    assert_eq!(registers(&mut client, None).await, "indexer");
+    for (sni, host) in [(one, two), ("127.0.0.1", two)] {
+        assert_eq!(enter(at, sni, host, &nobody).await.err(), Some(Some(421)), "{sni} {host}");
+        assert_eq!(enter(at, sni, host, &known).await.err(), Some(Some(421)), "{sni} {host}: nobody asked for it");
+    }
+    assert_eq!(enter(at, two, one, &known).await.err(), Some(Some(421)));
+    // Where both ask for the same, the request says which is meant, and a host that is nobody's says nothing.
+    for (sni, host, namespace) in
+        [(one, three, "three"), (three, one, "one"), (one, one, "one"), (three, "elsewhere.example.com", "three")]
+    {
+        let mut client = enter(at, sni, host, &nobody).await.ok().unwrap();
+        let claims = json!({"sub": "dc", "exp": clock::wall_ms() / 1000 + 600});
+        client.say(json!({"type": "auth", "token": signed(SECRET, claims)})).await;
+        assert_eq!(client.hear().await["payload"]["namespace"], namespace, "{sni} {host}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_of_http_2_is_for_hosts_that_ask_for_the_same() {
+    // covers B01, B10, B14
+    let (at, clients) = (free_port(), Clients::new("clients"));
+    let machine = machine(&clients);
+    let mut config = trusting(&machine).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let _world = serving(machine, &three(at)).await;
+    let tcp = TcpStream::connect(at).await.unwrap();
+    let name = ServerName::try_from("one.example.com").unwrap();
+    let stream = soon(TlsConnector::from(Arc::new(config)).connect(name, tcp)).await.unwrap();
+    let (mut send, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    for (host, status) in [("one", 200), ("two", 421), ("three", 200), ("one", 200)] {
+        let request = Request::get(format!("https://{host}.example.com/health"));
+        let answer = soon(send.send_request(request.body(Empty::<&[u8]>::new()).unwrap())).await.unwrap();
+        assert_eq!(answer.status(), status, "{host}");
+        let mut request = Request::builder()
+            .method(Method::CONNECT)
+            .uri(format!("https://{host}.example.com/ws"))
+            .header("sec-websocket-version", "13")
+            .body(Empty::<&[u8]>::new())
+            .unwrap();
+        request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
+        assert_eq!(soon(send.send_request(request)).await.unwrap().status(), status, "{host}");
+    }
+    drop(send);
+    connection.abort();
 }

@@ -141,6 +141,16 @@ fn services_on_one_port_must_be_told_apart() {
     let auto =
         "[[service]]\nname = \"any\"\ndialect = \"auto\"\nsecret_file = \"s\"\nlisten = [\"0.0.0.0:443\"]\n";
     assert!(both(auto, &at("akosha", "")).is_err(), "auto takes all");
+    // A handshake says which host is meant, and not what will be spoken.
+    let asking = "ca_file = \"cas.pem\"\n";
+    let buddy = at("session-buddy", asking);
+    let error = both(&at("akosha", ""), &buddy).unwrap_err().to_string();
+    assert!(
+        error.contains("service session-buddy: ca_file: ") && error.contains("give one of them names"),
+        "{error}"
+    );
+    assert!(both(&at("akosha", asking), &buddy).is_ok(), "the same");
+    assert!(both(&at("akosha", "names = [\"a.example.com\"]\n"), &buddy).is_ok(), "by name");
 }
 
 #[test]

@@ -25,9 +25,12 @@ pub(super) fn check(services: &[ServiceSection], taken: &[SocketAddr]) -> Result
                 );
                 return fault("proxy", why);
             }
-            if service.policy() != other.policy() {
+            // A handshake names its host, and says nothing of what will be spoken.
+            let unnamed = service.names.is_empty() && other.names.is_empty();
+            if unnamed && service.policy() != other.policy() {
                 let why = format!(
-                    "{listen} is {}'s too, and one port asks everybody for the same certificates",
+                    "{listen} is {}'s too, and where no name tells two services apart their clients are asked for the same \
+                     certificates; give one of them names",
                     other.name
                 );
                 return fault("ca_file", why);

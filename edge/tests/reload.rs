@@ -258,6 +258,24 @@ async fn a_restart_takes_the_same_port_at_once() {
     assert!(took < Duration::from_secs(1), "{took:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_with_the_same_keys_reads_what_they_name_all_the_same() {
+    // covers B11, B29
+    let edge = Process::start("");
+    let good = std::fs::read_to_string(edge.machine.folder.path().join("id/public.pem")).unwrap();
+    put(&edge.machine, "id/public.pem", "no certificate\n");
+    let output = edge.reload();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert!(said.contains("nothing was changed") && said.contains("public.pem"), "{said}");
+    edge.echo(&[]).await.unwrap().answers().await;
+    put(&edge.machine, "id/public.pem", &good);
+    let output = edge.reload();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("nothing has changed"), "{said}");
+    edge.echo(&[]).await.unwrap().answers().await;
+}
+
 /// A TLS client behind a first word in plain text.
 async fn after(machine: &Machine, at: SocketAddr, word: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
     let mut tcp = TcpStream::connect(at).await.unwrap();

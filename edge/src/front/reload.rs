@@ -67,7 +67,7 @@ impl Source {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "lowercase")]
 pub enum Report {
-    /// Nothing is different.
+    /// No key is different; what they name was read again.
     Unchanged,
     /// These keys are, and count from now on.
     Changed {
@@ -184,14 +184,12 @@ impl Reloader {
             Err(why) => return bad(why),
         };
         let changed = changed(&self.current, &keys);
-        if changed.is_empty() {
-            return Report::Unchanged;
-        }
         let fixed: Vec<String> = changed.iter().filter_map(|change| change.refusal()).collect();
         if !fixed.is_empty() {
             return Report::Refused { reasons: fixed };
         }
-        // All of them: by a rule, one's tokens are checked by another's keys.
+        // All of them: by a rule, one's tokens are checked by another's keys. And even if no key is another: what is in the files
+        // that they name may be, and whoever asked is to be told if it is no use.
         let prepared = match prepare::services(&config) {
             Ok(prepared) => prepared,
             Err(e) => return bad(e.to_string()),
@@ -206,6 +204,9 @@ impl Reloader {
         }
         logging::set_filter(&config.log.level);
         self.current = keys;
+        if changed.is_empty() {
+            return Report::Unchanged;
+        }
         Report::Changed { changes: changed.iter().map(Change::line).collect() }
     }
 }

@@ -16,6 +16,7 @@ use crate::dialect::carrier::{Seen, Translated, Watcher};
 use crate::dialect::sniff::{self, Tongue};
 use crate::dialect::{Dialect, Note};
 use crate::door::{Seat, Turned};
+use crate::front::known::{Hearing, Known};
 use crate::front::measured::{Measured, Open};
 use crate::listener::{Caller, Service};
 use crate::msgpack::carrier::Packed;
@@ -118,7 +119,7 @@ impl Met {
             open.closed(Some(turned.close()));
         }
         let carrier = Measured::new(carrier, service.series.clone());
-        let noted = Arc::new(AtomicBool::new(false));
+        let login = Login::new(&opening);
         match (entry, dialect) {
             (Err(turned), None) => {
                 session::close(carrier, turned.close(), &turned.refusal().message).await;
@@ -127,38 +128,64 @@ impl Met {
                 let carrier = Translated::new(carrier, dialect);
                 session::close(carrier, turned.close(), &turned.refusal().message).await;
             }
-            (Ok(_seat), None) => hold(carrier, from, &service, opening, &noted, &mut open).await,
+            (Ok(_seat), None) => hold(carrier, from, &service, opening, &login, &mut open).await,
             (Ok(_seat), Some(dialect)) => {
-                let watcher = watcher(service.clone(), from, noted.clone());
+                let watcher = watcher(service.clone(), from, login.clone());
                 let carrier = Translated::new(carrier, dialect).watched(watcher);
                 let carrier = carrier.closing_after(service.idle);
                 let carrier = match first {
                     Some(frame) => carrier.having_read(&frame),
                     None => carrier,
                 };
-                hold(carrier, from, &service, opening, &noted, &mut open).await;
+                hold(carrier, from, &service, opening, &login, &mut open).await;
             }
         }
     }
 }
 
-/// The session. `noted`: whether its dialect has told of a failed login already.
+/// What is known of a client's login.
+#[derive(Debug, Clone)]
+struct Login {
+    known: Known,
+    /// Whether its dialect has told of a failed one already.
+    noted: Arc<AtomicBool>,
+}
+
+impl Login {
+    fn new(opening: &Opening) -> Login {
+        let already = opening.identity.as_ref().is_some_and(|identity| identity.agent.is_some());
+        Login { known: Known::new(already), noted: Arc::default() }
+    }
+
+    /// It was refused. Who was in had a good token: that it has ended, or was taken back, is no attempt to come in.
+    fn failed(&self, service: &Service, from: SocketAddr) {
+        if !self.known.is_known() {
+            service.door.failed(from);
+        }
+    }
+}
+
+/// The session.
 async fn hold<C: Carrier>(
     carrier: C,
     from: SocketAddr,
     service: &Service,
     opening: Opening,
-    noted: &AtomicBool,
+    login: &Login,
     open: &mut Open,
 ) {
+    let carrier = Hearing::new(carrier, login.known.clone(), opening.verifier.is_some());
     let ended = session::serve(carrier, opening, &service.hub).await;
     open.closed(ended.code);
-    let Some(event) = ended.code.and_then(event) else { return };
+    let Some(mut event) = ended.code.and_then(event) else { return };
     if ended.code == Some(CloseCode::Unauthorized) {
-        if noted.load(Ordering::Relaxed) {
+        if login.noted.load(Ordering::Relaxed) {
             return;
         }
-        service.door.failed(from);
+        login.failed(service, from);
+        if login.known.is_known() {
+            event = "token_ended";
+        }
     }
     service.door.log(from, event, &ended.reason);
 }
@@ -196,17 +223,17 @@ pub fn event(code: CloseCode) -> Option<&'static str> {
 }
 
 /// Logs with the address what a dialect sees: of a kind of thing the first time, and each close that is odd.
-fn watcher(service: Arc<Service>, from: SocketAddr, noted: Arc<AtomicBool>) -> Watcher {
+fn watcher(service: Arc<Service>, from: SocketAddr, login: Login) -> Watcher {
     let mut told = Vec::new();
     Box::new(move |seen| {
         if seen == Seen::Note(Note::AuthFailed) {
-            noted.store(true, Ordering::Relaxed);
-            service.door.failed(from);
+            login.noted.store(true, Ordering::Relaxed);
+            login.failed(&service, from);
         }
         let event = match &seen {
             Seen::Note(note) if note.is_odd() => note.as_str(),
             // That a login failed was told by a note.
-            Seen::Closed(_) if noted.load(Ordering::Relaxed) => return,
+            Seen::Closed(_) if login.noted.load(Ordering::Relaxed) => return,
             Seen::Closed(code) => match event(*code) {
                 Some(event) => event,
                 None => return,

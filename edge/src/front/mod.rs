@@ -16,6 +16,7 @@
 //! | [`headers`] | what browsers are told, and whose pages may connect |
 //! | [`health`] | `/health` and `/ready` |
 //! | [`redirect`] | plain HTTP is sent to TLS |
+//! | [`known`] | whether a client has authenticated |
 //! | [`measured`] | metrics of clients and their frames |
 //! | [`glance`] | a frame's type, for those |
 //! | [`reload`] | the configuration, read again while it runs |
@@ -35,6 +36,7 @@ pub mod h2;
 pub mod handshake;
 pub mod headers;
 pub mod health;
+pub mod known;
 pub mod measured;
 pub mod net;
 pub mod proxy;

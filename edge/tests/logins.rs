@@ -1,0 +1,121 @@
+//! Logins that fail, and those that do not: what counts against an address, and what a client's words come to.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use serde_json::{Value, json};
+use support::*;
+use tokio_tungstenite::tungstenite::Error as WsError;
+use tokio_tungstenite::tungstenite::Message;
+use trishula::metrics;
+use trishula::rt::clock;
+
+/// An edge with these services, and a node behind it.
+async fn serving(services: &str) -> World {
+    let machine = Machine::new();
+    let config = machine.configure_services(services);
+    let mut world = World::start_on(machine, config);
+    world.connect(1).await;
+    world
+}
+
+/// A client that has shown nothing yet.
+async fn client(world: &World) -> Client {
+    match world.upgrade("/", &[]).await {
+        Ok((client, _)) => client,
+        Err(WsError::Http(answer)) => panic!("{}", answer.status()),
+        Err(e) => panic!("{e}"),
+    }
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("never: {what}");
+}
+
+fn counted(event: &str) -> u64 {
+    metrics::EDGE_REFUSED.with_label_values(&[event]).get()
+}
+
+/// A token for an agent with so many seconds left.
+fn brief(agent: &str, seconds: u64) -> String {
+    let claims = json!({"sub": agent, "permissions": ["admin"], "exp": clock::wall_ms() / 1000 + seconds});
+    signed(SECRET, claims)
+}
+
+/// The first frames of an agent with this token, and what the last of them is answered with.
+fn hello(dialect: &str, agent: &str, token: &str) -> (Vec<String>, &'static str) {
+    let json = |frame: Value| vec![frame.to_string()];
+    match dialect {
+        "mcp" => {
+            let frame = json!({"type": "request", "event": "auth", "data": {"token": token}, "id": "a"});
+            (json(frame), "authenticated")
+        }
+        "session-buddy" => (json(json!({"token": token})), "connected"),
+        "relay" => {
+            let own = json!({"id": "self", "to": agent}).to_string();
+            (vec![agent.into(), token.into(), own], "self")
+        }
+        _ => (json(json!({"type": "auth", "token": token})), "AUTHENTICATED"),
+    }
+}
+
+/// A client that is in, with a token that has so many seconds left.
+async fn logged_in(world: &World, dialect: &str, agent: &str, seconds: u64) -> Client {
+    let mut client = client(world).await;
+    let (said, answer) = hello(dialect, agent, &brief(agent, seconds));
+    for text in said {
+        client.send(Message::text(text)).await;
+    }
+    let heard = client.hear_text().await;
+    assert!(heard.contains(answer), "{dialect}: {heard}");
+    client
+}
+
+#[tokio::test]
+async fn a_token_that_ends_amid_a_session_is_no_failed_login_of_its_address() {
+    // covers B09, B17
+    for (dialect, code) in [("trishula", 4401), ("mcp", 1008), ("session-buddy", 4001), ("relay", 1008)] {
+        let world = serving(&format!(
+            "[[service]]\nname = \"ends\"\ndialect = \"{dialect}\"\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\n\
+             auth_failures_per_minute = 1\n"
+        ))
+        .await;
+        let before = counted("token_ended") + counted("auth_failed");
+        let mut clients = Vec::new();
+        for agent in ["one", "two", "three"] {
+            clients.push(logged_in(&world, dialect, agent, 2).await);
+        }
+        for one in &mut clients {
+            assert_eq!(one.closed().await.0, code, "{dialect}");
+        }
+        until("all ends are told", || counted("token_ended") + counted("auth_failed") >= before + 3).await;
+        let _again = logged_in(&world, dialect, "one", 600).await;
+        // Those that never were in count as before: two are one too many.
+        for _ in 0..2 {
+            let mut stranger = client(&world).await;
+            for text in hello(dialect, "one", "eyJhbGciOiJIUzI1NiJ9.e30.x").0 {
+                // One that is closed amid its words was refused.
+                let _ = futures_util::SinkExt::send(&mut stranger.socket, Message::text(text)).await;
+            }
+            assert_eq!(stranger.closed().await.0, code, "{dialect}");
+        }
+        let blocked = async || match world.upgrade("/", &[]).await {
+            Err(WsError::Http(answer)) => answer.status() == 429,
+            _ => false,
+        };
+        for turn in 0.. {
+            // It is counted when its session has ended.
+            if blocked().await {
+                break;
+            }
+            assert!(turn < 100, "{dialect}: it is still heard");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+}

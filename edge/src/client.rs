@@ -118,8 +118,8 @@ impl Met {
         if let Err(turned) = &entry {
             open.closed(Some(turned.close()));
         }
-        let carrier = Measured::new(carrier, service.series.clone());
         let login = Login::new(&opening);
+        let carrier = Measured::new(carrier, service.series.clone(), login.known.clone());
         match (entry, dialect) {
             (Err(turned), None) => {
                 session::close(carrier, turned.close(), &turned.refusal().message).await;

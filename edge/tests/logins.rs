@@ -119,3 +119,45 @@ async fn a_token_that_ends_amid_a_session_is_no_failed_login_of_its_address() {
         }
     }
 }
+
+/// Whether a metric has a channel of this name.
+fn shows(channel: &str) -> bool {
+    metrics::render().contains(&format!("channel=\"{channel}\""))
+}
+
+#[tokio::test]
+async fn rooms_that_somebody_names_who_is_not_known_are_no_labels() {
+    // covers B17, B22
+    let world = World::start().await;
+    let publish = |room: &str| json!({"type": "PUBLISH", "to": format!("room:{room}"), "payload": 1});
+    let mut stranger = client(&world).await;
+    stranger.say(publish("stranger-1")).await;
+    assert_eq!(stranger.closed().await.0, 4401);
+    let open = serving(
+        "[[service]]\nname = \"open\"\nlisten = [\"127.0.0.1:0\"]\nauth = false\nanonymous_permissions = [\"*\"]\n",
+    )
+    .await;
+    let mut anonymous = client(&open).await;
+    // Where no token is read, everybody is told so.
+    anonymous.say(json!({"type": "auth", "token": "x"})).await;
+    assert_eq!(anonymous.hear().await["type"], "AUTHENTICATED");
+    // By a token in the request, and by one in the first frame.
+    let mut asked = world.client("dc").await;
+    let mut first = client(&world).await;
+    first.say(json!({"type": "auth", "token": token("agni")})).await;
+    assert_eq!(first.hear().await["type"], "AUTHENTICATED");
+    let named = async |client: &mut Client, room: &str| {
+        client.say(publish(room)).await;
+        client.say(json!({"type": "HEARTBEAT"})).await;
+        // What is answered was read after what came before it was done with.
+        while client.hear().await["type"] != "HEARTBEAT" {}
+    };
+    named(&mut anonymous, "anonymous-1").await;
+    named(&mut asked, "known-1").await;
+    named(&mut first, "known-2").await;
+    named(&mut first, "a b").await;
+    assert!(shows("known-1") && shows("known-2"), "{}", metrics::render());
+    for room in ["stranger-1", "anonymous-1", "a b"] {
+        assert!(!shows(room), "{room}");
+    }
+}

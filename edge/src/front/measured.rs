@@ -1,6 +1,7 @@
 //! What the metrics of the older servers' guides say of a service's clients and their frames.
 //!
-//! Nothing that a client writes becomes a label: types are those of the protocols, and of channels the first 64 of a service.
+//! Nothing that a client writes becomes a label: types are those of the protocols, and of channels the first 64 of a service that
+//! clients have named who are known.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
@@ -11,9 +12,10 @@ use trishula::gateway::carrier::{Carrier, Fault, Incoming, Lost};
 use trishula::metrics::{self, Histogram, IntCounter, IntGauge};
 use trishula::rt::clock;
 use trishula::wire::close::{CloseCode, Code};
-use trishula::wire::ids::Namespace;
+use trishula::wire::ids::{Namespace, RoomName};
 
 use super::glance;
+use super::known::Known;
 use crate::dialect::services;
 
 /// Types of frames: ours, and those of the older protocols.
@@ -217,14 +219,15 @@ impl Drop for Open {
 pub struct Measured<C> {
     inner: C,
     series: Arc<Series>,
+    known: Known,
     /// The frame that the session has under way: its type, its channel, and when it came, in [`clock::micros`].
     under_way: Option<(usize, Option<String>, u64)>,
 }
 
 impl<C: Carrier> Measured<C> {
-    /// Counts for a service.
-    pub fn new(inner: C, series: Arc<Series>) -> Measured<C> {
-        Measured { inner, series, under_way: None }
+    /// Counts for a service; `known`: whether its client has authenticated, which may come about later.
+    pub fn new(inner: C, series: Arc<Series>, known: Known) -> Measured<C> {
+        Measured { inner, series, known, under_way: None }
     }
 
     /// The session asks for the next frame: it has done with the one before.
@@ -245,7 +248,10 @@ impl<C: Carrier> Measured<C> {
         self.series.sizes[1].observe(frame.len() as f64);
         let channel = match seen.to {
             Some("broadcast") => Some("broadcast"),
-            Some(to) => to.strip_prefix("room:"),
+            Some(to) => to.strip_prefix("room:").map(|room| {
+                let is_name = self.known.is_known() && RoomName::new(room).is_ok();
+                if is_name { room } else { OTHER }
+            }),
             None => None,
         };
         self.under_way = Some((place, channel.map(str::to_owned), clock::micros()));

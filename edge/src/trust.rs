@@ -40,7 +40,7 @@ pub struct Watched {
 impl Watched {
     /// Reads the files of a service; `None`: it asks for no tokens.
     pub fn load(section: &ServiceSection) -> Result<Option<Watched>, Error> {
-        if section.secret_file.is_none() && section.secret_env.is_none() && section.jwks_file.is_none() {
+        if !section.reads_tokens() {
             return Ok(None);
         }
         // Each connection of an older client is an agent of its own below its token's.

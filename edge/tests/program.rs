@@ -103,6 +103,25 @@ fn faults_of_revocation_lists_exit_with_64() {
 }
 
 #[test]
+fn rules_between_services_without_keys_exit_with_64() {
+    // covers B15, B29
+    let machine = Machine::new();
+    machine.configure("");
+    let good = std::fs::read_to_string(machine.path()).unwrap();
+    let open = "[[service]]\nname = \"open\"\nlisten = [\"127.0.0.1:0\"]\nauth = false\n";
+    for (from, to) in [("open", "trishula"), ("trishula", "open")] {
+        let rule = format!("[[rule]]\nfrom = \"{from}\"\nto = \"{to}\"\npermissions = [\"p\"]\n");
+        std::fs::write(machine.path(), format!("{good}{open}{rule}")).unwrap();
+        let place = format!("rule {from} to {to}");
+        fails(&machine, BAD_CONFIGURATION, &["edge.toml", &place, "service open has nothing", "secret_file"]);
+    }
+    let rule = "[[rule]]\nfrom = \"open\"\nto = \"trishula\"\npermissions = [\"p\"]\n";
+    std::fs::write(machine.path(), format!("{good}{open}secret_file = \"secret\"\n{rule}")).unwrap();
+    let output = edge(&machine, "check");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     // covers T03
     let machine = Machine::new();

@@ -121,8 +121,14 @@ impl RuleSection {
     /// Why it can't hold.
     pub(super) fn check(&self, services: &[ServiceSection]) -> Result<(), String> {
         for name in [&self.from, &self.to] {
-            if !services.iter().any(|service| service.name == *name) {
+            let Some(service) = services.iter().find(|service| service.name == *name) else {
                 return Err(format!("there is no service {name}"));
+            };
+            if !service.reads_tokens() {
+                return Err(format!(
+                    "service {name} has nothing to check tokens by, so nobody could come in by this rule; give it \
+                     secret_file, secret_env or jwks_file, or take the rule out"
+                ));
             }
         }
         if self.from == self.to {

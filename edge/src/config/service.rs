@@ -234,6 +234,11 @@ impl ServiceSection {
         }
     }
 
+    /// Whether there is anything to check tokens by.
+    pub fn reads_tokens(&self) -> bool {
+        self.secret_file.is_some() || self.secret_env.is_some() || self.jwks_file.is_some()
+    }
+
     /// What it asks of its clients in the handshake.
     pub fn policy(&self) -> front::secured::Policy {
         front::secured::Policy {

@@ -45,7 +45,8 @@ impl Watched {
         }
         // Each connection of an older client is an agent of its own below its token's.
         let own_names = section.dialect != DialectName::Trishula;
-        let rules = Rules { require_exp: section.require_exp, own_names };
+        let longest_life_ms = (section.token_expiry_s > 0).then_some(section.token_expiry_s * 1000);
+        let rules = Rules { require_exp: section.require_exp, own_names, longest_life_ms };
         let mut watched = Watched {
             service: section.name.clone(),
             secret_file: section.secret_file.clone(),

@@ -161,3 +161,25 @@ async fn rooms_that_somebody_names_who_is_not_known_are_no_labels() {
         assert!(!shows(room), "{room}");
     }
 }
+
+#[tokio::test]
+async fn a_token_that_says_it_lives_longer_than_the_service_lets_it_is_cut() {
+    // covers B02, B03
+    let world = serving(
+        "[[service]]\nname = \"brief\"\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\ntoken_expiry = 2\n",
+    )
+    .await;
+    let now = clock::wall_ms() / 1000;
+    let shown = async |iat: u64| {
+        let mut client = client(&world).await;
+        let claims = json!({"sub": "dc", "iat": iat, "exp": now + 3600});
+        client.say(json!({"type": "auth", "token": signed(SECRET, claims)})).await;
+        (client.hear().await, client)
+    };
+    let (said, mut client) = shown(now).await;
+    assert_eq!(said["payload"]["expires_at"], (now + 2) * 1000, "{said}");
+    assert_eq!(client.closed().await.0, 4401, "after two seconds");
+    let (said, mut client) = shown(now - 60).await;
+    assert_eq!(said["payload"]["code"], "token_expired", "{said}");
+    assert_eq!(client.closed().await.0, 4401);
+}

@@ -11,15 +11,13 @@ use super::service::Given;
 /// Variables without a service's name before them: nothing here needs them.
 const OF_NO_USE: [&str; 2] = ["REDIS_URL", "PROMETHEUS_METRICS_PORT"];
 /// What follows a service's name and is of no use here: where to look instead, if anywhere.
-const NEEDLESS: [(&str, &str); 9] = [
+const NEEDLESS: [(&str, &str); 7] = [
     ("REDIS_HOST", "no Redis is needed"),
     ("REDIS_PORT", "no Redis is needed"),
     ("REDIS_DB", "no Redis is needed"),
     ("REDIS_PASSWORD", "no Redis is needed"),
     ("METRICS_ENABLED", "metrics are always served; see [metrics]"),
     ("METRICS_PORT", "the metrics of all services have one port; see [metrics]"),
-    ("TOKEN_EXPIRY", "tokens end when they say so"),
-    ("JWT_EXPIRY", "tokens end when they say so"),
     ("SERVER_NAME", "see [edge] name"),
 ];
 
@@ -129,6 +127,8 @@ fn one(
         // Some documents call it a minute's; the old servers took it as a second's.
         "RATE_LIMIT" => given.message_rate_limit = Some(read(value, "a number")?),
         "CONNECTION_TIMEOUT" => given.connection_timeout_s = Some(read(value, "a number of seconds")?),
+        // The old servers gave so much to the tokens that they made; here it is what any token gets at the most.
+        "TOKEN_EXPIRY" | "JWT_EXPIRY" => given.token_expiry_s = Some(read(value, "a number of seconds")?),
         "LOG_LEVEL" => besides.level = Some(level(value)?.to_owned()),
         "LOG_FORMAT" => besides.json = Some(value.eq_ignore_ascii_case("json")),
         "VERIFY_CLIENT" => given.verify_client = Some(switch(value)?),

@@ -131,6 +131,8 @@ settings! {
     anonymous_permissions: Vec<String> = Vec::new();
     /// Whether a token must end.
     require_exp: bool = true;
+    /// How long a token is good at the most, in seconds from its `iat`; 0: for as long as it says.
+    token_expiry_s | "token_expiry": u64 = 0;
     /// Permissions that open every room.
     admin: Vec<String> = vec!["admin".into()];
     /// Whether the permission `admin` opens every room of a service that has other words for it.
@@ -370,6 +372,7 @@ impl ServiceSection {
             ("message_rate_limit", self.message_rate_limit.into(), 0, 1_000_000),
             ("message_rate_limit_per_address", self.message_rate_limit_per_address.into(), 0, 1_000_000),
             ("auth_failures_per_minute", self.auth_failures_per_minute.unwrap_or(0).into(), 0, 10_000),
+            ("token_expiry_s", self.token_expiry_s, 0, 315_360_000),
             ("handshake_timeout_ms", self.handshake_timeout_ms, 100, 600_000),
         ];
         for (key, value, low, high) in bounds {

@@ -64,7 +64,7 @@ fn an_old_environment_works_as_it_is() {
     assert_eq!(service.key.as_deref(), Some(Path::new("/etc/ssl/private/mahavishnu-key.pem")));
     assert_eq!(service.secret_env.as_deref(), Some("MAHAVISHNU_JWT_SECRET"));
     assert_eq!((service.max_connections, service.message_rate_limit), (10_000, 100));
-    assert_eq!(service.connection_timeout_s, 300);
+    assert_eq!((service.connection_timeout_s, service.token_expiry_s), (300, 3600));
     assert!(service.tls && service.auth);
     assert_eq!((config.log.level.as_str(), config.log.format), ("warn", LogFormat::Json));
     assert!(config.notes.iter().any(|note| note.starts_with("MAHAVISHNU_REDIS_HOST")), "{:?}", config.notes);
@@ -117,6 +117,7 @@ fn the_old_environment_wins_over_the_file_and_ours_over_it() {
     for (name, value, says) in [
         ("CRACKERJACK_PORT", "many", "is not a port"),
         ("CRACKERJACK_TLS_ENABLED", "maybe", "neither true nor false"),
+        ("CRACKERJACK_TOKEN_EXPIRY", "1h", "is not a number of seconds"),
         ("CRACKERJACK_VERIFY_CLIENT", "maybe", "neither true nor false"),
         ("CRACKERJACK_LOG_LEVEL", "loud", "is no level"),
     ] {

@@ -22,11 +22,24 @@ pub struct Rules {
     /// Whether a token for `dc` is good for every name that begins with `dc.` as well: each connection of a client
     /// that speaks an older dialect has one of its own.
     pub own_names: bool,
+    /// How long a token is good at the most, in milliseconds: from when it was made (`iat`), or, where it does not say, from
+    /// when it is shown. `None`: for as long as it says.
+    pub longest_life_ms: Option<u64>,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { require_exp: true, own_names: false }
+        Self { require_exp: true, own_names: false, longest_life_ms: None }
+    }
+}
+
+impl Rules {
+    /// When a token ends that says these times, each in milliseconds; `None`: never.
+    fn end(&self, exp: Option<u64>, iat: Option<u64>, now: u64) -> Option<u64> {
+        let Some(life) = self.longest_life_ms else { return exp };
+        // Who says that it is made only later is not given more time for that.
+        let latest = iat.unwrap_or(now).min(now).saturating_add(life);
+        Some(exp.unwrap_or(latest).min(latest))
     }
 }
 
@@ -117,6 +130,11 @@ impl Own {
             }
             _ => {}
         }
+        let expires_at = self.rules.end(claims.exp.map(millis), claims.iat.map(millis), now_ms);
+        if expires_at.is_some_and(|at| at <= now_ms) {
+            let message = "the token was made too long ago for this service; ask for a new one";
+            return Err(Refusal::new(Code::TokenExpired, message));
+        }
         if let Some(audience) = &claims.aud
             && !audience.contains(self.namespace.as_str())
         {
@@ -140,7 +158,7 @@ impl Own {
             namespace: self.namespace.clone(),
             may_register: claims.agents.iter().map(|text| Pattern::new(text)).collect(),
             permissions: claims.permissions.or(claims.scopes).unwrap_or_default(),
-            expires_at: claims.exp.map(millis),
+            expires_at,
             token: Some(mark),
         })
     }
@@ -366,6 +384,30 @@ mod tests {
         }
         let lax = verifier_of(trust(&[secret(b'a')]), Rules { require_exp: false, ..Rules::default() });
         assert_eq!(lax.verify(&sign(serde_json::json!({"sub": "dc"})), NOW).unwrap().expires_at, None);
+    }
+
+    #[test]
+    fn a_token_lives_no_longer_than_the_operator_lets_it() {
+        // covers B03
+        let rules =
+            Rules { require_exp: false, longest_life_ms: Some(3_600_000), ..Rules::default() };
+        let verifier = verifier_of(trust(&[secret(b'a')]), rules);
+        let (now, hour) = (NOW / 1000, 3600);
+        let ends = |claims: serde_json::Value| {
+            verifier.verify(&sign(claims), NOW).map(|identity| identity.expires_at).map_err(|refusal| refusal.code)
+        };
+        for (claims, end) in [
+            (serde_json::json!({"sub": "dc", "iat": now - 60, "exp": now + 60}), now + 60),
+            (serde_json::json!({"sub": "dc", "iat": now - 60, "exp": now + 9 * hour}), now - 60 + hour),
+            (serde_json::json!({"sub": "dc", "iat": now - 60}), now - 60 + hour),
+            (serde_json::json!({"sub": "dc", "exp": now + 9 * hour}), now + hour),
+            (serde_json::json!({"sub": "dc", "iat": now + 5 * hour, "exp": now + 9 * hour}), now + hour),
+            (serde_json::json!({"sub": "dc"}), now + hour),
+        ] {
+            assert_eq!(ends(claims.clone()), Ok(Some(end * 1000)), "{claims}");
+        }
+        let old = serde_json::json!({"sub": "dc", "iat": now - hour, "exp": now + hour});
+        assert_eq!(ends(old), Err(Code::TokenExpired));
     }
 
     /// A key pair of whoever makes tokens: what signs, and the set that is published.

@@ -360,8 +360,12 @@ fn upgrade(
     }
     let entry = match (&page.door, stranger) {
         (Some(door), Some(why)) => Err(door.stranger(from, why)),
-        (Some(door), None) => door.admit(from, token(request, opening).map(|shown| || shown.identity(opening))),
-        (None, _) => return Err(Box::new(busy(&Refusal::new(Code::Unavailable, "there is no service here")))),
+        (Some(door), None) => {
+            door.admit(from, token(request, opening).map(|shown| || shown.identity(opening)))
+        }
+        (None, _) => {
+            return Err(Box::new(busy(&Refusal::new(Code::Unavailable, "there is no service here"))));
+        }
     };
     let entry = match entry {
         Err(turned) if refuses == Refuse::Http => return Err(turned_away(&turned)),

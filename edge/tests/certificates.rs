@@ -79,9 +79,7 @@ impl Clients {
     }
 }
 
-fn trusting(
-    machine: &Machine,
-) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
+fn trusting(machine: &Machine) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
     let mut roots = RootCertStore::empty();
     roots.add(machine.ca.certificate().clone()).unwrap();
     let config = ClientConfig::builder_with_provider(tls::provider());
@@ -193,11 +191,15 @@ async fn a_service_that_is_told_by_the_first_frame_says_whom_a_certificate_names
     let services = service("trishula", "")
         + &service("mahavishnu", "client_identity = { permissions = [\"pool:read\"] }");
     let _world = serving(machine, &services).await;
-    let subscribe = json!({"type": "request", "event": "subscribe", "data": {"channel": "pool:p"}, "id": "s"});
+    let subscribe =
+        json!({"type": "request", "event": "subscribe", "data": {"channel": "pool:p"}, "id": "s"});
     let mut client = enter(at, "localhost", "localhost", &theirs).await.ok().unwrap();
     client.say(subscribe.clone()).await;
     let greeting = client.hear().await;
-    assert_eq!((&greeting["event"], &greeting["data"]["authenticated"]), (&json!("session.created"), &json!(true)));
+    assert_eq!(
+        (&greeting["event"], &greeting["data"]["authenticated"]),
+        (&json!("session.created"), &json!(true))
+    );
     assert_eq!(client.hear().await["status"], "subscribed");
     let mut client = enter(at, "localhost", "localhost", &ours).await.ok().unwrap();
     assert_eq!(registers(&mut client, None).await, "dc");
@@ -290,7 +292,9 @@ fn three(at: SocketAddr) -> String {
              names = [\"{name}.example.com\"]\n{more}\n"
         )
     };
-    service("one", "") + &service("two", "ca_file = \"clients.pem\"\nverify_client = true") + &service("three", "")
+    service("one", "")
+        + &service("two", "ca_file = \"clients.pem\"\nverify_client = true")
+        + &service("three", "")
 }
 
 #[tokio::test]
@@ -307,13 +311,20 @@ async fn a_handshake_with_one_service_is_none_with_another_that_asks_for_certifi
     assert_eq!(registers(&mut client, None).await, "indexer");
     for (sni, host) in [(one, two), ("127.0.0.1", two)] {
         assert_eq!(enter(at, sni, host, &nobody).await.err(), Some(Some(421)), "{sni} {host}");
-        assert_eq!(enter(at, sni, host, &known).await.err(), Some(Some(421)), "{sni} {host}: nobody asked for it");
+        assert_eq!(
+            enter(at, sni, host, &known).await.err(),
+            Some(Some(421)),
+            "{sni} {host}: nobody asked for it"
+        );
     }
     assert_eq!(enter(at, two, one, &known).await.err(), Some(Some(421)));
     // Where both ask for the same, the request says which is meant, and a host that is nobody's says nothing.
-    for (sni, host, namespace) in
-        [(one, three, "three"), (three, one, "one"), (one, one, "one"), (three, "elsewhere.example.com", "three")]
-    {
+    for (sni, host, namespace) in [
+        (one, three, "three"),
+        (three, one, "one"),
+        (one, one, "one"),
+        (three, "elsewhere.example.com", "three"),
+    ] {
         let mut client = enter(at, sni, host, &nobody).await.ok().unwrap();
         let claims = json!({"sub": "dc", "exp": clock::wall_ms() / 1000 + 600});
         client.say(json!({"type": "auth", "token": signed(SECRET, claims)})).await;

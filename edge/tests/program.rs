@@ -97,8 +97,11 @@ fn faults_of_revocation_lists_exit_with_64() {
     std::fs::write(&path, list(&machine, now)).unwrap();
     let output = edge(&machine, "check");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    std::fs::write(machine.path(), std::fs::read_to_string(machine.path()).unwrap().replace("ca_file = \"id/ca.pem\"", ""))
-        .unwrap();
+    std::fs::write(
+        machine.path(),
+        std::fs::read_to_string(machine.path()).unwrap().replace("ca_file = \"id/ca.pem\"", ""),
+    )
+    .unwrap();
     fails(&machine, BAD_CONFIGURATION, &["service trishula: crl_file: needs ca_file"]);
 }
 

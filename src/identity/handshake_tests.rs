@@ -295,8 +295,7 @@ async fn a_reloaded_certificate_is_shown_without_a_restart() {
     // covers B11, covers T24
     let ca = Authority::create("trishula", NOW).unwrap();
     let (folder, certificate, key) = public_files(&ca, NOW);
-    let (server, live) =
-        https(&certificate, &key, ClientCertificates::Unasked, NOW).unwrap();
+    let (server, live) = https(&certificate, &key, ClientCertificates::Unasked, NOW).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.certificate().clone()).unwrap();
     let mut client = rustls::ClientConfig::builder_with_details(tls::provider(), clock_at(NOW))
@@ -401,8 +400,7 @@ async fn strict_python_verifies_our_public_leaf() {
     let now = OffsetDateTime::from(std::time::SystemTime::now());
     let ca = Authority::create("trishula", now).unwrap();
     let (folder, certificate, key) = public_files(&ca, now);
-    let (config, _) =
-        https(&certificate, &key, ClientCertificates::Unasked, now).unwrap();
+    let (config, _) = https(&certificate, &key, ClientCertificates::Unasked, now).unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(config);
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();

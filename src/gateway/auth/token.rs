@@ -389,12 +389,14 @@ mod tests {
     #[test]
     fn a_token_lives_no_longer_than_the_operator_lets_it() {
         // covers B03
-        let rules =
-            Rules { require_exp: false, longest_life_ms: Some(3_600_000), ..Rules::default() };
+        let rules = Rules { require_exp: false, longest_life_ms: Some(3_600_000), ..Rules::default() };
         let verifier = verifier_of(trust(&[secret(b'a')]), rules);
         let (now, hour) = (NOW / 1000, 3600);
         let ends = |claims: serde_json::Value| {
-            verifier.verify(&sign(claims), NOW).map(|identity| identity.expires_at).map_err(|refusal| refusal.code)
+            verifier
+                .verify(&sign(claims), NOW)
+                .map(|identity| identity.expires_at)
+                .map_err(|refusal| refusal.code)
         };
         for (claims, end) in [
             (serde_json::json!({"sub": "dc", "iat": now - 60, "exp": now + 60}), now + 60),

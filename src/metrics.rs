@@ -150,7 +150,7 @@ metric! {
     SESSIONS_CLOSED: IntCounterVec = counters("trishula_sessions_closed_total", "Client sessions that ended", &["gateway", "code"]);
     /// Frames of clients refused, by code.
     CLIENT_ERRORS: IntCounterVec = counters("trishula_client_errors_total", "Client frames refused", &["code"]);
-    /// Connections and upgrades that an edge refused, by reason: proxy, tls, certificate, origin, address, and those of a service's door.
+    /// Connections and upgrades that an edge refused, by reason: proxy, tls, certificate, misdirected, origin, address, and those of a service's door, among them token_ended.
     EDGE_REFUSED: IntCounterVec = counters("trishula_edge_refused_total", "Connections and upgrades that an edge refused", &["reason"]);
     /// Addresses that an edge remembers something of, by what it is: connections, auth_failures, frames.
     EDGE_ADDRESSES: IntGaugeVec = gauges("trishula_edge_addresses", "Addresses that an edge remembers something of", &["table"]);

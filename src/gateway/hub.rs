@@ -401,7 +401,8 @@ impl Hub {
             attach.registered_ms = registered_ms;
         }
         if entry.unanswered == 0 {
-            let notice = Notice::Attached { link: up.handle.clone(), node: up.peer.node.clone() };
+            let (link, node) = (up.handle.clone(), up.peer.node.clone());
+            let notice = Notice::Attached { link, node, rooms: up.serves_rooms() };
             self.notice(no, notice);
             self.settled(no);
             self.subscribe_again(no);

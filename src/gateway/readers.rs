@@ -126,15 +126,13 @@ impl Readers {
         let rooms = self.sessions.entry(no).or_default();
         if rooms.len() >= MAX_SUBSCRIPTIONS && !rooms.contains(&wish.room) {
             let message = format!("a session subscribes to {MAX_SUBSCRIPTIONS} rooms at most");
-            let refusal = Refusal::new(Code::RateLimited, message);
-            return self.tell(no, Some((wish.id, RoomSay::Refused(refusal))), Vec::new());
+            return self.refuse(no, wish.id, Refusal::new(Code::RateLimited, message));
         }
         let asked = self.rooms.get(&wish.room).and_then(|room| room.readers.get(&no));
         if asked.is_some_and(|reader| reader.asked) {
             // The answer to the first one says where it begins: what a second one would mean shows only then.
             let message = format!("a SUBSCRIBE to {} waits for its answer", wish.room);
-            let refusal = Refusal::new(Code::RateLimited, message);
-            return self.tell(no, Some((wish.id, RoomSay::Refused(refusal))), Vec::new());
+            return self.refuse(no, wish.id, Refusal::new(Code::RateLimited, message));
         }
         self.count += usize::from(rooms.insert(wish.room.clone()));
         let key = wish.room.clone();
@@ -145,6 +143,22 @@ impl Readers {
         room.readers.insert(no, Reader { wish, asked: true, stage: Stage::Apart(place) });
         if registered {
             self.ask(no, &key);
+        }
+    }
+
+    /// A session is not to have what it asks for.
+    pub fn refuse(&mut self, no: SessionNo, id: Option<MessageId>, refusal: Refusal) {
+        self.tell(no, Some((id, RoomSay::Refused(refusal))), Vec::new());
+    }
+
+    /// The same for each SUBSCRIBE of a session that waits for its answer; its other subscriptions stay.
+    pub fn refuse_asked(&mut self, no: SessionNo, refusal: &Refusal) {
+        for key in self.sessions.get(&no).cloned().unwrap_or_default() {
+            let reader = self.rooms.get_mut(&key).and_then(|room| room.readers.get_mut(&no));
+            let Some(reader) = reader.filter(|reader| reader.asked) else { continue };
+            let id = reader.wish.id.clone();
+            self.forget(no, &key);
+            self.refuse(no, id, refusal.clone());
         }
     }
 

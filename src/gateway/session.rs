@@ -195,6 +195,8 @@ struct Session<C> {
     register: Register,
     /// The link to write messages to, while the node knows of the session.
     link: Option<(link::Handle, NodeName)>,
+    /// Whether that node serves rooms.
+    has_rooms: bool,
     attaching: Option<Attaching>,
     /// A message that waits for room in its lane. Nothing is read from the client meanwhile.
     stalled: Option<Stalled>,
@@ -247,6 +249,7 @@ impl<C: Carrier> Session<C> {
             agent: None,
             register: Register::default(),
             link: None,
+            has_rooms: true,
             attaching: None,
             stalled: None,
             out: VecDeque::new(),

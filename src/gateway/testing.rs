@@ -14,7 +14,7 @@ use crate::link::{Event, Handle, Outlets, Peer, Role};
 use crate::rt::{queue, tasks};
 use crate::wire::close::CloseCode;
 use crate::wire::envelope::{Head, Kind, Priority, Target};
-use crate::wire::frame::{Deliver, Frame, Handing};
+use crate::wire::frame::{Deliver, Frame, Handing, ROOMS};
 use crate::wire::ids::{AgentAddr, Incarnation, LinkId, MessageId, Namespace, NodeName, SessionNo};
 
 /// Everything waits for an event, and for no longer than this; on a paused clock it costs nothing.
@@ -54,12 +54,17 @@ impl Rig {
 
     /// A link to a node; several may be up.
     pub async fn link(&self, id: u64, node: &str) -> Node {
+        self.link_with(id, node, &[ROOMS]).await
+    }
+
+    /// The same to a node that can do these things.
+    pub async fn link_with(&self, id: u64, node: &str, features: &[&str]) -> Node {
         let (handle, outlets) = Handle::new(LinkId(id), "memory", "test".into());
         let peer = Peer {
             node: NodeName::new(node).unwrap(),
             role: Role::Node,
             incarnation: Incarnation(id),
-            features: Vec::new(),
+            features: features.iter().map(|feature| (*feature).to_owned()).collect(),
             software: "test".into(),
             serial: String::new(),
         };

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ids::NodeName;
+
 macro_rules! refusals {
     ($($(#[$doc:meta])* $name:ident = $word:literal, retry $retry:literal, hint $hint:literal;)*) => {
         /// Why a frame, a message or a session was refused: the `code` of an `ERROR` from the mesh.
@@ -70,8 +72,8 @@ refusals! {
     HopLimit = "hop_limit", retry true, hint "send again in a few seconds; its operator sees why with: trishula status";
     /// Too many in too little time.
     RateLimited = "rate_limited", retry true, hint "send slower";
-    /// In the protocol, and not served by this release.
-    Unsupported = "unsupported", retry false, hint "docs/protocol.md marks it as reserved: a later release serves it";
+    /// In the protocol, and not served by this release, or not by the node.
+    Unsupported = "unsupported", retry false, hint "docs/protocol.md marks it as reserved, or the node is older than the edge: a later release serves it";
     /// Not possible at this moment.
     Unavailable = "unavailable", retry true, hint "send again in a second";
     /// A fault of ours.
@@ -120,6 +122,11 @@ impl Refusal {
     /// The protocol has it, and this release does not serve it.
     pub fn unserved(what: &str) -> Refusal {
         Refusal::new(Code::Unsupported, format!("{what} is not served by this release"))
+    }
+
+    /// The protocol and the entrance have it, and the node behind that does not.
+    pub fn unserved_by(node: &NodeName, what: &str) -> Refusal {
+        Refusal::new(Code::Unsupported, format!("node {node} does not serve {what}"))
     }
 }
 

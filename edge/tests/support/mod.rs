@@ -32,7 +32,7 @@ use trishula::rt::{clock, queue, tasks};
 use trishula::wire::close::{Code, Refusal};
 use trishula::wire::envelope::{State, Target};
 use trishula::wire::frame::{
-    AgentState, Attach, Deliver, Frame, Handing, Presence, Receipt, RoomJoined, Settlement,
+    AgentState, Attach, Deliver, Frame, Handing, Presence, ROOMS, Receipt, RoomJoined, Settlement,
 };
 use trishula::wire::ids::{AgentAddr, AgentName, Incarnation, LinkId, Namespace, NodeName, SessionNo};
 use trishula::wire::room::{RoomKey, Vector};
@@ -327,7 +327,7 @@ impl FakeNode {
             node: NodeName::new("agni").unwrap(),
             role: trishula::link::Role::Node,
             incarnation: Incarnation(1),
-            features: Vec::new(),
+            features: vec![ROOMS.to_owned()],
             software: "fake".into(),
             serial: String::new(),
         };

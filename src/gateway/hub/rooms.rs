@@ -1,11 +1,19 @@
 //! Rooms: what sessions have subscribed to, see [`readers`](crate::gateway::readers).
 
-use super::{Hub, Request, Seat, Stopped};
+use super::{Hub, Request, Seat, Stopped, Up};
 use crate::gateway::readers::{Deed, Wish};
 use crate::metrics;
-use crate::wire::frame::Frame;
-use crate::wire::ids::{LinkId, MessageId, SessionNo};
+use crate::wire::close::Refusal;
+use crate::wire::frame::{Frame, ROOMS};
+use crate::wire::ids::{LinkId, MessageId, NodeName, SessionNo};
 use crate::wire::room::RoomKey;
+
+impl Up {
+    /// Whether the node said that it serves rooms; one that did not would leave frames about them unanswered.
+    pub(super) fn serves_rooms(&self) -> bool {
+        self.peer.features.iter().any(|feature| feature == ROOMS)
+    }
+}
 
 impl Seat {
     /// Subscribes, now and whenever the link is renewed.
@@ -23,7 +31,10 @@ impl Hub {
     pub(super) fn subscribe(&mut self, no: SessionNo, wish: Wish) {
         let Some(entry) = self.sessions.get(&no).filter(|entry| entry.attach.is_some()) else { return };
         let registered = self.current.is_some() && entry.unanswered == 0;
-        self.readers.subscribe(no, wish, registered);
+        match self.without_rooms() {
+            Some(node) => self.readers.refuse(no, wish.id, Refusal::unserved_by(&node, ROOMS)),
+            None => self.readers.subscribe(no, wish, registered),
+        }
         self.do_deeds();
     }
 
@@ -32,10 +43,20 @@ impl Hub {
         self.do_deeds();
     }
 
-    /// The node has registered a session: it subscribes again to what it had.
+    /// The node has registered a session: it subscribes again to what it had. Where the node serves no rooms that waits for
+    /// another one that does; who waits for an answer is told.
     pub(super) fn subscribe_again(&mut self, no: SessionNo) {
-        self.readers.registered(no);
+        match self.without_rooms() {
+            Some(node) => self.readers.refuse_asked(no, &Refusal::unserved_by(&node, ROOMS)),
+            None => self.readers.registered(no),
+        }
         self.do_deeds();
+    }
+
+    /// The node of the link in use, if it serves no rooms.
+    fn without_rooms(&self) -> Option<NodeName> {
+        let up = self.links.get(&self.current?)?;
+        (!up.serves_rooms()).then(|| up.peer.node.clone())
     }
 
     /// A frame about a room; one of a link that the sessions have left says nothing any more.
@@ -47,9 +68,10 @@ impl Hub {
     }
 
     fn do_deeds(&mut self) {
+        let served = self.current.is_some() && self.without_rooms().is_none();
         while let Some(deed) = self.readers.poll() {
             match deed {
-                Deed::Send(frame) if self.current.is_some() => self.control(frame),
+                Deed::Send(frame) if served => self.control(frame),
                 Deed::Send(_) => {}
                 Deed::Tell(no, news) => {
                     if let Some(entry) = self.sessions.get(&no)

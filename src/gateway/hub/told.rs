@@ -44,6 +44,8 @@ pub enum Notice {
         link: link::Handle,
         /// The node.
         node: NodeName,
+        /// Whether it serves rooms.
+        rooms: bool,
     },
     /// There is no node now.
     Down,

@@ -14,7 +14,7 @@ use crate::rt::queue::Refused;
 use crate::wire::client::{ErrorPayload, marked};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::State;
-use crate::wire::frame::{Frame, MAX_HOPS, Receipt};
+use crate::wire::frame::{Frame, MAX_HOPS, ROOMS, Receipt};
 use crate::wire::ids::{NodeName, Sequence};
 
 /// What this release serves of the reserved parts of the protocol.
@@ -25,7 +25,7 @@ const FEATURES: [&str; 10] = [
     "receipts:acked",
     "nack",
     "query",
-    "rooms",
+    ROOMS,
     "not_before",
     "copies",
     "create",
@@ -39,7 +39,7 @@ struct Registered<'a> {
     session: &'a str,
     heartbeat_ms: u32,
     window: u16,
-    features: [&'static str; 10],
+    features: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -60,7 +60,10 @@ struct Told<'a> {
 impl<C: Carrier> Session<C> {
     pub(super) async fn notice(&mut self, notice: Notice) -> Result<(), End> {
         match notice {
-            Notice::Attached { link, node } => self.attached(link, node).await,
+            Notice::Attached { link, node, rooms } => {
+                self.has_rooms = rooms;
+                self.attached(link, node).await
+            }
             Notice::Moved => {
                 self.unlinked();
                 self.wait_for_link();
@@ -169,7 +172,7 @@ impl<C: Carrier> Session<C> {
             session: &session,
             heartbeat_ms: self.register.heartbeat_ms,
             window: self.register.window,
-            features: FEATURES,
+            features: FEATURES.into_iter().filter(|what| *what != ROOMS || self.has_rooms).collect(),
         };
         self.say("REGISTERED", id, payload);
     }

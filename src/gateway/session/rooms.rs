@@ -7,7 +7,7 @@ use crate::gateway::rules::RoomAction;
 use crate::wire::client::RoomFrame;
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Head, Target};
-use crate::wire::frame::{Frame, RoomAsk, RoomQuestion};
+use crate::wire::frame::{Frame, ROOMS, RoomAsk, RoomQuestion};
 use crate::wire::ids::{MessageId, RoomName};
 use crate::wire::room::RoomKey;
 
@@ -21,7 +21,7 @@ impl<C: Carrier> Session<C> {
         name: RoomName,
         frame: RoomFrame,
     ) -> Result<(), End> {
-        let word = frame.word();
+        let (word, served) = (frame.word(), self.rooms_served());
         let done = match frame {
             _ if self.phase == Phase::Unregistered => {
                 Err(Refusal::new(Code::NotRegistered, format!("{word} needs a registered agent")))
@@ -32,6 +32,7 @@ impl<C: Carrier> Session<C> {
             }
             _ if !self.may(RoomAction::Read, &name) => Err(forbidden("read", &name)),
             RoomFrame::Subscribe { .. } if self.link.is_none() => Err(super::frames::no_node()),
+            _ if served.is_err() => served,
             RoomFrame::Subscribe { cursor, history, presence } => {
                 let room = RoomKey::new(self.namespace.clone(), name);
                 let wish = Wish { room, id, cursor, history, presence };
@@ -75,6 +76,15 @@ impl<C: Carrier> Session<C> {
     pub(super) fn may_publish(&self, head: &Head) -> Result<(), Refusal> {
         match &head.to {
             Target::Room(_, room) if !self.may(RoomAction::Write, room) => Err(forbidden("write", room)),
+            Target::Room(..) => self.rooms_served(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the node, if there is one, serves rooms: one that does not would never answer.
+    fn rooms_served(&self) -> Result<(), Refusal> {
+        match &self.link {
+            Some((_, node)) if !self.has_rooms => Err(Refusal::unserved_by(node, ROOMS)),
             _ => Ok(()),
         }
     }

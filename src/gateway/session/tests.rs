@@ -427,3 +427,48 @@ async fn what_a_client_said_before_it_closed_counts_although_it_reads_nothing_mo
     drop(client);
     assert_eq!(node.next().await, Frame::Detach(session, true));
 }
+
+#[tokio::test(start_paused = true)]
+async fn rooms_of_a_node_that_serves_none_are_refused_at_once() {
+    // covers B07
+    let rig = Rig::new();
+    let mut old = rig.link_with(1, "agni", &[]).await;
+    let (client, _task) = start(&rig, opening(known("dc")));
+    client.say(&json!({"type": "REGISTER", "id": "r"}).to_string());
+    old.grant().await;
+    let registered = client.hear().await;
+    assert!(!registered["payload"]["features"].as_array().unwrap().contains(&json!("rooms")), "{registered}");
+    for word in ["SUBSCRIBE", "HISTORY", "PRESENCE", "PUBLISH"] {
+        client.say(&json!({"type": word, "to": "room:deploys", "id": word}).to_string());
+        let error = client.hear().await;
+        assert_eq!(
+            (&error["reply_to"], &error["payload"]["code"]),
+            (&json!(word), &json!("unsupported")),
+            "{error}"
+        );
+        assert!(error["payload"]["message"].as_str().unwrap().contains("agni"), "{error}");
+    }
+    client.say(&json!({"type": "UNSUBSCRIBE", "to": "room:deploys"}).to_string());
+    assert_eq!(client.hear().await["type"], "UNSUBSCRIBED");
+    client.say(&json!({"type": "AGENTS"}).to_string());
+    let next = old.next().await;
+    assert!(matches!(next, Frame::AskAgents(..)), "{} instead of AskAgents", next.name());
+    old.down().await;
+    // Of a link that breaks before the answer, to be followed by one to such a node.
+    assert_eq!(client.hear().await["payload"]["code"], "unavailable");
+    let mut new = rig.link(2, "dc").await;
+    new.grant().await;
+    // On a paused clock: when nobody can do anything more, so the session has heard of it.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    client.say(&json!({"type": "SUBSCRIBE", "to": "room:deploys", "id": "s"}).to_string());
+    assert!(matches!(new.next().await, Frame::RoomSubscribe(_)));
+    new.down().await;
+    let mut old = rig.link_with(3, "agni", &[]).await;
+    old.grant().await;
+    let error = client.hear().await;
+    assert_eq!(
+        (&error["reply_to"], &error["payload"]["code"]),
+        (&json!("s"), &json!("unsupported")),
+        "{error}"
+    );
+}

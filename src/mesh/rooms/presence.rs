@@ -28,6 +28,11 @@ impl Mesh {
         members
     }
 
+    /// Whether more may be in a room than this node can tell, by the bounds of what nodes announce.
+    pub(super) fn may_lack_members(&self, key: &RoomKey) -> bool {
+        self.rooms.interest.may_lack(key, |node| self.topology.route(node).is_some())
+    }
+
     /// Who is in a room, as its readers are told.
     pub(super) fn members_shown(&self, key: &RoomKey) -> BTreeSet<AgentName> {
         match self.rooms.kept.get(key) {

@@ -166,7 +166,7 @@ impl Mesh {
                     fits
                 });
                 let members: Vec<String> = fitting.map(ToString::to_string).collect();
-                let complete = members.len() == all.len();
+                let complete = members.len() == all.len() && !self.may_lack_members(key);
                 let payload = MembersPayload { room: key.name.to_string(), members, complete };
                 self.answer_ask(link, ask.session, ask.number, &payload);
             }

@@ -6,7 +6,9 @@ mod limits;
 use bytes::Bytes;
 
 use super::log::Log;
-use crate::wire::ids::{AgentAddr, Incarnation, MessageId, Namespace, NodeName};
+use crate::mesh::Mesh;
+use crate::wire::frame::{Adjacency, LinkState};
+use crate::wire::ids::{AgentAddr, Incarnation, LinkId, MessageId, Namespace, NodeName};
 use crate::wire::record::RoomMessage;
 use crate::wire::room::{Position, Vector};
 
@@ -29,6 +31,26 @@ fn message(origin: &str, n: u64, taken: u64, id: &str) -> RoomMessage {
         kept_ms: taken,
         payload: Bytes::copy_from_slice(id.as_bytes()),
     }
+}
+
+/// These nodes, and no others, can be reached: each over a link of its own, from 101 on.
+pub(super) fn reach(mesh: &mut Mesh, names: &[&str]) {
+    let adjacent = |name: &str| Adjacency { peer: node(name), rtt_us: 1000 };
+    mesh.topology.announce(names.iter().map(|name| adjacent(name)).collect());
+    for (link, name) in (101..).zip(names) {
+        let state = LinkState {
+            origin: node(name),
+            incarnation: Incarnation(1),
+            version: 1,
+            links: vec![adjacent(mesh.config.node.as_str())],
+            holds_ca: false,
+            addresses: Vec::new(),
+            serial: (*name).to_owned(),
+        };
+        mesh.topology.learn(state);
+        mesh.neighbours.insert(node(name), LinkId(link));
+    }
+    mesh.topology.refresh();
 }
 
 /// Two origins, in turn: a1 b1 a2 b2 a3.

@@ -6,7 +6,7 @@ use super::disk::{key, publish, with_rooms, writes};
 use super::*;
 use crate::mesh::rooms::reading::history;
 use crate::mesh::rooms::{MAX_ROOMS, RoomLimits, Sub};
-use crate::wire::ids::{AgentName, LinkId, RoomName, SessionNo};
+use crate::wire::ids::{AgentName, RoomName, SessionNo};
 use crate::wire::record::KnownRoom;
 use crate::wire::room::RoomKey;
 

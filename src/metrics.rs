@@ -134,6 +134,8 @@ metric! {
     CONNECTED_AGENTS: IntGauge = IntGauge::new("trishula_connected_agents", "Connected agents: of a node in the whole mesh, of an edge its own");
     /// Sessions of clients that this process holds.
     SESSIONS: IntGaugeVec = gauges("trishula_sessions", "Client sessions that are open", &["gateway"]);
+    /// Control frames of its sessions that wait for room in the link to the node; beyond 8,192 the sessions wait.
+    HUB_OUTBOX: IntGauge = IntGauge::new("trishula_hub_outbox", "Control frames of sessions that wait for room in the link to the node");
     /// Subscriptions of this process's sessions to rooms.
     ROOM_SUBSCRIPTIONS: IntGauge = IntGauge::new("trishula_room_subscriptions", "Subscriptions of client sessions to rooms");
     /// Rooms that this node keeps; at most 4,096.

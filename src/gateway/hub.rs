@@ -4,7 +4,7 @@
 //! it is given when the node has registered it. What comes from the node passes it once, on its way to the
 //! session's queues. Registrations live here, so that they are made again when the link is renewed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,11 +23,13 @@ use crate::wire::ids::{AgentAddr, LinkId, MessageId, NodeName, SessionNo};
 use crate::wire::room::RoomKey;
 
 mod moving;
+mod outbox;
 mod rooms;
 mod told;
 mod wires;
 
 use moving::Moving;
+use outbox::{Outbox, send_front};
 pub use told::{Arrival, Delivery, End, Notice};
 use wires::{Wires, is_full};
 
@@ -205,8 +207,7 @@ struct Hub {
     current: Option<LinkId>,
     /// The same for sessions; see [`Seat::is_current`].
     shown: Arc<AtomicU64>,
-    /// Control frames that wait for room in the link.
-    outbox: VecDeque<Frame>,
+    outbox: Outbox,
     moving: Moving,
     readers: Readers,
 }
@@ -220,7 +221,7 @@ impl Hub {
             links,
             current: None,
             shown,
-            outbox: VecDeque::new(),
+            outbox: Outbox::default(),
             moving: Moving::default(),
             readers: Readers::default(),
         }
@@ -232,17 +233,12 @@ impl Hub {
             let blocked = self.current_handle().filter(|_| !self.outbox.is_empty()).cloned();
             tokio::select! {
                 biased;
-                request = requests.recv() => match request {
+                request = requests.recv(), if !self.outbox.is_full() => match request {
                     Some(request) => self.request(request),
                     None => return,
                 },
                 sent = send_front(blocked.as_ref(), self.outbox.front()), if blocked.is_some() => {
-                    if sent {
-                        self.outbox.pop_front();
-                    } else {
-                        // The link is over; its Down event settles the rest.
-                        self.outbox.clear();
-                    }
+                    self.front_sent(sent);
                 }
                 () = self.moving.wait() => self.look(),
                 count = events.recv_many(&mut batch, BATCH) => {
@@ -355,7 +351,7 @@ impl Hub {
             entry.unanswered = 1;
             let attach = Attach { resumed: entry.known, ..attach.clone() };
             entry.known = true;
-            self.outbox.push_back(Frame::Attach(attach));
+            self.outbox.push(Frame::Attach(attach));
         }
     }
 
@@ -465,17 +461,6 @@ impl Hub {
         }
     }
 
-    /// Sends a control frame, behind those that wait.
-    fn control(&mut self, frame: Frame) {
-        if self.outbox.is_empty()
-            && let Some(handle) = self.current_handle()
-            && handle.try_send(&frame).is_ok()
-        {
-            return;
-        }
-        self.outbox.push_back(frame);
-    }
-
     fn current_handle(&self) -> Option<&link::Handle> {
         self.current.and_then(|id| self.links.get(&id)).map(|up| &up.handle)
     }
@@ -487,13 +472,5 @@ impl Hub {
         agents.dedup();
         let node = self.current.and_then(|id| self.links.get(&id)).map(|up| up.peer.node.clone());
         Snapshot { node, agents, sessions: self.sessions.len() }
-    }
-}
-
-/// Waits until the first frame has found room; `false`: the link is over.
-async fn send_front(link: Option<&link::Handle>, frame: Option<&Frame>) -> bool {
-    match (link, frame) {
-        (Some(link), Some(frame)) => link.send(frame).await.is_ok(),
-        _ => false,
     }
 }

@@ -65,7 +65,9 @@ pub enum Deed {
 pub struct Readers {
     rooms: BTreeMap<RoomKey, Room>,
     sessions: BTreeMap<SessionNo, BTreeSet<RoomKey>>,
+    /// The number of the last SUBSCRIBE to the node, and of the last one that has left.
     last: u64,
+    left: u64,
     deeds: VecDeque<Deed>,
     count: usize,
 }
@@ -237,6 +239,13 @@ impl Readers {
         self.deeds.push_back(Deed::Send(Frame::RoomSubscribe(subscribe)));
     }
 
+    /// A frame to the node has left.
+    pub fn left(&mut self, frame: &Frame) {
+        if let Frame::RoomSubscribe(subscribe) = frame {
+            self.left = self.left.max(subscribe.number.0);
+        }
+    }
+
     /// A frame about a room came over the link in use.
     pub fn frame(&mut self, frame: Frame) {
         match frame {
@@ -365,9 +374,10 @@ impl Readers {
     /// The node could not send us something: all subscribe again, from where they are; `asked`: also those that have.
     fn again(&mut self, key: &RoomKey, asked: bool) {
         let Some(room) = self.rooms.get(key) else { return };
+        // One that waits to leave asks for all that the node has by then.
         let wanted = |reader: &Reader| match reader.stage {
             Stage::Live(_) => true,
-            Stage::Asked(..) => asked,
+            Stage::Asked(_, last, _) => asked && last.0 <= self.left,
             Stage::Apart(_) => false,
         };
         let readers = room.readers.iter().filter(|(_, reader)| wanted(reader));

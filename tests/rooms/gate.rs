@@ -206,7 +206,10 @@ impl World {
     pub fn deeds(&mut self, gate: usize) {
         while let Some(deed) = self.gates[gate].readers.poll() {
             match deed {
-                Deed::Send(frame) => self.tell_node(gate, &frame),
+                Deed::Send(frame) => {
+                    self.gates[gate].readers.left(&frame);
+                    self.tell_node(gate, &frame);
+                }
                 Deed::Tell(no, news) => {
                     if let Some(client) = self.gates[gate].sessions.get(&no).map(|seat| seat.client) {
                         self.told(client, news);

@@ -26,7 +26,11 @@ fn wish() -> Wish {
 /// The next SUBSCRIBE to the node.
 fn asked(readers: &mut Readers) -> RoomSubscribe {
     match readers.poll() {
-        Some(Deed::Send(Frame::RoomSubscribe(subscribe))) => subscribe,
+        Some(Deed::Send(frame @ Frame::RoomSubscribe(_))) => {
+            readers.left(&frame);
+            let Frame::RoomSubscribe(subscribe) = frame else { unreachable!() };
+            subscribe
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -202,4 +206,21 @@ fn an_answer_on_its_way_counts_when_the_node_asked_us_to_subscribe_again() {
     asked(&mut readers);
     joined(&mut readers, &third, 3, 9, &[4]);
     assert!(told(&mut readers).is_empty());
+}
+
+#[test]
+fn a_subscribe_that_waits_to_leave_is_not_asked_for_again() {
+    // covers B07
+    let mut readers = Readers::default();
+    readers.subscribe(SessionNo(1), wish(), true);
+    let Some(Deed::Send(waiting)) = readers.poll() else { panic!("it subscribes") };
+    for _ in 0..1000 {
+        readers.frame(Frame::RoomAgain(key()));
+    }
+    assert!(readers.poll().is_none(), "however often the node says so, one frame waits");
+    readers.left(&waiting);
+    readers.frame(Frame::RoomAgain(key()));
+    let again = asked(&mut readers);
+    joined(&mut readers, &again, 3, 3, &[]);
+    assert_eq!(told(&mut readers), [(1, true, vec![])]);
 }

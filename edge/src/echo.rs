@@ -14,6 +14,7 @@ use trishula::rt::clock;
 use trishula::wire::close::CloseCode;
 
 use crate::dialect::step::Pace;
+use crate::front::measured::Series;
 use crate::wss::Wss;
 
 /// Where it is served.
@@ -29,6 +30,8 @@ pub struct Limits {
     pub idle: Duration,
     /// Pings, for one.
     pub settings: Arc<Settings>,
+    /// Where its messages are counted.
+    pub series: Arc<Series>,
 }
 
 /// Serves one client until its end; answers the code that it was closed with, if it was still there, and why.
@@ -70,7 +73,7 @@ async fn answer<S>(wss: &mut Wss<S>, limits: Limits) -> (Option<CloseCode>, Stri
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let Limits { mut pace, idle, settings } = limits;
+    let Limits { mut pace, idle, settings, series } = limits;
     let idle = if idle.is_zero() { Duration::MAX } else { idle };
     let mut said_at = clock::now();
     // Two silences, one of them after a ping.
@@ -93,7 +96,10 @@ where
         let message = match read {
             Ok(Ok(Message::Close(_))) => return (Some(CloseCode::Normal), "the client closed".into()),
             Ok(Ok(message)) => message,
-            Ok(Err(fault)) => return ended_by(fault),
+            Ok(Err(fault)) => {
+                series.fault(&fault);
+                return ended_by(fault);
+            }
             Err(_) if clock::since(said_at) >= idle => {
                 return (Some(CloseCode::GoingAway), "idle".into());
             }
@@ -104,12 +110,16 @@ where
             Err(_) => return (Some(CloseCode::HeartbeatMissed), "no sign of life".into()),
         };
         silences = 0;
-        // Pings are answered by the library.
-        if !matches!(message, Message::Text(_) | Message::Binary(_)) {
-            continue;
-        }
+        let frame = match &message {
+            Message::Text(text) => text.as_bytes(),
+            Message::Binary(bytes) => &bytes[..],
+            // Pings are answered by the library.
+            _ => continue,
+        };
         said_at = clock::now();
-        if let Err(wait) = pace.take(clock::micros(), message.len()) {
+        let (came, length, (place, _)) = (clock::micros(), frame.len(), series.received(frame));
+        if let Err(wait) = pace.take(came, length) {
+            series.message_error("rate_limit");
             let wait = wait.as_millis().max(1);
             return (
                 Some(CloseCode::RateLimited),
@@ -117,8 +127,14 @@ where
             );
         }
         match tokio::time::timeout(WRITE_WITHIN, wss.queue(message)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(lost)) => return (None, lost.0),
+            Ok(Ok(())) => {
+                series.sent(place, length);
+                series.done(place, came);
+            }
+            Ok(Err(lost)) => {
+                series.message_error("send_failed");
+                return (None, lost.0);
+            }
             Err(_) => return (Some(CloseCode::Slow), "it reads nothing".into()),
         }
     }

@@ -378,6 +378,7 @@ where
                 pace: service.speech.pace(&service.door, from),
                 idle: service.idle,
                 settings: settings.clone(),
+                series: service.series.clone(),
             };
             let (code, reason) = echo::serve(carrier, identity.as_ref(), limits, stop).await;
             open.closed(code);

@@ -43,7 +43,7 @@ fn of(name: &str, more: &[(&str, &str)]) -> String {
 #[tokio::test]
 async fn clients_and_their_frames_are_counted_from_the_first_connection() {
     // covers B21, B22, T22, B27 12
-    let world = World::start().await;
+    let world = World::start_with("echo = true").await;
     let before = scraped(&world).await;
     for (name, more) in [
         ("websocket_connections_total", vec![("tls_mode", "wss")]),
@@ -113,6 +113,30 @@ async fn clients_and_their_frames_are_counted_from_the_first_connection() {
     assert!(now.contains_key("trishula_message_latency_seconds_count"));
     assert_eq!(now["trishula_connected_agents"], 10.0);
 
+    // The echo counts like any other.
+    let bearer = format!("Bearer {}", token("dc"));
+    let mut echo = world.upgrade("/echo", &[("authorization", &bearer)]).await.unwrap().0;
+    for kind in ["COMMAND", "no such type"] {
+        echo.say(json!({"type": kind})).await;
+        assert_eq!(echo.hear().await["type"], kind);
+    }
+    let then = scraped(&world).await;
+    let more = |name: &str, labels: &[(&str, &str)]| {
+        let name = of(name, labels);
+        then.get(&name).unwrap_or_else(|| panic!("{name} is missing in {then:#?}"))
+            - now.get(&name).unwrap_or(&0.0)
+    };
+    assert_eq!(more("websocket_connections_total", &[("tls_mode", "wss")]), 1.0);
+    for kind in ["COMMAND", "other"] {
+        for way in ["received", "sent"] {
+            let labels = [("message_type", kind), ("direction", way)];
+            assert_eq!(more("websocket_messages_total", &labels), 1.0, "{kind} {way}");
+            assert_eq!(more(&format!("websocket_messages_{way}_total"), &labels[..1]), 1.0, "{kind} {way}");
+        }
+        assert_eq!(more("websocket_latency_seconds_count", &[("message_type", kind)]), 1.0, "{kind}");
+    }
+    clients.push(echo);
+
     // All gone: 0 within a tenth of a second, by the edge's own clocks.
     for client in &mut clients {
         soon(client.socket.close(None)).await.unwrap();
@@ -131,6 +155,6 @@ async fn clients_and_their_frames_are_counted_from_the_first_connection() {
     };
     println!("counted as gone after {:?}", began.elapsed());
     assert!(began.elapsed() < Duration::from_millis(500));
-    assert_eq!(after[&of("websocket_disconnections_total", &[("reason", "1000")])], 10.0);
-    assert_eq!(after[&of("websocket_connection_duration_seconds_count", &[])], 10.0);
+    assert_eq!(after[&of("websocket_disconnections_total", &[("reason", "1000")])], 11.0);
+    assert_eq!(after[&of("websocket_connection_duration_seconds_count", &[])], 11.0);
 }

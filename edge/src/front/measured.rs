@@ -131,6 +131,39 @@ impl Series {
         Open { series: self.clone(), since: clock::micros(), code: None }
     }
 
+    /// A frame of a client came; answers the place of its type in [`TYPES`], and what else is seen of it.
+    pub fn received<'a>(&self, frame: &'a [u8]) -> (usize, glance::Seen<'a>) {
+        let seen = glance::at(frame);
+        let place = place(seen.kind);
+        self.of_type(place).received.iter().for_each(IntCounter::inc);
+        self.sizes[1].observe(frame.len() as f64);
+        (place, seen)
+    }
+
+    /// A frame for a client is on its way.
+    pub fn sent(&self, place: usize, length: usize) {
+        self.of_type(place).sent.iter().for_each(IntCounter::inc);
+        self.sizes[0].observe(length as f64);
+    }
+
+    /// What a frame asked for is on its way, which came at that time, in [`clock::micros`].
+    pub fn done(&self, place: usize, came: u64) -> f64 {
+        let seconds = clock::micros().saturating_sub(came) as f64 / 1e6;
+        self.duration.observe(seconds);
+        self.of_type(place).latency.observe(seconds);
+        seconds
+    }
+
+    /// A client sent what is no message.
+    pub fn fault(&self, fault: &Fault) {
+        match fault {
+            Fault::NotUtf8 => self.message_error("decode_error"),
+            Fault::TooLarge(_) => self.message_error("too_large"),
+            Fault::Protocol(_) => self.message_error("protocol"),
+            Fault::Lost(_) => {}
+        }
+    }
+
     /// A connection was refused, or ended for its login.
     pub fn connection_error(&self, what: &str) {
         let labels = |what| [self.labels[0].as_str(), self.labels[1].as_str(), what];
@@ -139,7 +172,8 @@ impl Series {
         metrics::WS_ERRORS.with_label_values(&labels("connection_error")).inc();
     }
 
-    fn message_error(&self, what: &str) {
+    /// A message was refused, or could not be sent.
+    pub fn message_error(&self, what: &str) {
         let labels = [self.labels[0].as_str(), self.labels[1].as_str(), what];
         metrics::WS_MESSAGE_ERRORS.with_label_values(&labels).inc();
         metrics::WS_ERRORS.with_label_values(&labels).inc();
@@ -233,19 +267,14 @@ impl<C: Carrier> Measured<C> {
     /// The session asks for the next frame: it has done with the one before.
     fn done(&mut self) {
         let Some((place, channel, at)) = self.under_way.take() else { return };
-        let seconds = clock::micros().saturating_sub(at) as f64 / 1e6;
-        self.series.duration.observe(seconds);
-        self.series.of_type(place).latency.observe(seconds);
+        let seconds = self.series.done(place, at);
         if let Some(channel) = channel {
             self.series.broadcast(&channel, seconds);
         }
     }
 
     fn received(&mut self, frame: &[u8]) {
-        let seen = glance::at(frame);
-        let place = place(seen.kind);
-        self.series.of_type(place).received.iter().for_each(IntCounter::inc);
-        self.series.sizes[1].observe(frame.len() as f64);
+        let (place, seen) = self.series.received(frame);
         let channel = match seen.to {
             Some("broadcast") => Some("broadcast"),
             Some(to) => to.strip_prefix("room:").map(|room| {
@@ -306,11 +335,8 @@ impl<C: Carrier> Carrier for Measured<C> {
         let incoming = self.inner.poll_recv(cx);
         match &incoming {
             Poll::Ready(Incoming::Frame(frame)) => self.received(frame),
-            Poll::Ready(Incoming::NoFrame(_) | Incoming::Failed(Fault::NotUtf8)) => {
-                self.series.message_error("decode_error");
-            }
-            Poll::Ready(Incoming::Failed(Fault::TooLarge(_))) => self.series.message_error("too_large"),
-            Poll::Ready(Incoming::Failed(Fault::Protocol(_))) => self.series.message_error("protocol"),
+            Poll::Ready(Incoming::NoFrame(_)) => self.series.message_error("decode_error"),
+            Poll::Ready(Incoming::Failed(fault)) => self.series.fault(fault),
             _ => {}
         }
         incoming
@@ -327,8 +353,7 @@ impl<C: Carrier> Carrier for Measured<C> {
         {
             self.series.message_error(what);
         }
-        self.series.of_type(place(kind)).sent.iter().for_each(IntCounter::inc);
-        self.series.sizes[0].observe(frame.len() as f64);
+        self.series.sent(place(kind), frame.len());
         self.inner.send(frame).inspect_err(|_| self.series.message_error("send_failed"))
     }
 

@@ -198,6 +198,14 @@ metric! {
     WS_BROADCASTS: IntCounterVec = counters("websocket_broadcast_total", "Total number of broadcast operations", SERVER_CHANNEL);
     /// How long it took to hand them on.
     WS_BROADCAST_DURATION: HistogramVec = histograms("websocket_broadcast_duration_seconds", "Time taken to broadcast messages to rooms", SERVER_CHANNEL, OLD_BUCKETS);
+    /// Messages that wait until their client takes more: as they are when this is asked for.
+    WS_BROADCAST_QUEUE: IntGaugeVec = gauges("websocket_broadcast_queue_size", "Messages that wait to be written to clients", SERVER);
+    /// Subscriptions of clients to rooms, likewise.
+    WS_ROOM_SUBSCRIPTIONS: IntGaugeVec = gauges("room_subscriptions", "Subscriptions of clients to rooms", SERVER);
+    /// From a client's wish to join a room until its answer is queued for it.
+    WS_ROOM_JOIN: HistogramVec = histograms("websocket_room_join_duration_seconds", "Time taken to join a room", SERVER, OLD_BUCKETS);
+    /// The same to leave it.
+    WS_ROOM_LEAVE: HistogramVec = histograms("websocket_room_leave_duration_seconds", "Time taken to leave a room", SERVER, OLD_BUCKETS);
     /// Connections that were refused, or ended for their login.
     WS_CONNECTION_ERRORS: IntCounterVec = counters("websocket_connection_errors_total", "Total number of WebSocket connection errors", SERVER_ERROR);
     /// Frames that were refused.

@@ -325,7 +325,8 @@ async fn granted(
         _ => {
             let snapshot = page.hub.snapshot().await.unwrap_or_default();
             metrics::CONNECTED_AGENTS.set(snapshot.agents.len() as i64);
-            front::measured::tell_health(snapshot.node.is_some() && !*page.stop.borrow());
+            let well = snapshot.node.is_some() && !*page.stop.borrow();
+            front::measured::tell_standing(well, &snapshot.namespaces);
             let text = metrics::render().into();
             Err(Box::new(with_type(StatusCode::OK, metrics::CONTENT_TYPE, text)))
         }

@@ -17,6 +17,7 @@ use trishula::rt::clock;
 
 use crate::config::{EdgeConfig, ServiceSection};
 use crate::front::auto_cert;
+use crate::front::measured::Series;
 use crate::front::secured::Secured;
 use crate::trust::{self, Watched};
 
@@ -127,6 +128,7 @@ pub fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared
         ping_interval: Duration::from_secs(section.ping_interval_s),
         ping_timeout: section.ping_timeout_s.map(Duration::from_secs),
         rooms: section.room_rules(),
+        room_times: Some(Series::of(&section.name).room_times()),
         close_within: Duration::from_secs(section.close_timeout_s),
         ..Settings::default()
     };

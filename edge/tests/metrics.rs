@@ -55,6 +55,10 @@ async fn clients_and_their_frames_are_counted_from_the_first_connection() {
         ("websocket_messages_sent_total", vec![("message_type", "other")]),
         ("websocket_messages_received_total", vec![("message_type", "other")]),
         ("websocket_latency_seconds_count", vec![("message_type", "other")]),
+        ("room_subscriptions", vec![]),
+        ("websocket_broadcast_queue_size", vec![]),
+        ("websocket_room_join_duration_seconds_count", vec![]),
+        ("websocket_room_leave_duration_seconds_count", vec![]),
     ] {
         assert_eq!(
             before.get(&of(name, &more)),
@@ -113,6 +117,11 @@ async fn clients_and_their_frames_are_counted_from_the_first_connection() {
     assert!(now.contains_key("trishula_message_latency_seconds_count"));
     assert_eq!(now["trishula_connected_agents"], 10.0);
 
+    // Rooms: one of two is left again.
+    for (word, room) in [("SUBSCRIBE", "deploys"), ("SUBSCRIBE", "builds"), ("UNSUBSCRIBE", "builds")] {
+        clients[0].say(json!({"type": word, "to": format!("room:{room}")})).await;
+        assert_eq!(clients[0].hear().await["type"], format!("{word}D"));
+    }
     // The echo counts like any other.
     let bearer = format!("Bearer {}", token("dc"));
     let mut echo = world.upgrade("/echo", &[("authorization", &bearer)]).await.unwrap().0;
@@ -126,6 +135,10 @@ async fn clients_and_their_frames_are_counted_from_the_first_connection() {
         then.get(&name).unwrap_or_else(|| panic!("{name} is missing in {then:#?}"))
             - now.get(&name).unwrap_or(&0.0)
     };
+    assert_eq!(more("room_subscriptions", &[]), 1.0);
+    assert_eq!(more("websocket_room_join_duration_seconds_count", &[]), 2.0);
+    assert_eq!(more("websocket_room_leave_duration_seconds_count", &[]), 1.0);
+    assert_eq!(then[&of("websocket_broadcast_queue_size", &[])], 0.0, "all was taken");
     assert_eq!(more("websocket_connections_total", &[("tls_mode", "wss")]), 1.0);
     for kind in ["COMMAND", "other"] {
         for way in ["received", "sent"] {

@@ -4,7 +4,7 @@
 //! it is given when the node has registered it. What comes from the node passes it once, on its way to the
 //! session's queues. Registrations live here, so that they are made again when the link is renewed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::link::{self, Event, Peer};
 use crate::rt::{clock, queue, tasks};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::frame::{Attach, Deliver, Frame};
-use crate::wire::ids::{AgentAddr, LinkId, MessageId, NodeName, SessionNo};
+use crate::wire::ids::{AgentAddr, LinkId, MessageId, Namespace, NodeName, SessionNo};
 use crate::wire::room::RoomKey;
 
 mod moving;
@@ -55,6 +55,17 @@ pub struct Snapshot {
     pub agents: Vec<AgentAddr>,
     /// Open sessions, registered or not.
     pub sessions: usize,
+    /// What there is of each namespace.
+    pub namespaces: BTreeMap<Namespace, Load>,
+}
+
+/// What the sessions of one namespace have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Subscriptions to rooms.
+    pub subscriptions: usize,
+    /// Messages in their queues.
+    pub waiting: usize,
 }
 
 /// The hub's task has ended: the process is stopping.
@@ -471,6 +482,6 @@ impl Hub {
         agents.sort();
         agents.dedup();
         let node = self.current.and_then(|id| self.links.get(&id)).map(|up| up.peer.node.clone());
-        Snapshot { node, agents, sessions: self.sessions.len() }
+        Snapshot { node, agents, sessions: self.sessions.len(), namespaces: self.loads() }
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::wire::client::{Joined, Left, MemberEvent, placed};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::frame::{Frame, RoomJoined, RoomLapse, RoomMember, RoomMessage, RoomSubscribe};
-use crate::wire::ids::{AgentName, MessageId, NodeName, Sequence, SessionNo};
+use crate::wire::ids::{AgentName, MessageId, Namespace, NodeName, Sequence, SessionNo};
 use crate::wire::room::{MAX_SUBSCRIPTIONS, Position, RoomKey, Vector};
 
 /// What a session is told of a room, in this order: a frame of the server's own, then messages.
@@ -121,6 +121,11 @@ impl Readers {
     /// Subscriptions of all sessions.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// The same by room, as the namespace of each.
+    pub fn counts(&self) -> impl Iterator<Item = (&Namespace, usize)> {
+        self.rooms.iter().map(|(key, room)| (&key.namespace, room.readers.len()))
     }
 
     /// A session subscribes. `registered`: its node knows it; else it is asked when that is so ([`Readers::registered`]).

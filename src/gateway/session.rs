@@ -8,6 +8,7 @@
 //! | `notices` | what comes from the node |
 //! | `watch` | deadlines: token, registration, signs of life |
 //! | `reply` | frames in which the server itself speaks |
+//! | `settings` | what an operator decides about it |
 //! | `rooms` | rooms: what it asks, and what it is told |
 //! | `settle` | durable messages in its hands: written, acknowledged, refused |
 //! | `measure` | what the metrics say of its messages |
@@ -18,6 +19,7 @@ mod measure;
 mod notices;
 mod reply;
 mod rooms;
+mod settings;
 mod settle;
 mod watch;
 
@@ -30,17 +32,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use measure::RoomTimes;
+pub use settings::Settings;
+
 use ends::{lost_end, refused_end, silent_end, stopping};
 
 use super::auth::{Identity, Verifier};
 use super::carrier::{Carrier, Fault, Incoming};
 use super::hub::{Arrival, Delivery, End, HubHandle, Notice, Seat};
 use super::readers::RoomNews;
-use super::rules::RoomRules;
 use crate::link;
 use crate::metrics;
 use crate::rt::clock;
-use crate::wire::client::{DEFAULT_MAX_FRAME, Parsed, Register};
+use crate::wire::client::{Parsed, Register};
 use crate::wire::close::{CloseCode, Code, Refusal};
 use crate::wire::frame::Receipt;
 use crate::wire::ids::{AgentAddr, MessageId, Namespace, NodeName, Sequence};
@@ -53,42 +57,6 @@ const WRITE_TURNS: u32 = 64;
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// How long a connection that takes nothing more is read on.
 const HEAR_OUT_WITHIN: Duration = Duration::from_secs(1);
-
-/// What an operator decides about sessions.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Largest frame in bytes.
-    pub max_frame: usize,
-    /// How long a client may take to send its AUTH.
-    pub auth_within: Duration,
-    /// How long it may take to send REGISTER before it is registered as its token's agent.
-    pub register_within: Duration,
-    /// How long the node may take to register a session before the client is told `unavailable`.
-    pub attach_within: Duration,
-    /// Longest silence before a ping; the session's own heartbeat may be shorter.
-    pub ping_interval: Duration,
-    /// How long a ping may stay unanswered; `None`: until three heartbeats are over.
-    pub ping_timeout: Option<Duration>,
-    /// How long the client may take with its half of a close before the connection is dropped.
-    pub close_within: Duration,
-    /// Who may do what in which room.
-    pub rooms: RoomRules,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            max_frame: DEFAULT_MAX_FRAME,
-            auth_within: Duration::from_secs(10),
-            register_within: Duration::from_millis(250),
-            attach_within: Duration::from_secs(5),
-            ping_interval: Duration::from_secs(20),
-            ping_timeout: None,
-            close_within: CLOSE_WITHIN,
-            rooms: RoomRules::default(),
-        }
-    }
-}
 
 /// How a session begins.
 #[derive(Debug, Clone)]

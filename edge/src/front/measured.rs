@@ -9,6 +9,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use trishula::gateway::carrier::{Carrier, Fault, Incoming, Lost};
+use trishula::gateway::hub::Load;
+use trishula::gateway::session::RoomTimes;
 use trishula::metrics::{self, Histogram, IntCounter, IntGauge};
 use trishula::rt::clock;
 use trishula::wire::close::{CloseCode, Code};
@@ -131,6 +133,15 @@ impl Series {
         Open { series: self.clone(), since: clock::micros(), code: None }
     }
 
+    /// Where the times of joining and leaving its rooms go.
+    pub fn room_times(&self) -> RoomTimes {
+        let labels = self.labels.each_ref().map(String::as_str);
+        RoomTimes {
+            join: metrics::WS_ROOM_JOIN.with_label_values(&labels),
+            leave: metrics::WS_ROOM_LEAVE.with_label_values(&labels),
+        }
+    }
+
     /// A frame of a client came; answers the place of its type in [`TYPES`], and what else is seen of it.
     pub fn received<'a>(&self, frame: &'a [u8]) -> (usize, glance::Seen<'a>) {
         let seen = glance::at(frame);
@@ -209,11 +220,14 @@ impl Series {
     }
 }
 
-/// Before `/metrics` is shown: whether clients are served.
-pub fn tell_health(well: bool) {
-    for series in ALL.lock().unwrap_or_else(PoisonError::into_inner).values() {
-        let [service, server] = &series.labels;
-        metrics::WS_HEALTH.with_label_values(&[service, server]).set(well.into());
+/// Before `/metrics` is shown: whether clients are served, and what the sessions of each service have.
+pub fn tell_standing(well: bool, loads: &BTreeMap<Namespace, Load>) {
+    for (namespace, series) in ALL.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let labels = series.labels.each_ref().map(String::as_str);
+        let load = loads.get(namespace).copied().unwrap_or_default();
+        metrics::WS_HEALTH.with_label_values(&labels).set(well.into());
+        metrics::WS_ROOM_SUBSCRIPTIONS.with_label_values(&labels).set(load.subscriptions as i64);
+        metrics::WS_BROADCAST_QUEUE.with_label_values(&labels).set(load.waiting as i64);
     }
 }
 

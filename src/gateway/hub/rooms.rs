@@ -1,11 +1,13 @@
 //! Rooms: what sessions have subscribed to, see [`readers`](crate::gateway::readers).
 
-use super::{Hub, Request, Seat, Stopped, Up};
+use std::collections::BTreeMap;
+
+use super::{Hub, Load, Request, Seat, Stopped, Up};
 use crate::gateway::readers::{Deed, Wish};
 use crate::metrics;
 use crate::wire::close::Refusal;
 use crate::wire::frame::{Frame, ROOMS};
-use crate::wire::ids::{LinkId, MessageId, NodeName, SessionNo};
+use crate::wire::ids::{LinkId, MessageId, Namespace, NodeName, SessionNo};
 use crate::wire::room::RoomKey;
 
 impl Up {
@@ -65,6 +67,19 @@ impl Hub {
             self.readers.frame(frame);
             self.do_deeds();
         }
+    }
+
+    /// What the sessions of each namespace have.
+    pub(super) fn loads(&self) -> BTreeMap<Namespace, Load> {
+        let mut loads: BTreeMap<Namespace, Load> = BTreeMap::new();
+        for (namespace, subscriptions) in self.readers.counts() {
+            loads.entry(namespace.clone()).or_default().subscriptions += subscriptions;
+        }
+        for entry in self.sessions.values() {
+            let Some(attach) = &entry.attach else { continue };
+            loads.entry(attach.agent.namespace.clone()).or_default().waiting += entry.wires.waiting();
+        }
+        loads
     }
 
     fn do_deeds(&mut self) {

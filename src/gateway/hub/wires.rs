@@ -31,6 +31,11 @@ impl Wires {
         (Wires { notices, messages, end, bytes }, notices_out, messages_out, end_out)
     }
 
+    /// Messages that the session has not taken yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.messages.depth()
+    }
+
     /// `Err(true)`: the client is behind; `Err(false)`: the session is over.
     pub(super) fn deliver(&self, mut delivery: Delivery, urgent: bool) -> Result<(), bool> {
         let bytes = delivery.payload.len().min(SESSION_BYTES);

@@ -3,19 +3,31 @@
 use std::collections::VecDeque;
 use std::sync::LazyLock;
 
-use prometheus::IntCounter;
+use prometheus::{Histogram, IntCounter};
 
 use crate::metrics;
 use crate::wire::envelope::{Head, State, Target};
 use crate::wire::ids::MessageId;
 
-/// Messages that are timed at once; of more, the oldest are not.
+/// What is timed at once, messages and wishes for rooms each; of more, the oldest are not.
 const MAX_TIMED: usize = 64;
 
-/// Messages whose sender asked for the receipt `delivered`: which, and when it came, in microseconds.
+/// Where the time goes that clients need to join and to leave rooms, in seconds.
+#[derive(Debug, Clone)]
+pub struct RoomTimes {
+    /// From SUBSCRIBE to SUBSCRIBED.
+    pub join: Histogram,
+    /// From UNSUBSCRIBE to UNSUBSCRIBED.
+    pub leave: Histogram,
+}
+
+/// What is under way, and when it came, in microseconds.
 #[derive(Debug, Default)]
 pub(super) struct Measured {
+    /// Messages whose sender asked for the receipt `delivered`.
     under_way: VecDeque<(MessageId, u64)>,
+    /// SUBSCRIBE and UNSUBSCRIBE.
+    rooms: VecDeque<(Option<MessageId>, u64)>,
 }
 
 impl Measured {
@@ -27,6 +39,23 @@ impl Measured {
                 self.under_way.pop_front();
             }
             self.under_way.push_back((head.id.clone(), now));
+        }
+    }
+
+    /// The client wants to join or to leave a room.
+    pub(super) fn asks_room(&mut self, id: Option<MessageId>, now: u64) {
+        if self.rooms.len() >= MAX_TIMED {
+            self.rooms.pop_front();
+        }
+        self.rooms.push_back((id, now));
+    }
+
+    /// It is answered; `into`: where its time goes, if it got what it wanted.
+    pub(super) fn answers_room(&mut self, id: Option<&MessageId>, into: Option<&Histogram>, now: u64) {
+        let at = self.rooms.iter().position(|(asked, _)| asked.as_ref() == id);
+        let asked = at.and_then(|at| self.rooms.remove(at));
+        if let (Some((_, asked)), Some(into)) = (asked, into) {
+            into.observe(now.saturating_sub(asked) as f64 / 1e6);
         }
     }
 

@@ -4,6 +4,7 @@ use super::{End, Phase, Session, stopping};
 use crate::gateway::carrier::Carrier;
 use crate::gateway::readers::{RoomNews, RoomSay, Wish};
 use crate::gateway::rules::RoomAction;
+use crate::rt::clock;
 use crate::wire::client::RoomFrame;
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Head, Target};
@@ -27,6 +28,7 @@ impl<C: Carrier> Session<C> {
                 Err(Refusal::new(Code::NotRegistered, format!("{word} needs a registered agent")))
             }
             RoomFrame::Unsubscribe => {
+                self.measured.asks_room(id.clone(), clock::micros());
                 let key = RoomKey::new(self.namespace.clone(), name);
                 return self.seat.unsubscribe(key, id).await.map_err(|_| stopping());
             }
@@ -35,6 +37,7 @@ impl<C: Carrier> Session<C> {
             _ if served.is_err() => served,
             RoomFrame::Subscribe { cursor, history, presence } => {
                 let room = RoomKey::new(self.namespace.clone(), name);
+                self.measured.asks_room(id.clone(), clock::micros());
                 let wish = Wish { room, id, cursor, history, presence };
                 return self.seat.subscribe(wish).await.map_err(|_| stopping());
             }
@@ -97,6 +100,16 @@ impl<C: Carrier> Session<C> {
         }
         if let Some((id, say)) = news.say {
             let id = id.as_ref();
+            let times = self.settings.room_times.as_ref();
+            let into = match &say {
+                RoomSay::Joined(_) => Some(times.map(|times| &times.join)),
+                RoomSay::Left(_) => Some(times.map(|times| &times.leave)),
+                RoomSay::Refused(_) => Some(None),
+                RoomSay::Member(_) => None,
+            };
+            if let Some(into) = into {
+                self.measured.answers_room(id, into, clock::micros());
+            }
             match say {
                 RoomSay::Joined(payload) => self.say("SUBSCRIBED", id, payload),
                 RoomSay::Left(payload) => self.say("UNSUBSCRIBED", id, payload),

@@ -49,6 +49,8 @@ pub struct Wish {
     pub history: u16,
     /// Whether who joins and leaves is told.
     pub presence: bool,
+    /// It joins a room only if that has fewer agents; `None`: however many there are.
+    pub most: Option<u32>,
 }
 
 /// What is to be done.
@@ -228,6 +230,10 @@ impl Readers {
         let number = Sequence(self.last);
         let place = reader.place(&room.now);
         let wish = &reader.wish;
+        // Who was let in stays.
+        if let Some(most) = wish.most.filter(|_| reader.asked && place.is_none()) {
+            self.deeds.push_back(Deed::Send(Frame::RoomMost(no, most)));
+        }
         let subscribe = RoomSubscribe {
             session: no,
             number,

@@ -221,6 +221,7 @@ impl Mesh {
             (Role::Entrance, Frame::RoomSubscribe(wish)) => self.subscribe(link, wish),
             (Role::Entrance, Frame::RoomUnsubscribe(session, room)) => self.unsubscribe(link, session, room),
             (Role::Entrance, Frame::RoomAsk(ask)) => self.ask_room(link, ask),
+            (Role::Entrance, Frame::RoomMost(session, most)) => self.room_most((link, session), most),
             (Role::Entrance, Frame::Query(session, number, from, id)) => {
                 self.query(link, session, number, from, id);
             }

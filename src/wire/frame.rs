@@ -339,6 +339,9 @@ pub enum Frame {
     RoomMember(RoomMember),
     /// Node to entrance: something of this room found no room on its way; its sessions subscribe again.
     RoomAgain(RoomKey),
+    /// Entrance to node: the rooms that this session joins from now on take no more than so many agents. A node that does
+    /// not know it has no such limit.
+    RoomMost(SessionNo, u32),
     /// A kind that this version does not know.
     Unknown(u8),
 }
@@ -376,14 +379,14 @@ kinds! {
     Submit = 40, Told = 41, Deliver = 42, AskAgents = 43, AgentList = 44, Settle = 45, Query = 46, Answer = 47,
     RoomEntry = 48, RoomState = 49,
     RoomSubscribe = 56, RoomUnsubscribe = 57, RoomAsk = 58, RoomJoined = 59, RoomMessage = 60, RoomLapse = 61,
-    RoomMember = 62, RoomAgain = 63,
+    RoomMember = 62, RoomAgain = 63, RoomMost = 64,
 }
 
 impl Frame {
     /// Whether it goes only to a peer that said [`ROOMS`] in HELLO.
     pub fn is_of_rooms(&self) -> bool {
         matches!(self.kind(), kind::RoomList | kind::RoomDigest | kind::RoomEntry..=kind::RoomState)
-            || (kind::RoomSubscribe..=kind::RoomAgain).contains(&self.kind())
+            || (kind::RoomSubscribe..=kind::RoomMost).contains(&self.kind())
     }
 }
 

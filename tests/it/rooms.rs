@@ -329,3 +329,50 @@ fn the_command_line_publishes_and_subscribes() {
     assert!(!read.status.success());
     assert!(String::from_utf8_lossy(&read.stderr).contains("cursor"), "it says what is wrong");
 }
+
+// covers B02, B07
+#[test]
+fn a_room_takes_as_many_agents_as_its_service_says() {
+    let mut mesh = Mesh::init(&["dc", "agni"]);
+    for machine in &mut mesh.machines {
+        let path = machine.folder.join("edge.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let text = text.replacen("[[service]]\n", "[[service]]\nmax_users_per_room = 2\n", 1);
+        assert!(text.contains("max_users_per_room"), "{text}");
+        fs::write(path, text).unwrap();
+        machine.start_node();
+        machine.start_edge();
+    }
+    mesh.wait_whole();
+    let doors = [("dc", "one"), ("agni", "two"), ("dc", "three")]
+        .map(|(machine, agent)| Door::of(mesh.machine(machine), agent));
+    runtime().block_on(async {
+        let mut one = doors[0].must_open(json!({})).await;
+        let mut two = doors[1].must_open(json!({})).await;
+        let mut three = doors[2].must_open(json!({})).await;
+        subscribe(&mut one, "deploys", json!({"presence": true})).await;
+        subscribe(&mut two, "deploys", json!({})).await;
+        let joined = next(&mut one, "PRESENCE").await;
+        assert_eq!(joined["payload"]["agent"], "two", "dc has heard of it");
+        let wish = json!({"type": "SUBSCRIBE", "to": "room:deploys", "id": "s-3"});
+        three.say(wish.clone()).await.unwrap();
+        let refused = next(&mut three, "ERROR").await;
+        assert_eq!(
+            (&refused["reply_to"], &refused["payload"]["code"]),
+            (&json!("s-3"), &json!("unavailable"))
+        );
+        subscribe(&mut one, "deploys", json!({"history": 1})).await;
+        subscribe(&mut three, "builds", json!({})).await;
+        two.say(json!({"type": "UNSUBSCRIBE", "to": "room:deploys"})).await.unwrap();
+        let until = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            three.say(wish.clone()).await.unwrap();
+            let answer = timeout(PATIENCE, three.answer("s-3")).await.unwrap();
+            if answer["type"] == "SUBSCRIBED" {
+                break;
+            }
+            assert_eq!(answer["payload"]["code"], "unavailable", "{answer}");
+            assert!(tokio::time::Instant::now() < until, "two has left, and there is room");
+        }
+    });
+}

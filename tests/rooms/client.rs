@@ -95,7 +95,7 @@ impl World {
             let cursor = self.clients[c].cursor.as_deref().map(|text| Vector::from_cursor(text).unwrap());
             self.note(|| format!("{} subscribes from {cursor:?}", self.clients[c].agent));
             let room = RoomKey::new(namespace(), room_name());
-            let wish = Wish { room, id: None, cursor, history: 0, presence: true };
+            let wish = Wish { room, id: None, cursor, history: 0, presence: true, most: None };
             return self.subscribe(gate, session, wish);
         }
         let registered = self.gates[gate].sessions.get(&session).is_some_and(|seat| seat.registered);

@@ -98,6 +98,7 @@ fn at_an_entrance() -> Vec<Frame> {
             presence: true,
         }),
         Frame::RoomUnsubscribe(session, room().name),
+        Frame::RoomMost(session, 50),
         Frame::RoomAsk(RoomAsk { session, number, room: room().name, question }),
         Frame::RoomJoined(
             RoomJoined {

@@ -141,6 +141,8 @@ settings! {
     lenient_permissions: bool = false;
     /// Who may do what in which rooms; none that covers a room: nobody but admins.
     room: Vec<RoomRule> = Access::open_rooms();
+    /// Agents in a room at once; 0: no limit.
+    max_users_per_room: u32 = 0;
     /// Whether clients of the envelope may publish what their service lists.
     may_publish: bool = false;
     /// How a client is refused.
@@ -268,7 +270,8 @@ impl ServiceSection {
     pub fn room_rules(&self) -> RoomRules {
         let (access, all) = (self.access(), self.anonymous_may_all());
         let anonymous = self.anonymous_permissions.clone();
-        RoomRules::new(move |identity, action, room| {
+        let most = (self.max_users_per_room > 0).then_some(self.max_users_per_room);
+        let rules = RoomRules::new(move |identity, action, room| {
             let action = match action {
                 RoomAction::Read => Action::Read,
                 RoomAction::Write => Action::Write,
@@ -282,7 +285,8 @@ impl ServiceSection {
                 None => Who::Stranger(&anonymous),
             };
             access.allows(who, action, room.as_str())
-        })
+        });
+        rules.with_most(most)
     }
 
     /// Whether a client without a token may do everything, as on the old servers.
@@ -369,6 +373,7 @@ impl ServiceSection {
                 1,
                 1_000_000,
             ),
+            ("max_users_per_room", self.max_users_per_room.into(), 0, 1_000_000),
             ("message_rate_limit", self.message_rate_limit.into(), 0, 1_000_000),
             ("message_rate_limit_per_address", self.message_rate_limit_per_address.into(), 0, 1_000_000),
             ("auth_failures_per_minute", self.auth_failures_per_minute.unwrap_or(0).into(), 0, 10_000),

@@ -20,7 +20,7 @@ fn vector(n: u64) -> Vector {
 }
 
 fn wish() -> Wish {
-    Wish { room: key(), id: None, cursor: None, history: 0, presence: false }
+    Wish { room: key(), id: None, cursor: None, history: 0, presence: false, most: None }
 }
 
 /// The next SUBSCRIBE to the node.

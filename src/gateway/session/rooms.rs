@@ -38,7 +38,8 @@ impl<C: Carrier> Session<C> {
             RoomFrame::Subscribe { cursor, history, presence } => {
                 let room = RoomKey::new(self.namespace.clone(), name);
                 self.measured.asks_room(id.clone(), clock::micros());
-                let wish = Wish { room, id, cursor, history, presence };
+                let most = self.settings.rooms.most();
+                let wish = Wish { room, id, cursor, history, presence, most };
                 return self.seat.subscribe(wish).await.map_err(|_| stopping());
             }
             RoomFrame::Presence => {

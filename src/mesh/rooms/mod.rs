@@ -138,6 +138,8 @@ struct Room {
 pub(super) struct Rooms {
     kept: BTreeMap<RoomKey, Room>,
     by_session: BTreeMap<Key, BTreeSet<RoomKey>>,
+    /// How many agents the rooms take that a session joins, where its entrance has said so.
+    most: BTreeMap<Key, u32>,
     forgotten: Forgotten,
     interest: Interest,
     /// The number of the last message taken in this life.

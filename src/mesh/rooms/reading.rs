@@ -12,7 +12,7 @@ use crate::mesh::sessions::Key;
 use crate::wire::client::{ErrorPayload, HistoryPayload, MembersPayload, placed};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::frame::{Frame, RoomAsk, RoomJoined, RoomQuestion, RoomSubscribe};
-use crate::wire::ids::{LinkId, RoomName, Sequence, SessionNo};
+use crate::wire::ids::{AgentName, LinkId, RoomName, Sequence, SessionNo};
 use crate::wire::room::{MAX_CURSOR, MAX_HISTORY, MAX_SUBSCRIPTIONS, RoomKey, Vector};
 
 use super::log::{CatchUp, Log};
@@ -50,6 +50,9 @@ impl Mesh {
         let session = (link, wish.session);
         // It may have ended while its wish waited.
         let Some(agent) = self.sessions.get(session).map(|known| known.agent.name.clone()) else { return };
+        if let Some(refusal) = self.is_full_for(session, key, &agent) {
+            return self.refuse_subscriber(link, wish, key.clone(), refusal);
+        }
         let Some(room) = self.rooms.kept.get_mut(key) else { return };
         let begin = beginning(&room.log, wish);
         let before = room.subs.insert(session, Sub { agent: agent.clone(), presence: wish.presence });
@@ -92,6 +95,25 @@ impl Mesh {
         self.send(link, Frame::RoomJoined(joined, Bytes::new()));
     }
 
+    /// The rooms that a session joins take no more than so many agents.
+    pub(in crate::mesh) fn room_most(&mut self, session: Key, most: u32) {
+        if self.sessions.get(session).is_some() {
+            self.rooms.most.insert(session, most);
+        }
+    }
+
+    /// Why a room does not take an agent that is not there yet, if it has as many as its entrance allows. Those that other nodes
+    /// let in meanwhile are not known.
+    fn is_full_for(&self, session: Key, key: &RoomKey, agent: &AgentName) -> Option<Refusal> {
+        let most = *self.rooms.most.get(&session)?;
+        let shown = &self.rooms.kept.get(key)?.shown;
+        if shown.contains(agent) || shown.len() < most as usize {
+            return None;
+        }
+        let message = format!("{key} has {} agents, and takes {most}", shown.len());
+        Some(Refusal::new(Code::Unavailable, message))
+    }
+
     /// A session leaves a room by its own word.
     pub(in crate::mesh) fn unsubscribe(&mut self, link: LinkId, session: SessionNo, name: RoomName) {
         let Some(known) = self.sessions.get((link, session)) else { return };
@@ -109,6 +131,7 @@ impl Mesh {
 
     /// A session is over, and with it its subscriptions; `forget`: by its own word.
     pub(in crate::mesh) fn leave_rooms(&mut self, session: Key, forget: bool) {
+        self.rooms.most.remove(&session);
         for key in self.rooms.by_session.remove(&session).unwrap_or_default() {
             self.leave_room(session, &key, forget);
         }

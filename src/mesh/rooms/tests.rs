@@ -6,9 +6,9 @@ mod limits;
 use bytes::Bytes;
 
 use super::log::Log;
-use crate::mesh::Mesh;
-use crate::wire::frame::{Adjacency, LinkState};
-use crate::wire::ids::{AgentAddr, Incarnation, LinkId, MessageId, Namespace, NodeName};
+use crate::mesh::{Mesh, Output};
+use crate::wire::frame::{Adjacency, Attach, Frame, LinkState, RoomJoined, RoomSubscribe};
+use crate::wire::ids::{AgentAddr, Incarnation, LinkId, MessageId, Namespace, NodeName, Sequence, SessionNo};
 use crate::wire::record::RoomMessage;
 use crate::wire::room::{Position, Vector};
 
@@ -51,6 +51,42 @@ pub(super) fn reach(mesh: &mut Mesh, names: &[&str]) {
         mesh.neighbours.insert(node(name), LinkId(link));
     }
     mesh.topology.refresh();
+}
+
+/// A session of an agent, at the entrance of link 1.
+fn session(mesh: &mut Mesh, no: u64, agent: &str) -> SessionNo {
+    let agent = AgentAddr::parse(agent, &Namespace::new("trishula").unwrap()).unwrap();
+    let (session, capabilities) = (SessionNo(no), Vec::new());
+    let attach =
+        Attach { session, agent, capabilities, shared: true, registered_ms: no, resumed: false, window: 64 };
+    mesh.attach(LinkId(1), attach);
+    disk::writes(mesh).iter().for_each(|(ticket, _)| mesh.persisted(*ticket));
+    session
+}
+
+/// What a session subscribes with that says nothing of what was.
+fn plain(session: SessionNo) -> RoomSubscribe {
+    let (number, room) = (Sequence(session.0), disk::key().name);
+    RoomSubscribe { session, number, room, cursor: None, history: 0, presence: false }
+}
+
+/// The first answer to a SUBSCRIBE among frames.
+fn answer(told: &[Frame]) -> &RoomJoined {
+    let mut answers = told.iter().filter_map(|frame| match frame {
+        Frame::RoomJoined(joined, _) => Some(joined),
+        _ => None,
+    });
+    answers.next().expect("it is answered")
+}
+
+/// What the entrance of link 1 was told of rooms since this was asked last.
+fn told(mesh: &mut Mesh) -> Vec<Frame> {
+    let outputs = std::iter::from_fn(|| mesh.poll_output());
+    let told = outputs.filter_map(|output| match output {
+        Output::Send(LinkId(1), frame) if frame.is_of_rooms() => Some(frame),
+        _ => None,
+    });
+    told.collect()
 }
 
 /// Two origins, in turn: a1 b1 a2 b2 a3.

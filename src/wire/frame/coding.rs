@@ -51,6 +51,7 @@ impl Frame {
             Frame::RoomLapse(head) => pack(kind, head, none()),
             Frame::RoomMember(head) => pack(kind, head, none()),
             Frame::RoomAgain(head) => pack(kind, head, none()),
+            Frame::RoomMost(session, most) => pack(kind, &(session, most), none()),
             Frame::Unknown(kind) => pack(*kind, &(), none()),
         }
     }
@@ -126,6 +127,7 @@ impl Frame {
             kind::RoomLapse => (Frame::RoomLapse(unpack(kind, head)?), false),
             kind::RoomMember => (Frame::RoomMember(unpack(kind, head)?), false),
             kind::RoomAgain => (Frame::RoomAgain(unpack(kind, head)?), false),
+            kind::RoomMost => unpack(kind, head).map(|(s, most)| (Frame::RoomMost(s, most), false))?,
             _ => (Frame::Unknown(kind), true),
         };
         no_payload(kind, length, takes_payload)?;

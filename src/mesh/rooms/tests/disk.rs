@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::mesh::rooms::Waiting;
-use crate::mesh::{Config, Output, Ticket, Time};
+use crate::mesh::{Config, Ticket, Time};
 use crate::wire::envelope::{Head, Kind, Target};
 use crate::wire::frame::RoomEntry;
-use crate::wire::ids::{RoomName, SessionNo};
+use crate::wire::ids::RoomName;
 use crate::wire::record::{KnownRoom, Memory, Record};
 use crate::wire::room::RoomKey;
 

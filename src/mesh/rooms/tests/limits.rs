@@ -6,7 +6,8 @@ use super::disk::{key, publish, with_rooms, writes};
 use super::*;
 use crate::mesh::rooms::reading::history;
 use crate::mesh::rooms::{MAX_ROOMS, RoomLimits, Sub};
-use crate::wire::ids::{AgentName, RoomName, SessionNo};
+use crate::wire::close::Code;
+use crate::wire::ids::{AgentName, RoomName};
 use crate::wire::record::KnownRoom;
 use crate::wire::room::RoomKey;
 
@@ -103,4 +104,32 @@ fn messages_that_wait_are_bounded_by_their_bytes() {
     assert_eq!(mesh.rooms_view().waiting_bytes, crate::mesh::rooms::MAX_WAITING_BYTES);
     writes(&mut mesh).iter().for_each(|(ticket, _)| mesh.rooms_persisted(*ticket, None));
     assert_eq!(mesh.rooms_view().waiting_bytes, crate::mesh::rooms::MAX_WAITING_BYTES - 2);
+}
+
+#[test]
+fn a_room_takes_as_many_agents_as_the_entrance_of_the_next_one_allows() {
+    // covers B02, B07
+    let mut mesh = with_rooms(BTreeMap::new());
+    let agents = ["a", "b", "c", "b", "d"];
+    let sessions: Vec<SessionNo> =
+        (1..).zip(agents).map(|(no, agent)| session(&mut mesh, no, agent)).collect();
+    // The last one's service has no limit.
+    for session in &sessions[..4] {
+        mesh.room_most((LinkId(1), *session), 2);
+    }
+    let joins = |mesh: &mut Mesh, n: usize| {
+        mesh.subscribe(LinkId(1), plain(sessions[n]));
+        answer(&told(mesh)).refusal.as_ref().map(|refusal| refusal.code)
+    };
+    assert_eq!([joins(&mut mesh, 0), joins(&mut mesh, 1)], [None, None]);
+    assert_eq!(joins(&mut mesh, 2), Some(Code::Unavailable));
+    assert_eq!([joins(&mut mesh, 3), joins(&mut mesh, 0)], [None, None], "their agents are there already");
+    assert_eq!(joins(&mut mesh, 4), None);
+    for (leaves, then) in [(0, Some(Code::Unavailable)), (4, None)] {
+        mesh.unsubscribe(LinkId(1), sessions[leaves], key().name);
+        told(&mut mesh);
+        assert_eq!(joins(&mut mesh, 2), then);
+    }
+    mesh.detach(LinkId(1), sessions[1], false);
+    assert_eq!(mesh.rooms.most.len(), 3, "nothing is left of a session that is over");
 }

@@ -25,7 +25,7 @@ use crate::wire::envelope::Head;
 use crate::wire::frame::{RoomAsk, RoomSubscribe};
 use crate::wire::ids::{AgentAddr, AgentName, Incarnation, LinkId, MessageId, NodeName};
 use crate::wire::record::{KnownRoom, Record, RoomMessage};
-use crate::wire::room::{Position, RoomKey};
+use crate::wire::room::{Position, RoomKey, Vector};
 
 mod forgotten;
 mod interest;
@@ -200,6 +200,15 @@ impl Room {
             leaving: BTreeMap::new(),
             used: now,
         }
+    }
+
+    /// How far it is, by what is here and by what its other keepers have said: also what is still on its way here.
+    fn reached(&self) -> Vector {
+        let mut reached = self.log.now();
+        for has in self.peers.values().filter_map(|peer| peer.has.as_ref()) {
+            has.iter().for_each(|(origin, (_, top))| reached.advance(origin, *top));
+        }
+        reached
     }
 }
 

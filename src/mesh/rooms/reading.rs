@@ -16,7 +16,7 @@ use crate::wire::ids::{AgentName, LinkId, RoomName, Sequence, SessionNo};
 use crate::wire::room::{MAX_CURSOR, MAX_HISTORY, MAX_SUBSCRIPTIONS, RoomKey, Vector};
 
 use super::log::{CatchUp, Log};
-use super::{MAX_QUEUED, Queued, Sub, too_many_rooms};
+use super::{MAX_QUEUED, Queued, Room, Sub, too_many_rooms};
 
 impl Mesh {
     /// A session subscribes, for the first time or again.
@@ -36,9 +36,10 @@ impl Mesh {
             return self.refuse_subscriber(link, &wish, key, Refusal::new(Code::RateLimited, message));
         };
         room.used = now;
-        if room.ready_at.is_none() {
+        if room.ready_at.is_none() && !(begins_now(&wish) && self.has_unheard_keepers(&key)) {
             return self.subscribe_now(link, &key, &wish);
         }
+        let Some(room) = self.rooms.kept.get_mut(&key) else { return };
         if room.queued.len() < MAX_QUEUED {
             return room.queued.push_back(Queued::Subscribe(link, wish));
         }
@@ -54,7 +55,7 @@ impl Mesh {
             return self.refuse_subscriber(link, wish, key.clone(), refusal);
         }
         let Some(room) = self.rooms.kept.get_mut(key) else { return };
-        let begin = beginning(&room.log, wish);
+        let begin = beginning(room, wish);
         let before = room.subs.insert(session, Sub { agent: agent.clone(), presence: wish.presence });
         let now = room.log.now();
         self.rooms.by_session.entry(session).or_default().insert(key.clone());
@@ -216,14 +217,20 @@ impl Mesh {
 /// Bytes of what a subscriber asks for beforehand.
 const MAX_CATCH_UP: usize = 8 << 20;
 
-/// What a subscriber gets before what is new.
-fn beginning(log: &Log, wish: &RoomSubscribe) -> CatchUp {
+/// Whether a subscriber wants what is published from now on, and nothing older.
+pub(super) fn begins_now(wish: &RoomSubscribe) -> bool {
+    wish.cursor.is_none() && wish.history == 0
+}
+
+/// What a subscriber gets before what is new. What another keeper has is not new, also when it comes here later.
+fn beginning(room: &Room, wish: &RoomSubscribe) -> CatchUp {
+    let log = &room.log;
     match &wish.cursor {
         Some(cursor) => log.since(cursor),
-        None if wish.history > 0 => {
-            log.page_before(&log.now(), usize::from(wish.history.min(MAX_HISTORY)), MAX_CATCH_UP)
+        None if begins_now(wish) => {
+            CatchUp { cursor: room.reached(), recovered: true, messages: Vec::new(), complete: true }
         }
-        None => CatchUp { cursor: log.now(), recovered: true, messages: Vec::new(), complete: true },
+        None => log.page_before(&log.now(), usize::from(wish.history.min(MAX_HISTORY)), MAX_CATCH_UP),
     }
 }
 

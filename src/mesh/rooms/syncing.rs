@@ -4,7 +4,7 @@
 //! sent. Who lacks something asks; who has something that another one lacks asks as well, and sends what the answer shows to
 //! be missing. An origin sends its own; others' only where their origin can't, or when asked a second time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::mesh::topology::MAX_NODES;
@@ -14,6 +14,7 @@ use crate::wire::ids::NodeName;
 use crate::wire::record::Record;
 use crate::wire::room::{Position, RoomKey};
 
+use super::reading::begins_now;
 use super::{Peer, Queued, Room};
 
 /// Until somebody is asked again; twice as long each time.
@@ -327,20 +328,35 @@ impl Mesh {
         }
     }
 
-    /// Does what waited until a room had heard from its other keepers, when it has, or its time is over.
+    /// Whether another keeper in reach has not said what it has, and was not asked in vain too often either.
+    pub(super) fn has_unheard_keepers(&self, key: &RoomKey) -> bool {
+        let Some(room) = self.rooms.kept.get(key) else { return false };
+        let unheard = |peer: &Peer| peer.has.is_none() && peer.asked < SILENT;
+        self.keepers(key).iter().any(|node| room.peers.get(node).is_none_or(unheard))
+    }
+
+    /// Does what waited until a room had heard from its other keepers, when it has, or its time is over. Who wants only what is
+    /// new waits for longer: before it is known what is old, that can't be told from it.
     pub(super) fn look_whether_ready(&mut self, key: &RoomKey) {
         let Some(room) = self.rooms.kept.get(key) else { return };
-        let Some(due) = room.ready_at else { return };
+        if room.ready_at.is_none() && room.queued.is_empty() {
+            return;
+        }
         let heard = |node: &NodeName| {
             let has = room.peers.get(node).and_then(|peer| peer.has.as_ref());
             has.is_some_and(|has| !lacks(room, has))
         };
-        if due > self.now && !self.keepers(key).iter().all(heard) {
+        if room.ready_at.is_some_and(|due| due > self.now) && !self.keepers(key).iter().all(heard) {
             return;
         }
+        let unheard = self.has_unheard_keepers(key);
         let Some(room) = self.rooms.kept.get_mut(key) else { return };
         room.ready_at = None;
-        for queued in std::mem::take(&mut room.queued) {
+        let waits = |queued: &Queued| matches!(queued, Queued::Subscribe(_, wish) if begins_now(wish));
+        let (later, now): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut room.queued).into_iter().partition(|queued| unheard && waits(queued));
+        room.queued = later;
+        for queued in now {
             match queued {
                 Queued::Publish(sender, head, payload) => {
                     self.rooms.waiting_bytes -= payload.len().min(self.rooms.waiting_bytes);

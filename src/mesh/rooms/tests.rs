@@ -2,6 +2,7 @@
 
 mod disk;
 mod limits;
+mod newness;
 
 use bytes::Bytes;
 

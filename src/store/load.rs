@@ -33,6 +33,7 @@ pub(super) struct Loaded {
     bad: Vec<(i64, &'static str, Rest)>,
     /// Rows whose column `place` says something else than their passage.
     misplaced: Vec<(i64, &'static str)>,
+    rooms: super::rooms::Damage,
 }
 
 /// Reads all of a file that is whole, and puts damaged rows aside.
@@ -42,10 +43,10 @@ pub(super) fn load(connection: &mut Connection, wall_ms: u64) -> rusqlite::Resul
     elsewhere(connection, &mut loaded.memory.elsewhere)?;
     horizons(connection, &mut loaded.memory.horizons)?;
     numbers(connection, &mut loaded.memory.numbers)?;
-    super::rooms::load(connection, &mut loaded.memory.rooms)?;
+    loaded.rooms = super::rooms::load(connection, &mut loaded.memory.rooms)?;
     messages(connection, "", &mut loaded)?;
     loaded.memory.messages.sort_by_key(|kept| kept.order);
-    if !loaded.bad.is_empty() || !loaded.misplaced.is_empty() {
+    if !loaded.bad.is_empty() || !loaded.misplaced.is_empty() || !loaded.rooms.is_none() {
         set_aside(connection, &loaded, wall_ms)?;
     }
     Ok(loaded)
@@ -169,13 +170,17 @@ fn set_aside(connection: &mut Connection, loaded: &Loaded, wall_ms: u64) -> rusq
     for (n, place) in &loaded.misplaced {
         transaction.execute("UPDATE message SET place = ?2 WHERE n = ?1", rusqlite::params![n, place])?;
     }
+    if !loaded.rooms.is_none() {
+        super::rooms::set_aside(&transaction, &loaded.rooms, wall_ms)?;
+    }
     transaction.commit()
 }
 
 /// How many rows are in quarantine, of this start and of earlier ones; and of how many no other node is known to have the
 /// message.
 pub(super) fn quarantine_size(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
-    let sql = "SELECT count(*), count(*) FILTER (WHERE rest IN ('nowhere', 'unknown')) FROM quarantine";
+    let sql =
+        "SELECT count(*), count(*) FILTER (WHERE rest IN ('nowhere', 'unknown', 'keepers')) FROM quarantine";
     connection.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64)))
 }
 

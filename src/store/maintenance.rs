@@ -187,7 +187,7 @@ pub struct Saved {
 }
 
 /// Tables with the column by which they are read, and whether that is a number that can be skipped along.
-const TABLES: [(&str, &str, bool); 9] = [
+const TABLES: [(&str, &str, bool); 11] = [
     ("life", "one", true),
     ("agent", "namespace, name", false),
     ("elsewhere", "node, namespace, name", false),
@@ -196,6 +196,8 @@ const TABLES: [(&str, &str, bool); 9] = [
     ("numbers", "sender, recipient", false),
     ("message", "n", true),
     ("body", "n", true),
+    ("room_message", "row", true),
+    ("room_floor", "room, origin", false),
     ("quarantine", "rowid", true),
 ];
 

@@ -102,6 +102,8 @@ pub enum Rest {
     At(NodeName),
     /// No other node has it.
     Nowhere,
+    /// It is of a room, and other nodes that keep that may have it.
+    Keepers,
     /// The row does not tell any more.
     Unknown,
 }
@@ -114,6 +116,7 @@ impl Rest {
             Rest::Ended => "ended".into(),
             Rest::At(node) => format!("at {node}"),
             Rest::Nowhere => "nowhere".into(),
+            Rest::Keepers => "keepers".into(),
             Rest::Unknown => "unknown".into(),
         }
     }
@@ -124,6 +127,7 @@ impl Rest {
             "here" => Rest::Here,
             "ended" => Rest::Ended,
             "nowhere" => Rest::Nowhere,
+            "keepers" => Rest::Keepers,
             _ => match code.strip_prefix("at ").map(NodeName::new) {
                 Some(Ok(node)) => Rest::At(node),
                 _ => Rest::Unknown,
@@ -142,6 +146,9 @@ impl std::fmt::Display for Rest {
             }
             Rest::Nowhere => {
                 f.write_str("no other node holds a copy: it is lost unless its sender sends it again")
+            }
+            Rest::Keepers => {
+                f.write_str("it comes back by itself if another node that keeps the room has it; else its readers are told")
             }
             Rest::Unknown => f.write_str(
                 "whether another node holds a copy can't be read any more; ask with: trishula show ID",

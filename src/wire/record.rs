@@ -67,6 +67,8 @@ pub struct KnownRoom {
     pub floors: BTreeMap<NodeName, Position>,
     /// Its messages, those of each origin in order.
     pub messages: Vec<RoomMessage>,
+    /// Of which origins the last messages are lost, and the least place that the last of those can have had.
+    pub holes: BTreeMap<NodeName, Position>,
 }
 
 impl KnownRoom {
@@ -78,6 +80,7 @@ impl KnownRoom {
                 let floor = self.floors.entry(origin.clone()).or_default();
                 *floor = (*floor).max(*place);
                 self.messages.retain(|message| message.origin != *origin || message.at > *place);
+                self.holes.retain(|other, hole| other != origin || *hole > *place);
             }
             Record::RoomGone(_) => *self = KnownRoom::default(),
             _ => {}

@@ -1,6 +1,7 @@
 //! The history of one room at one node: for each origin a line without gaps, and all of them merged.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use bytes::Bytes;
 
@@ -24,6 +25,8 @@ pub(super) struct Line {
     pub top: Position,
     /// The last one that is on disk, with all before it.
     pub written: Position,
+    /// The disk has lost what came after `top` at the last start: the least place that this can have had. Least of all: it has not.
+    hole: Position,
     /// The last one that is on disk.
     reached: Position,
     /// Those that the disk has refused so far.
@@ -84,10 +87,15 @@ impl Line {
 impl Log {
     /// How far this node is.
     pub fn now(&self) -> Vector {
-        Vector {
-            at: self.lines.iter().map(|(origin, line)| (origin.clone(), line.top)).collect(),
-            cut: false,
-        }
+        let lines = self.lines.iter().filter(|(_, line)| line.top > Position::default());
+        Vector { at: lines.map(|(origin, line)| (origin.clone(), line.top)).collect(), cut: false }
+    }
+
+    /// The same, and behind what is lost.
+    pub fn behind_holes(&self) -> Vector {
+        let mut now = self.now();
+        self.lines.iter().for_each(|(origin, line)| now.advance(origin, line.hole));
+        now
     }
 
     pub fn len(&self) -> usize {
@@ -134,7 +142,7 @@ impl Log {
             let earlier = line.entries.range(..=place).next_back().map(|(at, _)| *at);
             earlier.unwrap_or(line.floor)
         });
-        let range = (std::ops::Bound::Excluded(place), std::ops::Bound::Unbounded);
+        let range = (Bound::Excluded(place), Bound::Unbounded);
         let entries = line.into_iter().flat_map(move |line| line.entries.range(range));
         entries.map(move |(at, (_, message))| (std::mem::replace(&mut before, *at), message))
     }
@@ -157,6 +165,18 @@ impl Log {
             self.forget((clock, origin.clone(), at), &message);
         }
         count
+    }
+
+    /// What an origin published last is lost: up to this place, or beyond.
+    pub fn lose_end(&mut self, origin: &NodeName, hole: Position) {
+        self.lines.entry(origin.clone()).or_default().hole = hole;
+    }
+
+    /// All that an origin published up to its top has come without a gap: what was lost is among it.
+    pub fn close_hole(&mut self, origin: &NodeName) {
+        if let Some(line) = self.lines.get_mut(origin).filter(|line| line.top >= line.hole) {
+            line.hole = Position::default();
+        }
     }
 
     fn forget(&mut self, rank: Rank, message: &RoomMessage) {
@@ -213,10 +233,16 @@ impl Log {
                 cursor.at.entry(origin.clone()).or_insert(line.top);
             }
         }
-        recovered &= self.lines.iter().all(|(origin, line)| cursor.covers(origin, line.floor));
-        // What is kept no more it has missed: it goes on behind that.
         for (origin, line) in &self.lines {
+            recovered &= cursor.covers(origin, line.floor.max(line.hole));
+            // What is kept no more it has missed: it goes on behind that.
             cursor.advance(origin, line.floor);
+            // And behind what is lost at the end, when it has got what is left before it.
+            let place = cursor.get(origin);
+            let rest = (Bound::Excluded(place), Bound::Included(line.hole));
+            if place < line.hole && line.entries.range(rest).next().is_none() {
+                cursor.advance(origin, line.hole);
+            }
         }
         let mut left = bytes;
         let (mut messages, mut complete) = (Vec::new(), true);

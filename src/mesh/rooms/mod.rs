@@ -204,7 +204,7 @@ impl Room {
 
     /// How far it is, by what is here and by what its other keepers have said: also what is still on its way here.
     fn reached(&self) -> Vector {
-        let mut reached = self.log.now();
+        let mut reached = self.log.behind_holes();
         for has in self.peers.values().filter_map(|peer| peer.has.as_ref()) {
             has.iter().for_each(|(origin, (_, top))| reached.advance(origin, *top));
         }
@@ -229,7 +229,9 @@ impl Mesh {
     pub(super) fn restore_rooms(&mut self, known: BTreeMap<RoomKey, KnownRoom>) {
         for (key, known) in known {
             if known.messages.is_empty() {
-                self.remember_reach(key, known.floors);
+                let mut reached = Vector { at: known.floors, cut: false };
+                known.holes.iter().for_each(|(origin, hole)| reached.advance(origin, *hole));
+                self.remember_reach(key, reached.at);
                 continue;
             }
             let mut holes = BTreeMap::new();
@@ -250,6 +252,9 @@ impl Mesh {
             }
             for line in room.log.lines.values_mut() {
                 line.stored(line.top);
+            }
+            for (origin, hole) in known.holes {
+                room.log.lose_end(&origin, hole);
             }
             for (origin, place) in holes {
                 self.write_room(Record::RoomFloor(key.clone(), origin, place));

@@ -231,6 +231,7 @@ impl Mesh {
         let Some(room) = self.rooms.kept.get_mut(&key) else { return };
         let before = room.log.bytes;
         let known = room.log.push(message.clone());
+        room.log.close_hole(&origin);
         self.rooms.bytes += room.log.bytes - before;
         self.tell_readers(&key, &origin, (top, at), known, &payload);
         let ticket = self.persist(Record::RoomKeep(key.clone(), Box::new(message)));

@@ -107,7 +107,7 @@ impl Mesh {
         let Some(room) = self.rooms.kept.remove(&key) else { return };
         self.rooms.restless.remove(&key);
         self.rooms.interest.touch(&key, true);
-        let reached = room.log.now().at;
+        let reached = room.log.behind_holes().at;
         self.remember_reach(key, reached);
     }
 

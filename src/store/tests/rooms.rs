@@ -1,6 +1,7 @@
 //! Rooms between starts, on a disk that changes a row, and between releases.
 
 use super::*;
+use crate::store::maintenance;
 use crate::store::testing::agent;
 use crate::wire::ids::{MessageId, Namespace, NodeName, RoomName};
 use crate::wire::record::{KnownRoom, RoomMessage};
@@ -45,7 +46,7 @@ async fn rooms_come_back_as_they_were_written_last() {
     close(store).await;
     let store = open(folder.path(), 2).unwrap();
     let messages = vec![message("agni", 1), message("dc", 2), message("dc", 4)];
-    let known = KnownRoom { floors: [(dc.clone(), at(1))].into(), messages };
+    let known = KnownRoom { floors: [(dc.clone(), at(1))].into(), messages, ..KnownRoom::default() };
     assert_eq!(store.memory.rooms, [(key("x/1:a"), known)].into());
     close(store).await;
     // A disk changes a row: that message and those before it count as dropped, others are as they were.
@@ -98,4 +99,56 @@ async fn a_file_with_rooms_goes_down_and_up_again() {
     assert_eq!(schema::migrate(&mut connection, SCHEMA).unwrap(), 4);
     drop(connection);
     assert!(open(folder.path(), 2).unwrap().memory.rooms.is_empty());
+}
+
+/// Changes the text of a message as a bad disk would.
+fn damage(folder: &Path, room: &str, n: u64) {
+    let connection = Connection::open(file::database(folder)).unwrap();
+    let sql = "UPDATE room_message SET payload = zeroblob(3000) WHERE room = ?1 AND n = ?2";
+    let room = key(room).to_string();
+    assert_eq!(connection.execute(sql, rusqlite::params![room, n as i64]).unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_line_whose_end_is_damaged_has_a_hole_that_is_known_until_it_is_filled() {
+    // covers B07, B26, T10
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path(), 1).unwrap();
+    let (dc, agni) = (NodeName::new("dc").unwrap(), NodeName::new("agni").unwrap());
+    let mut writes: Vec<Record> = (1..=4).map(|n| keep("a", "dc", n)).collect();
+    writes.extend([keep("a", "agni", 7), keep("b", "dc", 5)]);
+    write_all(&mut store, writes).await;
+    close(store).await;
+    for (room, n) in [("a", 3), ("a", 4), ("b", 5)] {
+        damage(folder.path(), room, n);
+    }
+    for _ in 0..2 {
+        let store = open(folder.path(), 2).unwrap();
+        let room = &store.memory.rooms[&key("a")];
+        assert_eq!(room.messages, [message("agni", 7), message("dc", 1), message("dc", 2)]);
+        assert_eq!((room.holes.get(&dc), room.holes.get(&agni)), (Some(&at(4)), None));
+        let other = &store.memory.rooms[&key("b")];
+        assert!(other.messages.is_empty() && other.holes[&dc] > Position::default());
+        let health = store.health.borrow().clone();
+        assert_eq!((health.quarantined, health.quarantined_alone), (3, 3), "once put aside it is no news");
+        assert_eq!((store.damaged.clone(), store.memory.rooms.len()), (None, 2));
+        close(store).await;
+    }
+    let survey = maintenance::survey(folder.path(), true).unwrap();
+    assert_eq!(survey.damage, None);
+    let aside = survey.aside.iter().find(|aside| aside.id == "dc-4").unwrap();
+    assert_eq!((aside.to.as_str(), aside.why.as_str()), ("trishula/room:a", "its checksum does not match"));
+    assert!(aside.rest.contains("another node that keeps the room"), "{}", aside.rest);
+    // Another node had the last one of b, and of a something newer was published: that line begins behind the hole.
+    let mut store = open(folder.path(), 3).unwrap();
+    write_all(&mut store, vec![keep("b", "dc", 5), keep("a", "dc", 9)]).await;
+    close(store).await;
+    let store = open(folder.path(), 4).unwrap();
+    let room = &store.memory.rooms[&key("a")];
+    assert_eq!(room.messages, [message("agni", 7), message("dc", 9)]);
+    assert_eq!((room.floors.get(&dc), room.holes.get(&dc)), (Some(&at(8)), None));
+    close(store).await;
+    let saved = maintenance::salvage(folder.path(), None).unwrap();
+    let rows = saved.iter().find(|saved| saved.table == "room_message").unwrap().rows;
+    assert!(rows >= 3, "rooms are saved with the rest: {saved:?}");
 }

@@ -145,3 +145,50 @@ fn how_far_a_forgotten_room_reached_is_known_for_30_days() {
     let gone = (0..16_385).flat_map(|n| forgotten.put(name(n), [(node("agni"), at(1))].into(), n));
     assert_eq!(gone.collect::<Vec<_>>(), [name(0)]);
 }
+
+#[test]
+fn what_is_lost_at_the_end_of_a_line_is_told_until_another_node_fills_it() {
+    // covers B07, T10, B26
+    let chain = |origin: &str, n| RoomMessage {
+        after: if n == 1 { Position::default() } else { at(n - 1) },
+        ..message(origin, n, n, &format!("m-{n}"))
+    };
+    let known = KnownRoom {
+        messages: vec![chain("agni", 1), chain("agni", 2), message("dc", 4, 4, "own")],
+        holes: [(node("agni"), at(3)), (node("dc"), at(5))].into(),
+        ..KnownRoom::default()
+    };
+    let mut mesh = with_rooms([(key(), known)].into());
+    let since = |mesh: &Mesh, agni, dc| {
+        let caught_up = mesh.rooms.kept[&key()].log.since(&vector(&[("agni", agni), ("dc", dc)]));
+        (caught_up.recovered, ids(&caught_up.messages), caught_up.cursor)
+    };
+    let has = |id: &str| vec![id.to_owned()];
+    assert_eq!(since(&mesh, 1, 5), (false, has("m-2"), vector(&[("agni", 1), ("dc", 5)])));
+    assert_eq!(since(&mesh, 2, 5), (false, vec![], vector(&[("agni", 3), ("dc", 5)])), "told once");
+    assert!(since(&mesh, 3, 5).0, "who has got it misses nothing");
+    assert!(!since(&mesh, 3, 4).0);
+    // Who wants only what is new begins behind it, and is not told later.
+    let reached = mesh.rooms.kept[&key()].reached();
+    assert_eq!((reached.get(&node("agni")), reached.get(&node("dc"))), (at(3), at(5)));
+    // Another node still has the one, and what this one publishes now does not fill the other.
+    mesh.take_entry(entry(3), Bytes::from_static(b"m-3"));
+    publish(&mut mesh, "next");
+    for (ticket, _) in writes(&mut mesh) {
+        mesh.rooms_persisted(ticket, None);
+    }
+    let (recovered, missed, _) = since(&mesh, 2, 5);
+    assert_eq!((recovered, missed.len()), (true, 2));
+    assert!(!since(&mesh, 3, 4).0);
+}
+
+#[test]
+fn a_room_of_which_all_is_lost_is_not_taken_for_a_new_one() {
+    // covers B07, T10, B26
+    let known = KnownRoom { holes: [(node("agni"), at(3))].into(), ..KnownRoom::default() };
+    let mut mesh = with_rooms([(key(), known)].into());
+    assert_eq!((mesh.rooms_view().rooms, mesh.rooms_view().forgotten), (0, 1));
+    mesh.keep_room(&key());
+    let log = &mesh.rooms.kept[&key()].log;
+    assert!(!log.since(&vector(&[("agni", 2)])).recovered && log.since(&vector(&[("agni", 3)])).recovered);
+}

@@ -125,7 +125,10 @@ impl Vector {
         let bytes = from_base64(text).ok_or(BadCursor)?;
         let (form, rest) = bytes.split_first().ok_or(BadCursor)?;
         match form {
-            &FORM => postcard::from_bytes(rest).map_err(|_| BadCursor),
+            &FORM => match postcard::take_from_bytes(rest) {
+                Ok((vector, [])) => Ok(vector),
+                _ => Err(BadCursor),
+            },
             _ => Err(BadCursor),
         }
     }
@@ -208,6 +211,22 @@ mod tests {
         let long = "A".repeat(MAX_CURSOR + 1);
         for bad in ["", "A", "AAEC", "=", "ä", "AQ", "____", "AQEC", long.as_str()] {
             assert_eq!(Vector::from_cursor(bad), Err(BadCursor), "{bad}");
+        }
+        // Of one that was good: cut off, with more behind it, and each character replaced. Nothing else than this error comes of it.
+        let good = Vector { at: [(node("dc"), at(7, 300)), (node("agni"), at(9, 1))].into(), cut: false };
+        let text = good.to_cursor();
+        for end in 0..text.len() {
+            assert_eq!(Vector::from_cursor(&text[..end]), Err(BadCursor), "{end}");
+        }
+        assert_eq!(Vector::from_cursor(&format!("{text}AAAA")), Err(BadCursor));
+        for place in 0..text.len() {
+            for character in ALPHABET {
+                let other =
+                    [&text[..place], &char::from(*character).to_string(), &text[place + 1..]].concat();
+                if let Ok(read) = Vector::from_cursor(&other) {
+                    assert!(read.at.len() <= 2, "{other}");
+                }
+            }
         }
     }
 

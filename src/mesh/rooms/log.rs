@@ -225,7 +225,8 @@ impl Log {
     /// What came after a cursor, the oldest first to be kept.
     pub fn page_after(&self, cursor: &Vector, limit: usize, bytes: usize) -> CatchUp {
         let mut cursor = self.of_this_mesh(cursor);
-        let mut recovered = true;
+        // A place that is none of this room's says nothing of it.
+        let mut recovered = cursor.at.iter().all(|(origin, place)| self.is_place(origin, *place));
         if std::mem::take(&mut cursor.cut) {
             recovered = false;
             // Of whom it says nothing, all counts as read: nothing comes twice.
@@ -295,6 +296,14 @@ impl Log {
             cursor.at.retain(|origin, _| self.lines.contains_key(origin));
         }
         cursor
+    }
+
+    /// Whether a reader can stand there, as far as is known here: what an origin published in other rooms has other places.
+    fn is_place(&self, origin: &NodeName, place: Position) -> bool {
+        self.lines.get(origin).is_none_or(|line| {
+            let within = line.floor < place && place <= line.top;
+            !within || place == line.hole || line.entries.contains_key(&place)
+        })
     }
 
     fn before(&self, origin: &NodeName, at: Position) -> Position {

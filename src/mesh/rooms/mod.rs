@@ -12,6 +12,7 @@
 //! | [`interest`] | which node keeps which room, and who is there |
 //! | `publishing` | a message from a session, and from another node |
 //! | `reading` | sessions that subscribe, and what they ask |
+//! | `proof` | cursors that say more than there is |
 //! | `syncing` | what keepers lack of each other's |
 //! | `presence` | who joins and leaves |
 //! | `timing` | what happens because time passes |
@@ -31,6 +32,7 @@ mod forgotten;
 mod interest;
 mod log;
 mod presence;
+mod proof;
 mod publishing;
 mod reading;
 mod syncing;
@@ -41,6 +43,7 @@ mod timing;
 use forgotten::Forgotten;
 use interest::Interest;
 use log::Log;
+use proof::Unproved;
 
 /// Rooms that a node keeps; those of one namespace are at most half of what the others leave.
 const MAX_ROOMS: usize = 4096;
@@ -125,6 +128,7 @@ struct Room {
     /// Until then its other keepers are heard first; `None`: that is over.
     ready_at: Option<Time>,
     queued: VecDeque<Queued>,
+    unproved: Vec<Unproved>,
     /// Who is there, as its readers were told.
     shown: BTreeSet<AgentName>,
     /// Who seems to have left, and when that is believed.
@@ -196,6 +200,7 @@ impl Room {
             peers: BTreeMap::new(),
             ready_at: None,
             queued: VecDeque::new(),
+            unproved: Vec::new(),
             shown: BTreeSet::new(),
             leaving: BTreeMap::new(),
             used: now,

@@ -3,6 +3,8 @@
 //! A session that subscribes gets in one frame all that it missed, and where the node stands; whatever the node takes after
 //! that reaches its entrance behind it in the same lane. So nothing is missed between the two, and nothing comes twice.
 
+use std::collections::BTreeSet;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -12,7 +14,7 @@ use crate::mesh::sessions::Key;
 use crate::wire::client::{ErrorPayload, HistoryPayload, MembersPayload, placed};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::frame::{Frame, RoomAsk, RoomJoined, RoomQuestion, RoomSubscribe};
-use crate::wire::ids::{AgentName, LinkId, RoomName, Sequence, SessionNo};
+use crate::wire::ids::{AgentName, LinkId, NodeName, RoomName, Sequence, SessionNo};
 use crate::wire::room::{MAX_CURSOR, MAX_HISTORY, MAX_SUBSCRIPTIONS, RoomKey, Vector};
 
 use super::log::{CatchUp, Log};
@@ -48,14 +50,28 @@ impl Mesh {
     }
 
     pub(super) fn subscribe_now(&mut self, link: LinkId, key: &RoomKey, wish: &RoomSubscribe) {
+        if !self.asks_for_proof(link, key, wish) {
+            self.join_room(link, key, wish, &BTreeSet::new());
+        }
+    }
+
+    /// `answered`: nodes that were asked whether the cursor can be.
+    pub(super) fn join_room(
+        &mut self,
+        link: LinkId,
+        key: &RoomKey,
+        wish: &RoomSubscribe,
+        answered: &BTreeSet<NodeName>,
+    ) {
         let session = (link, wish.session);
         // It may have ended while its wish waited.
         let Some(agent) = self.sessions.get(session).map(|known| known.agent.name.clone()) else { return };
         if let Some(refusal) = self.is_full_for(session, key, &agent) {
             return self.refuse_subscriber(link, wish, key.clone(), refusal);
         }
+        let (wish, possible) = self.possible(key, wish, answered);
         let Some(room) = self.rooms.kept.get_mut(key) else { return };
-        let begin = beginning(room, wish);
+        let begin = beginning(room, &wish);
         let before = room.subs.insert(session, Sub { agent: agent.clone(), presence: wish.presence });
         let now = room.log.now();
         self.rooms.by_session.entry(session).or_default().insert(key.clone());
@@ -73,7 +89,7 @@ impl Mesh {
             room: key.clone(),
             refusal: None,
             cursor: begin.cursor,
-            recovered: begin.recovered,
+            recovered: begin.recovered && possible,
             members: self.members_listed(key),
             messages: begin.messages.into_iter().map(|(o, at, text)| (o, at, text.len() as u32)).collect(),
             now,
@@ -126,6 +142,7 @@ impl Mesh {
             room.queued.retain(|queued| {
                 !matches!(queued, Queued::Subscribe(l, wish) if (*l, wish.session) == (link, session))
             });
+            room.unproved.retain(|unproved| !unproved.is_of(link, session));
         }
         self.leave_room((link, session), &key, true);
     }

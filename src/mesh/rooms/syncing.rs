@@ -89,7 +89,7 @@ impl Mesh {
         self.send_state(key, node, says);
     }
 
-    fn send_state(&mut self, key: &RoomKey, node: &NodeName, says: RoomSays) {
+    pub(super) fn send_state(&mut self, key: &RoomKey, node: &NodeName, says: RoomSays) {
         let has = match self.rooms.kept.get(key) {
             Some(room) => reaches(room),
             None => Vec::new(),
@@ -145,6 +145,9 @@ impl Mesh {
         self.rooms.restless.insert(key.clone());
         self.look_for_gaps(&key);
         self.look_whether_ready(&key);
+        if says == RoomSays::Answer {
+            self.proves(&key, &from);
+        }
     }
 
     /// Sends what another keeper lacks: of this node's own, of its own, and of origins that can't send it.
@@ -255,7 +258,9 @@ impl Mesh {
             }
             self.look_for_gaps(&key);
             self.look_whether_ready(&key);
-            if rest && self.rooms.kept.get(&key).is_none_or(|room| room.ready_at.is_none()) {
+            self.look_for_proof(&key);
+            let idle = |room: &Room| room.ready_at.is_none() && room.unproved.is_empty();
+            if rest && self.rooms.kept.get(&key).is_none_or(idle) {
                 self.rooms.restless.remove(&key);
             }
         }

@@ -1,6 +1,7 @@
 //! The history of a room, and what is asked of it.
 
 mod disk;
+mod forged;
 mod limits;
 mod newness;
 
@@ -69,6 +70,11 @@ fn session(mesh: &mut Mesh, no: u64, agent: &str) -> SessionNo {
 fn plain(session: SessionNo) -> RoomSubscribe {
     let (number, room) = (Sequence(session.0), disk::key().name);
     RoomSubscribe { session, number, room, cursor: None, history: 0, presence: false }
+}
+
+/// What a session goes on with from a cursor.
+fn from(session: SessionNo, cursor: Vector) -> RoomSubscribe {
+    RoomSubscribe { cursor: Some(cursor), ..plain(session) }
 }
 
 /// The first answer to a SUBSCRIBE among frames.

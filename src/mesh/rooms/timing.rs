@@ -87,6 +87,7 @@ impl Mesh {
             room.subs.is_empty()
                 && room.log.len() == 0
                 && room.queued.is_empty()
+                && room.unproved.is_empty()
                 && now.since(room.used) >= FORGET_AFTER
         });
         let unused: Vec<RoomKey> = rooms.map(|(key, _)| key.clone()).collect();

@@ -10,14 +10,14 @@ use crate::mesh::rooms::READY_WITHIN;
 use crate::wire::frame::{RoomEntry, RoomList, RoomReach, RoomSays, RoomState, RoomThere};
 
 /// Another node has a room, and how far it is with what it took itself.
-fn keeps(mesh: &mut Mesh, name: &str) {
+pub(super) fn keeps(mesh: &mut Mesh, name: &str) {
     let there = RoomThere { room: key(), kept: true, members: Vec::new(), parted: Vec::new() };
     let (incarnation, rooms) = (Incarnation(1), vec![there]);
     let news = RoomList { origin: node(name), incarnation, base: None, version: 1, rooms };
     mesh.room_list(LinkId(101), news);
 }
 
-fn says(mesh: &mut Mesh, name: &str, top: u64) {
+pub(super) fn says(mesh: &mut Mesh, name: &str, top: u64) {
     let reach = RoomReach { origin: node(name), floor: Position::default(), top: at(top) };
     let state = RoomState {
         to: mesh.config.node.clone(),
@@ -32,7 +32,7 @@ fn says(mesh: &mut Mesh, name: &str, top: u64) {
 }
 
 /// A message that another node took comes.
-fn comes(mesh: &mut Mesh, name: &str, n: u64) {
+pub(super) fn comes(mesh: &mut Mesh, name: &str, n: u64) {
     let RoomMessage { origin, from, id, taken, .. } = message(name, n, n, &format!("{name}-{n}"));
     let (to, by) = (vec![mesh.config.node.clone()], origin.clone());
     let after = if n == 1 { Position::default() } else { at(n - 1) };
@@ -41,7 +41,7 @@ fn comes(mesh: &mut Mesh, name: &str, n: u64) {
 }
 
 /// Time passes, and what is due is done.
-fn passes(mesh: &mut Mesh, time: std::time::Duration) {
+pub(super) fn passes(mesh: &mut Mesh, time: std::time::Duration) {
     let until = mesh.now.after(time);
     while mesh.now < until {
         mesh.now = mesh.now.after(std::time::Duration::from_millis(50));
@@ -50,7 +50,7 @@ fn passes(mesh: &mut Mesh, time: std::time::Duration) {
 }
 
 /// The places that a session is given, by its entrance's own account.
-fn given(readers: &mut Readers, told: Vec<Frame>) -> Vec<Vector> {
+pub(super) fn given(readers: &mut Readers, told: Vec<Frame>) -> Vec<Vector> {
     told.into_iter().for_each(|frame| readers.frame(frame));
     let mut given = Vec::new();
     while let Some(deed) = readers.poll() {

@@ -11,21 +11,27 @@ use serde_json::Value;
 use crate::harness::PATIENCE;
 
 /// What the page does: one COMMAND over the browser's own WebSocket, and what comes back is posted to where the page is from.
+/// If it is told of something to fetch `first`, it does: with credentials, as a WebSocket has them, or the browser would take
+/// a connection of its own for it. The answer is of another origin and not to be read; that the connection is there is enough.
 const PAGE: &str = r#"<!doctype html><script>
-const { url, token, way, command } = SAID;
+const { url, token, way, command, first } = SAID;
 const done = (what) => fetch("/result", { method: "POST", body: JSON.stringify(what) });
 const address = way === "query" ? `${url}?token=${token}` : url;
 const offered = way === "subprotocol" ? ["trishula.v2+json", `bearer.${token}`] : [];
-const ws = new WebSocket(address, offered);
-ws.onopen = () => {
-  if (way === "message") ws.send(JSON.stringify({ type: "auth", token }));
-  ws.send(command);
+const open = () => {
+  const ws = new WebSocket(address, offered);
+  ws.onopen = () => {
+    if (way === "message") ws.send(JSON.stringify({ type: "auth", token }));
+    ws.send(command);
+  };
+  ws.onmessage = (event) => {
+    const frame = JSON.parse(event.data);
+    if (frame.type !== "AUTHENTICATED") done(frame);
+  };
+  ws.onclose = (event) => done({ type: "CLOSED", code: event.code, reason: event.reason });
 };
-ws.onmessage = (event) => {
-  const frame = JSON.parse(event.data);
-  if (frame.type !== "AUTHENTICATED") done(frame);
-};
-ws.onclose = (event) => done({ type: "CLOSED", code: event.code, reason: event.reason });
+if (first) fetch(first, { mode: "no-cors", credentials: "include", cache: "no-store" }).finally(open);
+else open();
 </script>"#;
 
 /// Shows it to a headless Chromium that believes this certificate, and answers what the page posts.

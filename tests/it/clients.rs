@@ -10,9 +10,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::browser;
-use crate::harness::{Lines, Machine, Mesh, PATIENCE, PythonClient, python, until};
+use crate::harness::{Lines, Machine, Mesh, PATIENCE, PythonClient, answers, python, until};
 
 const WAYS: [&str; 4] = ["header", "query", "subprotocol", "message"];
+/// Those of a page: its WebSocket takes no headers.
+const PAGE_WAYS: [&str; 3] = ["query", "subprotocol", "message"];
+/// How the edge's log shows a request for a WebSocket over HTTP/2 (RFC 8441, section 4): HEADERS with `:protocol`.
+const EXTENDED_CONNECT: &str = "protocol: b\"websocket\"";
 /// How long a line that was typed may stay without an answer before it is typed again.
 const TYPE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -200,16 +204,43 @@ fn websocat_passes_its_token_in_four_ways() {
     }
 }
 
+/// What a page's COMMAND is answered with; `first`: what it fetches before it connects.
+fn answer_to_page(machine: &Machine, id: &str, way: &str, first: Option<String>) {
+    let said = json!({"url": machine.url(), "token": machine.token(id), "way": way, "command": command(id),
+        "first": first});
+    let result = browser::run(&machine.folder.join("edge-identity/public.pem"), &said);
+    assert_eq!(result["type"], "RESULT", "chromium by {way}: {result}");
+    assert_is_answer(&format!("chromium by {way}"), &result);
+}
+
 // covers T03, B04, Q09
 #[test]
 fn chromium_passes_its_token_in_each_way_that_a_page_has() {
     let mut world = World::new();
-    for way in ["query", "subprotocol", "message"] {
-        let machine = world.near();
-        let said = json!({"url": machine.url(), "token": machine.token(&format!("page-{way}")), "way": way,
-            "command": command(&format!("page-{way}"))});
-        let result = browser::run(&machine.folder.join("edge-identity/public.pem"), &said);
-        assert_eq!(result["type"], "RESULT", "chromium by {way}: {result}");
-        assert_eq!(result["payload"]["echo"], json!({"do": "hello"}), "chromium by {way}");
+    for way in PAGE_WAYS {
+        answer_to_page(world.near(), &format!("page-{way}"), way, None);
+    }
+}
+
+// covers T03, B04, B10, Q09
+#[test]
+fn chromium_opens_its_websocket_as_a_stream_of_the_http2_connection_that_it_has() {
+    let mut world = World::new();
+    let machine = world.near();
+    assert!(machine.edge.as_mut().unwrap().stop().is_some());
+    // So it tells of each frame of HTTP/2 that it reads.
+    machine.start_edge_with(&["--log-level", "info,h2=debug"]);
+    until("the edge is back", || machine.sees_whole(2) && answers(machine.edge_port));
+    for (before, way) in PAGE_WAYS.iter().enumerate() {
+        let first = format!("https://localhost:{}/health", machine.edge_port);
+        answer_to_page(machine, &format!("stream-{way}"), way, Some(first));
+        let log = machine.edge.as_ref().unwrap().log();
+        let (connected, streams) =
+            (log.matches("a client has connected").count(), log.matches(EXTENDED_CONNECT).count());
+        assert_eq!(
+            (connected, streams),
+            (before + 1, before + 1),
+            "chromium by {way} came by HTTP/1.1: {log}"
+        );
     }
 }

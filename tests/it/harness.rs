@@ -69,6 +69,11 @@ pub fn free_ports(count: u16) -> u16 {
     panic!("no {count} free ports in a row");
 }
 
+/// Whether somebody listens on this port.
+pub fn answers(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
 /// Asks again and again, without a pause of its own, until it is so or patience ends.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
     let began = Instant::now();
@@ -193,9 +198,15 @@ impl Machine {
     }
 
     pub fn start_edge(&mut self) {
+        self.start_edge_with(&[]);
+    }
+
+    /// With these flags.
+    pub fn start_edge_with(&mut self, flags: &[&str]) {
         let config = self.folder.join("edge.toml").display().to_string();
         let log = self.folder.join("edge.log");
-        self.edge = Some(Process::start(edge_program(), &["run", "--config", &config], log));
+        let arguments = [&["run", "--config", &config][..], flags].concat();
+        self.edge = Some(Process::start(edge_program(), &arguments, log));
     }
 
     pub fn node_log(&self) -> String {

@@ -9,9 +9,9 @@ use std::sync::mpsc::RecvTimeoutError;
 use serde_json::json;
 use trishula::rt::clock;
 
-use crate::harness::{Lines, Machine, Mesh, PATIENCE, edge_program, free_ports, python, until};
+use crate::harness::{Lines, Machine, Mesh, PATIENCE, answers, edge_program, free_ports, python, until};
 
-const SECRET: &str = "a secret of the tests, long enough to be one";
+pub const SECRET: &str = "a secret of the tests, long enough to be one";
 
 /// A Python that has the package mcp-common, which needs 3.13, as `tests/run.sh` makes it, where there is one.
 pub fn strict_python() -> Option<PathBuf> {
@@ -130,10 +130,6 @@ fn the_real_client_of_the_envelope_lives_through_a_restart_of_its_edge() {
     client.says("back");
     let log = machine.edge.as_ref().unwrap().log();
     assert!(!log.contains(&good) && !log.contains(SECRET), "nothing secret is in the log");
-}
-
-fn answers(port: u16) -> bool {
-    std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
 }
 
 // covers B01, B06, T04, T11

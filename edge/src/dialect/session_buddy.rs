@@ -218,7 +218,10 @@ impl SessionBuddy {
             return out.note(Note::TooLarge);
         }
         let timestamp = iso(now.wall_ms);
-        let Some(skill) = &self.skill else { return say(UPDATE, Update { timestamp, data }, out) };
+        // An empty name is none.
+        let Some(skill) = self.skill.as_ref().filter(|skill| !skill.is_empty()) else {
+            return say(UPDATE, Update { timestamp, data }, out);
+        };
         let mut metrics: Metrics<'_> = serde_json::from_str(data.get()).unwrap_or_default();
         metrics.top_skills.retain(|row| ours::string_field(row, "skill_name").as_ref() == Some(skill));
         if !metrics.top_skills.is_empty() {

@@ -88,6 +88,9 @@ for strict in python3.13 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.13*/bin/python
     [ -x "$venv313/bin/python" ] || "$strict" -m venv "$venv313"
     "$venv313/bin/python" -c 'import websockets, mcp_common' 2>/dev/null ||
         "$venv313/bin/python" -m pip install --quiet --disable-pip-version-check 'websockets>=13' 'mcp-common>=0.19'
+    # Its server and its store need nothing but those; all else that it asks for is large.
+    "$venv313/bin/python" -c 'import session_buddy' 2>/dev/null ||
+        "$venv313/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps 'session-buddy==0.23.0'
     TRISHULA_TEST_PYTHON_STRICT=$(cd "$venv313/bin" && pwd)/python
     export TRISHULA_TEST_PYTHON_STRICT
     break

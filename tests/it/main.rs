@@ -3,6 +3,7 @@
 
 mod bad_peers;
 mod browser;
+mod buddy;
 mod chaos;
 mod clients;
 mod deflate;

@@ -81,22 +81,34 @@ export TRISHULA_TEST_NODE
     npm install --silent --no-audit --no-fund --prefix "$TRISHULA_TEST_NODE" 'ws@^8' 'wscat@^6' ||
     { echo "tests/run.sh: npm could not install ws and wscat: give it access to the npm registry" >&2; exit 1; }
 
-# Python 3.13 verifies certificates more strictly, and the package mcp-common needs it: used as well where it is there.
-for strict in python3.13 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.13*/bin/python3; do
-    "$strict" -c 'import ssl, sys; assert sys.version_info >= (3, 13)' 2>/dev/null || continue
-    venv313=target/test-python3.13
-    [ -x "$venv313/bin/python" ] || "$strict" -m venv "$venv313"
-    "$venv313/bin/python" -c 'import websockets, mcp_common' 2>/dev/null ||
-        "$venv313/bin/python" -m pip install --quiet --disable-pip-version-check 'websockets>=13' 'mcp-common>=0.19'
-    # Its server and its store need nothing but those; all else that it asks for is large.
-    "$venv313/bin/python" -c 'import session_buddy' 2>/dev/null ||
-        "$venv313/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps 'session-buddy==0.23.0'
-    TRISHULA_TEST_PYTHON_STRICT=$(cd "$venv313/bin" && pwd)/python
-    export TRISHULA_TEST_PYTHON_STRICT
-    break
-done
-[ -n "${TRISHULA_TEST_PYTHON_STRICT:-}" ] ||
-    echo "tests/run.sh: there is no Python 3.13: the real client of the older services (mcp-common) is not run" >&2
+# Python 3.13 verifies certificates more strictly, and the packages of the older services need it. Where there is none, uv
+# fetches one, below target/ as well.
+newer_python() {
+    local python
+    for python in python3.13 python3 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[3-9]*/bin/python3; do
+        "$python" -c 'import ensurepip, ssl, sys; assert sys.version_info >= (3, 13)' 2>/dev/null || continue
+        echo "$python"
+        return
+    done
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.8' >&2 || return
+    export UV_PYTHON_INSTALL_DIR=$PWD/target/python
+    "$venv/bin/uv" python install --quiet --no-bin 3.13 >&2 && "$venv/bin/uv" python find --managed-python 3.13
+}
+venv313=target/test-python3.13
+if [ ! -x "$venv313/bin/python" ]; then
+    { newer=$(newer_python) && "$newer" -m venv "$venv313"; } ||
+        { echo "tests/run.sh: Python 3.13 is missing: install it (Debian 13: apt-get install python3-venv; macOS: brew install" \
+            "python@3.13; any: pyenv install 3.13)" >&2; exit 1; }
+fi
+"$venv313/bin/python" -c 'import websockets, mcp_common' 2>/dev/null ||
+    "$venv313/bin/python" -m pip install --quiet --disable-pip-version-check 'websockets>=13' 'mcp-common>=0.19' ||
+    { echo "tests/run.sh: pip could not install mcp-common: give it access to PyPI" >&2; exit 1; }
+# Its server and its store need nothing but those; all else that it asks for is large.
+"$venv313/bin/python" -c 'import session_buddy' 2>/dev/null ||
+    "$venv313/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps 'session-buddy==0.23.0' ||
+    { echo "tests/run.sh: pip could not install session-buddy: give it access to PyPI" >&2; exit 1; }
+TRISHULA_TEST_PYTHON_STRICT=$(cd "$venv313/bin" && pwd)/python
+export TRISHULA_TEST_PYTHON_STRICT
 
 # Both programs first: the tests start them as real processes.
 cargo build --locked --workspace --bins

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -399,8 +400,7 @@ async fn answer_one(mut service: Old) -> Old {
 #[tokio::test]
 async fn the_real_client_of_old_works_unchanged() {
     // covers B06
-    // The package needs Python 3.13; tests/run.sh installs it where there is one, and says so where there is none.
-    let Some(python) = std::env::var_os("TRISHULA_TEST_PYTHON_STRICT") else { return };
+    let python = strict_python();
     let rig = Rig::new().await;
     let mut service = rig.client(Dialect::Trishula, false).await;
     service.say(json!({"type": "auth", "token": token("service")})).await;
@@ -436,6 +436,19 @@ async fn the_real_client_of_old_works_unchanged() {
         () = accepting => {}
         () = answering => {}
     }
+}
+
+/// A Python of 3.13 or newer with the package mcp-common, as `tests/run.sh` makes it.
+fn strict_python() -> PathBuf {
+    let named = std::env::var_os("TRISHULA_TEST_PYTHON_STRICT").map(PathBuf::from);
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-python3.13/bin/python");
+    let python = named.unwrap_or(made);
+    assert!(
+        python.exists(),
+        "{} is missing: run tests/run.sh once, it installs what the tests need; or set TRISHULA_TEST_PYTHON_STRICT",
+        python.display()
+    );
+    python
 }
 
 /// A Python takes its time to begin.

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::harness::{Machine, Mesh, free_ports, python, until};
-use crate::services::{Script, add_services, strict_python, token, url};
+use crate::harness::{Machine, Mesh, free_ports, python, strict_python, until};
+use crate::services::{Script, add_services, token, url};
 
 const SERVICE: &str = "preset = \"mahavishnu\"";
 
@@ -46,9 +46,8 @@ fn an_old_server_feeds_its_rooms_and_answers_requests_through_the_example() {
         machine.start_edge();
     }
     mesh.wait_whole();
-    // The real client where there is a Python for it; tests/run.sh says so where there is none.
-    let pythons = [Some(python()), strict_python()];
-    for python in pythons.iter().flatten() {
+    // Its frames by hand, and the real client.
+    for python in &[python(), strict_python()] {
         let (client_url, ca) = (url(ports + 1), mesh.machine("rushabdev").ca());
         let arguments = [client_url.as_str(), &ca, &token("u1", &["pool:read"], 600)];
         let mut client = Script::start(python, "fed_client.py", &arguments);

@@ -41,12 +41,20 @@ pub fn edge_program() -> &'static Path {
 
 /// A Python with the package `websockets`, as `tests/run.sh` makes it.
 pub fn python() -> PathBuf {
-    let found = std::env::var_os("TRISHULA_TEST_PYTHON").map(PathBuf::from);
-    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-python/bin/python");
-    let python = found.unwrap_or(made);
+    made_python("TRISHULA_TEST_PYTHON", "target/test-python/bin/python")
+}
+
+/// A Python of 3.13 or newer, which verifies certificates more strictly, with the packages of the older services besides.
+pub fn strict_python() -> PathBuf {
+    made_python("TRISHULA_TEST_PYTHON_STRICT", "target/test-python3.13/bin/python")
+}
+
+fn made_python(variable: &str, made: &str) -> PathBuf {
+    let found = std::env::var_os(variable).map(PathBuf::from);
+    let python = found.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(made));
     assert!(
         python.exists(),
-        "{} is missing: run tests/run.sh once, it installs what the tests need",
+        "{} is missing: run tests/run.sh once, it installs what the tests need; or set {variable}",
         python.display()
     );
     python

@@ -1,18 +1,16 @@
 //! Clients that are plain Python with the package `websockets`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Mesh, PythonClient, python, until};
+use crate::harness::{Mesh, PythonClient, python, strict_python, until};
 
 // covers T03, T04, T05
 #[test]
 fn a_python_client_sends_a_command_through_one_edge_and_gets_the_result_from_another() {
     let mut mesh = Mesh::start(&["dc", "agni", "rushabdev"]);
-    let mut pythons = vec![python()];
-    pythons.extend(std::env::var_os("TRISHULA_TEST_PYTHON_STRICT").map(PathBuf::from));
-    for (n, python) in pythons.iter().enumerate() {
+    for (n, python) in [python(), strict_python()].iter().enumerate() {
         command_and_result(python, &format!("worker-{n}"), &mut mesh);
     }
 }

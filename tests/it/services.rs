@@ -2,23 +2,18 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::RecvTimeoutError;
 
 use serde_json::json;
 use trishula::rt::clock;
 
-use crate::harness::{Lines, Machine, Mesh, PATIENCE, answers, edge_program, free_ports, python, until};
+use crate::harness::{
+    Lines, Machine, Mesh, PATIENCE, answers, edge_program, free_ports, python, strict_python, until,
+};
 
 pub const SECRET: &str = "a secret of the tests, long enough to be one";
-
-/// A Python that has the package mcp-common, which needs 3.13, as `tests/run.sh` makes it, where there is one.
-pub fn strict_python() -> Option<PathBuf> {
-    let named = std::env::var_os("TRISHULA_TEST_PYTHON_STRICT").map(PathBuf::from);
-    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-python3.13/bin/python");
-    named.or(Some(made)).filter(|python| python.exists())
-}
 
 /// One machine whose edge serves these presets as well, on ports of its own.
 fn serving(presets: &[(&str, u16)]) -> Mesh {
@@ -109,14 +104,12 @@ fn service(machine: &Machine, port: u16) -> Script {
 // covers B01, B03, B04, B06, B27 01, B27 02, B27 03, B27 04, B27 05, B27 06, B27 16
 #[test]
 fn the_real_client_of_the_envelope_lives_through_a_restart_of_its_edge() {
-    // tests/run.sh says so where there is no Python 3.13.
-    let Some(python) = strict_python() else { return };
     let port = free_ports(1);
     let mut mesh = serving(&[("preset = \"mahavishnu\"", port)]);
     let machine = &mut mesh.machines[0];
     let (good, expired) = (token("u1", &["pool:read"], 600), token("u1", &[], -5));
     let arguments = [&url(port), &machine.ca(), &good, "nonsense", &expired];
-    let mut client = Script::start(&python, "old_client.py", &arguments);
+    let mut client = Script::start(&strict_python(), "old_client.py", &arguments);
     client.says("nobody");
     let first = service(machine, port);
     client.tell("served");

@@ -1,5 +1,5 @@
 """A client of the old service mahavishnu, at an edge far from the service: URL, CA and token. With the package mcp-common where
-that is there; else the same frames by hand."""
+this Python has it; else the same frames by hand."""
 import asyncio, json, ssl, sys, time, uuid
 
 try:

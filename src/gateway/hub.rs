@@ -31,7 +31,8 @@ mod wires;
 use moving::Moving;
 use outbox::{Outbox, send_front};
 pub use told::{Arrival, Delivery, End, Notice};
-use wires::{Wires, is_full};
+pub use wires::Wire;
+use wires::Wires;
 
 /// Messages that may wait for one session. A client that is further behind is closed as slow.
 pub const SESSION_QUEUE: usize = 1024;
@@ -160,11 +161,11 @@ pub struct Seat {
     /// The session's number on links.
     pub no: SessionNo,
     /// What goes ahead of ordinary messages.
-    pub notices: queue::Receiver<Notice>,
+    pub notices: Wire<Notice>,
     /// Ordinary messages.
-    pub messages: queue::Receiver<Arrival>,
+    pub messages: Wire<Arrival>,
     /// At most one order comes.
-    pub end: queue::Receiver<End>,
+    pub end: Wire<End>,
     hub: HubHandle,
 }
 
@@ -298,8 +299,7 @@ impl Hub {
             Request::Unsubscribe(no, room, id) => self.unsubscribe(no, &room, id),
             Request::EndAll(order) => {
                 for entry in self.sessions.values() {
-                    // An order that is there already ends the session just as well.
-                    let _ = entry.wires.end.try_send(order());
+                    entry.wires.end(order());
                 }
             }
         }
@@ -424,7 +424,7 @@ impl Hub {
         if self.current == Some(link)
             && let Some(entry) = self.sessions.remove(&no)
         {
-            let _ = entry.wires.end.try_send(End::refused(refusal));
+            entry.wires.end(End::refused(refusal));
         }
     }
 
@@ -454,9 +454,9 @@ impl Hub {
 
     fn notice(&mut self, no: SessionNo, notice: Notice) {
         if let Some(entry) = self.sessions.get(&no)
-            && let Err(refused) = entry.wires.notices.try_send(notice)
+            && let Err(slow) = entry.wires.notice(notice)
         {
-            self.unreachable(no, is_full(&refused));
+            self.unreachable(no, slow);
         }
     }
 
@@ -468,7 +468,7 @@ impl Hub {
         {
             let message =
                 format!("{SESSION_QUEUE} messages or {SESSION_BYTES} bytes wait unread by the client");
-            let _ = entry.wires.end.try_send(End::refused(Refusal::new(Code::Slow, message)));
+            entry.wires.end(End::refused(Refusal::new(Code::Slow, message)));
         }
     }
 

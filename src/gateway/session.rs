@@ -284,10 +284,10 @@ impl<C: Carrier> Session<C> {
 
     fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
         if let Poll::Ready(end) = self.seat.end.poll_recv(cx) {
-            return Poll::Ready(Wake::End(end.unwrap_or_else(stopping)));
+            return Poll::Ready(Wake::End(end.map_or_else(stopping, |end| *end)));
         }
         if let Poll::Ready(Some(notice)) = self.seat.notices.poll_recv(cx) {
-            return Poll::Ready(Wake::Notice(notice));
+            return Poll::Ready(Wake::Notice(*notice));
         }
         self.poll_read(cx)
     }
@@ -296,7 +296,7 @@ impl<C: Carrier> Session<C> {
     /// out in as few system calls as possible; then reading, unless something that was read must wait.
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
         if let Poll::Ready(end) = self.seat.end.poll_recv(cx) {
-            return Poll::Ready(Wake::End(end.unwrap_or_else(stopping)));
+            return Poll::Ready(Wake::End(end.map_or_else(stopping, |end| *end)));
         }
         if self.turns >= WRITE_TURNS {
             self.turns = 0;
@@ -332,12 +332,13 @@ impl<C: Carrier> Session<C> {
         }
         // A queue whose writer is gone is followed by an order to end, or by the end of the hub.
         if let Poll::Ready(Some(notice)) = self.seat.notices.poll_recv(cx) {
-            return Poll::Ready(Wake::Notice(notice));
+            return Poll::Ready(Wake::Notice(*notice));
         }
-        match self.seat.messages.poll_recv(cx) {
-            Poll::Ready(Some(Arrival::Message(delivery))) => return Poll::Ready(Wake::Message(delivery)),
-            Poll::Ready(Some(Arrival::Room(news, _))) => return Poll::Ready(Wake::Room(news)),
-            _ => {}
+        if let Poll::Ready(Some(arrival)) = self.seat.messages.poll_recv(cx) {
+            return Poll::Ready(match *arrival {
+                Arrival::Message(delivery) => Wake::Message(delivery),
+                Arrival::Room(news, _) => Wake::Room(news),
+            });
         }
         if let Some(number) = self.ack_ping() {
             self.unflushed = true;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::metrics;
 
@@ -21,10 +21,6 @@ impl Task {
         // A panic was logged where it happened; an abort needs no word.
         let _ = (&mut self.handle).await;
     }
-
-    fn is_finished(&self) -> bool {
-        self.handle.is_finished()
-    }
 }
 
 impl Drop for Task {
@@ -39,16 +35,17 @@ pub fn spawn<F>(name: &'static str, work: F) -> Task
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let supervised = async move {
-        let _running = Running::new(name);
-        if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
-            metrics::TASK_PANICS.with_label_values(&[name]).inc();
-            let why = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-            let why = why.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            tracing::error!(task = name, why, "a task panicked; please report this");
-        }
-    };
-    Task { handle: tokio::spawn(supervised) }
+    Task { handle: tokio::spawn(supervised(name, work)) }
+}
+
+async fn supervised<F: Future<Output = ()>>(name: &'static str, work: F) {
+    let _running = Running::new(name);
+    if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
+        metrics::TASK_PANICS.with_label_values(&[name]).inc();
+        let why = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+        let why = why.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        tracing::error!(task = name, why, "a task panicked; please report this");
+    }
 }
 
 /// Counts a task for as long as it runs, however it ends.
@@ -67,10 +64,11 @@ impl Drop for Running {
     }
 }
 
-/// Tasks that end by themselves, such as one for each connection. Whoever adds to them looks at [`Group::len`] first.
+/// Tasks that end by themselves, such as one for each connection; dropping it stops them. Whoever adds to them looks at
+/// [`Group::len`] first.
 #[derive(Debug, Default)]
 pub struct Group {
-    tasks: Vec<Task>,
+    tasks: JoinSet<()>,
 }
 
 impl Group {
@@ -79,13 +77,13 @@ impl Group {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.tasks.retain(|task| !task.is_finished());
-        self.tasks.push(spawn(name, work));
+        self.forget_ended();
+        self.tasks.spawn(supervised(name, work));
     }
 
     /// How many still run.
     pub fn len(&mut self) -> usize {
-        self.tasks.retain(|task| !task.is_finished());
+        self.forget_ended();
         self.tasks.len()
     }
 
@@ -96,8 +94,10 @@ impl Group {
 
     /// Waits until all have ended.
     pub async fn join_all(&mut self) {
-        for task in self.tasks.drain(..) {
-            task.join().await;
-        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    fn forget_ended(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
     }
 }

@@ -12,18 +12,22 @@ use crate::rt::queue;
 /// Smaller messages are bounded well enough by their number.
 const SMALL: usize = 4096;
 
+/// A session's end of a queue. Items are boxed as a queue has places for 32 of them from its first moment on (tokio's
+/// blocks): in themselves they would take 16 KiB of each session that is silent.
+pub type Wire<T> = queue::Receiver<Box<T>>;
+
 /// The writing ends of a session's queues.
 pub(super) struct Wires {
-    pub(super) notices: queue::Sender<Notice>,
-    messages: queue::Sender<Arrival>,
-    pub(super) end: queue::Sender<End>,
+    notices: queue::Sender<Box<Notice>>,
+    messages: queue::Sender<Box<Arrival>>,
+    end: queue::Sender<Box<End>>,
     /// What is left of [`SESSION_BYTES`].
     bytes: Arc<Semaphore>,
 }
 
 impl Wires {
     /// Makes them, and the reading ends.
-    pub(super) fn new() -> (Wires, queue::Receiver<Notice>, queue::Receiver<Arrival>, queue::Receiver<End>) {
+    pub(super) fn new() -> (Wires, Wire<Notice>, Wire<Arrival>, Wire<End>) {
         let (notices, notices_out) = queue::bounded("session.notices", SESSION_QUEUE);
         let (messages, messages_out) = queue::bounded("session.messages", SESSION_QUEUE);
         let (end, end_out) = queue::bounded("session.end", 1);
@@ -45,9 +49,23 @@ impl Wires {
             delivery.place = Some(place.map_err(|_| true)?);
         }
         if urgent {
-            return self.notices.try_send(Notice::Urgent(delivery)).map_err(|refused| is_full(&refused));
+            return self.notice(Notice::Urgent(delivery));
         }
-        self.messages.try_send(Arrival::Message(delivery)).map_err(|refused| is_full(&refused))
+        self.message(Arrival::Message(delivery))
+    }
+
+    /// Goes ahead of messages; answers as [`Wires::deliver`].
+    pub(super) fn notice(&self, notice: Notice) -> Result<(), bool> {
+        self.notices.try_send(Box::new(notice)).map_err(|refused| is_full(&refused))
+    }
+
+    fn message(&self, arrival: Arrival) -> Result<(), bool> {
+        self.messages.try_send(Box::new(arrival)).map_err(|refused| is_full(&refused))
+    }
+
+    /// Ends the session. An order that is there already ends it just as well.
+    pub(super) fn end(&self, order: End) {
+        let _ = self.end.try_send(Box::new(order));
     }
 
     /// The same for what is about a room.
@@ -58,10 +76,10 @@ impl Wires {
             let taken = self.bytes.clone().try_acquire_many_owned(bytes as u32);
             place = Some(taken.map_err(|_| true)?);
         }
-        self.messages.try_send(Arrival::Room(news, place)).map_err(|refused| is_full(&refused))
+        self.message(Arrival::Room(news, place))
     }
 }
 
-pub(super) fn is_full<T>(refused: &queue::Refused<T>) -> bool {
+fn is_full<T>(refused: &queue::Refused<T>) -> bool {
     matches!(refused, queue::Refused::Full(_))
 }

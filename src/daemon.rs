@@ -211,17 +211,13 @@ impl Ready {
     async fn start(self) -> Result<Running, Error> {
         let me = self.config.node.name.clone();
         let incarnation = self.store.incarnation;
+        let serial = self.bundle.name.serial.to_string();
         let (desk_in, desk_questions) = queue::bounded("daemon.desk", DESK_QUEUE);
         let (for_node, records, inquiries) = node::records::inbox();
         let (reader, health) = (self.store.reader, self.store.health);
         let (recorder, trace) = store::trace::open(&self.config.node.data_dir);
         let started = node::start(node::Settings {
-            mesh: mesh_config(
-                &self.config,
-                incarnation,
-                self.store.previous,
-                self.bundle.name.serial.to_string(),
-            ),
+            mesh: mesh_config(&self.config, incarnation, self.store.previous, serial),
             memory: self.store.memory,
             disk: Disk::Store(self.store.jobs, self.store.done),
             records: Some(for_node),

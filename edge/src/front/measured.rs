@@ -142,7 +142,7 @@ impl Series {
         }
     }
 
-    /// A frame of a client came; answers the place of its type in [`TYPES`], and what else is seen of it.
+    /// A frame of a client came; answers the place of its type in `TYPES`, and what else is seen of it.
     pub fn received<'a>(&self, frame: &'a [u8]) -> (usize, glance::Seen<'a>) {
         let seen = glance::at(frame);
         let place = place(seen.kind);

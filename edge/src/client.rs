@@ -1,6 +1,7 @@
 //! A client whose upgrade was granted: which service it means, what it speaks, its session, and what is said of its end.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -34,18 +35,23 @@ pub struct Entrant {
     pub form: Option<Form>,
 }
 
-/// Serves a client until its end; `asked`: the service that its request is for.
-pub async fn serve<S>(
+/// What remains of a connection: a session, or a refusal. It lasts hours, and so has room for nothing else.
+pub type Session = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Finds out whom a client means and what it speaks, and so how it is served until its end; `None`: it is gone. `asked`: the
+/// service that its request is for.
+pub async fn meet<S>(
     mut wss: Wss<S>,
     from: SocketAddr,
     caller: &Caller,
     asked: &Arc<Service>,
     entrant: Entrant,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+) -> Option<Session>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     if entrant.form.is_none() && asked.speech.tongue() == Some(Tongue::Trishula) {
-        return session::turn_away(wss, CloseCode::UnsupportedSubprotocol).await;
+        return Some(Box::pin(session::turn_away(wss, CloseCode::UnsupportedSubprotocol)));
     }
     let shown = matches!(&entrant.entry, Ok((Some(_), _)));
     // A token in the request is for the service that it asks, be it good or not.
@@ -61,7 +67,7 @@ pub async fn serve<S>(
                 tongue
             }
             // Gone before it has said anything.
-            Ok(None) => return,
+            Ok(None) => return None,
             Err(_) => serves.of_silence(),
         };
         service = caller.site.speaking(asked, tongue);
@@ -89,14 +95,14 @@ pub async fn serve<S>(
     let old = !matches!(dialect, Dialect::Trishula | Dialect::Paced(_));
     let dialect = (!plain).then_some(dialect);
     let met = Met { from, service, opening, entry, dialect, first };
-    match entrant.form {
+    Some(match entrant.form {
         Some(Form::MessagePack) => {
             let max_frame = met.opening.settings.max_frame;
-            met.serve(Packed::new(wss.all_binary(), max_frame)).await;
+            met.served(Packed::new(wss.all_binary(), max_frame))
         }
-        _ if old => met.serve(wss.taking_binary()).await,
-        _ => met.serve(wss).await,
-    }
+        _ if old => met.served(wss.taking_binary()),
+        _ => met.served(wss),
+    })
 }
 
 /// A client of which all is known.
@@ -112,35 +118,34 @@ struct Met {
 }
 
 impl Met {
-    async fn serve<C: Carrier>(self, carrier: C) {
+    fn served<C: Carrier + 'static>(self, carrier: C) -> Session {
         let Met { from, service, opening, entry, dialect, first } = self;
-        let mut open = service.series.open(service.tls.is_some());
-        if let Err(turned) = &entry {
-            open.closed(Some(turned.close()));
-        }
+        let open = service.series.open(service.tls.is_some());
         let login = Login::new(&opening);
         let carrier = Measured::new(carrier, service.series.clone(), login.known.clone());
-        match (entry, dialect) {
-            (Err(turned), None) => {
-                session::close(carrier, turned.close(), &turned.refusal().message).await;
-            }
+        let (seat, dialect) = match (entry, dialect) {
+            (Err(turned), None) => return Box::pin(refuse(carrier, turned, open)),
             (Err(turned), Some(dialect)) => {
-                let carrier = Translated::new(carrier, dialect);
-                session::close(carrier, turned.close(), &turned.refusal().message).await;
+                return Box::pin(refuse(Translated::new(carrier, dialect), turned, open));
             }
-            (Ok(_seat), None) => hold(carrier, from, &service, opening, &login, &mut open).await,
-            (Ok(_seat), Some(dialect)) => {
-                let watcher = watcher(service.clone(), from, login.clone());
-                let carrier = Translated::new(carrier, dialect).watched(watcher);
-                let carrier = carrier.closing_after(service.idle);
-                let carrier = match first {
-                    Some(frame) => carrier.having_read(&frame),
-                    None => carrier,
-                };
-                hold(carrier, from, &service, opening, &login, &mut open).await;
+            (Ok((_, seat)), None) => {
+                return Box::pin(hold(carrier, opening, Held { from, service, login, open, _seat: seat }));
             }
-        }
+            (Ok((_, seat)), Some(dialect)) => (seat, dialect),
+        };
+        let watcher = watcher(service.clone(), from, login.clone());
+        let carrier = Translated::new(carrier, dialect).watched(watcher).closing_after(service.idle);
+        let carrier = match first {
+            Some(frame) => carrier.having_read(&frame),
+            None => carrier,
+        };
+        Box::pin(hold(carrier, opening, Held { from, service, login, open, _seat: seat }))
     }
+}
+
+async fn refuse<C: Carrier>(carrier: C, turned: Turned, mut open: Open) {
+    open.closed(Some(turned.close()));
+    session::close(carrier, turned.close(), &turned.refusal().message).await;
 }
 
 /// What is known of a client's login.
@@ -165,29 +170,32 @@ impl Login {
     }
 }
 
-/// The session.
-async fn hold<C: Carrier>(
-    carrier: C,
+/// What goes with a session.
+struct Held {
     from: SocketAddr,
-    service: &Service,
-    opening: Opening,
-    login: &Login,
-    open: &mut Open,
-) {
-    let carrier = Hearing::new(carrier, login.known.clone(), opening.verifier.is_some());
-    let ended = session::serve(carrier, opening, &service.hub).await;
+    service: Arc<Service>,
+    login: Login,
+    open: Open,
+    _seat: Seat,
+}
+
+/// The session.
+async fn hold<C: Carrier>(carrier: C, opening: Opening, mut held: Held) {
+    let carrier = Hearing::new(carrier, held.login.known.clone(), opening.verifier.is_some());
+    let ended = session::serve(carrier, opening, &held.service.hub).await;
+    let Held { from, service, login, open, .. } = &mut held;
     open.closed(ended.code);
     let Some(mut event) = ended.code.and_then(event) else { return };
     if ended.code == Some(CloseCode::Unauthorized) {
         if login.noted.load(Ordering::Relaxed) {
             return;
         }
-        login.failed(service, from);
+        login.failed(service, *from);
         if login.known.is_known() {
             event = "token_ended";
         }
     }
-    service.door.log(from, event, &ended.reason);
+    service.door.log(*from, event, &ended.reason);
 }
 
 /// The first message with content; `None`: the connection is over.

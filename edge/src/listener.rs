@@ -211,7 +211,10 @@ pub async fn serve(listener: TcpListener, mut sharers: Sharers, all: Arc<Semapho
                 }
                 let place = place.clone();
                 connections.spawn("edge.connection", async move {
-                    connection(socket, from, &place).await;
+                    // Boxed, so that what only the way in needs is given back with it.
+                    if let Some((upgraded, caller)) = Box::pin(connection(socket, from, place)).await {
+                        websocket(upgraded, &caller).await;
+                    }
                     drop(permit);
                 });
             }
@@ -280,8 +283,12 @@ impl Caller {
     }
 }
 
-/// One connection: TLS, requests, and then perhaps a session.
-async fn connection(mut socket: TcpStream, from: SocketAddr, place: &Place) {
+/// One connection: TLS, and requests; `None`: it is over, as none of them was for a WebSocket of its own.
+async fn connection(
+    mut socket: TcpStream,
+    from: SocketAddr,
+    place: Arc<Place>,
+) -> Option<(Upgraded<Stream>, Caller)> {
     // Without it a small frame may wait for the acknowledgement of the one before.
     if let Err(e) = socket.set_nodelay(true) {
         tracing::debug!(%from, error = %e, "TCP_NODELAY was refused");
@@ -297,20 +304,23 @@ async fn connection(mut socket: TcpStream, from: SocketAddr, place: &Place) {
     let entered = tokio::time::timeout(first.handshake_within, enter).await;
     let (Entered { stream, from, speaks }, waiting) = match entered {
         Ok(Ok(Some(entered))) => entered,
-        Ok(Ok(None)) => return,
+        Ok(Ok(None)) => return None,
         Ok(Err((from, refused))) => {
             first.series.connection_error(refused.reason);
-            return refused.count(from, &first.door);
+            refused.count(from, &first.door);
+            return None;
         }
         Err(_) => {
             first.series.connection_error("handshake_timeout");
-            return first.door.log(from, "handshake_timeout", "the TLS handshake took too long");
+            first.door.log(from, "handshake_timeout", "the TLS handshake took too long");
+            return None;
         }
     };
     let caller = Caller::new(site, &stream);
     if speaks == Speaks::Http2 {
         // Many seats may come and go on it; its place stays its own.
-        return h2::serve(stream, from, caller, first).await;
+        h2::serve(stream, from, caller, first).await;
+        return None;
     }
     let pages = |host: Option<&str>| {
         let (service, port) = caller.asks(host);
@@ -321,15 +331,14 @@ async fn connection(mut socket: TcpStream, from: SocketAddr, place: &Place) {
     let upgraded = tokio::select! {
         biased;
         upgraded = requests => upgraded,
-        _ = stop.wait_for(|stop| *stop) => return,
-    };
-    let Some(upgraded) = upgraded else { return };
+        _ = stop.wait_for(|stop| *stop) => return None,
+    }?;
     // Its seat counts from now on.
     drop(waiting);
     if matches!(upgraded.grant, Grant::Relay(_)) {
         wss::prepare(upgraded.io.tcp());
     }
-    websocket(upgraded, &caller).await;
+    Some((upgraded, caller))
 }
 
 /// One WebSocket, whatever carries it, to its end.
@@ -344,7 +353,7 @@ where
         Grant::Session { deflate, .. } | Grant::Echo { deflate, .. } => deflate,
         Grant::Relay(way) => {
             return tokio::select! {
-                () = relay::run(io, read, way) => {}
+                () = Box::pin(relay::run(io, read, way)) => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             };
         }
@@ -370,7 +379,11 @@ where
     let carrier = Wss::new(io, read, settings.max_frame).await;
     match grant {
         Grant::Session { entrant, .. } => {
-            client::serve(carrier, from, caller, service, entrant).await;
+            // Boxed, as the others are: a silent session keeps room for what lasts, and for nothing that is over.
+            let met = Box::pin(client::meet(carrier, from, caller, service, entrant)).await;
+            if let Some(session) = met {
+                session.await;
+            }
         }
         Grant::Echo { identity, seat: _seat, .. } => {
             let mut open = service.series.open(service.tls.is_some());
@@ -380,7 +393,8 @@ where
                 settings: settings.clone(),
                 series: service.series.clone(),
             };
-            let (code, reason) = echo::serve(carrier, identity.as_ref(), limits, stop).await;
+            let served = Box::pin(echo::serve(carrier, identity.as_ref(), limits, stop));
+            let (code, reason) = served.await;
             open.closed(code);
             if let Some(event) = code.and_then(client::event) {
                 service.door.log(from, event, &reason);

@@ -38,13 +38,20 @@ where
     Task { handle: tokio::spawn(supervised(name, work)) }
 }
 
-async fn supervised<F: Future<Output = ()>>(name: &'static str, work: F) {
-    let _running = Running::new(name);
-    if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
-        metrics::TASK_PANICS.with_label_values(&[name]).inc();
-        let why = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-        let why = why.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        tracing::error!(task = name, why, "a task panicked; please report this");
+fn supervised<F>(name: &'static str, work: F) -> impl Future<Output = ()> + Send + 'static
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    // Boxed, as an async block keeps room for what it was given beside what it awaits: it would be there twice.
+    let work = Box::pin(AssertUnwindSafe(work).catch_unwind());
+    async move {
+        let _running = Running::new(name);
+        if let Err(panic) = work.await {
+            metrics::TASK_PANICS.with_label_values(&[name]).inc();
+            let why = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+            let why = why.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            tracing::error!(task = name, why, "a task panicked; please report this");
+        }
     }
 }
 

@@ -14,6 +14,8 @@ use trishula::client::{self, Client, Connection, Options, Outgoing};
 use trishula::wire::ids::AgentName;
 
 use crate::harness::{Machine, PATIENCE};
+use crate::place::World;
+use crate::wss::{Socket, heard, registered};
 
 /// Between two messages, unless told otherwise.
 pub const PACE: Duration = Duration::from_millis(10);
@@ -21,16 +23,33 @@ pub const PACE: Duration = Duration::from_millis(10);
 const OLD: Duration = Duration::from_millis(500);
 /// Messages of a flow, at least.
 const ENOUGH: usize = 50;
+/// For so long a message that came twice would be waited for.
+const DOUBLED: Duration = Duration::from_millis(300);
+
+/// From an agent at one machine, given by its number, to an agent at another one.
+#[derive(Debug, Clone, Copy)]
+pub struct Route {
+    from: (usize, &'static str),
+    to: (usize, &'static str),
+    priority: Option<u8>,
+    by_edge: bool,
+}
 
 /// One sender, one recipient.
 pub struct Flow {
     sender: Client,
-    recipient: Client,
+    recipient: Recipient,
     to: &'static str,
+    priority: Option<u8>,
     /// When each was sent, counted from the beginning …
     sent: Vec<Instant>,
     /// … and came.
     pub came: Vec<Instant>,
+}
+
+enum Recipient {
+    AtNode(Client),
+    AtEdge(Box<Socket>),
 }
 
 #[derive(Deserialize)]
@@ -76,16 +95,47 @@ pub async fn knows(sender: &Client, agent: &str) {
     timeout(PATIENCE, known).await.unwrap_or_else(|_| panic!("{agent} is not known"));
 }
 
+impl Route {
+    pub const fn new(from: (usize, &'static str), to: (usize, &'static str)) -> Route {
+        Route { from, to, priority: None, by_edge: false }
+    }
+
+    /// To a client of the recipient's machine that is there by WebSocket, at its edge.
+    pub const fn by_edge(self) -> Route {
+        Route { by_edge: true, ..self }
+    }
+}
+
+impl Recipient {
+    async fn next(&mut self) -> Body {
+        match self {
+            Recipient::AtNode(client) => client.next().await.unwrap().read().unwrap(),
+            Recipient::AtEdge(socket) => {
+                let message = heard(socket).await.expect("the edge keeps the socket");
+                serde_json::from_value(message["payload"].clone()).unwrap()
+            }
+        }
+    }
+}
+
 impl Flow {
-    pub async fn between(from: (&Machine, &'static str), to: (&Machine, &'static str)) -> Flow {
-        let (recipient, sender) = (client(to.0, to.1).await, client(from.0, from.1).await);
-        knows(&sender, to.1).await;
-        Flow { sender, recipient, to: to.1, sent: Vec::new(), came: Vec::new() }
+    pub async fn on(world: &World, route: &Route) -> Flow {
+        let (from, to) = (&world.machines[route.from.0], &world.machines[route.to.0]);
+        let recipient = if route.by_edge {
+            let socket = registered(world, (route.to.0, route.to.0), &to.token(route.to.1)).await;
+            Recipient::AtEdge(Box::new(socket.expect("the edge takes a client")))
+        } else {
+            Recipient::AtNode(client(to, route.to.1).await)
+        };
+        let sender = client(from, route.from.1).await;
+        knows(&sender, route.to.1).await;
+        let (sent, came) = (Vec::new(), Vec::new());
+        Flow { sender, recipient, to: route.to.1, priority: route.priority, sent, came }
     }
 
     /// Sends and receives until it is over, then until all has come.
     pub async fn run(&mut self, pace: Duration, over: &AtomicBool) {
-        let (sender, to, sent) = (self.sender.sender(), self.to, &mut self.sent);
+        let (sender, to, priority, sent) = (self.sender.sender(), self.to, self.priority, &mut self.sent);
         let sending = async {
             let mut pace = tokio::time::interval(pace);
             let mut last = false;
@@ -94,14 +144,13 @@ impl Flow {
                 sent.push(Instant::now());
                 last = sent.len() >= ENOUGH && over.load(Ordering::Relaxed);
                 let body = json!({"n": sent.len(), "last": last, "pad": "x".repeat(200)});
-                sender.send(Outgoing::command(to, body)).await.unwrap();
+                sender.send(Outgoing { priority, ..Outgoing::command(to, body) }).await.unwrap();
             }
         };
         let (recipient, came) = (&mut self.recipient, &mut self.came);
         let receiving = async {
             loop {
-                let message = timeout(LONGEST, recipient.next()).await.expect("a message in time").unwrap();
-                let body: Body = message.read().unwrap();
+                let body = timeout(LONGEST, recipient.next()).await.expect("a message in time");
                 assert_eq!(body.n, came.len() + 1, "lost, doubled or reordered for {to}");
                 came.push(Instant::now());
                 if body.last {
@@ -110,6 +159,13 @@ impl Flow {
             }
         };
         tokio::join!(sending, receiving);
+    }
+
+    /// When all has come: that no message comes once more.
+    pub async fn nothing_more(&mut self) {
+        if let Ok(body) = timeout(DOUBLED, self.recipient.next()).await {
+            panic!("{} came once more for {}", body.n, self.to);
+        }
     }
 
     /// When the first one came after a moment.

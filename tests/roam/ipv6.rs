@@ -1,70 +1,16 @@
 //! Machines that have no IPv4.
 
 use std::fs;
-use std::net::TcpStream;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use trishula::identity::tls;
 use trishula_wan::{Shape, Star, inside};
 
 use crate::harness::{PATIENCE, TRISHULA, until};
-use crate::place::{EDGE_PORT, Family, World};
-
-type Socket = WebSocketStream<TlsStream<tokio::net::TcpStream>>;
-
-/// A client on machine `at`, at the edge of machine `to`, which it reaches by IPv6.
-async fn registered(world: &World, at: usize, to: usize, agent: &str) -> Option<Socket> {
-    timeout(PATIENCE, open(world, at, to, agent)).await.expect("the edge answers")
-}
-
-async fn open(world: &World, at: usize, to: usize, agent: &str) -> Option<Socket> {
-    let (machine, address) = (&world.machines[to], world.address(to));
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(machine.ca()).unwrap()).unwrap();
-    let config = rustls::ClientConfig::builder_with_provider(tls::provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let tcp = world.star.at(at).enter(|| TcpStream::connect((address, EDGE_PORT))).ok()?;
-    tcp.set_nonblocking(true).unwrap();
-    let tcp = tokio::net::TcpStream::from_std(tcp).unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.ok()?;
-    let mut request = format!("wss://localhost:{EDGE_PORT}/").into_client_request().unwrap();
-    let token = format!("Bearer {}", machine.token(agent)).parse().unwrap();
-    request.headers_mut().insert("authorization", token);
-    let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.ok()?;
-    say(&mut socket, json!({"type": "REGISTER", "id": "register"})).await;
-    (hear(&mut socket).await?["type"] == "REGISTERED").then_some(socket)
-}
-
-async fn say(socket: &mut Socket, frame: Value) {
-    socket.send(Message::text(frame.to_string())).await.unwrap();
-}
-
-/// The next frame; pings are answered on the way.
-async fn hear(socket: &mut Socket) -> Option<Value> {
-    loop {
-        match timeout(PATIENCE, socket.next()).await.expect("a frame in time")?.ok()? {
-            Message::Text(text) => return serde_json::from_str(&text).ok(),
-            Message::Close(_) => return None,
-            _ => {}
-        }
-    }
-}
+use crate::place::{Family, World};
+use crate::wss::{Socket, hear, registered, say};
 
 fn ticket(world: &World, name: &str) -> String {
     let invited = world.machines[0].run(&["invite", name]);
@@ -125,9 +71,10 @@ fn machines_without_ipv4_join_and_pass_messages_also_through_their_edges() {
 
 /// Each client is on the one machine, and at the edge of the other.
 async fn through_edges(world: &World, round: &str) {
-    let mut bob =
-        registered(world, 0, 1, "bob").await.expect("the edge of the second machine takes a client");
-    let mut alice = registered(world, 1, 0, "alice").await.expect("the edge of the first takes one");
+    let bob = registered(world, (0, 1), &world.machines[1].token("bob")).await;
+    let mut bob = bob.expect("the edge of the second machine takes a client");
+    let alice = registered(world, (1, 0), &world.machines[0].token("alice")).await;
+    let mut alice = alice.expect("the edge of the first takes one");
     for n in 0..20 {
         let id = format!("{round}-{n}");
         let accepted = async {

@@ -15,3 +15,4 @@ mod offline;
 mod place;
 mod sockets;
 mod steady;
+mod wss;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use trishula_wan::{Shape, inside};
 
-use crate::flow::PACE;
+use crate::flow::{PACE, Route};
 use crate::harness::until;
 use crate::place::{Family, World};
 
@@ -17,6 +17,15 @@ const PACE_ASLEEP: Duration = Duration::from_millis(50);
 /// How long a process stands still.
 const SLEEP: Duration = Duration::from_secs(20);
 const SLEEP_LONG: Duration = Duration::from_secs(60);
+
+/// Ten times what is promised.
+const CAUGHT_UP: Duration = Duration::from_secs(20);
+/// Out of the machine that sleeps, and to it; there also to a client by WebSocket at its edge.
+const ASLEEP: [Route; 3] = [
+    Route::new((0, "alice"), (1, "bob")),
+    Route::new((1, "carol"), (0, "dave")),
+    Route::new((1, "erin"), (0, "frank")).by_edge(),
+];
 
 /// Which address the first machine's link to the second comes from, as the second sees it.
 fn seen_from(world: &World) -> Vec<String> {
@@ -94,28 +103,31 @@ fn a_laptop_gets_new_addresses_and_its_link_moves_with_it_by_ipv6() {
 fn a_laptop_that_slept_has_caught_up_two_seconds_after_it_woke() {
     // covers Q03
     inside("moves::a_laptop_that_slept_has_caught_up_two_seconds_after_it_woke", || {
-        let world = laptop_and_server(Family::Four);
+        let mut world = laptop_and_server(Family::Four);
+        world.start_edge(0);
+        world.wait_whole();
         let woke = OnceLock::new();
         let long = std::env::var_os("ROAM_LONG").is_some();
-        let flows = world.flows_while(PACE_ASLEEP, || {
+        let flows = world.flows_among(&ASLEEP, PACE_ASLEEP, || {
             sleep(Duration::from_millis(500));
-            let laptop = world.machines[0].node.as_ref().unwrap();
-            laptop.signal("STOP");
+            let laptop = [&world.machines[0].node, &world.machines[0].edge].map(|one| one.as_ref().unwrap());
+            laptop.iter().for_each(|program| program.signal("STOP"));
             sleep(if long { SLEEP_LONG } else { SLEEP });
-            laptop.signal("CONT");
+            laptop.iter().for_each(|program| program.signal("CONT"));
             woke.set(Instant::now()).unwrap();
             let linked = until("agni is linked with it again", || world.machines[1].reaches("dc"));
             eprintln!("linked again {linked:?} after waking");
             sleep(Duration::from_secs(2));
         });
         let woke = *woke.get().unwrap();
-        for flow in &flows {
+        for (flow, route) in flows.iter().zip(&ASLEEP) {
             eprintln!(
-                "after a sleep with {} messages: the first {:?} after waking, caught up after {:?}",
+                "{route:?}: after a sleep with {} messages: the first {:?} after waking, caught up after {:?}",
                 flow.came.len(),
                 flow.first_after(woke),
                 flow.caught_up(woke)
             );
+            assert!(flow.caught_up(woke) < CAUGHT_UP);
         }
         assert!(world.metric(0, "trishula_wakes_total{why=\"clock\"}") >= 1.0);
         world.assert_always_dialled();

@@ -7,10 +7,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use trishula_wan::Star;
 
-use crate::flow::Flow;
-use crate::harness::{Machine, TRISHULA, edge_program, until};
+use crate::flow::{Flow, Route};
+use crate::harness::{Machine, Process, TRISHULA, edge_program, until};
 
 /// As `init` lays a machine of its own out.
 pub const NODE_PORT: u16 = 8766;
@@ -85,22 +86,34 @@ impl World {
     }
 
     pub fn start_node(&mut self, n: usize) {
+        self.start_node_in(n, &[]);
+    }
+
+    /// With these variables in its environment.
+    pub fn start_node_in(&mut self, n: usize, environment: &[(&str, &str)]) {
         let (star, machine) = (&self.star, &mut self.machines[n]);
         let start = || {
-            machine.start_node();
+            machine.start_node_in(environment);
             Ok(())
         };
         star.at(n).enter(start).unwrap();
     }
 
     pub fn start_edge(&mut self, n: usize) {
-        edge_program();
-        let (star, machine) = (&self.star, &mut self.machines[n]);
+        self.start_edge_in(n, &[]);
+    }
+
+    /// With these variables in its environment.
+    pub fn start_edge_in(&mut self, n: usize, environment: &[(&str, &str)]) {
+        let program = edge_program();
+        let folder = &self.machines[n].folder;
+        let config = folder.join("edge.toml").display().to_string();
         let start = || {
-            machine.start_edge();
-            Ok(())
+            let arguments = ["run", "--config", &config];
+            Ok(Process::start_in(program, &arguments, folder.join("edge.log"), environment))
         };
-        star.at(n).enter(start).unwrap();
+        let edge = self.star.at(n).enter(start).unwrap();
+        self.machines[n].edge = Some(edge);
     }
 
     /// Changes a node's configuration.
@@ -141,24 +154,26 @@ impl World {
     /// Runs flows of messages in both directions between the first two machines while the test does its part; ends when that
     /// has, and all that was sent has come, once and in order.
     pub fn flows_while(&self, pace: Duration, part: impl FnOnce() + Send) -> [Flow; 2] {
+        let routes = [Route::new((0, "alice"), (1, "bob")), Route::new((1, "carol"), (0, "dave"))];
+        self.flows_among(&routes, pace, part).try_into().ok().unwrap()
+    }
+
+    /// The same for any routes between machines: a flow for each.
+    pub fn flows_among(&self, routes: &[Route], pace: Duration, part: impl FnOnce() + Send) -> Vec<Flow> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let [here, there] = [&self.machines[0], &self.machines[1]];
-        let (mut out, mut back) = runtime.block_on(async {
-            (
-                Flow::between((here, "alice"), (there, "bob")).await,
-                Flow::between((there, "carol"), (here, "dave")).await,
-            )
-        });
+        let mut flows = runtime.block_on(join_all(routes.iter().map(|route| Flow::on(self, route))));
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let part = scope.spawn(|| {
                 let _over = Over(&over);
                 part();
             });
-            runtime.block_on(async { tokio::join!(out.run(pace, &over), back.run(pace, &over)) });
+            let running = flows.iter_mut().map(|flow| flow.run(pace, &over));
+            runtime.block_on(join_all(running));
             part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         });
-        [out, back]
+        runtime.block_on(join_all(flows.iter_mut().map(Flow::nothing_more)));
+        flows
     }
 }
 

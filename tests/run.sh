@@ -119,8 +119,8 @@ cargo test --locked --bench codec --bench routing -- --quick
 if $long; then
     # Five minutes of kills, stops and restarts; it prints the seed that repeats its blows.
     CHAOS_SECONDS=300 cargo test --locked --test it chaos:: -- --nocapture
-    # A minute of sleep, and a minute of loss.
-    ROAM_LONG=1 cargo test --locked --test roam -- --nocapture moves:: steady::
+    # A minute of sleep, a minute of loss, and three of changing weather, with the seed that repeats it.
+    ROAM_LONG=1 cargo test --locked --test roam -- --nocapture moves:: steady:: weather::
     SEEDS=$seeds cargo test --locked --release --test history
     SEEDS=$((seeds / 10)) cargo test --locked --release --test rooms
     # The whole stack, real quinn included: the same faults, a run a seed.

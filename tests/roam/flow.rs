@@ -100,6 +100,11 @@ impl Route {
         Route { from, to, priority: None, by_edge: false }
     }
 
+    /// With messages of priority 1.
+    pub const fn urgent(self) -> Route {
+        Route { priority: Some(1), ..self }
+    }
+
     /// To a client of the recipient's machine that is there by WebSocket, at its edge.
     pub const fn by_edge(self) -> Route {
         Route { by_edge: true, ..self }

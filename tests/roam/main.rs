@@ -1,5 +1,5 @@
 //! The real programs on machines that move: network namespaces joined by the emulator of `tests/wan`. Narrow paths, IPv6
-//! only, new addresses, sleep, loss, and peers that are not there.
+//! only, new addresses, sleep, loss, changing weather, and peers that are not there.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::print_stderr, reason = "figures that are reported")]
@@ -15,4 +15,5 @@ mod offline;
 mod place;
 mod sockets;
 mod steady;
+mod weather;
 mod wss;

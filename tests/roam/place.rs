@@ -124,6 +124,15 @@ impl World {
         fs::write(file, text.replace(old, new)).unwrap();
     }
 
+    /// Takes the lines that begin so out of a node's configuration.
+    pub fn strike_out(&self, n: usize, beginning: &str) {
+        let file = self.machines[n].folder.join("node.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.lines().any(|line| line.starts_with(beginning)), "{beginning} begins no line of {text}");
+        let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with(beginning)).collect();
+        fs::write(file, kept.join("\n") + "\n").unwrap();
+    }
+
     /// The sum of a metric's lines that begin so.
     pub fn metric(&self, n: usize, name: &str) -> f64 {
         let asked = self.star.at(n).enter(|| {

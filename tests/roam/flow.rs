@@ -191,4 +191,12 @@ impl Flow {
         let times: Vec<Instant> = std::iter::once(since).chain(after).collect();
         times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
+
+    /// How long those took that were sent between two moments: the median, and the longest.
+    pub fn took(&self, since: Instant, until: Instant) -> [Duration; 2] {
+        let both = self.sent.iter().zip(&self.came).filter(|(sent, _)| (since..until).contains(*sent));
+        let mut times: Vec<Duration> = both.map(|(sent, came)| *came - *sent).collect();
+        times.sort();
+        [times.get(times.len() / 2), times.last()].map(|time| time.copied().unwrap_or_default())
+    }
 }

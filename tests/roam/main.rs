@@ -1,5 +1,5 @@
 //! The real programs on machines that move: network namespaces joined by the emulator of `tests/wan`. Narrow paths, IPv6
-//! only, new addresses, sleep, loss, changing weather, and peers that are not there.
+//! only, new addresses, sleep, loss, changing weather, ways round, and peers that are not there.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::print_stderr, reason = "figures that are reported")]
@@ -14,6 +14,7 @@ mod ipv6;
 mod moves;
 mod offline;
 mod place;
+mod round;
 mod sockets;
 mod steady;
 mod weather;

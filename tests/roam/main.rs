@@ -8,6 +8,7 @@
 #[allow(dead_code, reason = "what else it has is for machines on loopback")]
 mod harness;
 
+mod clock;
 mod dead;
 mod flow;
 mod ipv6;

@@ -8,6 +8,7 @@ mod faults;
 mod letters;
 mod numbers;
 mod takeover;
+mod traced;
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -200,8 +200,8 @@ fn what_died_is_listed_shown_sent_again_and_dropped() {
     assert_eq!(dead(&mut mesh), Vec::<Value>::new());
 }
 
-/// Machines of which agni and rushabdev find each other through dc only.
-fn in_a_row() -> Mesh {
+/// Machines of which agni and rushabdev find each other through dc only, with these variables in their nodes' environment.
+pub(crate) fn in_a_row(environment: &[(&str, &str)]) -> Mesh {
     let mut mesh = Mesh::init(&["dc", "agni", "rushabdev"]);
     let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for (i, name) in [(1, "agni"), (2, "rushabdev")] {
@@ -215,7 +215,7 @@ fn in_a_row() -> Mesh {
         fs::write(&file, text).unwrap();
     }
     for machine in &mut mesh.machines {
-        machine.start_node();
+        machine.start_node_in(environment);
     }
     for machine in &mut mesh.machines {
         machine.start_edge();
@@ -227,7 +227,7 @@ fn in_a_row() -> Mesh {
 // covers Q05, T23
 #[test]
 fn a_trace_shows_the_way_of_a_message_through_a_third_node() {
-    let mut mesh = in_a_row();
+    let mut mesh = in_a_row(&[]);
     assert_eq!(mesh.machine("agni").next_hop("rushabdev").as_deref(), Some("dc"));
     let ack = r#"{"type":"ACK","to":"planner","reply_to":"c-1"}"#;
     let mut worker = client(mesh.machine("rushabdev"), "worker", &[MANUAL, "-", "-", ack]);

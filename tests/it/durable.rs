@@ -7,6 +7,7 @@ mod disk;
 mod faults;
 mod letters;
 mod numbers;
+mod quotas;
 mod takeover;
 mod traced;
 

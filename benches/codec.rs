@@ -86,8 +86,13 @@ fn main() {
     }
     let namespace = Namespace::new("trishula").unwrap();
     let dc = agent("dc");
-    let speaker =
-        Speaker { agent: Some(&dc), namespace: &namespace, receipts: None, max_frame: DEFAULT_MAX_FRAME };
+    let speaker = Speaker {
+        agent: Some(&dc),
+        namespace: &namespace,
+        receipts: None,
+        copies: 1,
+        max_frame: DEFAULT_MAX_FRAME,
+    };
     let id = MessageId::new("e7a4f0d2-1b8c-4d0e-8a44-7f0f9c2d5b31").unwrap();
     for payload in [128, 16 * 1024] {
         title(&format!("client frames in JSON with {payload} bytes of text"));

@@ -102,7 +102,7 @@ impl Talk {
         };
         let (capabilities, manual) = (listens.unwrap_or_default().to_vec(), listens.is_none());
         let uncounted = *whom == Whom::Once;
-        let options = Options { agent, capabilities, shared, manual, uncounted };
+        let options = Options { agent, capabilities, shared, manual, uncounted, copies: None };
         match &way.identity {
             Some(folder) => {
                 let client = over_network(&way.node, folder, options).await?;

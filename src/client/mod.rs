@@ -120,6 +120,9 @@ pub struct Options {
     pub capabilities: Vec<String>,
     /// Shares the agent's messages with its other sessions.
     pub shared: bool,
+    /// On how many machines each message must be before it is accepted, 1 or 2, where it does not say so itself; 1 when
+    /// absent.
+    pub copies: Option<u8>,
     /// The program acknowledges what it is delivered, by [`Client::ack`] and [`Client::nack`]. Otherwise a message is
     /// acknowledged when the program asks for the next one, or closes the client.
     pub manual: bool,

@@ -149,6 +149,7 @@ impl Task {
             "agent": self.options.agent,
             "capabilities": self.options.capabilities,
             "shared": self.options.shared,
+            "copies": self.options.copies,
         }});
         connection.put(frame.to_string().as_bytes());
         let registered = tokio::time::timeout(REGISTER_WITHIN, async {

@@ -55,6 +55,8 @@ pub struct Speaker<'a> {
     pub max_frame: usize,
     /// The last state to be told of when a message to an agent does not say.
     pub receipts: Option<State>,
+    /// On how many machines a durable message must be before it is accepted when it does not say: 1 or 2.
+    pub copies: u8,
 }
 
 /// What a client may say.
@@ -344,6 +346,14 @@ fn without_values(error: &serde_json::Error) -> String {
             None => "wrong type".into(),
         },
         None => text,
+    }
+}
+
+/// On how many machines, if it is said.
+fn copies_of(given: Option<u8>) -> Result<Option<u8>, Refusal> {
+    match given {
+        None | Some(1..=2) => Ok(given),
+        Some(n) => Err(Refusal::new(Code::BadFrame, format!("copies: {n} is neither 1 nor 2"))),
     }
 }
 

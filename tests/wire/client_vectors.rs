@@ -26,8 +26,13 @@ fn read(file: &str) -> Vec<Value> {
 fn parse_as_dc(text: &[u8]) -> Result<Parsed, Refused> {
     let namespace = Namespace::new("trishula").unwrap();
     let agent = AgentAddr::parse("dc", &namespace).unwrap();
-    let speaker =
-        Speaker { agent: Some(&agent), namespace: &namespace, receipts: None, max_frame: DEFAULT_MAX_FRAME };
+    let speaker = Speaker {
+        agent: Some(&agent),
+        namespace: &namespace,
+        receipts: None,
+        copies: 1,
+        max_frame: DEFAULT_MAX_FRAME,
+    };
     parse(&Bytes::copy_from_slice(text), speaker, || (MessageId::new(ID).unwrap(), NOW))
 }
 

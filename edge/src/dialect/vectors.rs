@@ -133,8 +133,13 @@ fn check_always(of: &Value, step: &Step) {
         (_, Step::ToSession(frame)) => {
             let home = Namespace::new("trishula").unwrap();
             let agent = AgentAddr::parse("mac", &home).unwrap();
-            let speaker =
-                Speaker { agent: Some(&agent), namespace: &home, max_frame: 1 << 20, receipts: None };
+            let speaker = Speaker {
+                agent: Some(&agent),
+                namespace: &home,
+                max_frame: 1 << 20,
+                receipts: None,
+                copies: 1,
+            };
             let read = client::parse(frame, speaker, || (MessageId::new("x").unwrap(), 0));
             // A damaged agent id is another agent.
             let other = matches!(&read, Err(refused) if refused.refusal.code == Code::FromMismatch);

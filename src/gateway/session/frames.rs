@@ -47,6 +47,7 @@ impl<C: Carrier> Session<C> {
             namespace: &self.namespace,
             max_frame: self.settings.max_frame,
             receipts: self.register.receipt_wish(),
+            copies: self.register.copies,
         };
         let stamp = || (super::reply::uuid(), clock::wall_ms());
         let parsed = match client::parse(&text, speaker, stamp) {

@@ -39,6 +39,7 @@ struct Registered<'a> {
     session: &'a str,
     heartbeat_ms: u32,
     window: u16,
+    copies: u8,
     features: Vec<&'static str>,
 }
 
@@ -172,6 +173,7 @@ impl<C: Carrier> Session<C> {
             session: &session,
             heartbeat_ms: self.register.heartbeat_ms,
             window: self.register.window,
+            copies: self.register.copies,
             features: FEATURES.into_iter().filter(|what| *what != ROOMS || self.has_rooms).collect(),
         };
         self.say("REGISTERED", id, payload);

@@ -17,8 +17,13 @@ fn vectors(file: &str) -> Vec<Value> {
 
 fn parse(text: &str) -> Result<client::Parsed, client::Refused> {
     let (agent, namespace) = (agent("dc"), namespace());
-    let speaker =
-        Speaker { agent: Some(&agent), namespace: &namespace, max_frame: DEFAULT_MAX_FRAME, receipts: None };
+    let speaker = Speaker {
+        agent: Some(&agent),
+        namespace: &namespace,
+        max_frame: DEFAULT_MAX_FRAME,
+        receipts: None,
+        copies: 1,
+    };
     let id = MessageId::new("e7a4f0d2-1b8c-4d0e-8a44-7f0f9c2d5b31").unwrap();
     client::parse(&Bytes::copy_from_slice(text.as_bytes()), speaker, || (id.clone(), 1_767_225_600_000))
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::insert::Missing;
-use super::{ClientFrame, MAX_DURATION_MS, MAX_TIMESTAMP, Raw, Speaker, number};
+use super::{ClientFrame, MAX_DURATION_MS, MAX_TIMESTAMP, Raw, Speaker, copies_of, number};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Class, Form, Head, Kind, Priority, State, Target};
 use crate::wire::ids::{AgentAddr, MessageId, Namespace};
@@ -36,7 +36,6 @@ impl Raw<'_> {
         let head = Head {
             from: agent.clone(),
             number: self.number.map(|given| number::read(given, &to)).transpose()?,
-            to,
             kind,
             priority: self.priority()?,
             class,
@@ -44,7 +43,8 @@ impl Raw<'_> {
             receipt: self.receipt(class, speaker)?,
             ttl_ms: self.ttl_ms,
             not_before_ms: self.not_before_ms,
-            copies: self.copies()?,
+            copies: self.copies(class, &to, speaker)?,
+            to,
             create: self.create.unwrap_or(false),
             form: Form::Json,
             id: stamped_id,
@@ -114,12 +114,11 @@ impl Raw<'_> {
         }
     }
 
-    fn copies(&self) -> Result<u8, Refusal> {
-        match self.copies {
-            None => Ok(1),
-            Some(n @ 1..=2) => Ok(n),
-            Some(n) => Err(Refusal::new(Code::BadFrame, format!("copies: {n} is neither 1 nor 2"))),
-        }
+    /// What the session said of all its messages holds for those that can have a second copy.
+    fn copies(&self, class: Class, to: &Target, speaker: Speaker<'_>) -> Result<u8, Refusal> {
+        let has_copies = class == Class::Durable && !matches!(to, Target::Room(..));
+        let default = if has_copies { speaker.copies } else { 1 };
+        Ok(copies_of(self.copies)?.unwrap_or(default))
     }
 
     fn receipt(&self, class: Class, speaker: Speaker<'_>) -> Result<Option<State>, Refusal> {
@@ -149,4 +148,44 @@ impl Raw<'_> {
 
 fn is_broadcast(to: &str) -> bool {
     to.rsplit('/').next() == Some("broadcast")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::client::{DEFAULT_MAX_FRAME, parse};
+
+    #[test]
+    fn what_a_session_says_of_copies_holds_for_what_can_have_them_and_does_not_say_itself() {
+        // covers T04
+        let namespace = Namespace::new("trishula").unwrap();
+        let agent = AgentAddr::parse("dc", &namespace).unwrap();
+        let read = |text: &str| {
+            let speaker = Speaker {
+                agent: Some(&agent),
+                namespace: &namespace,
+                max_frame: DEFAULT_MAX_FRAME,
+                receipts: None,
+                copies: 2,
+            };
+            let text = Bytes::copy_from_slice(text.as_bytes());
+            match parse(&text, speaker, || (MessageId::new("m-1").unwrap(), 1)).unwrap().frame {
+                ClientFrame::Message(head, _) => (head.copies, head.refusal()),
+                other => panic!("{other:?}"),
+            }
+        };
+        for (text, copies) in [
+            (r#"{"type":"COMMAND","to":"agni"}"#, 2),
+            (r#"{"type":"COMMAND","to":"agni","copies":null}"#, 2),
+            (r#"{"type":"STATUS","to":"broadcast"}"#, 2),
+            (r#"{"type":"COMMAND","to":"agni","copies":1}"#, 1),
+            (r#"{"type":"COMMAND","to":"agni","class":"live"}"#, 1),
+            (r#"{"type":"HEARTBEAT","to":"agni"}"#, 1),
+            (r#"{"type":"ACK","to":"agni","reply_to":"c-1"}"#, 1),
+            (r#"{"type":"STATUS","to":"room:deploys"}"#, 1),
+            (r#"{"type":"PUBLISH","to":"room:deploys"}"#, 1),
+        ] {
+            assert_eq!(read(text), (copies, None), "{text}");
+        }
+    }
 }

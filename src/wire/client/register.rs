@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::present;
+use super::{copies_of, present};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::State;
 use crate::wire::ids::AgentName;
@@ -26,6 +26,8 @@ pub struct Register {
     pub shared: bool,
     /// The last state to be told of when a message does not say.
     pub receipts: String,
+    /// On how many machines a durable message must be before it is accepted when it does not say: 1 or 2.
+    pub copies: u8,
     /// Milliseconds between signs of life.
     pub heartbeat_ms: u32,
 }
@@ -39,6 +41,7 @@ impl Default for Register {
             window: 64,
             shared: false,
             receipts: "none".into(),
+            copies: 1,
             heartbeat_ms: 30_000,
         }
     }
@@ -65,13 +68,14 @@ pub(super) struct RawRegister {
     window: u16,
     shared: bool,
     receipts: String,
+    copies: Option<u8>,
     heartbeat_ms: u32,
 }
 
 impl Default for RawRegister {
     fn default() -> Self {
         let Register { capabilities, ack, window, shared, receipts, heartbeat_ms, .. } = Register::default();
-        Self { agent: None, capabilities, ack, window, shared, receipts, heartbeat_ms }
+        Self { agent: None, capabilities, ack, window, shared, receipts, copies: None, heartbeat_ms }
     }
 }
 
@@ -105,6 +109,7 @@ impl RawRegister {
             window: self.window,
             shared: self.shared,
             receipts: self.receipts,
+            copies: copies_of(self.copies)?.unwrap_or(1),
             heartbeat_ms: self.heartbeat_ms,
         })
     }

@@ -219,8 +219,13 @@ mod tests {
     fn read(text: &str) -> Result<ClientFrame, Code> {
         let namespace = Namespace::new("trishula").unwrap();
         let agent = AgentAddr::parse("dc", &namespace).unwrap();
-        let speaker =
-            Speaker { agent: Some(&agent), namespace: &namespace, max_frame: 10_000, receipts: None };
+        let speaker = Speaker {
+            agent: Some(&agent),
+            namespace: &namespace,
+            max_frame: 10_000,
+            receipts: None,
+            copies: 1,
+        };
         let stamp = || (MessageId::new("made").unwrap(), 7);
         let parsed: Result<Parsed, Refused> = parse(&Bytes::copy_from_slice(text.as_bytes()), speaker, stamp);
         parsed.map(|parsed| parsed.frame).map_err(|refused| refused.refusal.code)

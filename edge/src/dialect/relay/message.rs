@@ -96,8 +96,13 @@ pub(super) fn outgoing(
 
 /// The text itself, if it is a message of our protocol. `None`: it is another vocabulary.
 fn as_it_is(text: &str, agent: &AgentAddr) -> Option<Result<Bytes, Refusal>> {
-    let speaker =
-        Speaker { agent: Some(agent), namespace: &agent.namespace, max_frame: usize::MAX, receipts: None };
+    let speaker = Speaker {
+        agent: Some(agent),
+        namespace: &agent.namespace,
+        max_frame: usize::MAX,
+        receipts: None,
+        copies: 1,
+    };
     // The session puts in what is missing; here it only has to be possible.
     let stamp = || (Placeholder::id(), 0);
     let bytes = Bytes::copy_from_slice(text.as_bytes());

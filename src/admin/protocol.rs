@@ -83,6 +83,12 @@ pub enum Request {
         /// What waits is handed over again; else it goes to the dead letters.
         redeliver: bool,
     },
+    /// Second copies of a node's messages go on from here, although it has not been away for long:
+    /// [`crate::node::status::TakenOver`].
+    Takeover {
+        /// The node that stays away.
+        node: NodeName,
+    },
     /// Makes a ticket: [`Invited`]. Only on the holder of the CA.
     Invite {
         /// For the machine of this name.

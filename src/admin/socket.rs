@@ -206,6 +206,10 @@ async fn answer(request: Request, desks: &Desks) -> Result<Value, String> {
         Request::Show { from, id } => json(&records.show(from, id).await?),
         Request::Trace { from, id } => json(&records.trace(from, id).await?),
         Request::Resume { redeliver } => json(&node.resume(redeliver).await.map_err(why)?),
+        Request::Takeover { node: away } => {
+            let taken = node.take_over(away.clone()).await.map_err(why)?;
+            json(&taken.map_err(|why| format!("nothing is taken over from {away}: {why}"))?)
+        }
         Request::Records { node, inquiry } => records.one(node, inquiry).await,
         Request::Invite { name, expires_ms, addresses, again, public } => {
             let expires = Duration::from_millis(expires_ms);

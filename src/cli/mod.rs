@@ -23,6 +23,7 @@ mod show;
 mod status;
 mod store;
 mod subscribe;
+mod takeover;
 mod talk;
 mod token;
 mod trace;
@@ -103,6 +104,8 @@ enum Command {
     /// Messages that died: list, show, retry, drop
     #[command(subcommand)]
     Dlq(dlq::Command),
+    /// Go on with the messages of a node that stays away
+    Takeover(takeover::Args),
 }
 
 /// It did not work, and why was said already.
@@ -163,6 +166,7 @@ impl Command {
             Command::Show(args) => args.run(),
             Command::Trace(args) => args.run(),
             Command::Dlq(command) => command.run(),
+            Command::Takeover(args) => args.run(),
         }
     }
 }

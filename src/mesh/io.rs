@@ -152,6 +152,9 @@ pub enum Input {
     Post(Sequence, Box<Head>, Bytes),
     /// The operator lets a node go on whose store is an old one.
     GoOn(GoOn),
+    /// The operator does not want to wait for a node any longer: second copies of its messages go on from here. See
+    /// [`Mesh::may_take_over`](super::Mesh::may_take_over).
+    TakeOver(NodeName),
     /// A message that died is not wanted any more.
     DropDead(MessageKey),
     /// This node is stopping: tell the peers to come back after so many milliseconds.

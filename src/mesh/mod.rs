@@ -51,7 +51,7 @@ mod snapshot;
 mod tests;
 pub mod topology;
 
-pub use durable::{DurableView, GoOn, Limits, Use};
+pub use durable::{DurableView, GoOn, Limits, NoTakeOver, TakeOver, Use};
 pub use io::{AskFailed, Config, Event, Hop, Input, Output, Queried, Role, Step, Ticket, Time};
 pub use rooms::{RoomLimits, RoomsView};
 pub use snapshot::{LinkView, NodeView, Snapshot};
@@ -169,6 +169,7 @@ impl Mesh {
             Input::Revocations(number, der, serials) => self.set_revocations(number, der, serials),
             Input::Post(number, head, payload) => self.post(number, *head, payload),
             Input::GoOn(how) => self.go_on(how),
+            Input::TakeOver(node) => self.take_over_now(&node),
             Input::DropDead(key) => self.drop_dead(key),
             Input::Stop(come_back_ms) => self.stop(come_back_ms),
             Input::Tick(wall_ms) => self.tick(wall_ms),

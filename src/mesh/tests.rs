@@ -16,3 +16,4 @@ mod moves;
 mod numbers;
 mod parting;
 mod silence;
+mod takeover;

@@ -5,8 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::status::{AgentRow, CallAnswer, Status};
+use super::status::{AgentRow, CallAnswer, Status, TakenOver};
 use crate::link::inbox::Inbox;
+use crate::mesh::NoTakeOver;
 use crate::rt::queue;
 use crate::wire::close::Refusal;
 use crate::wire::envelope::{Head, MessageKey};
@@ -50,6 +51,8 @@ pub enum Request {
     DropDead(MessageKey),
     /// See [`Handle::resume`].
     Resume(bool, oneshot::Sender<bool>),
+    /// See [`Handle::take_over`].
+    TakeOver(NodeName, oneshot::Sender<Result<TakenOver, NoTakeOver>>),
     /// See [`Handle::set_revocations`].
     Revocations(u64, Bytes),
     /// See [`Handle::set_certificate_days`].
@@ -148,6 +151,12 @@ impl Handle {
     /// or goes to the dead letters. `false`: it does not stand still.
     pub async fn resume(&self, redeliver: bool) -> Result<bool, CallError> {
         self.ask(|answer| Request::Resume(redeliver, answer)).await
+    }
+
+    /// What this node has second copies of goes on from here, although the node that has the first ones has not been away
+    /// for long.
+    pub async fn take_over(&self, node: NodeName) -> Result<Result<TakenOver, NoTakeOver>, CallError> {
+        self.ask(|answer| Request::TakeOver(node, answer)).await
     }
 
     /// A revocation list that was verified: spread it, and close links to those on it.

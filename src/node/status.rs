@@ -231,3 +231,14 @@ pub struct CallAnswer {
     #[serde(skip)]
     pub body: bytes::Bytes,
 }
+
+/// What came of the operator's word that a node is not to be waited for: `trishula takeover --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenOver {
+    /// Which.
+    pub node: NodeName,
+    /// Messages that go on from here.
+    pub taken_over: usize,
+    /// Messages whose recipients have not registered elsewhere: each goes on as soon as its recipient has.
+    pub waiting: usize,
+}

@@ -13,10 +13,11 @@ use tokio::time::{Instant, Sleep};
 use super::calls::{Calls, Posts};
 use super::handle::{Handle, Request};
 use super::records;
+use super::status::TakenOver;
 use crate::identity::{self, Trust, revocation::RevocationList};
 use crate::link;
 use crate::link::inbox::{self, Incoming};
-use crate::mesh::{Config, Event, GoOn, Hop, Input, Mesh, Output, Queried, Role, Time};
+use crate::mesh::{Config, Event, GoOn, Hop, Input, Mesh, NoTakeOver, Output, Queried, Role, TakeOver, Time};
 use crate::metrics;
 use crate::rt::{clock, queue, tasks};
 use crate::store::{self, trace};
@@ -426,6 +427,13 @@ impl Node {
         }
     }
 
+    fn take_over(&mut self, node: NodeName) -> Result<TakenOver, NoTakeOver> {
+        let TakeOver { now, later } = self.mesh.may_take_over(&node)?;
+        tracing::info!(%node, now, later, "by the operator's word, second copies of its messages go on from here");
+        self.input(Input::TakeOver(node.clone()));
+        Ok(TakenOver { node, taken_over: now, waiting: later })
+    }
+
     fn request(&mut self, request: Request) {
         // Whoever asked may have gone: an answer that nobody takes is dropped.
         match request {
@@ -447,6 +455,7 @@ impl Node {
                 self.input(Input::GoOn(if redeliver { GoOn::Redeliver } else { GoOn::Bury }));
                 let _ = answer.send(stood_still);
             }
+            Request::TakeOver(node, answer) => drop(answer.send(self.take_over(node))),
             Request::Revocations(number, der) => {
                 tracing::debug!(number, "a revocation list from this machine");
                 self.verify_revocations(&der);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::table::{Known, No};
-use crate::mesh::{Event, Mesh, Step};
+use crate::mesh::{Event, Mesh};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{MessageKey, State, Target};
 use crate::wire::frame::{Dest, Forward, Frame, MAX_HOPS, Outcome, Release};
@@ -247,33 +247,5 @@ impl Mesh {
         if let Some(item) = self.durable.table.remove(no) {
             self.persist_erasure(item.key);
         }
-    }
-
-    /// The node that has the first copies stays away: those whose recipients live elsewhere by now go there.
-    pub(super) fn take_over_from(&mut self, node: &NodeName) {
-        let Some(peer) = self.durable.peers.get(node) else { return };
-        let theirs: Vec<No> = peer.theirs.iter().copied().collect();
-        let mut moved = Vec::new();
-        for no in theirs {
-            let Some(item) = self.durable.table.get(no).filter(|item| item.place == Place::Copy) else {
-                continue;
-            };
-            let elsewhere = self.directory.home(&item.key.to).is_some_and(|(home, _)| home != node);
-            if elsewhere {
-                moved.push(no);
-            }
-        }
-        for no in &moved {
-            self.not_elsewhere(node, *no);
-            let Some(item) = self.durable.table.get_mut(*no) else { continue };
-            item.place = Place::Outbox;
-            item.redelivered = true;
-            // Where no other machine is left, a sender that waits for two is told so.
-            item.second |= !item.is_of_this_node();
-            self.hop(*no, Step::TookOver, Some(node), None);
-            self.write_change(*no);
-            self.place(*no);
-        }
-        self.pump_all(&moved);
     }
 }

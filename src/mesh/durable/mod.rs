@@ -24,6 +24,7 @@
 //! | `writing` | what the disk is given, and what it refuses |
 //! | `receipts` | what upstream is told, and the end |
 //! | `copies` | the second machine |
+//! | `takeover` | it steps in for the first one |
 //! | `timing` | what happens because time passes |
 //! | `brakes` | loops and floods |
 //! | `restore` | what was on disk at the start |
@@ -52,6 +53,7 @@ mod receipts;
 mod restore;
 mod rollback;
 mod table;
+mod takeover;
 mod taking;
 mod timing;
 mod view;
@@ -59,6 +61,7 @@ mod writing;
 
 pub use brakes::Limits;
 pub use rollback::GoOn;
+pub use takeover::{NoTakeOver, TakeOver};
 pub use view::{DurableView, Use};
 
 use arrivals::Arrivals;
@@ -109,6 +112,8 @@ pub(super) struct Durable {
     reports: Reports,
     /// Nodes that can't be reached, since when.
     away: BTreeMap<NodeName, Time>,
+    /// Those of them that the operator does not wait for any longer.
+    given_up: BTreeSet<NodeName>,
     brakes: Brakes,
     next_round: Time,
     /// When a peer whose queue was full is tried again.

@@ -317,6 +317,7 @@ impl Mesh {
     /// Routes have changed: what was under way to a node over another way, or to an earlier life of it, is sent again.
     pub(in crate::mesh) fn reroute(&mut self) {
         self.look_into_the_dark();
+        self.wait_again();
         let nodes: Vec<NodeName> = self.durable.peers.keys().cloned().collect();
         for node in &nodes {
             let (via, life, now) = (self.way_to(node), self.life_of(node), self.now);
@@ -367,9 +368,7 @@ impl Mesh {
                 continue;
             }
             self.durable.away.entry(node.clone()).or_insert(self.now);
-            if self.is_away(node, self.config.limits.takes_over_after) {
-                self.take_over_from(node);
-            }
+            self.take_over_in_time(node);
         }
         self.ask_in_order();
         self.pump_peers(nodes);

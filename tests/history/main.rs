@@ -10,6 +10,7 @@
 //! | `clock` | monotonic and wall clocks that are wrong, and sleep |
 //! | `client`, `sender` | entrances, sessions, and what agents do |
 //! | `faults` | what is done to all of them |
+//! | `bounds` | limits that are reached, and kept |
 //! | `extras` | agents that come late or unregister, and dead letters that are sent again |
 //! | `model` | what senders were told and recipients got, and nothing of how |
 //! | `invariants` | what must hold |
@@ -25,6 +26,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
+mod bounds;
 mod client;
 mod clock;
 mod directed;

@@ -6,9 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::{SECOND, Us};
-use crate::extras::COUNTED;
 use crate::faults::FAULTS;
-use crate::scenario;
+use crate::{bounds, extras, scenario};
 
 /// Steps that a replay shows, unless it is asked for those about something.
 const LAST: usize = 300;
@@ -131,7 +130,8 @@ const EACH_FAULT: u64 = 50;
 /// A run that met too little shows nothing.
 fn assert_covered(totals: &Totals) {
     let faults = FAULTS.iter().map(|name| (*name, EACH_FAULT));
-    for (what, least) in COVERAGE.iter().chain(COUNTED).copied().chain(faults) {
+    for (what, least) in COVERAGE.iter().chain(extras::COUNTED).chain(bounds::COUNTED).copied().chain(faults)
+    {
         let (count, least) = (totals.counts.get(what).copied().unwrap_or(0), least * totals.seeds / 1_000);
         assert!(
             count >= least,

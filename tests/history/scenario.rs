@@ -4,6 +4,7 @@ use trishula::wire::ids::{AgentAddr, Namespace};
 
 use std::time::Duration;
 
+use crate::bounds;
 use crate::client::Agent;
 use crate::clock::{MS, SECOND, Us};
 use crate::extras;
@@ -59,6 +60,9 @@ pub fn run_with(seed: u64, traced: bool, sabotage: Option<Sabotage>) -> Outcome 
     world.sabotage = sabotage;
     if seed.is_multiple_of(ATTENTIVE_ONE_IN) {
         world.heartbeat = Duration::from_millis(120);
+    }
+    if bounds::has_them(seed) {
+        world.bounds.limits = Some(bounds::small(seed));
     }
     let mut rng = Rng::new(mix(seed));
     furnish(&mut world, &mut rng);

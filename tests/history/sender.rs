@@ -115,7 +115,7 @@ impl World {
             not_before_ms: message.not_before_ms,
             copies: message.copies,
             create: message.create,
-            sent_ms: clock.wall_ms(message.first_sent),
+            sent_ms: self.bounds.stamp(number, clock.wall_ms(message.first_sent)),
             ..Head::new(from, to, message.id.clone(), Kind::Command)
         };
         let no = self.sessions[ix].no;
@@ -172,6 +172,7 @@ impl World {
             message.parts.entry(recipient).or_default().told.push(told);
         }
         if durable {
+            self.count_limit(receipt);
             self.trace.count(told_as(receipt.state));
         }
         self.agents[sender].pending.remove(&number);

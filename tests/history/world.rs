@@ -9,6 +9,7 @@ use trishula::mesh::{Config, Input, Mesh, Output, Step};
 use trishula::wire::frame::Frame;
 use trishula::wire::ids::{Incarnation, LinkId, MessageId, NodeName, Sequence};
 
+use crate::bounds::Bounds;
 use crate::client::{Agent, Gate, Session, SessionIx};
 use crate::clock::{Clock, MS, Us};
 use crate::disk::{Changed, Disk};
@@ -97,6 +98,8 @@ pub struct World {
     pub long_outage: bool,
     /// See there.
     pub extras: Extras,
+    /// See there.
+    pub bounds: Bounds,
     /// What the numbers of nodes' lives stand for.
     pub numbers: BTreeMap<(NodeName, Incarnation, Sequence), (MessageId, AgentNo)>,
 }
@@ -126,6 +129,7 @@ impl World {
             heartbeat: Duration::from_secs(1),
             long_outage: false,
             extras: Extras::default(),
+            bounds: Bounds::default(),
             numbers: BTreeMap::new(),
         }
     }
@@ -265,6 +269,9 @@ impl World {
         machine.tick_at = Us::MAX;
         let life = machine.life;
         let mut config = Config::new(machine.name.clone(), Incarnation(machine.incarnation));
+        if let Some(limits) = &self.bounds.limits {
+            config.limits = limits.clone();
+        }
         config.previous = machine.disk.platter.incarnation.replace(machine.incarnation).map(Incarnation);
         (config.heartbeat, config.silence) =
             (self.heartbeat, (self.heartbeat * 3).max(Duration::from_secs(3)));
@@ -276,6 +283,8 @@ impl World {
         let wall = machine.clock.wall_ms(now);
         machine.mesh = Some(Mesh::new(config, machine.clock.monotonic(now), wall, memory));
         self.drain(m);
+        self.bounds.begins(m);
+        self.check_bounds(m);
         for (from, to) in self.dials.clone() {
             if from == m {
                 let wait = self.rng.range(1, 300) * MS;
@@ -327,6 +336,7 @@ impl World {
             mesh.handle(shown, input);
         }
         self.drain(m);
+        self.check_bounds(m);
     }
 
     fn drain(&mut self, m: MachineNo) {
@@ -376,6 +386,9 @@ impl World {
                     && let Some(what) = counted_as(hop.step)
                 {
                     self.trace.count(what);
+                }
+                if let trishula::mesh::Event::Refused("receipt_dropped") = event {
+                    self.trace.count("receipts dropped");
                 }
                 self.trace.note(self.now, || format!("n{m} says {event:?}"));
             }

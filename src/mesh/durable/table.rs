@@ -195,6 +195,11 @@ impl Table {
         self.mark_count
     }
 
+    /// Of the sender that has the most.
+    pub(super) fn most_marks(&self) -> usize {
+        self.marks.values().map(VecDeque::len).max().unwrap_or(0)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (No, &Item)> {
         self.items.iter().map(|(no, item)| (*no, item))
     }
@@ -313,6 +318,12 @@ impl Table {
 
     pub(super) fn untold_count(&self, sender: &AgentAddr) -> usize {
         self.untold.get(sender).map_or(0, BTreeSet::len)
+    }
+
+    /// How many of them have ended.
+    pub(super) fn untold_ends(&self, sender: &AgentAddr) -> usize {
+        let ended = |no: &&No| self.items.get(no).is_some_and(|item| item.state.is_end());
+        self.untold.get(sender).map_or(0, |nos| nos.iter().filter(ended).count())
     }
 
     pub(super) fn untold_of(&self, sender: &AgentAddr) -> Vec<No> {

@@ -47,8 +47,10 @@ pub struct Use {
     pub bytes: usize,
     /// The mailbox with the most messages: whose, how many, their bytes.
     pub fullest: Option<(AgentAddr, usize, usize)>,
-    /// Receipts that wait for the sender that has the most.
+    /// Ends that wait for the sender that has the most, as it is away.
     pub receipts: usize,
+    /// Marks of the sender that has the most.
+    pub marks: usize,
 }
 
 impl Mesh {
@@ -61,7 +63,8 @@ impl Mesh {
             messages: durable.table.len(),
             bytes: durable.table.bytes,
             fullest: fullest.map(|(agent, mailbox)| (agent.clone(), mailbox.count(), mailbox.bytes())),
-            receipts: senders.iter().map(|sender| durable.table.untold_count(sender)).max().unwrap_or(0),
+            receipts: senders.iter().map(|sender| durable.table.untold_ends(sender)).max().unwrap_or(0),
+            marks: durable.table.most_marks(),
         }
     }
 

@@ -114,7 +114,7 @@ impl World {
         if let Some(why) = self.wrong_order() {
             return self.fail(|| why);
         }
-        if let Some(why) = self.views_differ() {
+        if let Some(why) = self.views_differ().or_else(|| self.way_astray()) {
             return self.fail(|| why);
         }
         for agent in 0..self.agents.len() {

@@ -14,6 +14,7 @@
 //! | `extras` | agents that come late or unregister, and dead letters that are sent again |
 //! | `model` | what senders were told and recipients got, and nothing of how |
 //! | `invariants` | what must hold |
+//! | `routes` | ways that lead from each node to each other one |
 //! | `scenario` | a run from beginning to end |
 //! | `runs` | many seeds, on all processors |
 //! | `sabotage` | faults planted on purpose, each of which must be found |
@@ -38,6 +39,7 @@ mod invariants;
 mod model;
 mod net;
 mod rng;
+mod routes;
 mod runs;
 mod sabotage;
 mod scenario;

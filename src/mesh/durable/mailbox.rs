@@ -1,4 +1,5 @@
-//! Mailboxes of agents whose home is here, and what is in the hands of their sessions.
+//! Mailboxes: what waits for agents whose home is here, what of it is in the hands of their sessions, and how much waits
+//! here for the homes of others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,10 +19,10 @@ const REQUEUE_AT_MOST: Duration = Duration::from_secs(60);
 /// … and not more often.
 const REQUEUES: u32 = 20;
 
-/// What waits for one agent.
+/// What waits here for one agent, wherever its home is.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
-    /// Neither in a session's hands nor delayed.
+    /// To be handed over: neither in a session's hands nor delayed.
     waiting: BTreeSet<(Priority, No)>,
     count: usize,
     bytes: usize,
@@ -61,12 +62,25 @@ impl Mailboxes {
     }
 
     pub(super) fn remove_item(&mut self, no: No, item: &Item) {
-        let Some(mailbox) = self.0.get_mut(&item.key.to) else { return };
-        mailbox.waiting.remove(&(item.head.priority, no));
+        if let Some(mailbox) = self.0.get_mut(&item.key.to) {
+            mailbox.waiting.remove(&(item.head.priority, no));
+        }
+        self.uncount(&item.key.to, item.payload.len());
+    }
+
+    /// One more is on its way to the agent's home, or waits until that can be reached.
+    pub(super) fn count_outbound(&mut self, agent: &AgentAddr, bytes: usize) {
+        let mailbox = self.0.entry(agent.clone()).or_default();
+        mailbox.count += 1;
+        mailbox.bytes += bytes;
+    }
+
+    pub(super) fn uncount(&mut self, agent: &AgentAddr, bytes: usize) {
+        let Some(mailbox) = self.0.get_mut(agent) else { return };
         mailbox.count -= 1;
-        mailbox.bytes -= item.payload.len();
+        mailbox.bytes -= bytes;
         if mailbox.count == 0 {
-            self.0.remove(&item.key.to);
+            self.0.remove(agent);
         }
     }
 

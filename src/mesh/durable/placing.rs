@@ -206,6 +206,7 @@ impl Mesh {
         item.place = Place::Outbox;
         item.placed = true;
         item.peer = Some(home.clone());
+        self.durable.mailboxes.count_outbound(&item.key.to, item.payload.len());
         let (flow, priority) = (item.flow(), item.head.priority);
         if let Some(flow) = flow {
             self.durable.flows.entry(flow).or_default().insert(no);
@@ -227,6 +228,7 @@ impl Mesh {
     pub(super) fn out_of_outbox(&mut self, no: No) {
         let Some(item) = self.durable.table.get_mut(no) else { return };
         let Some(node) = item.peer.take() else { return };
+        self.durable.mailboxes.uncount(&item.key.to, item.payload.len());
         let (flow, priority, bytes, urgent) =
             (item.flow(), item.head.priority, item.payload.len(), item.urgent());
         if let Some(peer) = self.durable.peers.get_mut(&node) {

@@ -235,13 +235,21 @@ impl Mesh {
         Err(Refusal::new(Code::TooOld, message))
     }
 
-    /// Whether there is room for one message more for this recipient.
+    /// Whether there is room for one message more for this recipient: of those for one of them so many wait here, wherever its
+    /// home is, so that one whose home is out of reach does not take the room of all others.
     pub(super) fn check_room(&self, to: &AgentAddr, bytes: usize) -> Result<(), Refusal> {
         let limits = &self.config.limits;
         if let Some(mailbox) = self.durable.mailboxes.get(to)
             && (mailbox.count() >= limits.mailbox_messages || mailbox.bytes() + bytes > limits.mailbox_bytes)
         {
-            let message = format!("the mailbox of {to} is full: {} messages wait in it", mailbox.count());
+            let count = mailbox.count();
+            let message = match self.directory.home(to) {
+                Some((home, _)) if *home != self.config.node => format!(
+                    "{count} messages wait at node {} for {to} until node {home} has them: as many as a mailbox takes",
+                    self.config.node
+                ),
+                _ => format!("the mailbox of {to} is full: {count} messages wait in it"),
+            };
             return Err(Refusal::new(Code::MailboxFull, message));
         }
         if self.durable.waiting.len() >= MAX_WAITING {

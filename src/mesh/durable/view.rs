@@ -45,7 +45,7 @@ pub struct Use {
     pub messages: usize,
     /// Bytes of their payloads.
     pub bytes: usize,
-    /// The mailbox with the most messages: whose, how many, their bytes.
+    /// The mailbox with the most messages, those on their way to it counted: whose, how many, their bytes.
     pub fullest: Option<(AgentAddr, usize, usize)>,
     /// Ends that wait for the sender that has the most, as it is away.
     pub receipts: usize,

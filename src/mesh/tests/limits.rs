@@ -57,6 +57,40 @@ fn a_mailbox_takes_as_many_messages_and_bytes_as_it_may() {
 }
 
 #[test]
+fn for_a_recipient_whose_home_is_out_of_reach_no_more_waits_than_in_a_mailbox() {
+    // covers Q04, Q06
+    for limits in [
+        Limits { mailbox_messages: 3, ..Limits::default() },
+        // A payload is "payload of m-1".
+        Limits { mailbox_bytes: 3 * 14, ..Limits::default() },
+    ] {
+        let mut cluster = limited(&["agni", "dc"], &limits);
+        let alice = cluster.register("dc", "alice");
+        cluster.away("agni", "bob");
+        cluster.away("agni", "eve");
+        cluster.cut("agni", "dc");
+        (1..=4).for_each(|n| cluster.post(&alice, "bob", &format!("m-{n}")));
+        assert_eq!(cluster.refusals(&alice), [Code::MailboxFull]);
+        let used = cluster.mesh("dc").limits_in_use();
+        assert_eq!((used.messages, used.fullest), (3, Some((agent("bob"), 3, 3 * 14))));
+        let said = reason(&cluster, &alice);
+        assert!(said.contains("3 messages wait at node dc") && said.contains("until node agni"), "{said}");
+        cluster.post(&alice, "eve", "m-5");
+        assert_eq!(cluster.states(&alice, "m-5"), [State::Accepted], "others go on");
+
+        // Its home takes them over: there they count, and here no more.
+        cluster.connect("agni", "dc");
+        cluster.run(seconds(5));
+        assert_eq!(cluster.mesh("dc").limits_in_use().fullest, None);
+        assert_eq!(cluster.mesh("agni").limits_in_use().fullest, Some((agent("bob"), 3, 3 * 14)));
+        cluster.post(&alice, "bob", "m-6");
+        assert_eq!(cluster.refusals(&alice), [Code::MailboxFull; 2]);
+        assert!(reason(&cluster, &alice).contains("the mailbox of"), "{}", reason(&cluster, &alice));
+        assert_eq!(cluster.mesh("dc").limits_in_use().fullest, None);
+    }
+}
+
+#[test]
 fn a_node_keeps_as_many_messages_and_bytes_as_it_may() {
     // covers Q04, Q06
     for limits in

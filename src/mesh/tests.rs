@@ -2,6 +2,7 @@
 
 mod agents;
 mod calls;
+mod clock;
 mod cluster;
 mod durable;
 mod early;

@@ -35,6 +35,11 @@ pub const MIX: Mix = Mix { durable: 93, broadcast: 5, ttl: 12, not_before: 6, co
 /// In one run of so many, nodes notice the death of a good link within half a second.
 const ATTENTIVE_ONE_IN: u64 = 4;
 
+/// In one run of so many a machine stays away for so long that second holders go on, and messages have second copies more
+/// often. None of the seeds that were kept before is among them.
+const FAR_GONE_ONE_IN: u64 = 8;
+const FAR_GONE: u64 = 70 << 16;
+
 /// What a run came to.
 pub struct Outcome {
     pub broken: Option<String>,
@@ -47,6 +52,10 @@ pub struct Outcome {
 pub fn delay_between(seed: u64, a: usize, b: usize) -> Us {
     let (low, high) = (a.min(b) as u64, a.max(b) as u64);
     MS + mix(seed ^ (low << 8) ^ (high << 16)) % (60 * MS)
+}
+
+fn is_far_gone(seed: u64) -> bool {
+    mix(seed ^ FAR_GONE).is_multiple_of(FAR_GONE_ONE_IN)
 }
 
 /// Runs one seed to its end, or to the first thing that is wrong.
@@ -63,6 +72,9 @@ pub fn run_with(seed: u64, traced: bool, sabotage: Option<Sabotage>) -> Outcome 
     }
     if bounds::has_them(seed) {
         world.bounds.limits = Some(bounds::small(seed));
+    }
+    if is_far_gone(seed) {
+        world.mix.copies = 50;
     }
     let mut rng = Rng::new(mix(seed));
     furnish(&mut world, &mut rng);
@@ -159,7 +171,7 @@ pub fn add_agent(world: &mut World, rng: &mut Rng, gate: usize, shared: bool) ->
 
 /// What happens to them; answers when it is over.
 fn plan(world: &mut World, rng: &mut Rng) -> Us {
-    let long = rng.percent(12);
+    let long = rng.percent(12) || is_far_gone(world.seed);
     let length = (if long { 110 } else { 60 }) * SECOND;
     let faults = rng.range(3, 14);
     for _ in 0..faults {

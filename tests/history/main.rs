@@ -19,6 +19,7 @@
 //! | `runs` | many seeds, on all processors |
 //! | `sabotage` | faults planted on purpose, each of which must be found |
 //! | `directed` | histories that are told in words |
+//! | `day`, `memory` | one of a whole day, and what nodes have in memory meanwhile |
 //!
 //! `SEEDS=100000 cargo test --test history` runs more of them;
 //! `SEED=123 cargo test --test history replay -- --nocapture` runs one again and shows its last steps, and with
@@ -30,12 +31,14 @@
 mod bounds;
 mod client;
 mod clock;
+mod day;
 mod directed;
 mod disk;
 mod early;
 mod extras;
 mod faults;
 mod invariants;
+mod memory;
 mod model;
 mod net;
 mod rng;

@@ -6,6 +6,7 @@ use trishula::wire::frame::Frame;
 use trishula::wire::ids::Incarnation;
 
 use crate::clock::{MS, SECOND};
+use crate::memory::counted;
 use crate::model::MachineNo;
 use crate::net::{Party, Wire, WireNo, decode, encode};
 use crate::world::{Event, World};
@@ -37,7 +38,7 @@ impl World {
             return;
         }
         let (who, link, early, other) = (end.who, end.link, !end.up, wire.ends[1 - side].who);
-        let frame = decode(bytes.clone());
+        let frame = counted(|| decode(bytes.clone()));
         match who {
             Party::Node(m, life) if self.machines[m].life == life => {
                 if early {

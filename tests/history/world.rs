@@ -15,6 +15,7 @@ use crate::clock::{Clock, MS, Us};
 use crate::disk::{Changed, Disk};
 use crate::extras::{Extra, Extras};
 use crate::faults::Fault;
+use crate::memory::counted;
 use crate::model::{AgentNo, MachineNo, MessageNo, Model};
 use crate::net::{Net, Party, WireNo};
 use crate::rng::{Rng, mix};
@@ -275,13 +276,13 @@ impl World {
         config.previous = machine.disk.platter.incarnation.replace(machine.incarnation).map(Incarnation);
         (config.heartbeat, config.silence) =
             (self.heartbeat, (self.heartbeat * 3).max(Duration::from_secs(3)));
-        let mut memory = machine.disk.memory();
+        let mut memory = counted(|| machine.disk.memory());
         if let Some(sabotage) = self.sabotage {
             sabotage.edit_memory(&mut memory);
         }
         self.trace.note(now, || format!("{} starts, life {life}, with {memory:?}", machine.name));
         let wall = machine.clock.wall_ms(now);
-        machine.mesh = Some(Mesh::new(config, machine.clock.monotonic(now), wall, memory));
+        machine.mesh = Some(counted(|| Mesh::new(config, machine.clock.monotonic(now), wall, memory)));
         self.drain(m);
         self.bounds.begins(m);
         self.check_bounds(m);
@@ -333,14 +334,16 @@ impl World {
         let machine = &mut self.machines[m];
         let shown = machine.clock.monotonic(now);
         if let Some(mesh) = &mut machine.mesh {
-            mesh.handle(shown, input);
+            counted(|| mesh.handle(shown, input));
         }
         self.drain(m);
         self.check_bounds(m);
     }
 
     fn drain(&mut self, m: MachineNo) {
-        while let Some(output) = self.machines[m].mesh.as_mut().and_then(Mesh::poll_output) {
+        while let Some(output) =
+            self.machines[m].mesh.as_mut().and_then(|mesh| counted(|| mesh.poll_output()))
+        {
             self.execute(m, output);
         }
         let Some(mesh) = &self.machines[m].mesh else { return };
@@ -460,7 +463,7 @@ impl World {
             self.trace.count("frames that found no room");
             let shown = self.machines[m].clock.monotonic(self.now);
             if let Some(mesh) = &mut self.machines[m].mesh {
-                mesh.handle(shown, Input::Unsent(link, frame));
+                counted(|| mesh.handle(shown, Input::Unsent(link, frame)));
             }
             return;
         }

@@ -74,6 +74,11 @@ pub(super) struct Brakes {
 }
 
 impl Brakes {
+    /// How many pairs are followed.
+    pub(super) fn pairs(&self) -> usize {
+        self.pairs.len()
+    }
+
     /// Pairs that have been quiet for long have all their tokens again.
     pub(super) fn forget_idle(&mut self, now: Time) {
         if self.pairs.len() > MAX_PAIRS / 2 {

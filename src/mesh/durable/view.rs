@@ -51,6 +51,8 @@ pub struct Use {
     pub receipts: usize,
     /// Marks of the sender that has the most.
     pub marks: usize,
+    /// Pairs of a sender and a recipient whose rate is followed.
+    pub pairs: usize,
 }
 
 impl Mesh {
@@ -65,6 +67,7 @@ impl Mesh {
             fullest: fullest.map(|(agent, mailbox)| (agent.clone(), mailbox.count(), mailbox.bytes())),
             receipts: senders.iter().map(|sender| durable.table.untold_ends(sender)).max().unwrap_or(0),
             marks: durable.table.most_marks(),
+            pairs: durable.brakes.pairs(),
         }
     }
 

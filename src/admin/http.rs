@@ -182,7 +182,8 @@ mod tests {
         // covers T20, B20
         let status = |writable: bool, damaged: Option<&str>| -> Status {
             let store = json!({
-                "writable": writable, "since_ms": 1, "error": "no space left", "damaged": damaged,
+                "writable": writable, "since_ms": 1, "damaged": damaged,
+                "error": damaged.is_none().then_some("no space left"),
                 "slowest_commit_ms": 0.5, "waiting": 0, "quarantined": 0,
             });
             serde_json::from_value(json!({

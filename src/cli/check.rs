@@ -14,6 +14,7 @@ use crate::daemon;
 use crate::identity::bundle::Bundle;
 use crate::identity::ca::Authority;
 use crate::identity::{Role, RoleKind};
+use crate::store::maintenance;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -40,6 +41,7 @@ impl Args {
         identity(&config, &mut findings);
         authority(&config, &mut findings);
         data_folder(&config.node.data_dir, &mut findings);
+        store(&config.node.data_dir, &mut findings);
         fallback(&config, &mut findings);
         udp_buffers(&config, &mut findings);
         // What the node itself has taken is not taken by somebody else.
@@ -155,6 +157,24 @@ fn data_folder(folder: &Path, findings: &mut Findings) {
                 mend,
             );
         }
+    }
+}
+
+/// Damage that a node has found in its store, this life of it or the last one. No fault that should keep it from starting:
+/// it serves what it can read.
+fn store(folder: &Path, findings: &mut Findings) {
+    if maintenance::noted_damage(folder).is_none() {
+        return;
+    }
+    // Another file may have taken its place since.
+    if let Ok(maintenance::Survey { damage: Some(damage), .. }) = maintenance::survey(folder, true) {
+        let mend = format!(
+            "stop the node and see what can be saved with: trishula store salvage --data {}",
+            shell(folder)
+        );
+        let found =
+            format!("{}: the store is damaged and is not written any more ({damage})", folder.display());
+        findings.bad(Level::Warning, "store", found, mend);
     }
 }
 

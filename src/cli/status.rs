@@ -130,6 +130,11 @@ fn show_durable(durable: &DurableStatus) -> anyhow::Result<()> {
             ))?;
         }
     }
+    if store.full_check.as_deref() == Some("failed") {
+        print::line(
+            "Store: its full check did not come to an end, see the node's log; or run: trishula store status --full",
+        )?;
+    }
     if store.quarantined > 0 {
         print::line(&format!(
             "Store: {} damaged messages were put aside; of {} no other node is known to hold a copy: trishula store status",

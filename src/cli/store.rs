@@ -234,7 +234,8 @@ impl Move {
 
 impl Salvage {
     fn run(self) -> anyhow::Result<()> {
-        let saved = maintenance::salvage(&self.data.folder()?, self.out.as_deref())?;
+        let folder = self.data.folder()?;
+        let saved = maintenance::salvage(&folder, self.out.as_deref())?;
         if self.json {
             return print::json(&saved);
         }
@@ -245,8 +246,9 @@ impl Salvage {
         print::table(&["table", "rows", ""], &saved.iter().map(row).collect::<Vec<_>>())?;
         match self.out {
             Some(out) => print::note(&format!(
-                "written to {}; move it to the node's data folder in the place of the damaged one (keep that)",
-                out.display()
+                "written to {}/node.sqlite; move all that is called {}/node.sqlite* away (and keep it), then this one to its place",
+                out.display(),
+                folder.display()
             )),
             None => print::note(
                 "nothing was written; to put it into a new store: trishula store salvage --out DIR",

@@ -152,13 +152,17 @@ pub struct StoreStatus {
     /// Those of which no other node is known to hold a copy.
     #[serde(default)]
     pub quarantined_alone: u64,
+    /// The full check of this start: `running`, `whole`, `damaged` or `failed`; absent: the file was damaged before, or it
+    /// is of a release that does not tell.
+    #[serde(default)]
+    pub full_check: Option<String>,
 }
 
 impl StoreStatus {
-    /// What is wrong with it.
+    /// What is wrong with it, and what to do where that is known.
     pub fn trouble(&self) -> Option<&str> {
         let refused = (!self.writable).then_some("the disk refuses to write");
-        self.damaged.as_deref().or_else(|| self.error.as_deref().filter(|_| !self.writable)).or(refused)
+        self.error.as_deref().filter(|_| !self.writable).or(self.damaged.as_deref()).or(refused)
     }
 }
 

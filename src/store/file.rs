@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -63,6 +64,30 @@ pub(super) fn usable(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Writes down beside the file that it was found to be damaged: a start looks at pages only, and takes some damage for none.
+pub(super) fn note_damage(database: &Path, damage: &str) {
+    let note = damage_note(database);
+    if let Err(why) = std::fs::write(&note, damage) {
+        let file = note.display();
+        tracing::warn!(%file, %why, "that the store is damaged can't be written down; the full check of the next start finds it again");
+    }
+}
+
+/// What was found before, and was not mended since.
+pub(super) fn noted_damage(database: &Path) -> Option<String> {
+    std::fs::read(damage_note(database)).ok().map(|damage| String::from_utf8_lossy(&damage).into_owned())
+}
+
+/// A full check has found nothing.
+pub(super) fn forget_damage(database: &Path) {
+    // If it stays, the next start has one more full check.
+    let _ = std::fs::remove_file(damage_note(database));
+}
+
+fn damage_note(database: &Path) -> PathBuf {
+    database.with_file_name("node.damaged")
+}
+
 /// Opens for writing. What the log holds is written anew to the database before anything is added to it: after a
 /// failed fsync pages of the log may be in memory only and look written, and whatever came behind them in the log would
 /// be lost with them.
@@ -90,6 +115,7 @@ pub(super) fn connect(file: &Path, log_pages: Arc<AtomicUsize>) -> rusqlite::Res
 /// Opens for [`checkpoint`] alone, beside the writer.
 pub(super) fn connect_for_checkpoints(file: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    leave_log(&connection)?;
     connection.busy_timeout(BUSY)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     if platform::FSYNC_NEEDS_FULLFSYNC {
@@ -115,6 +141,11 @@ pub(super) fn checkpoint(connection: &Connection, how: &str) -> rusqlite::Result
         // SQLite waits for readers itself, and not for another checkpoint.
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// When it is closed the log stays as it is; else whoever closes last writes it into the database.
+pub(super) fn leave_log(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop)
 }
 
 /// Opens for reading only, beside whoever writes.

@@ -1,7 +1,10 @@
 //! How the disk is: what the writer tells whoever shows it.
 
+use std::path::Path;
+
 use tokio::sync::watch;
 
+use super::file;
 use super::row::place_word;
 use super::writes::{Count, Tally};
 use crate::metrics;
@@ -35,7 +38,7 @@ pub struct Health {
     pub quarantined: u64,
     /// Those of which no other node is known to hold a copy.
     pub quarantined_alone: u64,
-    /// What the full check of this start found; `None`: it still runs.
+    /// What the full check of this start found; `None`: it still runs, or the file is damaged and there is none.
     pub checked: Option<Checked>,
 }
 
@@ -48,6 +51,49 @@ pub enum Checked {
     Damaged(String),
     /// It could not be done.
     Failed(String),
+}
+
+impl Checked {
+    /// `whole`, `damaged` or `failed`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Checked::Whole => "whole",
+            Checked::Damaged(_) => "damaged",
+            Checked::Failed(_) => "failed",
+        }
+    }
+}
+
+/// What every job is told while the file is damaged.
+pub(super) fn damaged_words(file: &Path, damage: &str) -> String {
+    format!(
+        "{}: the store is damaged and is not written any more ({damage}); stop the node and see what can be saved with: trishula store salvage",
+        file.display()
+    )
+}
+
+/// The file is damaged: from now on it is read, never written. Who found it first is believed.
+pub(super) fn found_damaged(health: &watch::Sender<Health>, file: &Path, damage: &str) {
+    let is_news = health.send_if_modified(|health| {
+        if health.damaged.is_some() {
+            return false;
+        }
+        if health.writable {
+            metrics::STORE_WRITABLE.set(0);
+            (health.writable, health.since_ms) = (false, clock::wall_ms());
+        }
+        health.damaged = Some(damage.to_owned());
+        health.error = Some(damaged_words(file, damage));
+        true
+    });
+    if is_news {
+        tracing::error!(
+            file = %file.display(),
+            damage,
+            "the store is damaged: what was read is served, nothing is accepted any more; stop the node and see: trishula store salvage"
+        );
+        file::note_damage(file, damage);
+    }
 }
 
 pub(super) fn by_word<S: serde::Serializer>(places: &[(Place, Count)], to: S) -> Result<S::Ok, S::Error> {
@@ -74,6 +120,11 @@ impl Report {
         self.sender.borrow().writable
     }
 
+    /// What is wrong with the file, since the writer or the full check has found it.
+    pub fn damage(&self) -> Option<String> {
+        self.sender.borrow().damaged.clone()
+    }
+
     /// A second pen, for the full check.
     pub fn sender(&self) -> watch::Sender<Health> {
         self.sender.clone()
@@ -86,7 +137,8 @@ impl Report {
         self.slow(seconds, now);
         let slowest_seconds = self.slowest[0].max(self.slowest[1]);
         self.sender.send_modify(|health| {
-            if !health.writable {
+            // The full check may have found damage meanwhile.
+            if !health.writable && health.damaged.is_none() {
                 metrics::STORE_WRITABLE.set(1);
                 let seconds = now.saturating_sub(health.since_ms) / 1000;
                 tracing::info!(after_seconds = seconds, "the store writes again");
@@ -99,7 +151,7 @@ impl Report {
     }
 
     /// A group is not. Said once for as long as it stays so; the node says of each message that it was refused.
-    pub fn failed(&mut self, why: &str, file: &std::path::Path, waiting: usize) {
+    pub fn failed(&mut self, why: &str, file: &Path, waiting: usize) {
         let now = clock::wall_ms();
         self.sender.send_modify(|health| {
             if health.writable {
@@ -113,8 +165,8 @@ impl Report {
     }
 
     /// The file itself is damaged.
-    pub fn damaged(&mut self, why: &str) {
-        self.sender.send_modify(|health| health.damaged = Some(why.to_owned()));
+    pub fn damaged(&mut self, file: &Path, why: &str) {
+        found_damaged(&self.sender, file, why);
     }
 
     fn slow(&mut self, seconds: f64, now: u64) {

@@ -67,9 +67,16 @@ pub struct Aside {
     pub rest: String,
 }
 
-/// Looks at a store; nothing is changed, and the node may run. `full`: every index and row, not only pages.
+/// The damage that was found in the store of a folder, if its node has not found it mended since.
+pub fn noted_damage(folder: &Path) -> Option<String> {
+    file::noted_damage(&database(folder))
+}
+
+/// Looks at a store; nothing is changed, and the node may run. `full`: every index and row, not only pages; so it is where
+/// damage was found before.
 pub fn survey(folder: &Path, full: bool) -> Result<Survey, Error> {
     let path = existing(folder)?;
+    let full = full || file::noted_damage(&path).is_some();
     let failed = |why| Error::of(&path, why);
     let mut survey = Survey {
         in_use: file::is_locked(folder),

@@ -13,7 +13,7 @@
 //! | `reader` | questions beside the writer |
 //! | `index` | which row a message has, in memory |
 //! | `checkpoint` | the log written into the database, beside the writer |
-//! | `check` | the full check, in the background |
+//! | `check` | the full check, in the background; what it finds ends the writing |
 //! | [`maintenance`] | what `trishula store` does |
 //! | [`trace`] | hop records, in a file of their own |
 //! | `file` | opening, the lock, checks |
@@ -191,7 +191,7 @@ pub fn open(folder: &Path, wall_ms: u64) -> Result<Opened, Error> {
     let health = Health {
         writable: read.damaged.is_none(),
         since_ms: clock::wall_ms(),
-        error: read.damaged.as_ref().map(|damage| writer::damaged_words(&path, damage)),
+        error: read.damaged.as_ref().map(|damage| health::damaged_words(&path, damage)),
         damaged: read.damaged.clone(),
         places: read.loaded.known.tally.counts(),
         quarantined: read.quarantine_size.0,
@@ -211,7 +211,6 @@ pub fn open(folder: &Path, wall_ms: u64) -> Result<Opened, Error> {
         connection: read.connection,
         known: read.loaded.known,
         report,
-        damaged: read.damaged.clone(),
         checkpoints: checkpoint::Checkpoints::start(&path).map_err(unusable)?,
         log_pages,
         check,
@@ -262,6 +261,9 @@ fn read(path: &Path, log_pages: Arc<AtomicUsize>, wall_ms: u64) -> Result<Read, 
             Failed::Store(Error::of(path, why))
         }
     };
+    if let Some(damage) = look_again(path).map_err(failed)? {
+        return Err(Failed::Damage(damage));
+    }
     let mut connection = file::connect(path, log_pages).map_err(failed)?;
     if let Some(damage) = file::check(&connection, "quick_check").map_err(failed)? {
         return Err(Failed::Damage(damage));
@@ -288,6 +290,20 @@ fn read(path: &Path, log_pages: Arc<AtomicUsize>, wall_ms: u64) -> Result<Read, 
     Ok(Read { connection: Some(connection), incarnation, previous, loaded, quarantine_size, damaged: None })
 }
 
+/// Where damage was found before, perhaps by more than the check of pages, nothing is written until it is known to be gone.
+fn look_again(path: &Path) -> rusqlite::Result<Option<String>> {
+    if file::noted_damage(path).is_none() {
+        return Ok(None);
+    }
+    if path.exists()
+        && let Some(damage) = file::check(&file::connect_to_read(path)?, "integrity_check")?
+    {
+        return Ok(Some(damage));
+    }
+    file::forget_damage(path);
+    Ok(None)
+}
+
 /// What can be read goes on being delivered; nothing new is taken, as every job is refused.
 fn read_damaged(path: &Path, damage: String, wall_ms: u64) -> Read {
     tracing::error!(
@@ -295,6 +311,7 @@ fn read_damaged(path: &Path, damage: String, wall_ms: u64) -> Read {
         damage,
         "the store is damaged: what can be read is served, nothing is accepted; see: trishula store salvage"
     );
+    file::note_damage(path, &damage);
     let connection = file::connect_to_read(path).ok();
     let loaded = connection.as_ref().map(load::load_damaged).unwrap_or_default();
     let previous = connection.as_ref().and_then(|connection| load::incarnation(connection).ok().flatten());

@@ -9,7 +9,7 @@ use rusqlite::{Connection, ErrorCode, InterruptHandle};
 
 use super::checkpoint::Checkpoints;
 use super::file::{self, Lock};
-use super::health::Report;
+use super::health::{Report, damaged_words};
 use super::writes::{self, Known};
 use super::{Done, GROUP, Job};
 use crate::rt::{clock, queue};
@@ -32,8 +32,6 @@ pub(super) struct Writer {
     pub connection: Option<Connection>,
     pub known: Known,
     pub report: Report,
-    /// The file is damaged: nothing is written, and this is said to every job.
-    pub damaged: Option<String>,
     pub checkpoints: Checkpoints,
     /// Pages in the log after the last commit.
     pub log_pages: Arc<AtomicUsize>,
@@ -89,6 +87,7 @@ impl Writer {
         }
         self.end_check();
         self.checkpoints.end();
+        self.stop_if_damaged();
         if let Some(connection) = &self.connection {
             // The next start has nothing to catch up with.
             let _ = file::checkpoint(connection, "TRUNCATE");
@@ -108,7 +107,7 @@ impl Writer {
             std::thread::yield_now();
         }
         loop {
-            if self.report.is_writable() || self.damaged.is_some() {
+            if self.report.is_writable() || self.report.damage().is_some() {
                 return waiting.blocking_recv();
             }
             match waiting.try_recv() {
@@ -134,8 +133,8 @@ impl Writer {
         group: &mut Group,
     ) -> rusqlite::Result<()> {
         group.add(&first);
-        if let Some(why) = &self.damaged {
-            return Err(file::failure(rusqlite::ffi::SQLITE_CORRUPT, why));
+        if let Some(why) = self.stop_if_damaged() {
+            return Err(file::failure(rusqlite::ffi::SQLITE_CORRUPT, &why));
         }
         self.connect()?;
         let Some(connection) = &self.connection else { return Ok(()) };
@@ -148,6 +147,16 @@ impl Writer {
             writes::write(&transaction, &job.record, &mut self.known)?;
         }
         transaction.commit()
+    }
+
+    /// Lets go of a damaged file as it is; answers what is wrong with it. The full check may find it at any time.
+    fn stop_if_damaged(&mut self) -> Option<String> {
+        let damage = self.report.damage()?;
+        if let Some(connection) = self.connection.take() {
+            // At worst the log is written into the file, of which it is a part.
+            let _ = file::leave_log(&connection);
+        }
+        Some(damage)
     }
 
     /// Opens the file again after a failure.
@@ -170,14 +179,14 @@ impl Writer {
     /// The group is refused as a whole, and the file is opened again before the next: after a failed fsync nobody knows
     /// what of it is on disk, and trying it again would say that it is (the system forgets what it could not write).
     fn give_up(&mut self, why: &rusqlite::Error, waiting: usize) -> String {
+        if file::is_damage(why) {
+            self.report.damaged(&self.file, &why.to_string());
+        }
+        let damage = self.stop_if_damaged();
         self.connection = None;
         // It reads, and what is opened again must be alone with its log for a moment.
         self.end_check();
-        if file::is_damage(why) && self.damaged.is_none() {
-            self.damaged = Some(why.to_string());
-            self.report.damaged(&why.to_string());
-        }
-        let said = match &self.damaged {
+        let said = match &damage {
             Some(damage) => damaged_words(&self.file, damage),
             None => explain(&self.file, why),
         };
@@ -190,14 +199,6 @@ impl Writer {
             check.interrupt();
         }
     }
-}
-
-/// What every job is told while the file is damaged.
-pub(super) fn damaged_words(file: &std::path::Path, damage: &str) -> String {
-    format!(
-        "{}: the store is damaged and is not written any more ({damage}); stop the node and see what can be saved with: trishula store salvage",
-        file.display()
-    )
 }
 
 /// The disk's word, and what to do.

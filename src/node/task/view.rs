@@ -186,6 +186,10 @@ fn store_status(health: &store::Health) -> StoreStatus {
         waiting: health.waiting,
         quarantined: health.quarantined,
         quarantined_alone: health.quarantined_alone,
+        full_check: match &health.checked {
+            Some(checked) => Some(checked.word().to_owned()),
+            None => health.damaged.is_none().then(|| "running".to_owned()),
+        },
     }
 }
 

@@ -1,5 +1,6 @@
 /* Loaded before the C library into a node under test: while the file named by TRISHULA_TEST_FAULT is there, the files of
- * its store fail as that file says: "sync": fsync says EIO; "readonly": nothing can be written or opened for writing.
+ * its store fail as that file says: "sync": fsync says EIO; "readonly": nothing can be written or opened for writing;
+ * "check": the full check of the start waits until the file is gone.
  * Each time that the database is opened for writing, a line is added to the file named by TRISHULA_TEST_OPENS. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -9,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -19,7 +21,7 @@ static int is_fault(const char *kind) {
     int fd = flag ? REAL(open)(flag, O_RDONLY) : -1;
     char said[16] = {0};
     if (fd < 0) return 0;
-    ssize_t length = read(fd, said, sizeof said - 1);
+    ssize_t length = REAL(read)(fd, said, sizeof said - 1);
     close(fd);
     return length > 0 && strcmp(said, kind) == 0;
 }
@@ -34,6 +36,19 @@ static int is_store(int fd) {
 }
 
 static int fails(int fd) { return is_store(fd) && is_fault("readonly") ? (errno = EROFS, 1) : 0; }
+
+static void check_waits(void) {
+    char thread[16] = {0};
+    prctl(PR_GET_NAME, thread);
+    if (strcmp(thread, "store.check") != 0) return;
+    while (is_fault("check")) usleep(5000);
+}
+
+ssize_t read(int fd, void *to, size_t size) { return check_waits(), REAL(read)(fd, to, size); }
+
+ssize_t pread(int fd, void *to, size_t size, off_t at) { return check_waits(), REAL(pread)(fd, to, size, at); }
+
+ssize_t pread64(int fd, void *to, size_t size, off64_t at) { return check_waits(), REAL(pread64)(fd, to, size, at); }
 
 int fsync(int fd) { return is_store(fd) && is_fault("sync") ? (errno = EIO, -1) : REAL(fsync)(fd); }
 

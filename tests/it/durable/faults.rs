@@ -14,7 +14,8 @@ use crate::harness::{Machine, Mesh, PATIENCE, Process, TRISHULA, until};
 use crate::wss::Door;
 
 /// A node whose disk fails as long as a file says so.
-struct Fault {
+pub(super) struct Fault {
+    library: PathBuf,
     flag: PathBuf,
     opens: PathBuf,
 }
@@ -22,32 +23,42 @@ struct Fault {
 impl Fault {
     /// Compiles the library and starts the machine's node with it.
     fn under(machine: &mut Machine) -> Fault {
+        let fault = Fault::of(machine);
+        fault.start(machine);
+        fault
+    }
+
+    /// Compiles the library.
+    pub(super) fn of(machine: &Machine) -> Fault {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/durable/faults.c");
         let library = machine.folder.join("faults.so");
         let mut compile = Command::new("cc");
         compile.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl");
         assert!(compile.status().expect("a C compiler").success());
-        let fault = Fault { flag: machine.folder.join("fault"), opens: machine.folder.join("opens") };
+        Fault { library, flag: machine.folder.join("fault"), opens: machine.folder.join("opens") }
+    }
+
+    /// Starts the machine's node with it.
+    pub(super) fn start(&self, machine: &mut Machine) {
         let set = |name: &str, path: &Path| format!("{name}={}", path.display());
         let environment = [
-            set("LD_PRELOAD", &library),
-            set("TRISHULA_TEST_FAULT", &fault.flag),
-            set("TRISHULA_TEST_OPENS", &fault.opens),
+            set("LD_PRELOAD", &self.library),
+            set("TRISHULA_TEST_FAULT", &self.flag),
+            set("TRISHULA_TEST_OPENS", &self.opens),
         ];
         let config = machine.config();
         let mut arguments: Vec<&str> = environment.iter().map(String::as_str).collect();
         arguments.extend([TRISHULA, "run", "--config", &config]);
         machine.node = Some(Process::start(Path::new("env"), &arguments, machine.folder.join("node.log")));
-        fault
     }
 
-    fn begins(&self, kind: &str) {
+    pub(super) fn begins(&self, kind: &str) {
         let made = self.flag.with_extension("new");
         fs::write(&made, kind).unwrap();
         fs::rename(made, &self.flag).unwrap();
     }
 
-    fn ends(&self) {
+    pub(super) fn ends(&self) {
         fs::remove_file(&self.flag).unwrap();
     }
 

@@ -70,8 +70,8 @@ async fn answer(request: &Request<Incoming>, node: &Handle) -> Response<Full<Byt
     }
 }
 
-/// 200 while the node task answers and its disk writes, 503 otherwise. A mesh that is not whole is a warning: this node
-/// still serves.
+/// 200 while the node task answers and its disk writes, 503 otherwise. A mesh that is not whole is a warning, and so is a disk
+/// that is slow: this node still serves.
 async fn health(node: &Handle) -> (StatusCode, Value) {
     let timestamp = OffsetDateTime::from(clock::wall()).format(&Rfc3339).unwrap_or_default();
     match tokio::time::timeout(HEALTH_WITHIN, node.status()).await {
@@ -97,20 +97,24 @@ fn checked(status: &Status, timestamp: &str) -> (StatusCode, Value) {
         Some(days) if days < CERTIFICATE_WARNING_DAYS => "warning",
         _ => "passing",
     };
-    let all_pass = mesh == "passing" && certificate == "passing";
+    let disk = match (trouble, store.is_some_and(StoreStatus::is_slow)) {
+        (Some(_), _) => "failing",
+        (None, true) => "warning",
+        (None, false) => "passing",
+    };
+    let all_pass = [mesh, certificate, disk] == ["passing"; 3];
     let (code, word) = match trouble {
         Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
         None if all_pass => (StatusCode::OK, "healthy"),
         None => (StatusCode::OK, "degraded"),
     };
-    let store = if trouble.is_some() { "failing" } else { "passing" };
     let body = json!({
         "status": word,
         "server": status.node,
         "timestamp": timestamp,
         "uptime": status.uptime_seconds,
         "connected_agents": status.agents_online,
-        "checks": { "node": "passing", "store": store, "mesh": mesh, "certificate": certificate },
+        "checks": { "node": "passing", "store": disk, "mesh": mesh, "certificate": certificate },
         "store_error": trouble,
         "metrics": {
             "links": status.links.len(),

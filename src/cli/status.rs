@@ -117,6 +117,10 @@ fn show_durable(durable: &DurableStatus) -> anyhow::Result<()> {
     }
     let Some(store) = &durable.store else { return Ok(()) };
     match store.trouble() {
+        None if store.is_slow() => print::line(&format!(
+            "Store: writes, but SLOWLY: a commit took {:.0} ms in the last two minutes, senders wait for their receipts as long; is the disk overloaded, or failing (dmesg)? {} waiting",
+            store.slowest_commit_ms, store.waiting
+        ))?,
         None => print::line(&format!(
             "Store: writes, slowest commit {:.1} ms, {} waiting",
             store.slowest_commit_ms, store.waiting

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::store;
 use crate::wire::ids::{Incarnation, NodeName};
 
 /// `trishula status --json`.
@@ -159,6 +160,11 @@ pub struct StoreStatus {
 }
 
 impl StoreStatus {
+    /// Whether senders wait long for their receipts.
+    pub fn is_slow(&self) -> bool {
+        self.slowest_commit_ms > store::SLOW_SECONDS * 1e3
+    }
+
     /// What is wrong with it, and what to do where that is known.
     pub fn trouble(&self) -> Option<&str> {
         let refused = (!self.writable).then_some("the disk refuses to write");

@@ -13,8 +13,8 @@ use crate::wire::record::Place;
 
 /// The slowest commit is that of the last one to two minutes.
 const SPELL_MS: u64 = 60_000;
-/// A commit longer than this is said in the log, once a spell.
-const SLOW_SECONDS: f64 = 1.0;
+/// A commit longer than this is said in the log, once a spell, and in `trishula status` and `/health`.
+pub const SLOW_SECONDS: f64 = 1.0;
 
 /// How the store is. Times are milliseconds of the wall clock.
 #[derive(Debug, Clone, Default, serde::Serialize)]

@@ -45,7 +45,7 @@ pub mod trace;
 mod writer;
 mod writes;
 
-pub use health::{Checked, Health};
+pub use health::{Checked, Health, SLOW_SECONDS};
 pub use load::Quarantined;
 pub use reader::{DeadLetter, Found, MOST, ReadError, Reader};
 pub use row::{Rest, Step, place_word};

@@ -1,6 +1,6 @@
 /* Loaded before the C library into a node under test: while the file named by TRISHULA_TEST_FAULT is there, the files of
  * its store fail as that file says: "sync": fsync says EIO; "readonly": nothing can be written or opened for writing;
- * "check": the full check of the start waits until the file is gone.
+ * "check": the full check of the start waits until the file is gone; "slow": fsync takes 2 seconds more.
  * Each time that the database is opened for writing, a line is added to the file named by TRISHULA_TEST_OPENS. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -50,9 +50,15 @@ ssize_t pread(int fd, void *to, size_t size, off_t at) { return check_waits(), R
 
 ssize_t pread64(int fd, void *to, size_t size, off64_t at) { return check_waits(), REAL(pread64)(fd, to, size, at); }
 
-int fsync(int fd) { return is_store(fd) && is_fault("sync") ? (errno = EIO, -1) : REAL(fsync)(fd); }
+static int sync_fails(int fd) {
+    if (!is_store(fd)) return 0;
+    if (is_fault("slow")) usleep(2000 * 1000);
+    return is_fault("sync") ? (errno = EIO, 1) : 0;
+}
 
-int fdatasync(int fd) { return is_store(fd) && is_fault("sync") ? (errno = EIO, -1) : REAL(fdatasync)(fd); }
+int fsync(int fd) { return sync_fails(fd) ? -1 : REAL(fsync)(fd); }
+
+int fdatasync(int fd) { return sync_fails(fd) ? -1 : REAL(fdatasync)(fd); }
 
 ssize_t write(int fd, const void *from, size_t size) { return fails(fd) ? -1 : REAL(write)(fd, from, size); }
 

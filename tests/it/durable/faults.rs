@@ -151,3 +151,69 @@ fn after_an_error_of_fsync_nothing_is_accepted_until_the_file_was_opened_again()
 fn a_disk_that_becomes_read_only_under_a_running_node_refuses_at_once_and_recovers() {
     a_disk_fails_and_recovers("readonly", "can't be written");
 }
+
+/// What the library adds to each fsync, less what clocks may differ.
+const SLOW: Duration = Duration::from_millis(1990);
+
+// covers B19, T04
+#[test]
+fn while_fsync_is_slow_nothing_is_accepted_before_its_end_and_the_operator_is_told() {
+    let mut mesh = Mesh::init(&["agni"]);
+    let fault = Fault::under(mesh.machine("agni"));
+    let agni = mesh.machine("agni");
+    agni.start_edge();
+    until("agni is whole", || agni.sees_whole(1));
+    run(async {
+        goes_away(Door::of(agni, "worker").must_open(manual()).await).await;
+        let mut busy = Door::of(agni, "busy").must_open(manual()).await;
+        let mut sender = Door::of(agni, "sender").must_open(json!({})).await;
+        accepted(&mut sender, &command("worker", "m-0", "accepted", json!({}))).await;
+        let shown = |agni: &Machine| String::from_utf8_lossy(&agni.run(&["status"]).stdout).into_owned();
+
+        fault.begins("slow");
+        for n in 1..4 {
+            let asked = Instant::now();
+            assert_eq!(
+                said(&mut sender, command("worker", &format!("m-{n}"), "accepted", json!({}))).await,
+                "accepted"
+            );
+            assert!(asked.elapsed() > SLOW, "before the fsync was over: {:?}", asked.elapsed());
+        }
+        // Many share one fsync, and what needs no disk does not wait for it.
+        let asked = Instant::now();
+        for n in 4..54 {
+            sender.say(command("worker", &format!("m-{n}"), "accepted", json!({}))).await.unwrap();
+        }
+        let live = json!({"type": "STATUS", "class": "live", "to": "busy", "id": "live", "payload": 1});
+        sender.say(live).await.unwrap();
+        assert_eq!(busy.message().await["id"], "live");
+        assert!(asked.elapsed() < SLOW, "a live message waited for the disk: {:?}", asked.elapsed());
+        for n in 4..54 {
+            let answer = sender.answer(&format!("m-{n}")).await;
+            assert_eq!(word(&answer), "accepted");
+            assert!(asked.elapsed() > SLOW, "before the fsync was over: {:?}", asked.elapsed());
+        }
+        assert!(asked.elapsed() < 10 * SLOW, "one by one: {:?}", asked.elapsed());
+        let status = agni.status().unwrap();
+        let slowest = status["durable"]["store"]["slowest_commit_ms"].as_f64().unwrap();
+        assert!(slowest > SLOW.as_secs_f64() * 1e3 && slowest < 20_000.0, "{slowest}");
+        assert!(shown(agni).contains("Store: writes, but SLOWLY"), "{}", shown(agni));
+        let (code, health) = agni.health();
+        assert_eq!((code, &health["checks"]["store"]), (200, &json!("warning")), "{health}");
+        assert_eq!(health["status"], "degraded");
+        assert!(agni.node_log().contains("the disk was slow to write"), "{}", agni.node_log());
+
+        // Killed amid an fsync: of what was not accepted nothing was promised, and what was is there.
+        sender.say(command("worker", "open", "accepted", json!({}))).await.unwrap();
+        agni.node.as_mut().unwrap().kill();
+        fault.ends();
+        agni.start_node();
+        let mut worker = open_when_it_can(&Door::of(agni, "worker")).await;
+        for n in 0..54 {
+            let message = worker.message().await;
+            assert_eq!(message["id"], format!("m-{n}"), "each once, in order");
+            worker.ack(&message).await.unwrap();
+        }
+        until("agni is well", || is_well(agni));
+    });
+}

@@ -14,7 +14,8 @@ Examples:
   trishula trace c-1 --from agni.planner    where two senders have used the same id
   trishula trace c-1 --json | jq '.journeys[].steps[] | select(.after == \"commit\")'
 
-Each node in reach is asked for its records; they are kept for a week. Where the clocks of two nodes differ, the times of
+Each node in reach is asked for its records; they are kept for a week. What a node could not record in time is missing, and
+is said with the times between which that was. Where the clocks of two nodes differ, the times of
 one are moved so that nothing arrives before it was sent.
 Exit codes: 0 found, 1 no node has a record of it, 2 the node of this machine can't be asked.")]
 pub(crate) struct Args {
@@ -37,6 +38,13 @@ impl Args {
             print::note(&format!(
                 "node {} has records since {since} only: older ones may have gone",
                 gone.node
+            ));
+        }
+        for missing in &traced.missing {
+            let (from, to) = (moment(missing.span.from_ms), moment(missing.span.to_ms));
+            print::note(&format!(
+                "node {} could not record everything between {from} and {to}: steps of that time may be missing",
+                missing.node
             ));
         }
         if traced.journeys.is_empty() {

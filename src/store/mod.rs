@@ -15,7 +15,7 @@
 //! | `checkpoint` | the log written into the database, beside the writer |
 //! | `check` | the full check, in the background; what it finds ends the writing |
 //! | [`maintenance`] | what `trishula store` does |
-//! | [`trace`] | hop records, in a file of their own |
+//! | [`trace`] | hop records, in a file of their own; `missing`: when some were dropped |
 //! | `file` | opening, the lock, checks |
 
 use std::path::{Path, PathBuf};
@@ -35,6 +35,7 @@ mod health;
 mod index;
 mod load;
 pub mod maintenance;
+mod missing;
 mod reader;
 mod rooms;
 mod row;

@@ -1,8 +1,8 @@
 //! Hop records: what happened to each message on this node, for `trishula trace`.
 //!
 //! They are worth little next to the messages themselves: a file and a thread of their own, no fsync for them, and
-//! what comes faster than it can be written is dropped and counted (`trishula_queue_full_total{queue="store.trace"}`). Old ones
-//! go, and a look-up says up to when something may be missing.
+//! what comes faster than it can be written is dropped and counted (`trishula_queue_full_total{queue="store.trace"}`), as is what
+//! comes while the file can't be written. Old ones go. A look-up says up to when, and between when, something may be missing.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,8 @@ use rusqlite::{Connection, params};
 use tokio::sync::{oneshot, watch};
 
 use super::file::{check, is_damage};
+use super::missing::Missing;
+pub use super::missing::Span;
 use super::reader::ReadError;
 use super::row::read_agent;
 use crate::rt::{clock, queue};
@@ -82,6 +84,8 @@ pub struct Trail {
     pub hops: Vec<Hop>,
     /// Records from before this time, in milliseconds of the wall clock, may have gone.
     pub gone_before_ms: u64,
+    /// When records were dropped, in order.
+    pub missing: Vec<Span>,
 }
 
 enum Ask {
@@ -91,12 +95,18 @@ enum Ask {
 
 /// Takes records. Cheap to clone.
 #[derive(Clone)]
-pub struct Recorder(queue::Sender<Ask>);
+pub struct Recorder {
+    asks: queue::Sender<Ask>,
+    missing: Missing,
+}
 
 impl Recorder {
-    /// Hands a record over; one that finds no room is dropped and counted.
+    /// Hands a record over; one that finds no room is dropped and counted, and its time is remembered.
     pub fn record(&self, hop: Hop) {
-        let _ = self.0.try_send(Ask::Write(hop));
+        let at_ms = hop.at_ms;
+        if self.asks.try_send(Ask::Write(hop)).is_err() {
+            self.missing.add(at_ms);
+        }
     }
 }
 
@@ -134,12 +144,13 @@ pub fn open_with(folder: &Path, limits: Limits) -> (Recorder, Lookup) {
     let file = path.display().to_string();
     let (asks, asked) = queue::bounded("store.trace", BOUND);
     let (end, ended) = watch::channel(());
-    let keeper = Keeper { path, limits, connection: None, failed: None, _end: end };
+    let missing = Missing::default();
+    let keeper = Keeper { path, limits, connection: None, failed: None, missing: missing.clone(), _end: end };
     if let Err(why) = std::thread::Builder::new().name("store.trace".into()).spawn(move || keeper.run(asked))
     {
         tracing::error!(%why, "no thread for hop records: trishula trace will know nothing of this node");
     }
-    (Recorder(asks.clone()), Lookup { asks, file, ended })
+    (Recorder { asks: asks.clone(), missing }, Lookup { asks, file, ended })
 }
 
 struct Keeper {
@@ -148,6 +159,7 @@ struct Keeper {
     connection: Option<Connection>,
     /// Since when the file can't be used.
     failed: Option<clock::Stopwatch>,
+    missing: Missing,
     /// Dropped last: see [`Lookup::ended`].
     _end: watch::Sender<()>,
 }
@@ -165,6 +177,7 @@ impl Keeper {
                         self.write(&std::mem::take(&mut hops));
                         let found =
                             self.connected().and_then(|connection| find(connection, from.as_ref(), &id));
+                        let found = found.map(|trail| Trail { missing: self.missing.spans(), ..trail });
                         // Whoever asked may have gone.
                         let _ = answer.send(found);
                     }
@@ -172,16 +185,28 @@ impl Keeper {
             }
             self.write(&hops);
         }
+        if let Some(connection) = &mut self.connection {
+            // At worst the next life does not tell of what was dropped last.
+            let _ = self.missing.store(connection);
+        }
     }
 
     fn write(&mut self, hops: &[Hop]) {
-        if hops.is_empty() || self.failed.is_some_and(|since| since.seconds() < AGAIN_SECONDS) {
+        if hops.is_empty() {
             return;
         }
-        let limits = self.limits;
-        let written = self.connected().and_then(|connection| {
-            insert(connection, hops)?;
-            prune(connection, limits)
+        if self.failed.is_some_and(|since| since.seconds() < AGAIN_SECONDS) {
+            return self.drop_all(hops);
+        }
+        let (limits, missing) = (self.limits, self.missing.clone());
+        let inserted = self.connected().and_then(|connection| insert(connection, hops));
+        if inserted.is_err() {
+            self.drop_all(hops);
+        }
+        let written = inserted.and_then(|()| {
+            let connection = self.connected()?;
+            prune(connection, limits)?;
+            missing.store(connection)
         });
         match written {
             Ok(()) => self.failed = None,
@@ -199,16 +224,24 @@ impl Keeper {
         }
     }
 
+    fn drop_all(&self, hops: &[Hop]) {
+        hops.iter().for_each(|hop| self.missing.add(hop.at_ms));
+    }
+
     fn connected(&mut self) -> rusqlite::Result<&mut Connection> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => match connect(&self.path) {
-                Err(why) if is_damage(&why) => {
-                    set_aside(&self.path);
-                    connect(&self.path)?
-                }
-                opened => opened?,
-            },
+            None => {
+                let connection = match connect(&self.path) {
+                    Err(why) if is_damage(&why) => {
+                        set_aside(&self.path);
+                        connect(&self.path)?
+                    }
+                    opened => opened?,
+                };
+                self.missing.load(&connection)?;
+                connection
+            }
         };
         Ok(self.connection.insert(connection))
     }
@@ -346,94 +379,8 @@ fn find(connection: &Connection, from: Option<&AgentAddr>, id: &MessageId) -> ru
         });
     }
     let gone: i64 = connection.query_row("SELECT before_ms FROM gone", [], |row| row.get(0))?;
-    Ok(Trail { hops, gone_before_ms: gone as u64 })
+    Ok(Trail { hops, gone_before_ms: gone as u64, missing: Vec::new() })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::testing::{address, key};
-
-    fn hop(n: u64, clock: u64, at_ms: u64) -> Hop {
-        Hop {
-            at_ms,
-            clock,
-            from: address("dc"),
-            id: key(n).id,
-            to: "trishula/agni".into(),
-            node: NodeName::new("agni").unwrap(),
-            what: "taken".into(),
-            detail: "x".repeat(100),
-        }
-    }
-
-    #[tokio::test]
-    async fn hops_are_found_by_their_message_in_the_order_of_the_clock_also_after_a_restart() {
-        // covers Q05
-        let folder = tempfile::tempdir().unwrap();
-        let now = clock::wall_ms();
-        let (recorder, lookup) = open(folder.path());
-        for (n, clock) in [(1, 30), (2, 5), (1, 10)] {
-            recorder.record(hop(n, clock, now));
-        }
-        let trail = lookup.find(None, key(1).id).await.unwrap();
-        assert_eq!(trail.hops, vec![hop(1, 10, now), hop(1, 30, now)]);
-        assert!(trail.gone_before_ms >= now, "from before the first record nothing is known");
-        let mut ended = lookup.ended();
-        recorder.record(hop(1, 40, now));
-        drop((recorder, lookup));
-        assert!(ended.changed().await.is_err(), "the last one is written too");
-
-        let (_recorder, lookup) = open(folder.path());
-        assert_eq!(lookup.find(Some(address("dc")), key(1).id).await.unwrap().hops.len(), 3);
-        assert!(lookup.find(Some(address("agni")), key(1).id).await.unwrap().hops.is_empty());
-    }
-
-    #[tokio::test]
-    async fn old_hops_and_too_many_go_and_it_is_said_up_to_when() {
-        // covers Q05
-        let folder = tempfile::tempdir().unwrap();
-        let limits = Limits { bytes: 256 << 10, ..Limits::default() };
-        let (recorder, lookup) = open_with(folder.path(), limits);
-        let now = clock::wall_ms() + 1000;
-        for n in 0..6000 {
-            recorder.record(hop(n, n, now + n));
-            if n % 1000 == 0 {
-                // It keeps up.
-                lookup.find(None, key(n).id).await.unwrap();
-            }
-        }
-        let (first, last) =
-            (lookup.find(None, key(0).id).await.unwrap(), lookup.find(None, key(5999).id).await.unwrap());
-        assert_eq!((first.hops.len(), last.hops.len()), (0, 1));
-        assert!(first.gone_before_ms > now && first.gone_before_ms <= now + 5999);
-        drop((recorder, lookup));
-
-        let (recorder, lookup) = open_with(folder.path(), Limits { age_ms: 1, bytes: 1 << 30 });
-        recorder.record(hop(9000, 1, 5));
-        recorder.record(hop(9001, 2, now + 100_000_000));
-        let trail = lookup.find(None, key(9001).id).await.unwrap();
-        assert_eq!(trail.hops.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_damaged_file_is_moved_aside_and_begun_anew() {
-        // covers Q05
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("trace.sqlite"), [b'x'; 5000]).unwrap();
-        let (recorder, lookup) = open(folder.path());
-        recorder.record(hop(1, 1, clock::wall_ms()));
-        assert_eq!(lookup.find(None, key(1).id).await.unwrap().hops.len(), 1);
-        assert!(folder.path().join("trace.sqlite.damaged").exists());
-    }
-
-    #[tokio::test]
-    async fn what_finds_no_room_is_dropped_and_nobody_waits() {
-        // covers Q05
-        let (asks, asked) = queue::bounded("store.trace", 1);
-        let recorder = Recorder(asks);
-        recorder.record(hop(1, 1, 1));
-        recorder.record(hop(2, 1, 1));
-        assert_eq!(asked.len(), 1);
-    }
-}
+mod tests;

@@ -273,6 +273,36 @@ fn a_trace_shows_the_way_of_a_message_through_a_third_node() {
     assert!(missing == Some(1) && said.contains("no node that was asked has a record"), "{said}");
 }
 
+// covers Q05
+#[test]
+fn a_trace_says_when_a_node_could_not_record_every_step() {
+    let mut mesh = Mesh::start(&["dc", "agni"]);
+    register(mesh.machine("agni"), "worker");
+    until("dc knows the worker", || knows(mesh.machine("dc"), "worker", false));
+    send(mesh.machine("dc"), "worker", "c-1", "stored");
+    let traced = json_of(mesh.machine("dc"), &["trace", "c-1"]);
+    assert_eq!(traced["missing"], json!([]));
+    let began = traced["journeys"][0]["began_ms"].as_u64().unwrap();
+
+    // As if it had dropped some: long before the message, and while it was on its way.
+    let agni = mesh.machine("agni");
+    assert_eq!(agni.node.as_mut().unwrap().stop(), Some(0));
+    let records = rusqlite::Connection::open(agni.folder.join("data/trace.sqlite")).unwrap();
+    let sql = "INSERT INTO missing VALUES (?1, ?1 + 500), (?2, ?2 + 500)";
+    let far = began - 3_600_000;
+    assert_eq!(records.execute(sql, [far as i64, began as i64]).unwrap(), 2);
+    drop(records);
+    agni.start_node();
+    mesh.wait_whole();
+    let dc = mesh.machine("dc");
+    let traced = json_of(dc, &["trace", "c-1"]);
+    let expected = json!([{"node": "agni", "from_ms": began, "to_ms": began + 500}]);
+    assert_eq!(traced["missing"], expected);
+    let (_, said) = code(dc, &["trace", "c-1"]);
+    assert!(said.contains("node agni could not record everything between"), "{said}");
+    assert_eq!(json_of(mesh.machine("agni"), &["trace", "c-1"])["missing"], expected);
+}
+
 // covers T07, Q05
 #[test]
 fn a_message_that_was_written_and_not_acknowledged_is_shown_as_delivered() {

@@ -48,6 +48,9 @@ pub struct Trail {
     pub steps: Vec<Recorded>,
     /// Records from before this time may have gone, in milliseconds since the epoch.
     pub gone_before_ms: u64,
+    /// When it dropped records; absent: none, or it is of a release that does not tell.
+    #[serde(default)]
+    pub missing: Vec<trace::Span>,
 }
 
 /// One step as its node recorded it.
@@ -77,6 +80,9 @@ pub struct Traced {
     pub journeys: Vec<Journey>,
     /// Nodes whose records of that time may have gone.
     pub gone: Vec<Gone>,
+    /// When nodes dropped records since the message was taken: steps of those times may be missing.
+    #[serde(default)]
+    pub missing: Vec<Missing>,
     /// Nodes that may know more.
     pub not_asked: Vec<NotAsked>,
 }
@@ -88,6 +94,16 @@ pub struct Gone {
     pub node: NodeName,
     /// Its records begin here, in milliseconds since the epoch.
     pub before_ms: u64,
+}
+
+/// A time of which a node may lack records: they came faster than it could write them, or it could not write.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Missing {
+    /// Which.
+    pub node: NodeName,
+    /// From when to when, in milliseconds since the epoch by its clock.
+    #[serde(flatten)]
+    pub span: trace::Span,
 }
 
 /// The way of one message to one recipient.
@@ -156,7 +172,8 @@ impl Records {
     pub(super) async fn trail(&self, from: Option<AgentAddr>, id: MessageId) -> Result<Trail, String> {
         let found = self.trace.find(from, id).await.map_err(|e| e.to_string())?;
         let steps = found.hops.into_iter().map(Recorded::from).collect();
-        Ok(Trail { node: self.me.clone(), steps, gone_before_ms: found.gone_before_ms })
+        let (gone_before_ms, missing) = (found.gone_before_ms, found.missing);
+        Ok(Trail { node: self.me.clone(), steps, gone_before_ms, missing })
     }
 
     /// That a message was written to its recipient's socket is not on the disk for itself: the records know.
@@ -197,13 +214,21 @@ fn together(id: MessageId, trails: Vec<Trail>, mut not_asked: Vec<NotAsked>) -> 
     let mut gone: Vec<Gone> =
         gone.map(|trail| Gone { node: trail.node.clone(), before_ms: trail.gone_before_ms }).collect();
     gone.sort_by(|a, b| a.node.cmp(&b.node));
+    // Later ones count as well: nobody knows what the last step was. Of a message without a record all do.
+    let since = |span: &&trace::Span| began_ms.is_none_or(|began| span.to_ms >= began);
+    let of = |trail: &Trail| -> Vec<Missing> {
+        let spans = trail.missing.iter().filter(since);
+        spans.map(|span| Missing { node: trail.node.clone(), span: *span }).collect()
+    };
+    let mut missing: Vec<Missing> = trails.iter().flat_map(of).collect();
+    missing.sort_by(|a, b| (&a.node, a.span.from_ms).cmp(&(&b.node, b.span.from_ms)));
     not_asked.sort_by(|a, b| a.node.cmp(&b.node));
     let mut by_recipient: BTreeMap<(String, String), Vec<Recorded>> = BTreeMap::new();
     for step in trails.into_iter().flat_map(|trail| trail.steps) {
         by_recipient.entry((step.from.clone(), step.to.clone())).or_default().push(step);
     }
     let journeys = by_recipient.into_iter().map(|((from, to), steps)| journey(from, to, steps)).collect();
-    Traced { id, journeys, gone, not_asked }
+    Traced { id, journeys, gone, missing, not_asked }
 }
 
 fn journey(from: String, to: String, steps: Vec<Recorded>) -> Journey {

@@ -240,6 +240,7 @@ impl<C: Carrier> Session<C> {
         self.watch_identity();
         loop {
             let wake = poll_fn(|cx| self.poll_wake(cx)).await;
+            // What is rare is boxed: a silent session keeps no room for it.
             let step = match wake {
                 Wake::Message(delivery) => self.deliver(delivery),
                 Wake::Room(news) => {
@@ -248,13 +249,13 @@ impl<C: Carrier> Session<C> {
                 }
                 Wake::Client(incoming) => self.incoming(incoming).await,
                 Wake::Notice(notice) => self.notice(notice).await,
-                Wake::Due => self.due().await,
+                Wake::Due => Box::pin(self.due()).await,
                 Wake::LinkClosed => self.stalled_in_vain(),
-                Wake::Lost(why) => Err(self.hear_out(why).await),
+                Wake::Lost(why) => Err(Box::pin(self.hear_out(why)).await),
                 Wake::End(end) => Err(end),
             };
             if let Err(end) = step {
-                return self.close(end).await;
+                return Box::pin(self.close(end)).await;
             }
         }
     }

@@ -65,7 +65,7 @@ impl<C: Carrier> Session<C> {
             Phase::Authenticated
                 if !matches!(parsed.frame, ClientFrame::Auth { .. } | ClientFrame::Register(_)) =>
             {
-                self.register_by_default().await?;
+                Box::pin(self.register_by_default()).await?;
             }
             _ => {}
         }
@@ -113,8 +113,8 @@ impl<C: Carrier> Session<C> {
                 Ok(())
             }
             ClientFrame::Auth { token } => self.auth(id.as_ref(), &token)?,
-            ClientFrame::Register(register) => return self.register(id, register).await,
-            ClientFrame::Unregister => return self.unregister(id.as_ref()).await,
+            ClientFrame::Register(register) => return Box::pin(self.register(id, register)).await,
+            ClientFrame::Unregister => return Box::pin(self.unregister(id.as_ref())).await,
             ClientFrame::Agents => self.ask(id.clone(), "AGENTS", Frame::AskAgents),
             ClientFrame::Query { from, message } => match from.or_else(|| self.agent.clone()) {
                 Some(from) => {

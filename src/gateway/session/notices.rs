@@ -63,7 +63,7 @@ impl<C: Carrier> Session<C> {
         match notice {
             Notice::Attached { link, node, rooms } => {
                 self.has_rooms = rooms;
-                self.attached(link, node).await
+                Box::pin(self.attached(link, node)).await
             }
             Notice::Moved => {
                 self.unlinked();
@@ -72,7 +72,7 @@ impl<C: Carrier> Session<C> {
             }
             Notice::Down => {
                 self.unlinked();
-                self.attach_failed("there is no link to a node at the moment").await
+                Box::pin(self.attach_failed("there is no link to a node at the moment")).await
             }
             Notice::Told(receipt) => {
                 self.told(receipt);

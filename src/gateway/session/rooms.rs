@@ -30,7 +30,7 @@ impl<C: Carrier> Session<C> {
             RoomFrame::Unsubscribe => {
                 self.measured.asks_room(id.clone(), clock::micros());
                 let key = RoomKey::new(self.namespace.clone(), name);
-                return self.seat.unsubscribe(key, id).await.map_err(|_| stopping());
+                return Box::pin(self.seat.unsubscribe(key, id)).await.map_err(|_| stopping());
             }
             _ if !self.may(RoomAction::Read, &name) => Err(forbidden("read", &name)),
             RoomFrame::Subscribe { .. } if self.link.is_none() => Err(super::frames::no_node()),
@@ -40,7 +40,7 @@ impl<C: Carrier> Session<C> {
                 self.measured.asks_room(id.clone(), clock::micros());
                 let most = self.settings.rooms.most();
                 let wish = Wish { room, id, cursor, history, presence, most };
-                return self.seat.subscribe(wish).await.map_err(|_| stopping());
+                return Box::pin(self.seat.subscribe(wish)).await.map_err(|_| stopping());
             }
             RoomFrame::Presence => {
                 let question = RoomQuestion::Members { bytes: self.answer_bytes() };

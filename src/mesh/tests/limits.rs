@@ -267,6 +267,29 @@ fn what_was_given_back_is_off_the_disk_also_when_that_refuses_at_first() {
 }
 
 #[test]
+fn while_the_disk_refuses_new_messages_are_refused_at_once_and_not_put_into_hands() {
+    // covers Q04, T06
+    let mut cluster = Cluster::meshed(&TRIO);
+    let (alice, bob) = (cluster.register("dc", "alice"), cluster.register("dc", "bob"));
+    cluster.disk("dc", Disk::Fails);
+    cluster.post(&alice, "bob", "m-1");
+    assert!(cluster.states(&alice, "m-1").is_empty(), "bob has it, the disk has not");
+    for n in 2..20 {
+        cluster.post(&alice, "bob", &format!("m-{n}"));
+        cluster.run(Duration::from_millis(37));
+    }
+    assert_eq!(cluster.refusals(&alice), [Code::Unavailable; 18]);
+    let handed: Vec<String> = cluster.handings(&bob).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(handed, ["m-1"]);
+
+    cluster.disk("dc", Disk::Works);
+    cluster.run(seconds(2));
+    assert!(cluster.states(&alice, "m-1").contains(&State::Accepted));
+    cluster.post(&alice, "bob", "m-20");
+    assert!(cluster.states(&alice, "m-20").contains(&State::Accepted), "it recovers by itself");
+}
+
+#[test]
 fn what_comes_behind_a_message_that_the_disk_refused_is_not_on_disk_before_it() {
     // covers T08, Q04
     for earlier_ms in 0..10 {

@@ -90,7 +90,7 @@ pub(super) fn found_damaged(health: &watch::Sender<Health>, file: &Path, damage:
         tracing::error!(
             file = %file.display(),
             damage,
-            "the store is damaged: what was read is served, nothing is accepted any more; stop the node and see: trishula store salvage"
+            "the store is damaged: nothing is accepted any more, and where messages stand can be asked; stop the node and see: trishula store salvage"
         );
         file::note_damage(file, damage);
     }

@@ -310,7 +310,7 @@ fn read_damaged(path: &Path, damage: String, wall_ms: u64) -> Read {
     tracing::error!(
         file = %path.display(),
         damage,
-        "the store is damaged: what can be read is served, nothing is accepted; see: trishula store salvage"
+        "the store is damaged: nothing is accepted, and where messages stand can be asked; see: trishula store salvage"
     );
     file::note_damage(path, &damage);
     let connection = file::connect_to_read(path).ok();

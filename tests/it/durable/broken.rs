@@ -94,7 +94,7 @@ async fn is_refused(sender: &mut Wss, id: &str) {
 fn is_damaged_everywhere(machine: &Machine) {
     let status = machine.status().unwrap();
     assert!(status["durable"]["store"]["damaged"].is_string(), "{status}");
-    // It is no reason not to start: what can be read is served.
+    // It is no reason not to start: where messages stand can be asked.
     for (command, says, code) in [(&["check"][..], HINT, 0), (&["store", "status"], "DAMAGED", 1)] {
         let output = machine.run(command);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();

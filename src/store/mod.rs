@@ -305,7 +305,7 @@ fn look_again(path: &Path) -> rusqlite::Result<Option<String>> {
     Ok(None)
 }
 
-/// What can be read goes on being delivered; nothing new is taken, as every job is refused.
+/// Where messages stand can be asked; nothing new is taken, as every job is refused.
 fn read_damaged(path: &Path, damage: String, wall_ms: u64) -> Read {
     tracing::error!(
         file = %path.display(),

@@ -75,9 +75,9 @@ fn what_is_agreed_is_what_the_answer_says() {
 // covers T16
 #[test]
 fn messages_are_compressed_both_ways_above_the_threshold_and_refer_to_those_before() {
-    let mut mesh = machine("[service.deflate]\nmin_size = 400", true);
+    let mut mesh = machine("[service.deflate]\nmin_size = 600", true);
     let agni = mesh.machine("agni");
-    let text = "a sentence that nobody has said before in this test, not even in part; ".repeat(3);
+    let text = "a sentence that nobody has said before in this test, not even in part; ".repeat(6);
     let message = |id: &str, text: &str| json!({"type": "COMMAND", "to": "raw", "id": id, "payload": {"text": text, "more": (0..60).collect::<Vec<_>>()}});
     run(async {
         let mut client = Client::open(agni, "/").await;

@@ -94,6 +94,20 @@ fn a_room_at_one_edge_is_subscribed_to_published_in_and_asked_about() {
     });
 }
 
+/// Waits until these are the room's members for this client's node.
+async fn members(wss: &mut Wss, expected: &[&str]) {
+    let asked = async {
+        loop {
+            wss.say(json!({"type": "PRESENCE", "to": "room:deploys"})).await.unwrap();
+            if next(wss, "PRESENCE").await["payload"]["members"] == json!(expected) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), asked).await.unwrap_or_else(|_| panic!("{expected:?} are not there"));
+}
+
 /// Everything of a room that a reader gets, until it has heard of a publish.
 async fn ids_until(wss: &mut Wss, last: &str) -> (Vec<String>, Vec<String>) {
     let (mut ids, mut cursors) = (Vec::new(), Vec::new());
@@ -137,6 +151,8 @@ fn a_publish_at_one_edge_reaches_readers_at_others_and_history_is_at_every_node(
         let mut dc = doors[0].must_open(json!({})).await;
         let mut agni = doors[1].must_open(json!({})).await;
         subscribe(&mut dc, "deploys", json!({})).await;
+        // Who reads at another node is heard of once the nodes are linked.
+        members(&mut agni, &["at-dc"]).await;
         let said = subscribe(&mut agni, "deploys", json!({"presence": true})).await;
         assert_eq!(said["payload"]["members"], json!(["at-agni", "at-dc"]), "{said}");
         for id in names("a", 0..5) {

@@ -121,8 +121,8 @@ metric! {
     MESSAGES_RECOGNISED: IntCounter = IntCounter::new("trishula_messages_recognised_total", "Messages that came again and were recognised");
     /// Messages that went on from their second copy.
     MESSAGES_TAKEN_OVER: IntCounter = IntCounter::new("trishula_messages_taken_over_total", "Messages whose first holder stayed away and that went on from their second copy");
-    /// Durable messages that this node keeps, by where they are: mailbox (those in hands included), in_hand, outbox,
-    /// handed, copy, untold, held, dead.
+    /// Durable messages that this node keeps, by where they are: mailbox (those in hands included), in_hand, outbox
+    /// (those included whose recipient's node has no room), no_room, handed, copy, untold, held, dead.
     MESSAGES_KEPT: IntGaugeVec = gauges("trishula_messages_kept", "Durable messages that this node keeps", &["place"]);
     /// Marks by which messages that have ended are recognised.
     MARKS: IntGauge = IntGauge::new("trishula_marks", "Marks of messages that have ended");

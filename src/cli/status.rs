@@ -96,10 +96,14 @@ fn show_durable(durable: &DurableStatus) -> anyhow::Result<()> {
         ))?;
     }
     print::line(&format!(
-        "Messages: {} in mailboxes ({} in hand), {} on their way, {} handed over, {} copies; {}",
+        "Messages: {} in mailboxes ({} in hand), {} on their way{}, {} handed over, {} copies; {}",
         durable.mailbox,
         durable.in_hand,
         durable.outbox,
+        match durable.no_room {
+            0 => String::new(),
+            waiting => format!(" ({waiting} for which their recipients' nodes have no room now)"),
+        },
         durable.handed,
         durable.copies,
         human_bytes(durable.bytes as u64)

@@ -227,6 +227,8 @@ pub enum Step {
     Sent,
     /// Sent there again.
     SentAgain,
+    /// Refused there for want of room: it waits, and is tried again.
+    NoRoom,
     /// Passed on by a node between.
     Relayed,
     /// Stored at its recipient's home.
@@ -263,6 +265,7 @@ impl Step {
             Step::Kept => "kept",
             Step::Sent => "sent",
             Step::SentAgain => "sent again",
+            Step::NoRoom => "no room there",
             Step::Relayed => "relayed",
             Step::Stored => "stored",
             Step::HandedOver => "handed over",

@@ -102,6 +102,9 @@ pub struct DurableStatus {
     pub untold: usize,
     /// From other nodes, waiting for an earlier one.
     pub held: usize,
+    /// Of those on the way, refused by the recipient's node for want of room, and tried again.
+    #[serde(default)]
+    pub no_room: usize,
     /// Refused by the disk, and written again.
     pub unwritten: usize,
     /// Marks of messages that have ended.

@@ -27,7 +27,6 @@ pub const COUNTED: &[(&str, u64)] = &[
     ("refused: node full", 500),
     ("refused: too many at once", 2_000),
     ("refused: too old", 500),
-    ("dead: mailbox full", 500),
     ("receipts dropped", 25),
     ("mailboxes at their limit", 1_500),
     ("nodes at their limit", 200),
@@ -102,12 +101,14 @@ impl World {
             (used.receipts, before.receipts, limits.receipts_of_sender, "receipts at their limit"),
             (used.marks, before.marks, limits.marks_of_sender, "marks at their limit"),
         ];
+        // A message that was given away and came back is no new one.
+        let came_back = used.messages <= before.messages;
         let mut over = None;
         for (used, before, most, what) in all {
             if used == most && before < most {
                 self.trace.count(what);
             }
-            if used > most && used > before {
+            if used > most && used > before && !(came_back && what == "bytes of nodes at their limit") {
                 over.get_or_insert((what, used, most));
             }
         }
@@ -138,11 +139,9 @@ impl World {
         let Some(refusal) = &receipt.refusal else { return };
         let what = match (receipt.state, refusal.code) {
             (State::Refused, Code::MailboxFull) => "refused: mailbox full",
-            (State::Dead, Code::MailboxFull) => "dead: mailbox full",
             (State::Refused, Code::RateLimited) => "refused: too many at once",
             (State::Refused, Code::TooOld) => "refused: too old",
             (State::Refused, _) if refusal.message.contains("[limits]") => "refused: node full",
-            (State::Dead, _) if refusal.message.contains("[limits]") => "dead: node full",
             _ => return,
         };
         self.trace.count(what);

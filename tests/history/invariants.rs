@@ -321,9 +321,13 @@ fn two_takers(message: &Message, a: &Told, b: &Told) -> bool {
 /// Whether a message was sent again after it had ended as its recipient's home had no room for it, or where its mark had to
 /// go as its sender has so many of them: nobody knows any more that it came before.
 fn is_begun_anew(message: &Message, before: &Told, now: &Told) -> bool {
+    // Who says that it is not known any more whether it came before says nothing of how it ended.
+    if now.code == Some(Code::TooOld) {
+        return true;
+    }
     let again = message.submits.last().is_some_and(|submit| submit.at > before.at);
     let given_back = before.state == State::Dead && before.code.is_some_and(|code| code.retry());
-    again && (given_back || now.code == Some(Code::TooOld))
+    again && given_back
 }
 
 fn wrong_with_told(message: &Message, recipient: AgentNo, now: Us, even: bool) -> Option<String> {

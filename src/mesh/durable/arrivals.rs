@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::table::{Flow, Known, No};
+use super::taking::Whose;
 use crate::mesh::{Event, Mesh, Step, Time};
 use crate::wire::envelope::{Head, MessageKey, State};
 use crate::wire::frame::{Confirm, Dest, Forward, Frame, Inquire, MAX_HOPS, Outcome};
@@ -218,12 +219,12 @@ impl Mesh {
         match (elsewhere, home.as_ref() == Some(&self.config.node)) {
             (Some(no), true) => self.adopt(no, arrived),
             (Some(no), false) if over => self.over_elsewhere(no, arrived.from),
-            (None, _) if over => self.store_new(arrived),
+            (None, _) if over => return self.store_new(arrived),
             (_, false) => {
                 self.report(&arrived.from, Outcome::Elsewhere);
                 return false;
             }
-            (None, true) => self.store_new(arrived),
+            (None, true) => return self.store_new(arrived),
         }
         true
     }
@@ -242,18 +243,21 @@ impl Mesh {
         item.is_some_and(|item| matches!(item.place, Place::Handed | Place::Copy) && !item.ending)
     }
 
-    fn store_new(&mut self, arrived: Arrived) {
-        let checked = self.check_age(&arrived.head);
-        let checked = checked.and_then(|()| self.check_room(&arrived.key.to, arrived.payload.len()));
-        if let Err(refusal) = checked {
-            return self.report(&arrived.from, Outcome::Reached(State::Refused, Some(refusal)));
+    /// `false`: there is no room for it now, and its turn is still to come.
+    fn store_new(&mut self, arrived: Arrived) -> bool {
+        let bytes = arrived.payload.len();
+        let over = arrived.head.ttl_ms == Some(0);
+        let checked = self.check_age(&arrived.head).and_then(|()| self.check_size(bytes));
+        if let Err(refusal) = checked.and_then(|()| self.check_room(&arrived.key.to, bytes, Whose::Nodes)) {
+            let never = !refusal.code.retry();
+            self.report(&arrived.from, Outcome::Reached(State::Refused, Some(refusal)));
+            return never;
         }
         let no = self.durable.table.next_no();
         let node = match &arrived.from {
             Upstream::Node(node, ..) => Some(node.clone()),
             Upstream::Sender => None,
         };
-        let over = arrived.head.ttl_ms == Some(0);
         let mut item = self.new_item(arrived.key, arrived.head, arrived.payload, arrived.from);
         // What its node knows holds for the life of this node that it was meant for, and for the registration: if the recipient
         // was elsewhere since, it may have got it there.
@@ -269,10 +273,12 @@ impl Mesh {
         self.durable.table.insert(no, item);
         self.hop(no, Step::Arrived, node.as_ref(), None);
         if over {
-            return self.end(no, State::Expired, None);
+            self.end(no, State::Expired, None);
+            return true;
         }
         self.place(no);
         self.pump_all(&[no]);
+        true
     }
 
     fn arrived_again(&mut self, no: No, from: Upstream, over: bool) {

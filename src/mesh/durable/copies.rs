@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::table::{Known, No};
+use super::taking::Whose;
 use crate::mesh::{Event, Mesh};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{MessageKey, State, Target};
@@ -94,7 +95,7 @@ impl Mesh {
             }
             None => {}
         }
-        if let Err(refusal) = self.check_room(&key.to, payload.len()) {
+        if let Err(refusal) = self.check_room(&key.to, payload.len(), Whose::Nodes) {
             return self.report(&upstream, Outcome::Reached(State::Refused, Some(refusal)));
         }
         let no = self.durable.table.next_no();

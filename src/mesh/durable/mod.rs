@@ -52,6 +52,7 @@ mod placing;
 mod receipts;
 mod restore;
 mod rollback;
+mod room;
 mod table;
 mod takeover;
 mod taking;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::room::NoRoom;
 use super::table::{Flow, No, Sent};
 use crate::mesh::{Event, Mesh, Step, Time};
 use crate::wire::close::{Code, Refusal};
@@ -45,6 +46,8 @@ pub(super) struct Peer {
     in_flight: BTreeSet<No>,
     bytes: usize,
     urgent: usize,
+    /// Refused there for want of room.
+    pub(super) no_room: NoRoom,
     /// Items that lie there: what becomes of them is asked.
     pub(super) theirs: BTreeSet<No>,
     /// Its life when something was sent last.
@@ -61,6 +64,10 @@ impl Peer {
             self.bytes -= bytes;
             self.urgent -= usize::from(urgent);
         }
+    }
+
+    pub(super) fn in_flight(&self) -> BTreeSet<No> {
+        self.in_flight.clone()
     }
 
     fn has_room(&self, bytes: usize, urgent: bool) -> bool {
@@ -90,16 +97,21 @@ impl Mesh {
             return;
         };
         let mut full = false;
-        let mut gone = Vec::new();
+        let (mut gone, mut behind) = (Vec::new(), Vec::new());
         for (priority, no) in &peer.waiting {
             let urgent = *priority == Priority::URGENT;
             if full && !urgent {
                 break;
             }
-            let Some(bytes) = self.durable.table.get(*no).map(|item| item.payload.len()) else {
+            let Some(item) = self.durable.table.get(*no) else {
                 gone.push((*priority, *no));
                 continue;
             };
+            if peer.no_room.holds_back(&item.key.to, *no) {
+                behind.push((item.key.to.clone(), (*priority, *no)));
+                continue;
+            }
+            let bytes = item.payload.len();
             if !peer.has_room(bytes, urgent) {
                 full = !urgent;
                 continue;
@@ -114,6 +126,10 @@ impl Mesh {
         }
         for entry in gone {
             peer.waiting.remove(&entry);
+        }
+        for (to, entry) in behind {
+            peer.waiting.remove(&entry);
+            peer.no_room.insert(to, entry, now);
         }
     }
 
@@ -240,7 +256,8 @@ impl Mesh {
         if item.ending || item.place == Place::Mailbox {
             return;
         }
-        let first = item.place == Place::Outbox;
+        let (first, to) = (item.place == Place::Outbox, item.key.to.clone());
+        self.has_found_room(node, &to);
         self.out_of_outbox(no);
         let Some(item) = self.durable.table.get_mut(no) else { return };
         item.state = item.state.max(state);
@@ -262,7 +279,14 @@ impl Mesh {
         let why = why.unwrap_or_else(|| Refusal::new(Code::Internal, "refused without a reason"));
         let Some(item) = self.durable.table.get(no) else { return };
         let untold = item.told.is_none() && item.is_of_this_node() && !item.on_disk;
-        if untold { self.refuse_taken(no, why) } else { self.end(no, State::Dead, Some(why)) }
+        let may_find_room = why.code.retry() && item.place == Place::Outbox && !item.ending;
+        if untold {
+            self.refuse_taken(no, why);
+        } else if may_find_room {
+            self.wait_for_room(no);
+        } else {
+            self.end(no, State::Dead, Some(why));
+        }
     }
 
     fn unknown_there(&mut self, no: No, node: &NodeName) {
@@ -364,6 +388,7 @@ impl Mesh {
             if self.way_to(node).is_some() {
                 self.durable.away.remove(node);
                 self.send_again(node, AGAIN_AFTER);
+                self.try_for_room(node);
                 self.ask_about(node);
                 continue;
             }
@@ -373,7 +398,9 @@ impl Mesh {
         self.ask_in_order();
         self.pump_peers(nodes);
         self.durable.peers.retain(|_, peer| {
-            !(peer.waiting.is_empty() && peer.in_flight.is_empty() && peer.theirs.is_empty())
+            let on_the_way =
+                !(peer.waiting.is_empty() && peer.in_flight.is_empty() && peer.no_room.is_empty());
+            on_the_way || !peer.theirs.is_empty()
         });
     }
 

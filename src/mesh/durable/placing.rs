@@ -233,6 +233,7 @@ impl Mesh {
             (item.flow(), item.head.priority, item.payload.len(), item.urgent());
         if let Some(peer) = self.durable.peers.get_mut(&node) {
             peer.waiting.remove(&(priority, no));
+            peer.no_room.remove(&item.key.to, (priority, no));
             peer.landed(no, bytes, urgent);
         }
         if let Some(flow) = flow

@@ -20,6 +20,21 @@ const AGE_UNSURE_MS: u64 = 2_000;
 /// Who handed the message in: refusals go to that session only.
 pub(in crate::mesh) type Sender = (LinkId, SessionNo);
 
+/// For whom room is sought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// A client's new message.
+    Clients,
+    /// One that another node has accepted.
+    Nodes,
+}
+
+/// What clients may fill of all that a node keeps. An eighth is for what other nodes bring: two that are full of messages for
+/// each other would not get rid of any.
+fn keeping_back(all: usize) -> usize {
+    all - all.div_ceil(8)
+}
+
 impl Mesh {
     /// Takes a message that its entrance and the mesh's checks have passed.
     pub(in crate::mesh) fn take(&mut self, sender: Sender, mut head: Head, payload: Bytes) {
@@ -157,7 +172,8 @@ impl Mesh {
             }
         };
         self.check_disk()?;
-        self.check_room(&key.to, payload.len())?;
+        self.check_size(payload.len())?;
+        self.check_room(&key.to, payload.len(), Whose::Clients)?;
         let second = if head.copies > 1 { Some(self.second_machine(&home)?) } else { None };
         let no = self.durable.table.next_no();
         let may_come_again = sender.is_some_and(|sender| self.may_come_again(sender, &head));
@@ -236,6 +252,19 @@ impl Mesh {
         Err(Refusal::new(Code::TooOld, message))
     }
 
+    /// Whether a message can ever find room in a mailbox here.
+    pub(super) fn check_size(&self, bytes: usize) -> Result<(), Refusal> {
+        let most = self.config.limits.mailbox_bytes.min(self.config.limits.node_bytes);
+        if bytes <= most {
+            return Ok(());
+        }
+        let message = format!(
+            "its payload has {bytes} bytes, and all messages of one recipient together may have {most} at node {}",
+            self.config.node
+        );
+        Err(Refusal::new(Code::TooLarge, message))
+    }
+
     /// Whether the disk takes what it is given, as far as is known. A recipient has a message in its hands before the disk has it: one
     /// that the disk then refuses can't be accepted, nor refused; its sender waits, and no other is to wait like that.
     fn check_disk(&self) -> Result<(), Refusal> {
@@ -253,7 +282,7 @@ impl Mesh {
 
     /// Whether there is room for one message more for this recipient: of those for one of them so many wait here, wherever its
     /// home is, so that one whose home is out of reach does not take the room of all others.
-    pub(super) fn check_room(&self, to: &AgentAddr, bytes: usize) -> Result<(), Refusal> {
+    pub(super) fn check_room(&self, to: &AgentAddr, bytes: usize, whose: Whose) -> Result<(), Refusal> {
         let limits = &self.config.limits;
         if let Some(mailbox) = self.durable.mailboxes.get(to)
             && (mailbox.count() >= limits.mailbox_messages || mailbox.bytes() + bytes > limits.mailbox_bytes)
@@ -275,8 +304,12 @@ impl Mesh {
             );
             return Err(Refusal::new(Code::Unavailable, message));
         }
+        let (messages, most_bytes) = match whose {
+            Whose::Clients => (keeping_back(limits.node_messages), keeping_back(limits.node_bytes)),
+            Whose::Nodes => (limits.node_messages, limits.node_bytes),
+        };
         let table = &self.durable.table;
-        if table.len() >= limits.node_messages || table.bytes + bytes > limits.node_bytes {
+        if table.len() >= messages || table.bytes + bytes > most_bytes {
             let message = format!(
                 "node {} keeps {} messages of {} MiB and has no room for more; its operator sets that by [limits] node_messages and node_mib",
                 self.config.node,

@@ -28,6 +28,8 @@ pub struct DurableView {
     pub held: usize,
     /// Messages that wait for an earlier one that lies at its recipient's earlier home.
     pub held_back: usize,
+    /// Of those on their way, messages that their recipient's home has no room for now.
+    pub no_room: usize,
     /// Broadcasts that are not answered yet.
     pub counting: usize,
     /// Flows from other nodes that are followed.
@@ -79,6 +81,7 @@ impl Mesh {
             marks: durable.table.mark_count(),
             held: durable.arrivals.held(),
             held_back: durable.order.held_back(),
+            no_room: durable.peers.values().map(|peer| peer.no_room.len()).sum(),
             counting: durable.counts.len(),
             flows: durable.arrivals.flows(),
             unwritten: durable.unwritten.len() + durable.rewrites.len() + durable.unerased.len(),

@@ -84,17 +84,62 @@ fn for_a_recipient_whose_home_is_out_of_reach_no_more_waits_than_in_a_mailbox() 
         assert_eq!(cluster.mesh("dc").limits_in_use().fullest, None);
         assert_eq!(cluster.mesh("agni").limits_in_use().fullest, Some((agent("bob"), 3, 3 * 14)));
         cluster.post(&alice, "bob", "m-6");
-        assert_eq!(cluster.refusals(&alice), [Code::MailboxFull; 2]);
-        assert!(reason(&cluster, &alice).contains("the mailbox of"), "{}", reason(&cluster, &alice));
-        assert_eq!(cluster.mesh("dc").limits_in_use().fullest, None);
+        assert_eq!(cluster.states(&alice, "m-6"), [State::Accepted], "it waits here for room there");
+        assert_eq!(cluster.mesh("dc").limits_in_use().fullest, Some((agent("bob"), 1, 14)));
     }
+}
+
+#[test]
+fn what_was_accepted_waits_for_room_in_a_mailbox_elsewhere_and_comes_in_order() {
+    // covers T06, T08, Q04
+    let limits = Limits { mailbox_messages: 3, ..Limits::default() };
+    let mut cluster = limited(&["dc", "agni"], &limits);
+    let alice = cluster.register("dc", "alice");
+    cluster.away("agni", "bob");
+    cluster.away("agni", "eve");
+    (1..=5).for_each(|n| cluster.post(&alice, "bob", &format!("m-{n}")));
+    assert_eq!(cluster.refusals(&alice), [], "each was on disk at dc before agni could refuse it");
+    cluster.post(&alice, "eve", "m-6");
+    assert_eq!(cluster.states(&alice, "m-6"), [State::Accepted, State::Stored], "others go on");
+    cluster.run(seconds(60));
+    assert_eq!(cluster.mesh("dc").durable_view().no_room, 2);
+    assert_eq!(cluster.states(&alice, "m-4"), [State::Accepted], "not dead");
+
+    let bob = cluster.register("agni", "bob");
+    for n in 1..=5 {
+        cluster.run(seconds(6));
+        cluster.settle(&bob, &format!("m-{n}"), Settlement::Acked);
+    }
+    let handed: Vec<String> = cluster.handings(&bob).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(handed, ["m-1", "m-2", "m-3", "m-4", "m-5"]);
+    assert_eq!(cluster.mesh("dc").durable_view().no_room, 0);
+    assert!(cluster.states(&alice, "m-5").contains(&State::Acked));
+}
+
+#[test]
+fn a_message_that_no_mailbox_of_its_recipients_node_could_ever_take_dies_with_the_reason() {
+    // covers T06, T21
+    let mut cluster = limited(&["dc"], &Limits::default());
+    let small = Limits { mailbox_bytes: 5, ..Limits::default() };
+    cluster.start(Config { limits: small, ..Config::new(node("agni"), Incarnation(1)) }, Vec::new());
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(2));
+    let alice = cluster.register("dc", "alice");
+    cluster.away("agni", "bob");
+    cluster.post(&alice, "bob", "m-1");
+    assert_eq!(cluster.states(&alice, "m-1"), [State::Accepted, State::Dead]);
+    assert!(reason(&cluster, &alice).contains("14 bytes"), "{}", reason(&cluster, &alice));
 }
 
 #[test]
 fn a_node_keeps_as_many_messages_and_bytes_as_it_may() {
     // covers Q04, Q06
     for limits in
-        [Limits { node_messages: 3, ..Limits::default() }, Limits { node_bytes: 3 * 14, ..Limits::default() }]
+        // Clients may fill seven eighths.
+        [
+            Limits { node_messages: 4, ..Limits::default() },
+            Limits { node_bytes: 48, ..Limits::default() },
+        ]
     {
         let mut cluster = limited(&["dc"], &limits);
         let alice = cluster.register("dc", "alice");

@@ -54,6 +54,7 @@ impl Node {
             copies: view.copies,
             untold: view.untold,
             held: view.held,
+            no_room: view.no_room,
             unwritten: view.unwritten,
             marks: view.marks,
             bytes: view.bytes,
@@ -77,13 +78,14 @@ impl Node {
         metrics::ROOM_WAITING_BYTES.set(rooms.waiting_bytes as i64);
         metrics::ROOM_MESSAGES.set(rooms.messages as i64);
         metrics::ROOM_BYTES.set(rooms.bytes as i64);
-        let DurableView { mailbox, in_hand, outbox, handed, copies, untold, held, marks, bytes, .. } =
-            self.mesh.durable_view();
+        let view = self.mesh.durable_view();
+        let DurableView { mailbox, in_hand, outbox, handed, copies, untold, held, marks, bytes, .. } = view;
         let dead = self.settings.health.as_ref().map_or(0, |health| dead_letters(&health.borrow()));
         for (place, count) in [
             ("mailbox", mailbox),
             ("in_hand", in_hand),
             ("outbox", outbox),
+            ("no_room", view.no_room),
             ("handed", handed),
             ("copy", copies),
             ("untold", untold),

@@ -109,7 +109,7 @@ const COVERAGE: &[(&str, u64)] = &[
     ("told acked", 10_000),
     ("told nacked", 500),
     ("told expired", 500),
-    ("told dead", 1_000),
+    ("told dead", 500),
     ("told refused", 2_000),
     ("deliveries marked", 500),
     ("deliveries at another home", 200),

@@ -212,7 +212,8 @@ pub async fn serve(listener: TcpListener, mut sharers: Sharers, all: Arc<Semapho
                 let place = place.clone();
                 connections.spawn("edge.connection", async move {
                     // Boxed, so that what only the way in needs is given back with it.
-                    if let Some((upgraded, caller)) = Box::pin(connection(socket, from, place)).await {
+                    let come = Box::pin(connection(socket, from, place)).await;
+                    if let Some((upgraded, caller)) = come {
                         websocket(upgraded, &caller).await;
                     }
                     drop(permit);

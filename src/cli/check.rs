@@ -161,7 +161,7 @@ fn data_folder(folder: &Path, findings: &mut Findings) {
 }
 
 /// Damage that a node has found in its store, this life of it or the last one. No fault that should keep it from starting:
-/// it serves what it can read.
+/// where messages stand can be asked.
 fn store(folder: &Path, findings: &mut Findings) {
     if maintenance::noted_damage(folder).is_none() {
         return;

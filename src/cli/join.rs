@@ -14,6 +14,7 @@ use super::print;
 use crate::config::address::{HostPort, parse_listen};
 use crate::config::node::DEFAULT_PORT;
 use crate::gateway::enrol;
+use crate::identity::ANY_NODE;
 use crate::identity::bundle::{Bundle, LINK_KEY, PUBLIC_KEY};
 use crate::identity::csr::Key;
 use crate::identity::enrol::{JoinReply, JoinRequest, Joined, Wants};
@@ -188,7 +189,7 @@ async fn connect(address: &str, config: &quinn::ClientConfig) -> anyhow::Result<
             SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
         };
         let endpoint = quinn::Endpoint::client(local)?;
-        let connecting = endpoint.connect_with(config.clone(), remote, "node.trishula")?;
+        let connecting = endpoint.connect_with(config.clone(), remote, ANY_NODE)?;
         match tokio::time::timeout(CONNECT_WITHIN, connecting).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => last = anyhow!(tls::explain(&error)),

@@ -18,7 +18,7 @@ use crate::client::{self, Client, Connection, Message, Options, Outgoing, Quic, 
 use crate::config::address::{HostPort, NotAnAddress};
 use crate::identity::bundle::Bundle;
 use crate::identity::revocation::Revocations;
-use crate::identity::{RoleKind, tls};
+use crate::identity::{ANY_NODE, RoleKind, tls};
 use crate::node::status::Status;
 use crate::rt::clock;
 use crate::wire::client::MESH;
@@ -266,7 +266,7 @@ async fn by_quic(node: &HostPort, identity: &tls::Identity) -> anyhow::Result<Qu
     let alike = remotes.iter().filter(|remote| remote.is_ipv4() == first.is_ipv4());
     let addresses = alike.map(ToString::to_string).collect();
     let endpoint = quinn::Endpoint::client(local)?;
-    Ok(Quic { endpoint, config, server_name: "node.trishula".into(), addresses })
+    Ok(Quic { endpoint, config, server_name: ANY_NODE.into(), addresses })
 }
 
 #[cfg(test)]

@@ -42,6 +42,6 @@ mod handshake_tests;
 pub(crate) mod testing;
 
 pub use error::Error;
-pub use name::{Owner, PeerName, Role, RoleKind};
+pub use name::{ANY_NODE, Owner, PeerName, Role, RoleKind};
 pub use serial::Serial;
 pub use trust::{Refusal, Trust};

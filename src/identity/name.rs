@@ -11,6 +11,8 @@ use super::error::Error;
 use super::serial::Serial;
 use crate::wire::ids::{AgentAddr, AgentName, Namespace, NodeName};
 
+/// What every node's certificate bears besides its own name: dialled (SNI) where the name is not known.
+pub const ANY_NODE: &str = "node.trishula";
 /// How the names that we issue begin.
 const SCHEME: &str = "trishula:";
 

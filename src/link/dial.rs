@@ -304,7 +304,7 @@ impl Dialler {
     ) -> Result<(quinn::Connection, Admitted, Begun), Error> {
         let failed = |why: String| Error::Dial { address: address.to_owned(), why };
         let named = self.target.name.clone().and_then(|name| identity::Role::Node(name).dns_name());
-        let server_name = named.unwrap_or_else(|| "node.trishula".to_owned());
+        let server_name = named.unwrap_or_else(|| identity::ANY_NODE.to_owned());
         let mut last = failed("the name has no address".into());
         for remote in
             resolve(address, self.endpoint.local_addr().ok()).await.map_err(|e| failed(e.to_string()))?

@@ -27,6 +27,7 @@ use super::quic::{Admitted, Certificate};
 use super::stream::{self, Carried, Framing, PIECE, Trusted};
 use super::websocket::{self, WebSocketBytes};
 use super::{Error, Local, Role};
+pub use crate::identity::ANY_NODE;
 use crate::identity::{self, tls};
 use crate::rt::{clock, platform};
 use crate::wire::ids::NodeName;
@@ -34,8 +35,6 @@ use crate::wire::url::WssUrl;
 
 /// The carrier's name.
 pub const CARRIER: &str = "wss";
-/// What every node's certificate bears.
-pub const ANY_NODE: &str = "node.trishula";
 /// How long one address of a host may take.
 const TCP_WITHIN: Duration = Duration::from_secs(2);
 /// Addresses of a host that are tried.

@@ -21,6 +21,7 @@
 //! | `arrivals` | from other nodes: order, and recognising what came before |
 //! | `order` | what waits for an earlier message that lies elsewhere |
 //! | `mailbox` | in the hands of sessions |
+//! | `room` | what waits as its recipient's home is full |
 //! | `writing` | what the disk is given, and what it refuses |
 //! | `receipts` | what upstream is told, and the end |
 //! | `copies` | the second machine |

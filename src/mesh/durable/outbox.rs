@@ -43,7 +43,7 @@ pub(super) struct Peer {
     /// Not sent yet, or to be sent again.
     pub(super) waiting: BTreeSet<(Priority, No)>,
     /// Sent, and not confirmed.
-    in_flight: BTreeSet<No>,
+    pub(super) in_flight: BTreeSet<No>,
     bytes: usize,
     urgent: usize,
     /// Refused there for want of room.
@@ -64,10 +64,6 @@ impl Peer {
             self.bytes -= bytes;
             self.urgent -= usize::from(urgent);
         }
-    }
-
-    pub(super) fn in_flight(&self) -> BTreeSet<No> {
-        self.in_flight.clone()
     }
 
     fn has_room(&self, bytes: usize, urgent: bool) -> bool {
@@ -256,8 +252,8 @@ impl Mesh {
         if item.ending || item.place == Place::Mailbox {
             return;
         }
-        let (first, to) = (item.place == Place::Outbox, item.key.to.clone());
-        self.has_found_room(node, &to);
+        let first = item.place == Place::Outbox;
+        self.has_found_room(node, no);
         self.out_of_outbox(no);
         let Some(item) = self.durable.table.get_mut(no) else { return };
         item.state = item.state.max(state);

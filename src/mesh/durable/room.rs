@@ -87,9 +87,11 @@ impl Mesh {
         let Some(item) = self.durable.table.get(no) else { return };
         let (to, Some(node)) = (item.key.to.clone(), item.peer.clone()) else { return };
         let Some(peer) = self.durable.peers.get_mut(&node) else { return };
-        let behind = if peer.no_room.of.contains_key(&to) { BTreeSet::new() } else { peer.in_flight() };
+        let is_of = |no: &No| self.durable.table.get(*no).is_some_and(|item| item.key.to == to);
+        let is_news = !peer.no_room.of.contains_key(&to);
+        let behind: Vec<No> = peer.in_flight.iter().filter(|no| is_news && is_of(no)).copied().collect();
         for no in behind.into_iter().chain([no]) {
-            let Some(item) = self.durable.table.get(no).filter(|item| item.key.to == to) else { continue };
+            let Some(item) = self.durable.table.get(no) else { continue };
             peer.landed(no, item.payload.len(), item.urgent());
             peer.no_room.insert(to.clone(), (item.head.priority, no), self.now);
         }
@@ -105,10 +107,11 @@ impl Mesh {
         }
     }
 
-    /// A message for this recipient has found room there: others may.
-    pub(super) fn has_found_room(&mut self, node: &NodeName, to: &AgentAddr) {
+    /// A message has found room there: others for its recipient may.
+    pub(super) fn has_found_room(&mut self, node: &NodeName, no: No) {
+        let Some(item) = self.durable.table.get(no) else { return };
         if let Some(peer) = self.durable.peers.get_mut(node) {
-            let follow = peer.no_room.first(to, FOLLOW);
+            let follow = peer.no_room.first(&item.key.to, FOLLOW);
             peer.waiting.extend(follow);
         }
     }

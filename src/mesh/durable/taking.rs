@@ -268,16 +268,14 @@ impl Mesh {
     /// Whether the disk takes what it is given, as far as is known. A recipient has a message in its hands before the disk has it: one
     /// that the disk then refuses can't be accepted, nor refused; its sender waits, and no other is to wait like that.
     fn check_disk(&self) -> Result<(), Refusal> {
-        match self.durable.refused.is_empty() {
-            true => Ok(()),
-            false => {
-                let message = format!(
-                    "the disk of node {} refuses what it is given; nothing is accepted until it has taken that",
-                    self.config.node
-                );
-                Err(Refusal::new(Code::Unavailable, message))
-            }
+        if self.durable.refused.is_empty() {
+            return Ok(());
         }
+        let message = format!(
+            "the disk of node {} refuses what it is given; nothing is accepted until it has taken that",
+            self.config.node
+        );
+        Err(Refusal::new(Code::Unavailable, message))
     }
 
     /// Whether there is room for one message more for this recipient: of those for one of them so many wait here, wherever its

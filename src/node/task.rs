@@ -17,7 +17,7 @@ use super::status::TakenOver;
 use crate::identity::{self, Trust, revocation::RevocationList};
 use crate::link;
 use crate::link::inbox::{self, Incoming};
-use crate::mesh::{Config, Event, GoOn, Hop, Input, Mesh, NoTakeOver, Output, Queried, Role, TakeOver, Time};
+use crate::mesh::{Config, Event, GoOn, Input, Mesh, NoTakeOver, Output, Queried, Role, TakeOver, Time};
 use crate::metrics;
 use crate::rt::{clock, queue, tasks};
 use crate::store::{self, trace};
@@ -128,8 +128,8 @@ struct Node {
     calls: Calls,
     posts: Posts,
     skews: Skews,
-    /// Steps of this turn, and when they happened in microseconds of the wall clock.
-    hops: Vec<(u64, Box<Hop>)>,
+    /// Steps of this turn.
+    hops: Vec<hops::Noted>,
     /// Of the last step that was recorded.
     hop_clock: u64,
     /// When what is kept is counted again.

@@ -2,8 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -11,6 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 use trishula::gateway::auth::Identity;
 use trishula::gateway::carrier::Carrier;
 use trishula::gateway::session::{self, Opening};
+use trishula::metrics::IntCounter;
 use trishula::wire::close::CloseCode;
 
 use crate::dialect::carrier::{Seen, Translated, Watcher};
@@ -120,13 +120,20 @@ struct Met {
 impl Met {
     fn served<C: Carrier + 'static>(self, carrier: C) -> Session {
         let Met { from, service, opening, entry, dialect, first } = self;
-        let open = service.series.open(service.tls.is_some());
-        let login = Login::new(&opening);
+        let open = service.series.open();
+        let counter = service.series.connections(service.tls.is_some());
+        let waits = opening.identity.is_none() && opening.verifier.is_some();
+        // Otherwise its token is still to come.
+        if entry.is_ok() && !waits {
+            counter.inc();
+        }
+        let login = Login::new(&opening, waits.then_some(counter));
         let carrier = Measured::new(carrier, service.series.clone(), login.known.clone());
         let (seat, dialect) = match (entry, dialect) {
-            (Err(turned), None) => return Box::pin(refuse(carrier, turned, open)),
+            (Err(turned), None) => return Box::pin(refuse(carrier, turned, open, login.known)),
             (Err(turned), Some(dialect)) => {
-                return Box::pin(refuse(Translated::new(carrier, dialect), turned, open));
+                let carrier = Translated::new(carrier, dialect);
+                return Box::pin(refuse(carrier, turned, open, login.known));
             }
             (Ok((_, seat)), None) => {
                 return Box::pin(hold(carrier, opening, Held { from, service, login, open, _seat: seat }));
@@ -143,23 +150,25 @@ impl Met {
     }
 }
 
-async fn refuse<C: Carrier>(carrier: C, turned: Turned, mut open: Open) {
-    open.closed(Some(turned.close()));
+async fn refuse<C: Carrier>(carrier: C, turned: Turned, mut open: Open, known: Known) {
+    open.turned(&turned);
     session::close(carrier, turned.close(), &turned.refusal().message).await;
+    open.told(known.closed_with());
 }
 
 /// What is known of a client's login.
 #[derive(Debug, Clone)]
 struct Login {
     known: Known,
-    /// Whether its dialect has told of a failed one already.
-    noted: Arc<AtomicBool>,
+    /// What its dialect has told of a failed one already.
+    noted: Arc<OnceLock<Note>>,
 }
 
 impl Login {
-    fn new(opening: &Opening) -> Login {
+    /// `counter`: counts its client once a token is good.
+    fn new(opening: &Opening, counter: Option<IntCounter>) -> Login {
         let already = opening.identity.as_ref().is_some_and(|identity| identity.agent.is_some());
-        Login { known: Known::new(already), noted: Arc::default() }
+        Login { known: Known::new(already, counter), noted: Arc::default() }
     }
 
     /// It was refused. Who was in had a good token: that it has ended, or was taken back, is no attempt to come in.
@@ -184,10 +193,12 @@ async fn hold<C: Carrier>(carrier: C, opening: Opening, mut held: Held) {
     let carrier = Hearing::new(carrier, held.login.known.clone(), opening.verifier.is_some());
     let ended = session::serve(carrier, opening, &held.service.hub).await;
     let Held { from, service, login, open, .. } = &mut held;
-    open.closed(ended.code);
-    let Some(mut event) = ended.code.and_then(event) else { return };
+    open.closed(ended.code, login.noted.get().copied());
+    open.told(login.known.closed_with());
+    // An end of its dialect's own was told by the watcher.
+    let Some(mut event) = ended.code.filter(|_| !login.known.was_ended()).and_then(event) else { return };
     if ended.code == Some(CloseCode::Unauthorized) {
-        if login.noted.load(Ordering::Relaxed) {
+        if login.noted.get().is_some() {
             return;
         }
         login.failed(service, *from);
@@ -234,14 +245,17 @@ pub fn event(code: CloseCode) -> Option<&'static str> {
 fn watcher(service: Arc<Service>, from: SocketAddr, login: Login) -> Watcher {
     let mut told = Vec::new();
     Box::new(move |seen| {
-        if seen == Seen::Note(Note::AuthFailed) {
-            login.noted.store(true, Ordering::Relaxed);
+        if let Seen::Note(note) = &seen
+            && note.is_login()
+        {
+            // The first one is kept: there is no other but where a token is refreshed.
+            let _ = login.noted.set(*note);
             login.failed(&service, from);
         }
         let event = match &seen {
             Seen::Note(note) if note.is_odd() => note.as_str(),
             // That a login failed was told by a note.
-            Seen::Closed(_) if login.noted.load(Ordering::Relaxed) => return,
+            Seen::Closed(_) if login.noted.get().is_some() => return,
             Seen::Closed(code) => match event(*code) {
                 Some(event) => event,
                 None => return,

@@ -100,6 +100,16 @@ impl Turned {
         }
     }
 
+    /// What the metrics of the older servers call it.
+    pub fn error_type(&self) -> &'static str {
+        match self {
+            Turned::Full | Turned::AddressFull => "max_connections",
+            Turned::Failed(_) => "rate_limit",
+            Turned::Token(_) => "auth_failed",
+            Turned::Stranger => "forbidden",
+        }
+    }
+
     fn word(&self) -> &'static str {
         match self {
             Turned::Full => "full",

@@ -76,18 +76,23 @@ pub struct Page {
 }
 
 impl Page {
-    fn count_refused(&self, status: StatusCode) {
-        let what = match status {
-            StatusCode::UNAUTHORIZED => "auth_failed",
-            StatusCode::FORBIDDEN => "forbidden",
-            StatusCode::SERVICE_UNAVAILABLE => "max_connections",
-            _ => "handshake",
+    fn count_refused(&self, answer: &Answer) {
+        let what = match (answer.extensions().get::<ErrorType>(), answer.status()) {
+            (Some(ErrorType(what)), _) => what,
+            (None, StatusCode::UNAUTHORIZED) => "auth_required",
+            (None, StatusCode::FORBIDDEN) => "forbidden",
+            (None, StatusCode::SERVICE_UNAVAILABLE) => "unavailable",
+            (None, _) => "handshake",
         };
         if let Some(namespace) = &self.namespace {
             Series::of(namespace).connection_error(what);
         }
     }
 }
+
+/// Goes with an answer: what the metrics call the refusal.
+#[derive(Clone, Copy)]
+struct ErrorType(&'static str);
 
 impl fmt::Debug for Page {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -318,7 +323,7 @@ async fn granted(
             };
             if let Err(answer) = &upgraded {
                 tracing::warn!(%from, status = answer.status().as_u16(), path, "an upgrade was refused");
-                page.count_refused(answer.status());
+                page.count_refused(answer);
             }
             upgraded
         }
@@ -408,17 +413,19 @@ fn upgrade(
 /// A refusal as a status.
 fn turned_away(turned: &Turned) -> Box<Answer> {
     let refusal = turned.refusal();
-    let status = match turned {
-        Turned::Token(_) => return unauthorized(&refusal, "Bearer error=\"invalid_token\""),
-        Turned::Stranger => StatusCode::FORBIDDEN,
-        Turned::Full => StatusCode::SERVICE_UNAVAILABLE,
-        Turned::AddressFull | Turned::Failed(_) => StatusCode::TOO_MANY_REQUESTS,
+    let mut answer = match turned {
+        Turned::Token(_) => unauthorized(&refusal, "Bearer error=\"invalid_token\""),
+        Turned::Stranger => Box::new(refuse_by(StatusCode::FORBIDDEN, &refusal)),
+        Turned::Full => Box::new(refuse_by(StatusCode::SERVICE_UNAVAILABLE, &refusal)),
+        Turned::AddressFull | Turned::Failed(_) => {
+            Box::new(refuse_by(StatusCode::TOO_MANY_REQUESTS, &refusal))
+        }
     };
-    let mut answer = refuse_by(status, &refusal);
     if let Some(seconds) = turned.retry_after() {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
-    Box::new(answer)
+    answer.extensions_mut().insert(ErrorType(turned.error_type()));
+    answer
 }
 
 /// The connection is no good for the host that is asked for (RFC 9110 section 15.5.20). Browsers come again on one of its own.

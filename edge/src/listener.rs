@@ -387,7 +387,8 @@ where
             }
         }
         Grant::Echo { identity, seat: _seat, .. } => {
-            let mut open = service.series.open(service.tls.is_some());
+            let mut open = service.series.open();
+            service.series.connections(service.tls.is_some()).inc();
             let limits = echo::Limits {
                 pace: service.speech.pace(&service.door, from),
                 idle: service.idle,
@@ -396,7 +397,7 @@ where
             };
             let served = Box::pin(echo::serve(carrier, identity.as_ref(), limits, stop));
             let (code, reason) = served.await;
-            open.closed(code);
+            open.closed(code, None);
             if let Some(event) = code.and_then(client::event) {
                 service.door.log(from, event, &reason);
             }

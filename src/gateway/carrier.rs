@@ -22,6 +22,8 @@ pub enum Incoming {
     Pong(u64),
     /// The client has closed; in its words for the log.
     Closed(String),
+    /// What stands before the session has ended the connection, with this code and reason, and tells the client so.
+    Ended(CloseCode, String),
     /// It can't be read any further.
     Failed(Fault),
 }

@@ -398,6 +398,7 @@ impl<C: Carrier> Session<C> {
                 Ok(())
             }
             Incoming::Closed(reason) => Err(silent_end(CloseCode::Normal, reason)),
+            Incoming::Ended(code, reason) => Err(silent_end(code, reason)),
             Incoming::Failed(Fault::TooLarge(message)) => {
                 Err(refused_end(Refusal::new(Code::TooLarge, message)))
             }

@@ -31,7 +31,7 @@ enum Out {
 pub enum Seen {
     /// What its dialect noted.
     Note(Note),
-    /// Its dialect, or its silence, has ended the connection so.
+    /// Its dialect, or its silence, has ended the connection so; not the session, which tells of its ends itself.
     Closed(CloseCode),
 }
 
@@ -54,6 +54,8 @@ pub struct Translated<C> {
     close: Option<(CloseCode, String)>,
     /// The dialect has ended the connection.
     ended: bool,
+    /// The session ends it.
+    closing: bool,
     timer: Pin<Box<Sleep>>,
     /// What the timer is set to.
     due: Option<u64>,
@@ -79,6 +81,7 @@ impl<C: Carrier> Translated<C> {
             unflushed: false,
             close: None,
             ended: false,
+            closing: false,
             timer: Box::pin(tokio::time::sleep(LONGEST)),
             due: None,
             idle: 0,
@@ -141,7 +144,9 @@ impl<C: Carrier> Translated<C> {
                 Step::Close(code, reason) => {
                     self.ended = true;
                     self.close.get_or_insert((code, reason));
-                    self.saw(Seen::Closed(code));
+                    if !self.closing {
+                        self.saw(Seen::Closed(code));
+                    }
                 }
                 Step::Note(note) => {
                     metrics::DIALECT_NOTES.with_label_values(&[note.as_str()]).inc();
@@ -247,8 +252,8 @@ impl<C: Carrier> Carrier for Translated<C> {
                 return Poll::Ready(last);
             }
             if std::mem::take(&mut self.ended) {
-                let reason = self.close.as_ref().map_or("", |(_, reason)| reason.as_str());
-                return Poll::Ready(Incoming::Closed(format!("ended by its dialect: {reason}")));
+                let (code, reason) = self.close.clone().unwrap_or((CloseCode::Normal, String::new()));
+                return Poll::Ready(Incoming::Ended(code, reason));
             }
             if self.close.is_some() || !self.dialect.hears_client() || !self.has_room() {
                 return Poll::Pending;
@@ -260,7 +265,7 @@ impl<C: Carrier> Carrier for Translated<C> {
                     self.dialect.client(time, &frame, &mut self.steps);
                     self.follow();
                 }
-                end @ (Incoming::Closed(_) | Incoming::Failed(_)) => self.gone(end),
+                end @ (Incoming::Closed(_) | Incoming::Ended(..) | Incoming::Failed(_)) => self.gone(end),
                 sign @ (Incoming::NoFrame(_) | Incoming::Alive | Incoming::Pong(_)) => {
                     return Poll::Ready(sign);
                 }
@@ -294,6 +299,7 @@ impl<C: Carrier> Carrier for Translated<C> {
     }
 
     fn start_close(&mut self, code: CloseCode, reason: &str) {
+        self.closing = true;
         self.dialect.session_closes(now(), code, reason, &mut self.steps);
         self.follow();
         self.close.get_or_insert_with(|| (code, reason.to_owned()));

@@ -268,7 +268,7 @@ impl Mcp {
     }
 
     fn auth_required(&mut self, now: Now, out: &mut Steps) {
-        out.note(Note::AuthFailed);
+        out.note(Note::AuthRequired);
         self.error(now, None, code::AUTH_REQUIRED, "Authentication required", out);
         self.end(CloseCode::PolicyViolation, "Authentication required", out);
     }

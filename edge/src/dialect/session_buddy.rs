@@ -152,7 +152,7 @@ impl SessionBuddy {
                 return;
             }
             if self.settings.auth == Auth::Required {
-                return self.refuse(out);
+                return self.refuse(Note::AuthRequired, out);
             }
             self.greet(now, out);
         }
@@ -187,7 +187,7 @@ impl SessionBuddy {
         let Some(said) = Said::read(frame) else { return out.note(Note::Ignored) };
         match self.login.hear(&said, self.ids.as_mut(), out) {
             Heard::Authenticated => self.greet(now, out),
-            Heard::AuthRefused(_) => self.refuse(out),
+            Heard::AuthRefused(_) => self.refuse(Note::AuthFailed, out),
             Heard::Done => {}
             Heard::Other if said.of_mesh() => self.mesh_said(now, &said),
             Heard::Other if said.room() == Some(ROOM) => self.update(now, &said, out),
@@ -243,7 +243,7 @@ impl SessionBuddy {
     pub fn due(&mut self, now: Now, out: &mut Steps) {
         match self.stage {
             Stage::Fresh { until } if until <= now.micros => match self.settings.auth {
-                Auth::Required => self.refuse(out),
+                Auth::Required => self.refuse(Note::AuthRequired, out),
                 Auth::Optional => self.greet(now, out),
             },
             Stage::Greeted if self.again.is_some_and(|at| at <= now.micros) => self.join(out),
@@ -255,9 +255,8 @@ impl SessionBuddy {
     pub fn session_closes(&mut self, given: CloseCode, reason: &str, out: &mut Steps) {
         let (code, reason) = match given {
             _ if self.stage == Stage::Ended => return,
-            CloseCode::Unauthorized | CloseCode::AuthTimeout | CloseCode::Forbidden => {
-                return self.refuse(out);
-            }
+            CloseCode::AuthTimeout => return self.refuse(Note::AuthRequired, out),
+            CloseCode::Unauthorized | CloseCode::Forbidden => return self.refuse(Note::AuthFailed, out),
             CloseCode::HeartbeatMissed => (CloseCode::Internal, "keepalive ping timeout"),
             other => (super::old_code(other), reason),
         };
@@ -296,8 +295,8 @@ impl SessionBuddy {
         }
     }
 
-    fn refuse(&mut self, out: &mut Steps) {
-        out.note(Note::AuthFailed);
+    fn refuse(&mut self, note: Note, out: &mut Steps) {
+        out.note(note);
         self.end(CloseCode::OldUnauthorized, FAILED, out);
     }
 

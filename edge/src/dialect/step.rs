@@ -55,8 +55,10 @@ pub enum Step {
 pub enum Note {
     /// A frame that could not be read.
     DecodeError,
-    /// A token was refused, or none came.
+    /// A token was refused.
     AuthFailed,
+    /// No token came.
+    AuthRequired,
     /// Something the client may not do.
     Forbidden,
     /// A request that the service does not have, or without its arguments.
@@ -76,10 +78,13 @@ pub enum Note {
 impl Note {
     /// Whether it is worth a line with the client's address.
     pub fn is_odd(self) -> bool {
-        matches!(
-            self,
-            Note::DecodeError | Note::AuthFailed | Note::Forbidden | Note::RateLimited | Note::Full
-        )
+        self.is_login()
+            || matches!(self, Note::DecodeError | Note::Forbidden | Note::RateLimited | Note::Full)
+    }
+
+    /// Whether it is a login that came to nothing.
+    pub fn is_login(self) -> bool {
+        matches!(self, Note::AuthFailed | Note::AuthRequired)
     }
 
     /// The word for metrics and logs.
@@ -87,6 +92,7 @@ impl Note {
         match self {
             Note::DecodeError => "decode_error",
             Note::AuthFailed => "auth_failed",
+            Note::AuthRequired => "auth_required",
             Note::Forbidden => "forbidden",
             Note::BadRequest => "bad_request",
             Note::RateLimited => "rate_limit",

@@ -1,42 +1,80 @@
-//! Whether a client has authenticated: what is counted of it hangs on that, and what it means when it is refused.
+//! Whether a client has authenticated, and who has ended its connection: what is counted of it hangs on that, and what it
+//! means when it is refused.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use trishula::gateway::carrier::{Carrier, Incoming, Lost};
+use trishula::metrics::IntCounter;
 use trishula::wire::close::CloseCode;
 
 use super::glance;
 
 /// What everything around one session knows of its client.
 #[derive(Debug, Clone)]
-pub struct Known(Arc<AtomicBool>);
+pub struct Known(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    known: AtomicBool,
+    /// What counts it once it is known.
+    counter: Option<IntCounter>,
+    ended: AtomicBool,
+    /// The code of the close that was begun; 0: none was.
+    closed_with: AtomicU16,
+}
 
 impl Known {
-    /// `already`: its request or its certificate has said who it is.
-    pub fn new(already: bool) -> Known {
-        Known(Arc::new(AtomicBool::new(already)))
+    /// `already`: its request or its certificate has said who it is; `counter`: counts it when a token does.
+    pub fn new(already: bool, counter: Option<IntCounter>) -> Known {
+        let (known, ended, closed_with) =
+            (AtomicBool::new(already), AtomicBool::new(false), AtomicU16::new(0));
+        Known(Arc::new(State { known, counter, ended, closed_with }))
     }
 
     /// Whether it is known who it is.
     pub fn is_known(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.known.load(Ordering::Relaxed)
+    }
+
+    /// Whether what stands before its session has ended the connection.
+    pub fn was_ended(&self) -> bool {
+        self.0.ended.load(Ordering::Relaxed)
+    }
+
+    /// The client is told this code.
+    pub fn closing(&self, code: CloseCode) {
+        self.0.closed_with.store(code.number(), Ordering::Relaxed);
+    }
+
+    /// The code that the client was told, which may be another than its session's.
+    pub fn closed_with(&self) -> Option<u16> {
+        Some(self.0.closed_with.load(Ordering::Relaxed)).filter(|code| *code != 0)
+    }
+
+    fn learn(&self) {
+        if !self.0.known.swap(true, Ordering::Relaxed)
+            && let Some(counter) = &self.0.counter
+        {
+            counter.inc();
+        }
     }
 }
 
-/// A session's carrier that hears when a token is good.
+/// A session's carrier that hears when a token is good, and when the connection is ended before the session does it.
 pub struct Hearing<C> {
     inner: C,
-    /// `None`: the session reads no tokens, and says the same to everybody.
-    known: Option<Known>,
+    known: Known,
+    /// Otherwise it says the same to everybody.
+    reads: bool,
 }
 
 impl<C: Carrier> Hearing<C> {
     /// Around a carrier of our own frames; `reads`: whether the session reads tokens.
     pub fn new(inner: C, known: Known, reads: bool) -> Hearing<C> {
-        Hearing { inner, known: reads.then_some(known) }
+        Hearing { inner, known, reads }
     }
 }
 
@@ -54,7 +92,11 @@ impl<C: Carrier> Carrier for Hearing<C> {
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
-        self.inner.poll_recv(cx)
+        let incoming = self.inner.poll_recv(cx);
+        if matches!(incoming, Poll::Ready(Incoming::Ended(..))) {
+            self.known.0.ended.store(true, Ordering::Relaxed);
+        }
+        incoming
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
@@ -63,10 +105,8 @@ impl<C: Carrier> Carrier for Hearing<C> {
 
     fn send(&mut self, frame: Bytes) -> Result<(), Lost> {
         // Only the session itself says so: other agents' frames have types of their own.
-        if let Some(known) = self.known.as_ref().filter(|known| !known.is_known())
-            && glance::at(&frame).kind == Some("AUTHENTICATED")
-        {
-            known.0.store(true, Ordering::Relaxed);
+        if self.reads && !self.known.is_known() && glance::at(&frame).kind == Some("AUTHENTICATED") {
+            self.known.learn();
         }
         self.inner.send(frame)
     }

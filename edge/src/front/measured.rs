@@ -18,7 +18,8 @@ use trishula::wire::ids::{Namespace, RoomName};
 
 use super::glance;
 use super::known::Known;
-use crate::dialect::services;
+use crate::dialect::{Note, services};
+use crate::door::Turned;
 
 /// Types of frames: ours, and those of the older protocols.
 const TYPES: &[&str] = &[
@@ -126,11 +127,15 @@ impl Series {
     }
 
     /// A WebSocket is open, until what is returned is dropped.
-    pub fn open(self: &Arc<Series>, tls: bool) -> Open {
-        let mode = if tls { "wss" } else { "ws" };
-        metrics::WS_CONNECTIONS.with_label_values(&[&self.labels[0], &self.labels[1], mode]).inc();
+    pub fn open(self: &Arc<Series>) -> Open {
         self.active.iter().for_each(IntGauge::inc);
         Open { series: self.clone(), since: clock::micros(), code: None }
+    }
+
+    /// Counts clients that are in: as the old servers did, who does not come in is none.
+    pub fn connections(&self, tls: bool) -> IntCounter {
+        let mode = if tls { "wss" } else { "ws" };
+        metrics::WS_CONNECTIONS.with_label_values(&[&self.labels[0], &self.labels[1], mode])
     }
 
     /// Where the times of joining and leaving its rooms go.
@@ -236,19 +241,37 @@ pub fn tell_standing(well: bool, loads: &BTreeMap<Namespace, Load>) {
 pub struct Open {
     series: Arc<Series>,
     since: u64,
-    code: Option<CloseCode>,
+    code: Option<u16>,
 }
 
 impl Open {
-    /// The code that it was closed with.
-    pub fn closed(&mut self, code: Option<CloseCode>) {
-        self.code = code;
-        match code {
-            Some(CloseCode::Unauthorized) => self.series.connection_error("auth_failed"),
-            Some(CloseCode::AuthTimeout) => self.series.connection_error("auth_required"),
-            Some(CloseCode::Forbidden) => self.series.connection_error("forbidden"),
-            _ => {}
+    /// The code that it was closed with; `login`: what its dialect has noted of its login, if that came to nothing.
+    pub fn closed(&mut self, code: Option<CloseCode>, login: Option<Note>) {
+        self.code = code.map(CloseCode::number);
+        let what = match code {
+            // The dialects' own words for all that is wrong with a login.
+            Some(CloseCode::PolicyViolation | CloseCode::OldUnauthorized) => login.map(Note::as_str),
+            Some(CloseCode::Unauthorized) => Some("auth_failed"),
+            Some(CloseCode::AuthTimeout) => Some("auth_required"),
+            Some(CloseCode::Forbidden) => Some("forbidden"),
+            Some(CloseCode::RateLimited) => Some("rate_limit"),
+            Some(CloseCode::TryAgainLater) => Some("unavailable"),
+            _ => None,
+        };
+        if let Some(what) = what {
+            self.series.connection_error(what);
         }
+    }
+
+    /// It found no way in, and is closed for that.
+    pub fn turned(&mut self, turned: &Turned) {
+        self.code = Some(turned.close().number());
+        self.series.connection_error(turned.error_type());
+    }
+
+    /// The client was told another code, in its dialect.
+    pub fn told(&mut self, code: Option<u16>) {
+        self.code = self.code.and(code).or(self.code);
     }
 }
 
@@ -258,7 +281,7 @@ impl Drop for Open {
         let labels = self.series.labels.each_ref().map(String::as_str);
         let lasted = clock::micros().saturating_sub(self.since) as f64 / 1e6;
         metrics::WS_DURATION.with_label_values(&labels).observe(lasted);
-        let reason = self.code.map_or_else(|| "lost".to_owned(), |code| code.number().to_string());
+        let reason = self.code.map_or_else(|| "lost".to_owned(), |code| code.to_string());
         metrics::WS_DISCONNECTIONS.with_label_values(&[labels[0], labels[1], &reason]).inc();
     }
 }
@@ -364,6 +387,8 @@ impl<C: Carrier> Carrier for Measured<C> {
         let kind = glance::at(&frame).kind;
         if matches!(kind, Some("ERROR" | "error"))
             && let Some(what) = error_type(&frame)
+            // A login that comes to nothing counts as such when the connection ends for it.
+            && (self.known.is_known() || !matches!(what, "auth_failed" | "auth_required"))
         {
             self.series.message_error(what);
         }
@@ -380,6 +405,7 @@ impl<C: Carrier> Carrier for Measured<C> {
     }
 
     fn start_close(&mut self, code: CloseCode, reason: &str) {
+        self.known.closing(code);
         self.inner.start_close(code, reason);
     }
 

@@ -26,6 +26,8 @@ pub struct Door {
     /// How a client is refused.
     pub refuse: Refuse,
     seats: Arc<Semaphore>,
+    /// Those of all services.
+    of_all: Arc<Semaphore>,
     open: Arc<Counted>,
     /// Connections that are not in yet, nor turned away.
     waiting: Arc<Counted>,
@@ -40,7 +42,7 @@ pub struct Door {
 /// Room for one connection; given back when dropped.
 #[derive(Debug)]
 pub struct Seat {
-    _permit: OwnedSemaphorePermit,
+    _permits: [OwnedSemaphorePermit; 2],
     _place: Place,
 }
 
@@ -49,6 +51,8 @@ pub struct Seat {
 pub enum Turned {
     /// The service has as many connections as it may.
     Full,
+    /// All services together have.
+    AllFull,
     /// The address has.
     AddressFull,
     /// Tokens from this address were wrong too often; for so long.
@@ -64,6 +68,7 @@ impl Turned {
     pub fn refusal(&self) -> Refusal {
         match self {
             Turned::Full => Refusal::new(Code::Unavailable, "the service is full"),
+            Turned::AllFull => Refusal::new(Code::Unavailable, "the edge is full"),
             Turned::AddressFull => {
                 Refusal::new(Code::RateLimited, "there are too many connections from this address")
             }
@@ -84,7 +89,7 @@ impl Turned {
     /// The close that says so.
     pub fn close(&self) -> CloseCode {
         match self {
-            Turned::Full | Turned::AddressFull => CloseCode::TryAgainLater,
+            Turned::Full | Turned::AllFull | Turned::AddressFull => CloseCode::TryAgainLater,
             Turned::Failed(_) => CloseCode::RateLimited,
             Turned::Token(_) => CloseCode::Unauthorized,
             Turned::Stranger => CloseCode::Forbidden,
@@ -94,7 +99,7 @@ impl Turned {
     /// Whole seconds after which to try again; `None`: not with the same token or certificate.
     pub fn retry_after(&self) -> Option<u64> {
         match self {
-            Turned::Full | Turned::AddressFull => Some(1),
+            Turned::Full | Turned::AllFull | Turned::AddressFull => Some(1),
             Turned::Failed(wait) => Some(wait.as_secs() + 1),
             Turned::Token(_) | Turned::Stranger => None,
         }
@@ -103,7 +108,7 @@ impl Turned {
     /// What the metrics of the older servers call it.
     pub fn error_type(&self) -> &'static str {
         match self {
-            Turned::Full | Turned::AddressFull => "max_connections",
+            Turned::Full | Turned::AllFull | Turned::AddressFull => "max_connections",
             Turned::Failed(_) => "rate_limit",
             Turned::Token(_) => "auth_failed",
             Turned::Stranger => "forbidden",
@@ -113,6 +118,7 @@ impl Turned {
     fn word(&self) -> &'static str {
         match self {
             Turned::Full => "full",
+            Turned::AllFull => "all_full",
             Turned::AddressFull => "address_full",
             Turned::Failed(_) => "auth_failures",
             Turned::Token(_) => "token",
@@ -122,14 +128,15 @@ impl Turned {
 }
 
 impl Door {
-    /// As configured.
-    pub fn new(section: &ServiceSection) -> Door {
+    /// As configured; `of_all`: room for the connections of all services.
+    pub fn new(section: &ServiceSection, of_all: Arc<Semaphore>) -> Door {
         let usual = (section.max_connections / 4).max(AT_LEAST.min(section.max_connections));
         let failures = section.auth_failures_per_minute;
         Door {
             service: section.name.clone(),
             refuse: section.refuse,
             seats: Arc::new(Semaphore::new(section.max_connections)),
+            of_all,
             open: Arc::new(Counted::new("connections")),
             waiting: Arc::new(Counted::new("waiting")),
             of_one: section.max_connections_per_address.unwrap_or(usual),
@@ -174,6 +181,11 @@ impl Door {
         place
     }
 
+    /// Room for the connections of all services.
+    pub fn of_all(&self) -> &Arc<Semaphore> {
+        &self.of_all
+    }
+
     /// Turns a client away whose certificate names nobody here; `why` is for the log.
     pub fn stranger(&self, from: SocketAddr, why: &str) -> Turned {
         self.log(from, Turned::Stranger.word(), why);
@@ -191,8 +203,9 @@ impl Door {
     fn seat(&self, from: IpAddr) -> Result<Seat, Turned> {
         let most = if self.limits_own.0 || !is_own(from) { self.of_one } else { usize::MAX };
         let place = self.open.take(from, most).ok_or(Turned::AddressFull)?;
-        let permit = self.seats.clone().try_acquire_owned().map_err(|_| Turned::Full)?;
-        Ok(Seat { _permit: permit, _place: place })
+        let of_service = self.seats.clone().try_acquire_owned().map_err(|_| Turned::Full)?;
+        let of_all = self.of_all.clone().try_acquire_owned().map_err(|_| Turned::AllFull)?;
+        Ok(Seat { _permits: [of_service, of_all], _place: place })
     }
 
     /// A token from there was wrong.

@@ -416,7 +416,7 @@ fn turned_away(turned: &Turned) -> Box<Answer> {
     let mut answer = match turned {
         Turned::Token(_) => unauthorized(&refusal, "Bearer error=\"invalid_token\""),
         Turned::Stranger => Box::new(refuse_by(StatusCode::FORBIDDEN, &refusal)),
-        Turned::Full => Box::new(refuse_by(StatusCode::SERVICE_UNAVAILABLE, &refusal)),
+        Turned::Full | Turned::AllFull => Box::new(refuse_by(StatusCode::SERVICE_UNAVAILABLE, &refusal)),
         Turned::AddressFull | Turned::Failed(_) => {
             Box::new(refuse_by(StatusCode::TOO_MANY_REQUESTS, &refusal))
         }

@@ -80,7 +80,8 @@ impl Service {
     /// The same service with another configuration. Whom it counts, what room there is, and whose links it uses stay.
     pub fn renewed(&self, prepared: Prepared, name: &str) -> Service {
         let relay = self.page.relay.clone();
-        let mut service = Service::new(prepared, name, self.hub.clone(), relay, self.stop.clone());
+        let of_all = self.door.of_all().clone();
+        let mut service = Service::new(prepared, name, of_all, self.hub.clone(), relay, self.stop.clone());
         service.page.counts = self.page.counts.clone();
         service.page.started = self.page.started;
         service.door = self.door.clone();
@@ -88,16 +89,18 @@ impl Service {
         service
     }
 
-    /// Makes a service of what was prepared; `stop` becomes true when the process ends.
+    /// Makes a service of what was prepared; `of_all`: room for the connections of all services; `stop` becomes true when the
+    /// process ends.
     pub fn new(
         prepared: Prepared,
         name: &str,
+        of_all: Arc<Semaphore>,
         hub: HubHandle,
         relay: Option<Arc<Relay>>,
         stop: watch::Receiver<bool>,
     ) -> Service {
         let section = &prepared.section;
-        let door = Arc::new(Door::new(section));
+        let door = Arc::new(Door::new(section, of_all));
         let certified = section.ca_file.is_some();
         let certified = certified.then(|| Rule::new(section.name.clone(), section.client_identity.clone()));
         let page = Page {
@@ -161,8 +164,8 @@ impl std::fmt::Debug for Service {
     }
 }
 
-/// Connections beyond those that find room: so many at once are told that they do not.
-const TURNED_AWAY: usize = 256;
+/// Connections beyond those that find room: so many at once are told that they do not, or ask for pages.
+pub const TURNED_AWAY: usize = 256;
 
 /// Services that share a port, as they are now.
 pub type Sharers = Vec<watch::Receiver<Arc<Service>>>;
@@ -184,7 +187,8 @@ impl Place {
 }
 
 /// Takes connections to services that share a port until the process is to stop; ends when the last of them has. Each goes by
-/// the services as they are when it comes. `all`: room for connections of the whole process.
+/// the services as they are when it comes. `all`: room for what the whole process may have open, which is more than there are seats,
+/// so that who finds none is told.
 pub async fn serve(listener: TcpListener, mut sharers: Sharers, all: Arc<Semaphore>) {
     let mut connections = tasks::Group::default();
     let Some(mut place) = Place::of(&mut sharers) else { return };

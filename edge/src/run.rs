@@ -236,14 +236,13 @@ impl Edge {
         let relay = Relay::new(&config.relay);
         let (renewed, mut live) = (Renewed::default(), Vec::new());
         let (asker, asked) = reload::channel();
-        // Each listener holds one while it waits for the next connection.
-        let room = config.edge.max_connections + listeners.sockets.len();
-        let all = Arc::new(Semaphore::new(room));
+        let (of_all, all) = room(config, listeners.sockets.len());
         for prepared in services {
             renewed.add(&prepared);
             let namespace = prepared.section.name.clone();
             let name = &config.edge.name;
-            let service = Service::new(prepared, name, hub.clone(), relay.clone(), stopped.clone());
+            let (of_all, hub) = (of_all.clone(), hub.clone());
+            let service = Service::new(prepared, name, of_all, hub, relay.clone(), stopped.clone());
             live.push(Live { namespace, service: watch::Sender::new(Arc::new(service)) });
         }
         for (socket, sharers) in listeners.sockets {
@@ -331,6 +330,14 @@ impl Edge {
             tracing::warn!(drain_ms = drain.as_millis() as u64, "some connections did not end in time");
         }
     }
+}
+
+/// Seats for clients of all services, and room for what the process may have open. Nobody waits for a seat, but for that room: it
+/// keeps the process within its descriptors. Each listener holds a place while it waits for the next connection.
+fn room(config: &EdgeConfig, listeners: usize) -> (Arc<Semaphore>, Arc<Semaphore>) {
+    let seats = config.edge.max_connections;
+    let beside = listener::TURNED_AWAY + config.relay.max_relays + listeners;
+    (Arc::new(Semaphore::new(seats)), Arc::new(Semaphore::new(seats + beside)))
 }
 
 /// Serves health and metrics on their own port, to whom the operator lets in.

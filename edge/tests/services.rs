@@ -219,16 +219,51 @@ async fn a_full_service_is_nothing_to_others_of_its_port() {
 }
 
 #[tokio::test]
-async fn each_port_takes_connections_however_few_there_may_be() {
+async fn connections_in_all_are_limited_and_each_port_tells_who_finds_no_room() {
     // covers B09
     let ports = [free_port(), free_port()];
     let services = ports.iter().zip(["trishula", "dhruva"]).map(|(at, name)| {
         format!("[[service]]\npreset = \"{name}\"\nlisten = [\"{at}\"]\nsecret_file = \"secret\"\n")
     });
-    let world = serving(&format!("[edge]\nmax_connections = 1\n{}", services.collect::<String>())).await;
-    for at in [ports[0], ports[0], ports[1], ports[1], ports[0]] {
-        drop(soon(world.machine.tls(at)).await);
+    let world = serving(&format!("[edge]\nmax_connections = 3\n{}", services.collect::<String>())).await;
+    let bearer = format!("Bearer {}", token("dc"));
+    let headers = [("authorization", bearer.as_str()), ("sec-websocket-protocol", "trishula.v2+json")];
+    let ours = async || connect(&world, ports[0], "localhost", &headers).await;
+    let theirs = async || {
+        let mut client = connect(&world, ports[1], "localhost", &[]).await.unwrap();
+        client.say(auth(&signed(SECRET, claims("u1", &[])))).await;
+        (client.hear().await, client)
+    };
+    let mut held = vec![ours().await.unwrap()];
+    for _ in 0..2 {
+        let (heard, client) = theirs().await;
+        assert_eq!(heard["status"], "authenticated", "{heard}");
+        held.push(client);
     }
+    // Both services have room, and the edge has none: it says so at once, on each port in its way, as often as it is asked.
+    let before = counted("trishula_edge_refused_total", "\"all_full\"");
+    for _ in 0..2 {
+        match ours().await {
+            Err(WsError::Http(answer)) => assert_eq!(answer.status(), 503),
+            other => panic!("{:?}", other.map(|_| "let in")),
+        }
+        let mut full = connect(&world, ports[1], "localhost", &[]).await.unwrap();
+        assert_eq!(full.hear().await["error_message"], "Server at maximum capacity");
+        assert_eq!(full.closed().await.0, 1013);
+    }
+    assert_eq!(counted("trishula_edge_refused_total", "\"all_full\""), before + 4);
+    // A seat that comes free on one port is one on the other.
+    drop(held.remove(0));
+    for turn in 0.. {
+        let (heard, client) = theirs().await;
+        if heard["status"] == "authenticated" {
+            held.push(client);
+            break;
+        }
+        assert!(turn < 100, "no room came free: {heard}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(ours().await.is_err());
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ pub struct EdgeSection {
     pub name: String,
     /// How long a stop may wait for sessions to end.
     pub drain_ms: u64,
-    /// Connections at once, of all services together; more wait in the system's queue.
+    /// Connections at once, of all services together; one more is turned away.
     pub max_connections: usize,
     /// Threads that serve; one is cheapest where the machine has few cores.
     pub threads: usize,

@@ -112,6 +112,11 @@ impl Rates {
         Some(Rates::new(table, Quota::per_second(NonZeroU32::new(rate)?).allow_burst(burst)))
     }
 
+    /// So many a minute, and as many at once.
+    pub fn per_minute(table: &'static str, count: NonZeroU32) -> Rates {
+        Rates::new(table, Quota::per_minute(count))
+    }
+
     /// Takes one at this time, in microseconds.
     ///
     /// # Errors
@@ -152,8 +157,8 @@ pub struct Failures {
 impl Failures {
     /// So many a minute, and as many at once; `None`: no limit.
     pub fn per_minute(count: u32) -> Option<Failures> {
-        let quota = Quota::per_minute(NonZeroU32::new(count)?);
-        Some(Failures { rates: Rates::new("auth_failures", quota), blocked: Mutex::default() })
+        let rates = Rates::per_minute("auth_failures", NonZeroU32::new(count)?);
+        Some(Failures { rates, blocked: Mutex::default() })
     }
 
     /// Notes one failure, at this time in microseconds.

@@ -2,6 +2,7 @@
 //! refusal has a close code and an HTTP status, is counted, and is logged with the address.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use crate::config::{Refuse, ServiceSection};
 
 /// Failed tokens a minute where the operator says nothing.
 const FAILURES: u32 = 10;
+/// Lines of the log a minute of what anybody can cause who connects, for one address.
+const LINES: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 /// Connections of one address that it has in any case, where the operator says nothing.
 const AT_LEAST: usize = 64;
 
@@ -37,6 +40,7 @@ pub struct Door {
     limits_own: (bool, bool),
     /// Frames of each address.
     pub frames: Option<Rates>,
+    lines: Rates,
 }
 
 /// Room for one connection; given back when dropped.
@@ -143,6 +147,7 @@ impl Door {
             failures: Failures::per_minute(failures.unwrap_or(FAILURES)),
             limits_own: (section.max_connections_per_address.is_some(), failures.is_some()),
             frames: Rates::per_second("frames", section.message_rate_limit_per_address),
+            lines: Rates::per_minute("log_lines", LINES),
         }
     }
 
@@ -219,6 +224,15 @@ impl Door {
     pub fn log(&self, from: SocketAddr, event: &'static str, why: &str) {
         metrics::EDGE_REFUSED.with_label_values(&[event]).inc();
         tracing::warn!(target: "security", %from, service = %self.service, event, why, "security event");
+    }
+
+    /// The same of what costs nothing to cause: it is always counted, and of one address only some are in the log.
+    pub fn log_some(&self, from: SocketAddr, event: &'static str, why: &str) {
+        if self.lines.take(from.ip(), clock::micros()).is_ok() {
+            return self.log(from, event, why);
+        }
+        metrics::EDGE_REFUSED.with_label_values(&[event]).inc();
+        tracing::debug!(%from, service = %self.service, event, why, "security event, one of many of this address");
     }
 }
 

@@ -47,6 +47,8 @@ pub enum Speaks {
     Health,
 }
 
+/// A handshake that fails, in [`Refused::reason`].
+const TLS: &str = "tls";
 /// A client's certificate that does not hold, in [`Refused::reason`].
 const CERTIFICATE: &str = "certificate";
 
@@ -57,19 +59,25 @@ pub struct Refused {
     pub reason: &'static str,
     /// For the log.
     pub why: String,
+    /// Whether it has only gone, as one that looks whether the port is open.
+    pub gone: bool,
 }
 
 impl Refused {
-    /// For the operator. Handshakes that fail are everyday on an open port; the others are odd, and what somebody showed is for
-    /// whoever watches over `door`.
+    /// For the operator, and whoever watches over `door`. Handshakes that fail are everyday on an open port: not each of them
+    /// is in the log.
     pub fn count(&self, from: SocketAddr, door: &Door) {
-        if self.reason == CERTIFICATE {
-            return door.log(from, self.reason, &self.why);
-        }
-        metrics::EDGE_REFUSED.with_label_values(&[self.reason]).inc();
         match self.reason {
-            "tls" => tracing::debug!(%from, why = self.why, "the TLS handshake failed"),
-            reason => tracing::warn!(%from, reason, why = self.why, "a connection was refused"),
+            TLS if self.gone => {
+                metrics::EDGE_REFUSED.with_label_values(&[TLS]).inc();
+                tracing::debug!(%from, why = self.why, "the TLS handshake failed");
+            }
+            TLS => door.log_some(from, TLS, &self.why),
+            CERTIFICATE => door.log(from, CERTIFICATE, &self.why),
+            reason => {
+                metrics::EDGE_REFUSED.with_label_values(&[reason]).inc();
+                tracing::warn!(target: "security", %from, reason, why = self.why, "a connection was refused");
+            }
         }
     }
 }
@@ -88,7 +96,8 @@ impl Entry {
     ///
     /// Says why it is not served.
     pub async fn source(&self, socket: &mut TcpStream, peer: SocketAddr) -> Result<SocketAddr, Refused> {
-        self.proxy.source(socket, peer).await.map_err(|why| Refused { reason: "proxy", why })
+        let refused = |why| Refused { reason: "proxy", why, gone: false };
+        self.proxy.source(socket, peer).await.map_err(refused)
     }
 
     /// Whether an address speaks for many clients.
@@ -109,14 +118,13 @@ impl Entry {
         from: SocketAddr,
         site: &Site,
     ) -> Result<Entered, Refused> {
-        let refused = |reason, why| Refused { reason, why };
         if site.called(None).tls.is_none() {
             let stream = Stream::Plain(socket);
             return Ok(Entered { stream, from, speaks: Speaks::Http1 });
         }
         if self.plain_health && peer.ip().to_canonical().is_loopback() {
             let mut first = [0u8];
-            let count = socket.peek(&mut first).await.map_err(|e| refused("tls", e.to_string()))?;
+            let count = socket.peek(&mut first).await.map_err(failed)?;
             // Methods of HTTP are letters; anything else is TLS's to judge.
             if count == 1 && first[0] != HANDSHAKE && first[0].is_ascii_uppercase() {
                 let stream = Stream::Plain(socket);
@@ -126,7 +134,8 @@ impl Entry {
         let begun = LazyConfigAcceptor::new(Acceptor::default(), socket).await.map_err(failed)?;
         let asked = site.called(begun.client_hello().server_name());
         let Some(secured) = &asked.tls else {
-            return Err(refused("tls", "the service that was asked for is served without".into()));
+            let why = "the service that was asked for is served without".into();
+            return Err(Refused { reason: TLS, why, gone: false });
         };
         let stream = begun.into_stream(secured.config()).await.map_err(failed)?;
         let stream = Stream::Tls(Box::new(stream));
@@ -139,8 +148,13 @@ impl Entry {
 fn failed(error: io::Error) -> Refused {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(why @ rustls::Error::InvalidCertificate(_)) => {
-            Refused { reason: CERTIFICATE, why: why.to_string() }
+            Refused { reason: CERTIFICATE, why: why.to_string(), gone: false }
         }
-        _ => Refused { reason: "tls", why: tls::explain_io(&error) },
+        _ => Refused { reason: TLS, why: tls::explain_io(&error), gone: is_gone(&error) },
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
 }

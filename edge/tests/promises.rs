@@ -230,3 +230,23 @@ async fn on_a_shared_port_a_token_in_the_request_makes_a_client_ours() {
         Err(e) => panic!("{e}"),
     }
 }
+
+#[tokio::test]
+async fn a_file_in_words_reaches_its_reader_as_it_was_written() {
+    // covers T04, B06
+    let world = serving(&preset("trishula", ""), |_| {}).await;
+    let mut dc = world.registered("dc").await;
+    let mut agni = world.registered("agni").await;
+    let text = r#"{"id":"20260210T051100Z_dc_agni_check","from":"dc", "to":"agni","type":"task","priority":"urgent","timestamp":"2026-02-10T05:11:00Z","subject":"s","body":"b","attachments":["shared/config.yaml"],"reply_to":null}"#;
+    dc.send(tokio_tungstenite::tungstenite::Message::text(text)).await;
+    assert_eq!(agni.hear_text().await, text);
+    for (kind, field) in
+        [("chore", r#""priority":1"#), ("task", r#""priority":"soon""#), ("task", r#""timestamp":"today""#)]
+    {
+        let text = format!(r#"{{"type":"{kind}","to":"agni","id":"bad",{field}}}"#);
+        dc.send(tokio_tungstenite::tungstenite::Message::text(text)).await;
+        let told = dc.hear().await;
+        let code = if kind == "chore" { "unknown_type" } else { "bad_frame" };
+        assert_eq!((&told["payload"]["code"], &told["reply_to"]), (&json!(code), &json!("bad")), "{told}");
+    }
+}

@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use rand::RngExt;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Error;
 use crate::rt::clock;
-use crate::wire::client::MESH;
+use crate::wire::client::{MESH, Timestamp, Urgency};
 use crate::wire::envelope::{Class, Kind, Numbered};
 
 /// Payload of an ACK that no program has asked for.
@@ -29,10 +29,10 @@ pub struct Message {
     #[serde(default)]
     pub id: String,
     /// Milliseconds since the epoch, by the sender's clock.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "timestamp")]
     pub timestamp: f64,
     /// 1 to 5.
-    #[serde(default = "default_priority")]
+    #[serde(default = "default_priority", deserialize_with = "priority")]
     pub priority: u8,
     /// The message that it answers.
     #[serde(default)]
@@ -56,6 +56,17 @@ pub struct Message {
 
 fn default_priority() -> u8 {
     3
+}
+
+/// A sender may have written it as text.
+fn timestamp<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Timestamp::deserialize(from).map(|at| at.0)
+}
+
+/// A sender may have written it as a word, or `null` for none.
+fn priority<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
+    let given = Option::<Urgency>::deserialize(from)?;
+    Ok(given.map_or_else(default_priority, |urgency| urgency.0))
 }
 
 fn null() -> Box<RawValue> {

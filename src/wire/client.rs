@@ -12,6 +12,7 @@ mod retry;
 mod room;
 mod server;
 mod text;
+mod words;
 
 use bytes::Bytes;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -30,6 +31,7 @@ pub use room::{HistoryPayload, Joined, Left, MemberEvent, MembersPayload, RoomFr
 pub use server::{ErrorPayload, ServerFrame};
 use text::Str;
 pub use text::check_depth;
+pub use words::{Timestamp, Urgency};
 
 /// Largest frame by default, in bytes.
 pub const DEFAULT_MAX_FRAME: usize = 1 << 20;
@@ -209,11 +211,11 @@ struct Raw<'a> {
     #[serde(default, borrow, deserialize_with = "present")]
     id: Option<Str<'a>>,
     #[serde(default, deserialize_with = "present")]
-    timestamp: Option<f64>,
+    timestamp: Option<Timestamp>,
     #[serde(default, borrow, deserialize_with = "present")]
     payload: Option<&'a RawValue>,
     #[serde(default)]
-    priority: Option<u8>,
+    priority: Option<Urgency>,
     #[serde(default, borrow)]
     reply_to: Option<Str<'a>>,
     #[serde(default)]

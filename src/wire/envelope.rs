@@ -7,6 +7,16 @@ use serde::{Deserialize, Serialize};
 use super::close::{Code, Refusal};
 use super::ids::{AgentAddr, AgentName, MessageId, NameError, Namespace, RoomName};
 
+/// What those files call a message, and what that is here.
+const FILE_WORDS: [(&str, Kind); 6] = [
+    ("task", Kind::Command),
+    ("response", Kind::Result),
+    ("standup", Kind::Status),
+    ("file_share", Kind::Status),
+    ("proposal", Kind::Status),
+    ("broadcast", Kind::Status),
+];
+
 /// The six words of the client envelope's `type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
@@ -41,9 +51,11 @@ impl Kind {
         }
     }
 
-    /// Reads the word, in either case.
+    /// Reads the word, in either case: one of the six, or one of the files that agents exchanged before.
     pub fn parse(word: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.as_str().eq_ignore_ascii_case(word))
+        let known = Kind::ALL.into_iter().map(|kind| (kind.as_str(), kind));
+        let (_, kind) = known.chain(FILE_WORDS).find(|(known, _)| known.eq_ignore_ascii_case(word))?;
+        Some(kind)
     }
 
     /// The class that a message of this kind has when its sender does not choose.
@@ -367,7 +379,8 @@ mod tests {
     fn kinds_are_read_in_either_case_and_priorities_have_bounds() {
         // covers T04
         assert_eq!(Kind::parse("command"), Some(Kind::Command));
-        assert_eq!(Kind::parse("TASK"), None);
+        assert_eq!(Kind::parse("TASK"), Some(Kind::Command), "a word of the files");
+        assert_eq!(Kind::parse("chore"), None);
         assert_eq!(Priority::new(0), None);
         assert_eq!(Priority::new(6), None);
         assert_eq!(Priority::new(1), Some(Priority::URGENT));

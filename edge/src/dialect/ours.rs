@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use trishula::wire::client::MESH;
+use trishula::wire::client::{MESH, Timestamp};
 
 /// The agent that answers for a service; its address is `NAMESPACE/service`.
 pub const SERVICE_AGENT: &str = "service";
@@ -60,7 +60,7 @@ pub(super) struct Said<'a> {
     #[serde(default)]
     pub(super) reply_to: Option<String>,
     #[serde(default)]
-    pub(super) timestamp: f64,
+    pub(super) timestamp: Timestamp,
     #[serde(default, borrow)]
     pub(super) payload: Option<&'a RawValue>,
 }

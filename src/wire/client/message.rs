@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::insert::Missing;
-use super::{ClientFrame, MAX_DURATION_MS, MAX_TIMESTAMP, Raw, Speaker, copies_of, number};
+use super::{ClientFrame, MAX_DURATION_MS, MAX_TIMESTAMP, Raw, Speaker, Urgency, copies_of, number};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Class, Form, Head, Kind, Priority, State, Target};
 use crate::wire::ids::{AgentAddr, MessageId, Namespace};
@@ -25,7 +25,7 @@ impl Raw<'_> {
         };
         self.check_fields()?;
         self.check_from(agent, speaker.namespace)?;
-        let (stamped_id, now_ms) = match (id, self.timestamp) {
+        let (stamped_id, now_ms) = match (id, self.timestamp.map(|at| at.0)) {
             (Some(id), Some(at)) => (id.clone(), at as u64),
             (given, at) => {
                 let (new, now) = stamp();
@@ -68,7 +68,7 @@ impl Raw<'_> {
         if let Some((name, _)) = ours.into_iter().find(|(_, given)| given.is_some()) {
             return bad(format!("{name}: only the server adds it"));
         }
-        if let Some(at) = self.timestamp.filter(|at| !(0.0..=MAX_TIMESTAMP).contains(at)) {
+        if let Some(at) = self.timestamp.map(|at| at.0).filter(|at| !(0.0..=MAX_TIMESTAMP).contains(at)) {
             return bad(format!("timestamp: {at} is not from 0 to {MAX_TIMESTAMP}"));
         }
         if let Some(ms) = self.ttl_ms.filter(|ms| !(1..=MAX_DURATION_MS).contains(ms)) {
@@ -100,7 +100,7 @@ impl Raw<'_> {
     }
 
     fn priority(&self) -> Result<Priority, Refusal> {
-        let Some(number) = self.priority else { return Ok(Priority::DEFAULT) };
+        let Some(Urgency(number)) = self.priority else { return Ok(Priority::DEFAULT) };
         Priority::new(number)
             .ok_or_else(|| Refusal::new(Code::BadFrame, format!("priority: {number} is not from 1 to 5")))
     }

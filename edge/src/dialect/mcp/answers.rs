@@ -222,7 +222,7 @@ fn told<'a>(said: &'a Said<'a>, body: &'a Body<'a>, other: &'a RawValue, fallbac
         id: &said.id,
         event: named.unwrap_or(fallback),
         data,
-        wall_ms: said.timestamp as u64,
+        wall_ms: said.timestamp.0 as u64,
         room: said.room(),
     }
 }

@@ -36,6 +36,8 @@ struct Written<'a> {
     #[serde(default, borrow)]
     priority: Option<&'a RawValue>,
     #[serde(default, borrow)]
+    timestamp: Option<&'a RawValue>,
+    #[serde(default, borrow)]
     reply_to: Option<&'a RawValue>,
 }
 
@@ -82,7 +84,11 @@ pub(super) fn outgoing(
     let written: Written<'_> =
         serde_json::from_str(text).map_err(|e| bad(&format!("the message can't be read: {e}")))?;
     let kind = string(written.kind).unwrap_or_default();
-    let sent = if kind.bytes().any(|byte| byte.is_ascii_lowercase()) { None } else { as_it_is(text, agent) };
+    let is_word = |given: Option<&RawValue>| given.is_some_and(|given| given.get().starts_with('"'));
+    let in_words = kind.bytes().any(|byte| byte.is_ascii_lowercase())
+        || is_word(written.priority)
+        || is_word(written.timestamp);
+    let sent = if in_words { None } else { as_it_is(text, agent) };
     let sent = match sent {
         Some(sent) => sent?,
         None => around(text, &kind, &written, agent, ids)?,

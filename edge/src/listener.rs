@@ -12,16 +12,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_tungstenite::tungstenite::Message;
+use trishula::gateway::auth::Identity;
 use trishula::gateway::hub::HubHandle;
 use trishula::gateway::session::{self, Opening};
 use trishula::link::wss;
 use trishula::rt::{accept, clock, tasks};
 use trishula::wire::close::CloseCode;
 
-use crate::client;
+use crate::client::{self, Session};
 use crate::config::Refuse;
 use crate::deflate::{DeflateIo, Shared};
-use crate::door::Door;
+use crate::door::{Door, Seat};
 use crate::echo;
 use crate::front::Rules;
 use crate::front::certified::Rule;
@@ -216,9 +217,9 @@ pub async fn serve(listener: TcpListener, mut sharers: Sharers, all: Arc<Semapho
                 let place = place.clone();
                 connections.spawn("edge.connection", async move {
                     // Boxed, so that what only the way in needs is given back with it.
-                    let come = Box::pin(connection(socket, from, place)).await;
-                    if let Some((upgraded, caller)) = come {
-                        websocket(upgraded, &caller).await;
+                    let session = Box::pin(enter(socket, from, place)).await;
+                    if let Some(session) = session {
+                        session.await;
                     }
                     drop(permit);
                 });
@@ -288,6 +289,12 @@ impl Caller {
     }
 }
 
+/// One connection up to its session, if it comes to one.
+async fn enter(socket: TcpStream, from: SocketAddr, place: Arc<Place>) -> Option<Session> {
+    let (upgraded, caller) = connection(socket, from, place).await?;
+    websocket(upgraded, &caller).await
+}
+
 /// One connection: TLS, and requests; `None`: it is over, as none of them was for a WebSocket of its own.
 async fn connection(
     mut socket: TcpStream,
@@ -346,75 +353,92 @@ async fn connection(
     Some((upgraded, caller))
 }
 
-/// One WebSocket, whatever carries it, to its end.
-pub async fn websocket<S>(upgraded: Upgraded<S>, caller: &Caller)
+/// One WebSocket, whatever carries it, up to what lasts; `None`: it is over.
+pub async fn websocket<S>(upgraded: Upgraded<S>, caller: &Caller) -> Option<Session>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Upgraded { io, from, read, host, grant } = upgraded;
-    let (service, _) = caller.asks(host.as_deref());
+    let service = caller.asks(host.as_deref()).0.clone();
     let mut stop = service.stop.clone();
     let deflate = match grant {
         Grant::Session { deflate, .. } | Grant::Echo { deflate, .. } => deflate,
         Grant::Relay(way) => {
-            return tokio::select! {
-                () = Box::pin(relay::run(io, read, way)) => {}
-                _ = stop.wait_for(|stop| *stop) => {}
-            };
+            return Some(Box::pin(async move {
+                tokio::select! {
+                    () = relay::run(io, read, way) => {}
+                    _ = stop.wait_for(|stop| *stop) => {}
+                }
+            }));
         }
         Grant::Health(text) => {
             let mut carrier = Wss::new(io, read, MAX_SAID).await;
             // Whoever is gone needs no answer.
             let _ = carrier.queue(Message::text(text)).await;
-            return session::turn_away(carrier, CloseCode::Normal).await;
+            session::turn_away(carrier, CloseCode::Normal).await;
+            return None;
         }
     };
     tracing::info!(%from, namespace = %service.opening.namespace, "a client has connected");
-    let counts = &service.page.counts;
-    counts.active.fetch_add(1, Ordering::Relaxed);
-    counts.total.fetch_add(1, Ordering::Relaxed);
-    let _open = OnDrop(|| {
-        counts.active.fetch_sub(1, Ordering::Relaxed);
-    });
+    let counted = Counted::new(service.clone());
     let (io, read) = match service.page.deflate.as_ref().zip(deflate) {
         Some((shared, agreed)) => (DeflateIo::agreed(io, &agreed, shared, &read), Bytes::new()),
         None => (DeflateIo::plain(io), read),
     };
-    let settings = &service.opening.settings;
-    let carrier = Wss::new(io, read, settings.max_frame).await;
-    match grant {
-        Grant::Session { entrant, .. } => {
-            // Boxed, as the others are: a silent session keeps room for what lasts, and for nothing that is over.
-            let met = Box::pin(client::meet(carrier, from, caller, service, entrant)).await;
-            if let Some(session) = met {
-                session.await;
-            }
+    let carrier = Wss::new(io, read, service.opening.settings.max_frame).await;
+    let session: Session = match grant {
+        Grant::Session { entrant, .. } => client::meet(carrier, from, caller, &service, entrant).await?,
+        Grant::Echo { identity, seat, .. } => {
+            Box::pin(echoed(carrier, from, service, Echoed { identity, stop, _seat: seat }))
         }
-        Grant::Echo { identity, seat: _seat, .. } => {
-            let mut open = service.series.open();
-            service.series.connections(service.tls.is_some()).inc();
-            let limits = echo::Limits {
-                pace: service.speech.pace(&service.door, from),
-                idle: service.idle,
-                settings: settings.clone(),
-                series: service.series.clone(),
-            };
-            let served = Box::pin(echo::serve(carrier, identity.as_ref(), limits, stop));
-            let (code, reason) = served.await;
-            open.closed(code, None);
-            if let Some(event) = code.and_then(client::event) {
-                service.door.log(from, event, &reason);
-            }
-        }
-        Grant::Relay(_) | Grant::Health(_) => {}
+        Grant::Relay(_) | Grant::Health(_) => return None,
+    };
+    Some(Box::pin(async move {
+        session.await;
+        drop(counted);
+    }))
+}
+
+/// What goes with an echo.
+struct Echoed {
+    identity: Option<Identity>,
+    stop: watch::Receiver<bool>,
+    _seat: Seat,
+}
+
+async fn echoed<S>(carrier: Wss<S>, from: SocketAddr, service: Arc<Service>, with: Echoed)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let mut open = service.series.open();
+    service.series.connections(service.tls.is_some()).inc();
+    let limits = echo::Limits {
+        pace: service.speech.pace(&service.door, from),
+        idle: service.idle,
+        settings: service.opening.settings.clone(),
+        series: service.series.clone(),
+    };
+    let (code, reason) = echo::serve(carrier, with.identity.as_ref(), limits, with.stop).await;
+    open.closed(code, None);
+    if let Some(event) = code.and_then(client::event) {
+        service.door.log(from, event, &reason);
     }
 }
 
-/// Also when the connection's task is dropped.
-struct OnDrop<F: FnMut()>(F);
+/// One client more, until it is dropped: also with the connection's task.
+struct Counted(Arc<Service>);
 
-impl<F: FnMut()> Drop for OnDrop<F> {
+impl Counted {
+    fn new(service: Arc<Service>) -> Counted {
+        let counts = &service.page.counts;
+        counts.active.fetch_add(1, Ordering::Relaxed);
+        counts.total.fetch_add(1, Ordering::Relaxed);
+        Counted(service)
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
-        (self.0)();
+        self.0.page.counts.active.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -134,7 +134,10 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Connection>) -> Res
         match upgrade.await {
             Ok(io) => {
                 let upgraded = Upgraded { io: TokioIo::new(io), from, read: Bytes::new(), host, grant };
-                listener::websocket(upgraded, &connection.caller).await;
+                let session = Box::pin(listener::websocket(upgraded, &connection.caller)).await;
+                if let Some(session) = session {
+                    session.await;
+                }
             }
             Err(e) => tracing::debug!(%from, error = %e, "a stream ended before it was a WebSocket"),
         }

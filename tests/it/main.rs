@@ -1,6 +1,7 @@
 //! The real programs, as real processes on loopback: nodes, edges, and clients that know nothing but WebSocket.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod attacks;
 mod bad_peers;
 mod browser;
 mod buddy;

@@ -29,23 +29,23 @@ use crate::harness::{Machine, Mesh, free_ports};
 use crate::wss::Door;
 
 /// Ten times what the older tests allowed.
-const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(10);
 
 /// Runs the clients of a test.
-fn run<T>(clients: impl Future<Output = T>) -> T {
+pub fn run<T>(clients: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(clients)
 }
 
 /// Machines whose edges serve some of the older services as well, by preset, on ports of their own.
-struct Stage {
-    mesh: Mesh,
+pub struct Stage {
+    pub mesh: Mesh,
     presets: Vec<&'static str>,
     ports: u16,
 }
 
 impl Stage {
     /// All of it runs.
-    fn start(machines: &[&str], presets: &[&'static str], more: &str) -> Stage {
+    pub fn start(machines: &[&str], presets: &[&'static str], more: &str) -> Stage {
         let mut stage = Stage::prepare(machines, presets, more);
         for machine in &mut stage.mesh.machines {
             machine.start_node();
@@ -56,7 +56,7 @@ impl Stage {
     }
 
     /// Nothing runs yet. `more` goes to the end of each edge's configuration.
-    fn prepare(machines: &[&str], presets: &[&'static str], more: &str) -> Stage {
+    pub fn prepare(machines: &[&str], presets: &[&'static str], more: &str) -> Stage {
         let mesh = Mesh::init(machines);
         let ports = free_ports((machines.len() * presets.len()) as u16);
         let stage = Stage { mesh, presets: presets.to_vec(), ports };
@@ -76,13 +76,13 @@ impl Stage {
         stage
     }
 
-    fn port(&self, machine: &str, preset: &str) -> u16 {
+    pub fn port(&self, machine: &str, preset: &str) -> u16 {
         let machine = self.mesh.machines.iter().position(|other| other.name == machine).unwrap();
         let preset = self.presets.iter().position(|other| *other == preset).unwrap();
         self.ports + (machine * self.presets.len() + preset) as u16
     }
 
-    fn site(&self, machine: &str, preset: &'static str) -> Site {
+    pub fn site(&self, machine: &str, preset: &'static str) -> Site {
         let port = self.port(machine, preset);
         let machine = self.mesh.machines.iter().find(|other| other.name == machine).unwrap();
         // Its token is not used: those of this site are of another secret.
@@ -90,22 +90,22 @@ impl Stage {
         Site { service: preset, port, door }
     }
 
-    fn machine(&mut self, name: &str) -> &mut Machine {
+    pub fn machine(&mut self, name: &str) -> &mut Machine {
         self.mesh.machine(name)
     }
 }
 
-fn secret(service: &str) -> String {
+pub fn secret(service: &str) -> String {
     format!("the secret of {service} in the tests, long enough to be one")
 }
 
 /// A token of a service, good for so many seconds.
-fn token(service: &str, user: &str, permissions: &[&str], seconds: i64) -> String {
+pub fn token(service: &str, user: &str, permissions: &[&str], seconds: i64) -> String {
     let exp = (clock::wall_ms() / 1000).checked_add_signed(seconds).unwrap();
     signed(&secret(service), &json!({"user_id": user, "permissions": permissions, "exp": exp}))
 }
 
-fn signed(secret: &str, claims: &Value) -> String {
+pub fn signed(secret: &str, claims: &Value) -> String {
     let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).unwrap()
 }
@@ -120,27 +120,27 @@ fn active(machine: &Machine, service: &str) -> u64 {
 
 /// One of the older services at one edge.
 #[derive(Clone)]
-struct Site {
-    service: &'static str,
-    port: u16,
-    door: Door,
+pub struct Site {
+    pub service: &'static str,
+    pub port: u16,
+    pub door: Door,
 }
 
 impl Site {
     /// Connects as old clients do: path `/`, and nothing else.
-    async fn connect(&self) -> Old {
+    pub async fn connect(&self) -> Old {
         self.try_connect(&[]).await.expect("the edge takes a client")
     }
 
     /// One that has shown a token for this user, and was greeted.
-    async fn greeted(&self, user: &str, permissions: &[&str]) -> Old {
+    pub async fn greeted(&self, user: &str, permissions: &[&str]) -> Old {
         let mut client = self.connect().await;
         client.log_in(&token(self.service, user, permissions, 600)).await;
         client
     }
 
     /// A client of our own protocol at the same port, registered: the service itself, for one, is such a client.
-    async fn ours(&self, user: &str, permissions: &[&str], register: Value) -> Old {
+    pub async fn ours(&self, user: &str, permissions: &[&str], register: Value) -> Old {
         let bearer = format!("Bearer {}", token(self.service, user, permissions, 600));
         let headers = [("authorization", bearer.as_str()), ("sec-websocket-protocol", "trishula.v2+json")];
         let mut client = self.try_connect(&headers).await.expect("the edge takes a client");
@@ -151,7 +151,7 @@ impl Site {
     }
 
     /// `None`: nobody answers here now.
-    async fn try_connect(&self, headers: &[(&'static str, &str)]) -> Option<Old> {
+    pub async fn try_connect(&self, headers: &[(&'static str, &str)]) -> Option<Old> {
         let connected = timeout(SOON, async {
             let stream = self.door.tls().await?;
             let mut request = format!("wss://localhost:{}/", self.port).into_client_request().unwrap();
@@ -166,19 +166,19 @@ impl Site {
 }
 
 /// One connection of a client of old.
-struct Old {
-    socket: WebSocketStream<TlsStream<TcpStream>>,
+pub struct Old {
+    pub socket: WebSocketStream<TlsStream<TcpStream>>,
     asked: u64,
 }
 
 impl Old {
-    async fn say(&mut self, frame: Value) {
+    pub async fn say(&mut self, frame: Value) {
         let said = self.socket.send(Message::text(frame.to_string()));
         timeout(SOON, said).await.expect("it took too long").unwrap();
     }
 
     /// The next frame.
-    async fn hear(&mut self) -> Value {
+    pub async fn hear(&mut self) -> Value {
         loop {
             match timeout(SOON, self.socket.next()).await.expect("nothing came in time") {
                 Some(Ok(Message::Text(text))) => return serde_json::from_str(&text).unwrap(),
@@ -189,7 +189,7 @@ impl Old {
     }
 
     /// The code of the close; frames before it are dropped.
-    async fn closed(&mut self) -> u16 {
+    pub async fn closed(&mut self) -> u16 {
         loop {
             match timeout(SOON, self.socket.next()).await.expect("no close came in time") {
                 Some(Ok(Message::Close(Some(frame)))) => return frame.code.into(),
@@ -200,7 +200,7 @@ impl Old {
     }
 
     /// Says goodbye, and waits until the other side has as well.
-    async fn leave(mut self) {
+    pub async fn leave(mut self) {
         self.socket.close(None).await.unwrap();
         while timeout(SOON, self.socket.next()).await.expect("no end came in time").is_some_and(|r| r.is_ok())
         {
@@ -208,7 +208,7 @@ impl Old {
     }
 
     /// A request of the envelope, and its answer.
-    async fn ask(&mut self, event: &str, data: Value) -> Value {
+    pub async fn ask(&mut self, event: &str, data: Value) -> Value {
         self.asked += 1;
         let id = format!("q-{}", self.asked);
         self.say(json!({"type": "request", "event": event, "data": data, "id": id})).await;
@@ -221,23 +221,23 @@ impl Old {
     }
 
     /// The answer to the token comes first, then the greeting.
-    async fn log_in(&mut self, token: &str) {
+    pub async fn log_in(&mut self, token: &str) {
         let answer = self.ask("auth", json!({"token": token})).await;
         assert_eq!(answer["data"]["status"], "authenticated", "{answer}");
         assert_eq!(self.hear().await["event"], "session.created");
     }
 
-    async fn subscribe(&mut self, channel: &str) -> Value {
+    pub async fn subscribe(&mut self, channel: &str) -> Value {
         self.ask("subscribe", json!({"channel": channel})).await
     }
 
-    async fn must_subscribe(&mut self, channel: &str) {
+    pub async fn must_subscribe(&mut self, channel: &str) {
         let answer = self.subscribe(channel).await;
         assert_eq!(answer["data"], json!({"status": "subscribed", "channel": channel}), "{answer}");
     }
 
     /// Whether it still is answered.
-    async fn is_answered(&mut self) {
+    pub async fn is_answered(&mut self) {
         self.say(json!({"type": "ping", "id": "still"})).await;
         let answer = self.hear().await;
         assert_eq!(
@@ -248,7 +248,7 @@ impl Old {
     }
 
     /// The next frame of a type, of our own protocol; others are passed over.
-    async fn next(&mut self, kind: &str) -> Value {
+    pub async fn next(&mut self, kind: &str) -> Value {
         loop {
             let frame = self.hear().await;
             assert!(frame["type"] != "ERROR" || kind == "ERROR", "{frame}");

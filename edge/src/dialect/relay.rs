@@ -141,7 +141,11 @@ impl Relay {
         match message::outgoing(frame, &agent, self.entry.max_frame, self.ids.as_mut()) {
             Ok(text) => out.to_session(text),
             Err(refusal) => {
-                out.note(if refusal.code == Code::FromMismatch { Note::Forbidden } else { Note::BadRequest });
+                out.note(match refusal.code {
+                    Code::FromMismatch => Note::Forbidden,
+                    Code::BadName => Note::BadName,
+                    _ => Note::BadRequest,
+                });
                 self.complain(now, message::id_of(frame).as_deref(), &refusal, out);
             }
         }

@@ -63,6 +63,8 @@ pub enum Note {
     Forbidden,
     /// A request that the service does not have, or without its arguments.
     BadRequest,
+    /// What is to be a name of a room, an agent or a message, and can't be one.
+    BadName,
     /// A frame over the rate.
     RateLimited,
     /// A frame that has no effect in this dialect.
@@ -79,7 +81,10 @@ impl Note {
     /// Whether it is worth a line with the client's address.
     pub fn is_odd(self) -> bool {
         self.is_login()
-            || matches!(self, Note::DecodeError | Note::Forbidden | Note::RateLimited | Note::Full)
+            || matches!(
+                self,
+                Note::DecodeError | Note::Forbidden | Note::BadName | Note::RateLimited | Note::Full
+            )
     }
 
     /// Whether it is a login that came to nothing.
@@ -95,6 +100,7 @@ impl Note {
             Note::AuthRequired => "auth_required",
             Note::Forbidden => "forbidden",
             Note::BadRequest => "bad_request",
+            Note::BadName => "bad_name",
             Note::RateLimited => "rate_limit",
             Note::Ignored => "ignored",
             Note::TooLarge => "too_large",

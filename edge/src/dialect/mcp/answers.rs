@@ -144,7 +144,10 @@ impl Mcp {
                 let why = format!("Not authorized to {verb} {channel}");
                 self.error(now, to, code::FORBIDDEN, &why, out);
             }
-            "bad_name" => self.error(now, to, code::INVALID_CHANNEL, &refused.message, out),
+            "bad_name" => {
+                out.note(Note::BadName);
+                self.error(now, to, code::INVALID_CHANNEL, &refused.message, out);
+            }
             "rate_limited" => {
                 out.note(Note::RateLimited);
                 let seconds = refused.retry_after_ms.unwrap_or(1000) as f64 / 1000.0;

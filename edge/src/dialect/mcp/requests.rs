@@ -246,7 +246,7 @@ impl Mcp {
         if RoomName::new(&channel).is_ok() {
             return Some(channel);
         }
-        out.note(Note::BadRequest);
+        out.note(Note::BadName);
         let shown: String = channel.chars().take(SHOWN).collect();
         let why = format!("Invalid channel: {shown}");
         self.refuse(now, envelope, code::INVALID_CHANNEL, &why, out);

@@ -10,6 +10,7 @@ mod clients;
 mod deflate;
 mod durable;
 mod early;
+mod envelope;
 mod failover;
 mod fallback;
 mod feed;

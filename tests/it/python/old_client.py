@@ -64,6 +64,16 @@ async def main(url, ca, good, bad, expired):
     await client.send_request("get_pool_status", {"pool_id": "p1"}, timeout=5)
     answer = await client.send_request("get_presence", {"channel": "pool:p1"}, timeout=5)
     assert events.empty(), "nothing of a room that was left"
+    # The client's own two words for rooms, which nothing confirms.
+    await client.subscribe_to_room("pool:p3")
+    await client.send_request("get_pool_status", {"pool_id": "p3"}, timeout=5)
+    assert await asyncio.wait_for(events.get(), 5) == {"pool_id": "p3"}
+    await client.unsubscribe_from_room("pool:p3")
+    assert client.rooms == {"pool:p1"}, client.rooms
+    await client.send_request("get_pool_status", {"pool_id": "p3"}, timeout=5)
+    answer = await client.send_request("get_presence", {"channel": "pool:p3"}, timeout=5)
+    assert not any(member.startswith("u1.") for member in answer.data["members"]), answer
+    assert events.empty(), "nothing of a room that was left so"
     said("answered")
     await heard("restarted")
     until = time.monotonic() + 30

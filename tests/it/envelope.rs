@@ -91,3 +91,71 @@ fn a_room_is_joined_and_left_in_every_form() {
         assert_eq!((&answer["error_code"], &answer["correlation_id"]), (&json!("FORBIDDEN"), &json!("no")));
     });
 }
+
+// covers B06, B07
+#[test]
+fn a_subscription_is_confirmed_before_its_first_event_while_events_come_all_the_time() {
+    let (_stage, site) = serving();
+    run(async {
+        let mut service = site.ours("service", &[], json!({})).await;
+        let feeding = async {
+            for n in 0u64.. {
+                publish(&mut service, json!({"n": n})).await;
+            }
+        };
+        let reading = async {
+            for turn in 0..20 {
+                let mut client = site.greeted(&format!("u{turn}"), &["pool:read"]).await;
+                client.say(json!({"type": "subscribe", "channel": ROOM, "id": "s"})).await;
+                let first = client.hear().await;
+                assert_eq!(
+                    (&first["type"], &first["correlation_id"]),
+                    (&json!("response"), &json!("s")),
+                    "{first}"
+                );
+                let mut before = None;
+                for _ in 0..3 {
+                    let heard = client.hear().await;
+                    let n = heard["data"]["n"].as_u64().unwrap_or_else(|| panic!("{heard}"));
+                    assert!(before.is_none_or(|before| n == before + 1), "{n} behind {before:?}");
+                    before = Some(n);
+                }
+            }
+        };
+        tokio::select! {
+            () = feeding => {}
+            () = reading => {}
+        }
+    });
+}
+
+// covers B06, B19
+#[test]
+fn an_event_that_an_old_client_could_not_take_is_an_error_in_its_place_and_the_next_one_comes() {
+    const LIMIT: usize = 1 << 20;
+    let (_stage, site) = serving();
+    run(async {
+        let mut service = site.ours("service", &[], json!({})).await;
+        let mut client = site.greeted("u1", &["pool:read"]).await;
+        client.must_subscribe(ROOM).await;
+        // As large as a frame may be; what is around it in the envelope is longer than what is around it in ours.
+        let around = event(json!({"text": ""})).to_string().len();
+        for (less, fits) in [(0, false), (1000, true), (0, false)] {
+            let data = json!({"text": "x".repeat(LIMIT - around - less)});
+            service.say(event(data.clone())).await;
+            if fits {
+                hears(&mut client, &data).await;
+                continue;
+            }
+            let told = client.hear().await;
+            assert_eq!(
+                (&told["type"], &told["error_code"]),
+                (&json!("error"), &json!("SERVER_ERROR")),
+                "{told}"
+            );
+            let why = told["error_message"].as_str().unwrap();
+            assert!(why.starts_with("An event for pool:p1 has 1048"), "{why}");
+            client.is_answered().await;
+        }
+    });
+}

@@ -15,6 +15,7 @@ mod ipv6;
 mod moves;
 mod offline;
 mod place;
+mod ports;
 mod round;
 mod sockets;
 mod steady;

@@ -22,7 +22,17 @@ pub type Socket = WebSocketStream<TlsStream<tokio::net::TcpStream>>;
 
 /// A client on one machine, at the edge of the other; `None`: the edge refuses it.
 pub async fn registered(world: &World, at_and_to: (usize, usize), token: &str) -> Option<Socket> {
-    timeout(PATIENCE, open(world, at_and_to, token)).await.expect("the edge answers")
+    registered_at(world, at_and_to, EDGE_PORT, token).await
+}
+
+/// The same at any of its ports.
+pub async fn registered_at(
+    world: &World,
+    at_and_to: (usize, usize),
+    port: u16,
+    token: &str,
+) -> Option<Socket> {
+    timeout(PATIENCE, open(world, at_and_to, port, token)).await.expect("the edge answers")
 }
 
 pub async fn say(socket: &mut Socket, frame: Value) {
@@ -45,7 +55,7 @@ pub async fn heard(socket: &mut Socket) -> Option<Value> {
     }
 }
 
-async fn open(world: &World, (at, to): (usize, usize), token: &str) -> Option<Socket> {
+async fn open(world: &World, (at, to): (usize, usize), port: u16, token: &str) -> Option<Socket> {
     let (machine, address) = (&world.machines[to], world.address(to));
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(machine.ca()).unwrap()).unwrap();
@@ -54,12 +64,12 @@ async fn open(world: &World, (at, to): (usize, usize), token: &str) -> Option<So
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let tcp = world.star.at(at).enter(|| TcpStream::connect((address, EDGE_PORT))).ok()?;
+    let tcp = world.star.at(at).enter(|| TcpStream::connect((address, port))).ok()?;
     tcp.set_nonblocking(true).unwrap();
     let tcp = tokio::net::TcpStream::from_std(tcp).unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.ok()?;
-    let mut request = format!("wss://localhost:{EDGE_PORT}/").into_client_request().unwrap();
+    let mut request = format!("wss://localhost:{port}/").into_client_request().unwrap();
     let token = format!("Bearer {token}").parse().unwrap();
     request.headers_mut().insert("authorization", token);
     let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.ok()?;

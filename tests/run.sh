@@ -127,5 +127,7 @@ if $long; then
     SIM_SEEDS=$sim_seeds cargo test --locked --release --test sim nothing_accepted
     # All 517 of Autobahn's cases, 20 GB through the echo.
     AUTOBAHN=all cargo test --locked --release --test it autobahn -- --nocapture
+    # The times and rates that the older tests asked for (B27), one test after the other; what was measured is printed.
+    PRODUCTION_BOUNDS=real cargo test --locked --release --test it production:: -- --nocapture --test-threads=1
     cargo bench --locked
 fi

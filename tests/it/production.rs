@@ -1,7 +1,8 @@
 //! The 23 production tests of the older servers (B27), each with what it was meant to show: real nodes and edges, TLS that is
 //! verified, and clients that speak the envelope. Which test stands for which, docs/requirements.md says.
 //!
-//! What the older tests wanted within a second fails here only after ten; what was measured is printed.
+//! What the older tests wanted within a second fails here only after ten, as machines that test have other things to do; what was
+//! measured is printed. With `PRODUCTION_BOUNDS=real`, as `tests/run.sh --long` has it, the times are those that were asked for.
 #![allow(clippy::print_stderr, reason = "what was measured is a result")]
 
 mod across;
@@ -28,8 +29,21 @@ use trishula::rt::clock;
 use crate::harness::{Machine, Mesh, free_ports};
 use crate::wss::Door;
 
-/// Ten times what the older tests allowed.
+/// How long a client waits for anything.
 pub const SOON: Duration = Duration::from_secs(10);
+
+/// Prints what was measured beside what the older tests allowed, and fails beyond that; ten times that where bounds need not be
+/// real.
+fn within(what: &str, took: Duration, asked: Duration) {
+    let bounds = std::env::var("PRODUCTION_BOUNDS").ok();
+    let allowed = match bounds.as_deref() {
+        None => 10 * asked,
+        Some("real") => asked,
+        Some(other) => panic!("PRODUCTION_BOUNDS is {other:?}; `real` is the only word for it"),
+    };
+    eprintln!("{what}: {took:?} (asked for: {asked:?}, allowed: {allowed:?})");
+    assert!(took <= allowed, "{what}: {took:?}, {allowed:?} are allowed");
+}
 
 /// Runs the clients of a test.
 pub fn run<T>(clients: impl Future<Output = T>) -> T {

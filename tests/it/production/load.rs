@@ -1,11 +1,11 @@
-//! Class performance: 18 to 21. The rates and times are those of the older tests; one that is ten times worse fails.
+//! Class performance: 18 to 21. The rates and times are those of the older tests; how much worse fails, `within` says.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{Old, SOON, Site, Stage, active, run};
+use super::{Old, Site, Stage, active, run, within};
 
 /// Does the same with each of so many clients at once; answers what each says.
 async fn at_once<T, F>(count: usize, client: impl Fn(usize) -> F) -> Vec<T>
@@ -85,9 +85,9 @@ fn a_hundred_broadcasts_of_one_machine_reach_fifty_subscribers_at_another_each_o
         let took = began.elapsed();
         let rate = EVENTS as f64 / took.as_secs_f64();
         eprintln!(
-            "B27 19: {EVENTS} events at {READERS} subscribers within {took:?}: {rate:.0} broadcasts/s (asked for: 100)"
+            "B27 19: {EVENTS} events at {READERS} subscribers: {rate:.0} broadcasts/s (asked for: 100)"
         );
-        assert!(took < SOON, "{took:?}");
+        within("B27 19: all of them had all after", took, Duration::from_secs(EVENTS) / 100);
     });
 }
 
@@ -118,8 +118,8 @@ fn a_thousand_bad_frames_are_each_answered_and_no_connection_ends() {
         }
         let took = began.elapsed();
         let rate = 10.0 * FRAMES as f64 / took.as_secs_f64();
-        eprintln!("B27 20: 1000 frames sent and answered within {took:?}: {rate:.0}/s (asked for: 500)");
-        assert!(took < 10 * Duration::from_secs(2), "{took:?}");
+        eprintln!("B27 20: 1000 frames sent and answered: {rate:.0}/s (asked for: 500)");
+        within("B27 20: all were answered after", took, Duration::from_secs(2));
     });
 }
 
@@ -154,7 +154,7 @@ fn twenty_clients_that_ping_at_once_have_their_pongs_soon() {
         }
         took.sort_unstable();
         let at = |percent: usize| took[took.len() * percent / 100];
-        eprintln!("B27 21: {} pongs, p50 {:?}, p95 {:?} (asked for: p95 100 ms)", took.len(), at(50), at(95));
-        assert!(at(95) < Duration::from_secs(1), "{:?}", at(95));
+        eprintln!("B27 21: {} pongs, p50 {:?}", took.len(), at(50));
+        within("B27 21: of the pongs 95 % came after at most", at(95), Duration::from_millis(100));
     });
 }

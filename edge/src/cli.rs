@@ -179,14 +179,20 @@ fn check_command(args: &CheckArgs) -> Result<(), Failure> {
             .iter()
             .map(|s| json!({ "name": s.section.name, "listen": s.section.listen, "certificate_days_left": days_left(s) }))
             .collect();
+        let warnings: Vec<String> = config.warnings().collect();
+        let identity = bundle.name.to_string();
         print::line(
-            &json!({ "good": true, "identity": bundle.name.to_string(), "services": services, "notes": config.notes }).to_string(),
+            &json!({ "good": true, "identity": identity, "services": services, "notes": config.notes, "warnings": warnings })
+                .to_string(),
         );
         return Ok(());
     }
     print::line(&format!("{}: good; identity {}", args.config.display(), bundle.name));
     for note in &config.notes {
         print::line(&format!("  note: {note}"));
+    }
+    for warning in config.warnings() {
+        print::line(&format!("  WARNING: {warning}"));
     }
     for service in services {
         let section = &service.section;

@@ -64,6 +64,9 @@ pub async fn run(
     for note in &config.notes {
         tracing::info!(note, "configuration");
     }
+    for warning in config.warnings() {
+        tracing::warn!(warning, "configuration");
+    }
     let hangups = Hangups::listen();
     let services = prepare::services(config)?;
     let listeners = Listeners::bind(config)?;

@@ -496,19 +496,32 @@ async fn the_operators_rules_stand_over_the_presets() {
 }
 
 #[tokio::test]
-async fn without_a_token_nothing_is_allowed_unless_the_operator_says_so() {
+async fn without_a_token_all_is_allowed_as_it_was_unless_the_operator_says_otherwise() {
     // covers B02, B05
     let open = "require_auth = false";
-    let everything = "require_auth = false\nanonymous_permissions = [\"*\"]";
+    let nothing = "require_auth = false\nanonymous_permissions = []";
     let some = "require_auth = false\nanonymous_permissions = [\"pool:read\"]";
-    for (more, pools, all) in [(open, false, false), (everything, true, true), (some, true, false)] {
+    for (more, pools, all) in [(open, true, true), (nothing, false, false), (some, true, false)] {
         let world = serving(&preset("mahavishnu", more)).await;
         let mut client = old(&world).await;
         let greeting = client.hear().await;
         assert_eq!(greeting["data"]["authenticated"], false, "{greeting}");
         assert_eq!(subscribe(&mut client, "pool:p1").await["error_code"] != "FORBIDDEN", pools, "{more}");
         assert_eq!(subscribe(&mut client, "global").await["error_code"] != "FORBIDDEN", all, "{more}");
+        // Who shows a token has its permissions, and what all may do.
+        let mut known = greeted(&world, &["worker:read"]).await;
+        assert_eq!(subscribe(&mut known, "worker:w1").await["error_code"], Value::Null, "{more}");
+        assert_eq!(subscribe(&mut known, "global").await["error_code"] != "FORBIDDEN", all, "{more}");
     }
+    let own = "[[service]]\nname = \"own\"\ndialect = \"mcp\"\nroom = []\nlisten = [\"127.0.0.1:0\"]\nauth = false\n";
+    let world = serving(own).await;
+    let mut client = old(&world).await;
+    client.hear().await;
+    assert_eq!(
+        subscribe(&mut client, "pool:p1").await["error_code"],
+        "FORBIDDEN",
+        "no preset, no permission"
+    );
 }
 
 #[tokio::test]

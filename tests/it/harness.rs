@@ -217,6 +217,14 @@ impl Machine {
         self.edge = Some(Process::start(edge_program(), &arguments, log));
     }
 
+    /// With these variables in its environment.
+    pub fn start_edge_in(&mut self, environment: &[(&str, &str)]) {
+        let config = self.folder.join("edge.toml").display().to_string();
+        let log = self.folder.join("edge.log");
+        let arguments = ["run", "--config", &config];
+        self.edge = Some(Process::start_in(edge_program(), &arguments, log, environment));
+    }
+
     pub fn node_log(&self) -> String {
         fs::read_to_string(self.folder.join("node.log")).unwrap_or_default()
     }

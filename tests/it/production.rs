@@ -1,11 +1,13 @@
 //! The 23 production tests of the older servers (B27), each with what it was meant to show: real nodes and edges, TLS that is
-//! verified, and clients that speak the envelope. Which test stands for which, docs/requirements.md says.
+//! verified, and clients that speak the envelope. Which test stands for which, docs/requirements.md says. And the older servers'
+//! environment files, with which the same programs start.
 //!
 //! What the older tests wanted within a second fails here only after ten, as machines that test have other things to do; what was
 //! measured is printed. With `PRODUCTION_BOUNDS=real`, as `tests/run.sh --long` has it, the times are those that were asked for.
 #![allow(clippy::print_stderr, reason = "what was measured is a result")]
 
 mod across;
+mod environment;
 mod lifecycle;
 mod load;
 mod login;

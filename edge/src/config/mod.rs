@@ -118,6 +118,11 @@ impl EdgeConfig {
         Ok(config)
     }
 
+    /// What an operator must not overlook, though it is good: for the log at each start, and for `check`.
+    pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
+        self.services.iter().filter_map(ServiceSection::warning)
+    }
+
     /// Joins what the file gives of each service with the old variables of its own and with its preset. `log`: a flag
     /// has said how to log.
     fn settle(

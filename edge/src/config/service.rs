@@ -202,7 +202,11 @@ impl Given {
     ///
     /// The key at fault, and why.
     pub(super) fn settle(mut self, preset: Option<Given>) -> Result<ServiceSection, (String, String)> {
-        let below = preset.unwrap_or_default();
+        let mut below = preset.unwrap_or_default();
+        // What a preset gives those without a token is for services where nobody needs one.
+        if self.auth.or(below.auth).unwrap_or(true) {
+            below.anonymous_permissions = None;
+        }
         // Who says what signs tokens says all of it.
         let own = self.secret_file.is_some() || self.secret_env.is_some() || self.jwks_file.is_some();
         if own {
@@ -280,8 +284,9 @@ impl ServiceSection {
             let who = match &identity.agent {
                 // The service itself, which feeds its rooms.
                 Some(agent) if agent.as_str() == SERVICE_AGENT => return true,
+                // A token takes nothing away from what all may without one.
+                _ if all => return true,
                 Some(_) => Who::Known(&identity.permissions),
-                None if all => return true,
                 None => Who::Stranger(&anonymous),
             };
             access.allows(who, action, room.as_str())
@@ -292,6 +297,18 @@ impl ServiceSection {
     /// Whether a client without a token may do everything, as on the old servers.
     pub fn anonymous_may_all(&self) -> bool {
         self.anonymous_permissions.iter().any(|given| given == EVERYTHING)
+    }
+
+    /// What an operator must not overlook; `None`: nothing.
+    pub fn warning(&self) -> Option<String> {
+        (!self.auth && self.anonymous_may_all()).then(|| {
+            format!(
+                "service {}: nobody needs a token, and everybody may do everything (auth = false, \
+                 anonymous_permissions = [\"*\"]): whoever reaches its port reads and publishes what he likes; to end \
+                 that, say auth = true, or _AUTH_ENABLED=true where an older environment says false",
+                self.name
+            )
+        })
     }
 
     /// Whether this host name leads to it.

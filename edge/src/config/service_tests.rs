@@ -81,6 +81,28 @@ fn an_old_environment_works_as_it_is() {
 }
 
 #[test]
+fn where_nobody_needs_a_token_the_presets_of_old_allow_everything_and_say_so() {
+    // covers B02, B05
+    let all: String = presets::names().filter(|name| *name != "trishula").map(preset).collect();
+    let config = load_in(&all, &[]).unwrap();
+    assert!(config.services.iter().all(|service| service.anonymous_permissions.is_empty()));
+    assert_eq!(config.warnings().count(), 0);
+    let config = load_in(&all, &borrowed(&old("open.env"))).unwrap();
+    for (service, warning) in config.services.iter().zip(config.warnings()) {
+        assert!(!service.auth && service.anonymous_may_all(), "{}", service.name);
+        let says = format!("service {}: nobody needs a token, and everybody may do everything", service.name);
+        assert!(warning.starts_with(&says), "{warning}");
+    }
+    assert_eq!(config.warnings().count(), 7);
+    let some = preset("akosha") + "auth = false\nanonymous_permissions = [\"akosha:read\"]\n";
+    let config = load_in(&some, &[]).unwrap();
+    assert_eq!(config.services[0].anonymous_permissions, ["akosha:read"], "the file wins over the preset");
+    assert_eq!(config.warnings().count(), 0);
+    let ours = "[[service]]\npreset = \"trishula\"\nauth = false\n";
+    assert!(load_in(ours, &[]).unwrap().services[0].anonymous_permissions.is_empty());
+}
+
+#[test]
 fn the_old_environment_wins_over_the_file_and_ours_over_it() {
     // covers B02, T21
     let file = preset("crackerjack") + "secret_file = \"s\"\nmax_connections = 3\nrequire_auth = true\n";

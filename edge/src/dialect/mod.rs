@@ -248,8 +248,9 @@ impl Settings {
     /// Whether this client may do this.
     fn may(&self, user: Option<&User>, action: Action, channel: &str) -> bool {
         let who = match (user, &self.anonymous) {
+            // A token takes nothing away from what all may without one.
+            (_, Anonymous::Everything) => return true,
             (Some(user), _) => Who::Known(&user.permissions),
-            (None, Anonymous::Everything) => return true,
             (None, Anonymous::Permissions(permissions)) => Who::Stranger(permissions),
         };
         self.access.allows(who, action, channel)

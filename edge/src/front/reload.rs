@@ -194,6 +194,9 @@ impl Reloader {
             Ok(prepared) => prepared,
             Err(e) => return bad(e.to_string()),
         };
+        for warning in config.warnings() {
+            tracing::warn!(warning, "configuration");
+        }
         for prepared in prepared {
             let Some(live) = self.services.iter().find(|live| live.namespace == prepared.section.name) else {
                 continue;

@@ -11,6 +11,7 @@ use super::pending::{Asked, What};
 use super::say::code;
 use super::{Mcp, Stage};
 use crate::access::Action;
+use crate::dialect::Anonymous;
 use crate::dialect::ours::{SERVICE_AGENT, Say};
 use crate::dialect::services::Request;
 use crate::dialect::step::{Note, Now, Steps};
@@ -171,7 +172,8 @@ impl Mcp {
         if let Some(missing) = request.needs.iter().find(|name| !envelope.has(name)) {
             return self.missing(now, envelope, missing, out);
         }
-        let denied = self.login.user().is_some_and(|user| {
+        let user = self.login.user().filter(|_| self.settings.anonymous != Anonymous::Everything);
+        let denied = user.is_some_and(|user| {
             let needed = request.permissions;
             !needed.is_empty() && !self.settings.access.has_any(&user.permissions, needed)
         });

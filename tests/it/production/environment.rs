@@ -26,6 +26,10 @@ fn environment(name: &str, changes: &[(&str, &str)]) -> Vec<(String, String)> {
     variables
 }
 
+fn value<'a>(variables: &'a [(String, String)], name: &str) -> &'a str {
+    &variables.iter().find(|(variable, _)| variable == name).unwrap().1
+}
+
 /// Starts the node, and the edge with these variables.
 fn start(stage: &mut Stage, variables: &[(String, String)]) {
     let variables: Vec<(&str, &str)> =
@@ -34,6 +38,12 @@ fn start(stage: &mut Stage, variables: &[(String, String)]) {
     machine.start_node();
     machine.start_edge_in(&variables);
     stage.mesh.wait_whole();
+}
+
+/// Where the public certificate of a machine is, and its key.
+fn certificate(stage: &Stage) -> [String; 2] {
+    let folder = stage.mesh.machines[0].folder.join("edge-identity");
+    ["public.pem", "public.key"].map(|file| folder.join(file).display().to_string())
 }
 
 /// A token of a service, signed with this secret.
@@ -68,6 +78,20 @@ async fn fed(service: &mut Old, client: &mut Old, room: &str, event: &str, data:
     client.hear().await
 }
 
+/// Shows a client's token as its service has it, and waits for the greeting.
+async fn log_in(site: &Site, client: &mut Old, token: &str) {
+    if site.service != "session-buddy" {
+        return client.log_in(token).await;
+    }
+    client.say(json!({"token": token})).await;
+    let greeting = client.hear().await;
+    assert_eq!(
+        (&greeting["type"], &greeting["authenticated"]),
+        (&json!("connected"), &json!(true)),
+        "{greeting}"
+    );
+}
+
 // covers B01, B02, B05
 #[test]
 fn where_the_old_file_says_that_nobody_needs_a_token_everybody_is_served_and_the_log_warns() {
@@ -100,4 +124,77 @@ fn where_the_old_file_says_that_nobody_needs_a_token_everybody_is_served_and_the
         let warned = log.lines().any(|line| line.contains("WARN") && line.contains(&says));
         assert!(warned, "{says}: {log}");
     }
+}
+
+// covers B02, B03, B16
+#[test]
+fn the_old_production_file_starts_the_edge_and_its_secret_signs_tokens() {
+    let mut stage = Stage::prepare(&["agni"], &["mahavishnu"], "");
+    let port = stage.port("agni", "mahavishnu").to_string();
+    let [public, key] = certificate(&stage);
+    let secret = "what an operator put in place of the placeholder";
+    let variables = environment(
+        "mahavishnu.env",
+        &[
+            ("MAHAVISHNU_HOST", "127.0.0.1"),
+            ("MAHAVISHNU_PORT", &port),
+            ("MAHAVISHNU_CERT_FILE", &public),
+            ("MAHAVISHNU_KEY_FILE", &key),
+            ("MAHAVISHNU_JWT_SECRET", secret),
+        ],
+    );
+    start(&mut stage, &variables);
+    let site = stage.site("agni", "mahavishnu");
+    run(async {
+        let mut client = site.connect().await;
+        client.log_in(&token_of(secret, "u1", &["pool:read"])).await;
+        client.must_subscribe("pool:p1").await;
+        let mut service = feeding(&site, secret).await;
+        let data = json!({"worker_count": 3});
+        let event = fed(&mut service, &mut client, "pool:p1", "pool.scaled", &data).await;
+        assert_eq!((&event["event"], &event["data"]), (&json!("pool.scaled"), &data));
+        // The secret of the file with the services is not asked any more, and a token is good for the hour that it says.
+        let now = trishula::rt::clock::wall_ms() / 1000;
+        let old = json!({"user_id": "u1", "permissions": [], "iat": now - 3700, "exp": now + 600});
+        for bad in [token_of(&super::secret("mahavishnu"), "u1", &[]), signed(secret, &old)] {
+            let mut client = site.connect().await;
+            let answer = client.ask("auth", json!({"token": bad})).await;
+            assert_eq!(answer["error_code"], "AUTH_FAILED", "{answer}");
+        }
+    });
+    let log = stage.mesh.machines[0].edge.as_ref().unwrap().log();
+    assert!(!log.contains(secret), "a secret is never shown: {log}");
+    assert!(log.lines().all(|line| line.starts_with('{')), "MAHAVISHNU_LOG_FORMAT=json: {log}");
+    assert!(!log.contains("everybody may do everything"), "{log}");
+}
+
+// covers B01, B02, B03
+#[test]
+fn the_old_file_of_all_services_starts_the_edge_and_each_secret_is_its_services_own() {
+    let mut stage = Stage::prepare(&["agni"], &SEVEN, "");
+    let [public, key] = certificate(&stage);
+    let changes = [("MAHAVISHNU_CERT_FILE", public.as_str()), ("MAHAVISHNU_KEY_FILE", key.as_str())];
+    let variables = environment("services.env", &changes);
+    start(&mut stage, &variables);
+    let sites = SEVEN.map(|service| stage.site("agni", service));
+    let secret = |service: &str| {
+        let name = service.trim_end_matches("-mcp").to_uppercase().replace('-', "_");
+        value(&variables, &format!("{name}_JWT_SECRET"))
+    };
+    run(async {
+        for (n, site) in sites.iter().enumerate() {
+            let own = secret(site.service);
+            let mut client = site.connect().await;
+            log_in(site, &mut client, &token_of(own, "u1", &["admin"])).await;
+            let mut stranger = site.connect().await;
+            let other = token_of(secret(SEVEN[(n + 1) % SEVEN.len()]), "u1", &["admin"]);
+            if site.service == "session-buddy" {
+                stranger.say(json!({"token": other})).await;
+                assert_eq!(stranger.closed().await, 4001);
+            } else {
+                let answer = stranger.ask("auth", json!({"token": other})).await;
+                assert_eq!(answer["error_code"], "AUTH_FAILED", "{}: {answer}", site.service);
+            }
+        }
+    });
 }

@@ -126,13 +126,13 @@ if $once; then
 fi
 
 # --- stay ------------------------------------------------------------------------------------------------
-token=$(at dc token issue visitor --secret-file "$folder/dc/secrets/trishula.secret" --ttl 12h)
+token=$(at dc token issue visitor --secret-file "$folder/dc/secrets/trishula.secret")
 edge_port=$((base + 12))
 cat <<HELP
 
 The mesh is up. Try, in another terminal:
 
-  # a plain WebSocket client (pip install websockets), through agni's edge:
+  # a plain WebSocket client (pip install websockets), through agni's edge; its token is good for an hour:
   cat > /tmp/hello.py <<'PYTHON'
 import asyncio, json, ssl, websockets
 async def main():

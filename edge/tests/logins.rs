@@ -183,3 +183,28 @@ async fn a_token_that_says_it_lives_longer_than_the_service_lets_it_is_cut() {
     assert_eq!(said["payload"]["code"], "token_expired", "{said}");
     assert_eq!(client.closed().await.0, 4401);
 }
+
+#[tokio::test]
+async fn by_default_a_token_is_good_for_an_hour_here_and_as_long_as_it_says_where_it_was() {
+    // covers B02, B03
+    let at = |preset: &str| {
+        format!("[[service]]\npreset = \"{preset}\"\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\n")
+    };
+    let now = clock::wall_ms() / 1000;
+    let claims = |iat: u64| json!({"sub": "dc", "iat": iat, "exp": now + 24 * 3600});
+    let world = serving(&at("trishula")).await;
+    let mut fresh = client(&world).await;
+    fresh.say(json!({"type": "auth", "token": signed(SECRET, claims(now))})).await;
+    let said = fresh.hear().await;
+    assert_eq!(said["payload"]["expires_at"], (now + 3600) * 1000, "{said}");
+    let mut stale = client(&world).await;
+    stale.say(json!({"type": "auth", "token": signed(SECRET, claims(now - 3601))})).await;
+    assert_eq!(stale.hear().await["payload"]["code"], "token_expired");
+    assert_eq!(stale.closed().await.0, 4401);
+    let world = serving(&at("fastblocks")).await;
+    let token = signed(SECRET, claims(now - 3601));
+    let headers = [("authorization", format!("Bearer {token}"))];
+    let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut old = world.upgrade("/", &headers).await.unwrap().0;
+    assert_eq!(old.hear().await["event"], "session.created");
+}

@@ -212,7 +212,9 @@ impl Machine {
              [[service]]\nname = \"trishula\"\nlisten = {}\n\
              # Files of Let's Encrypt may stand here instead; they are read again when they change.\n\
              cert = \"{EDGE_IDENTITY}/public.pem\"\nkey = \"{EDGE_IDENTITY}/public.key\"\n\
-             secret_file = \"{SECRETS}/{SECRET}\"\n\n\
+             secret_file = \"{SECRETS}/{SECRET}\"\n\
+             # Seconds that a token is good at the most, whatever it says; 0: as long as it says.\n\
+             token_expiry_s = 3600\n\n\
              [metrics]\nlisten = \"{}\"\n\n\
              [log]\nlevel = \"info\"\nformat = \"text\"\n",
             quoted(&node),

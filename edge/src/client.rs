@@ -254,8 +254,9 @@ fn watcher(service: Arc<Service>, from: SocketAddr, login: Login) -> Watcher {
         }
         let event = match &seen {
             Seen::Note(note) if note.is_odd() => note.as_str(),
-            // That a login failed was told by a note.
+            // That a login failed was told by a note, and so were bad frames.
             Seen::Closed(_) if login.noted.get().is_some() => return,
+            Seen::Closed(_) if told.contains(&Seen::Note(Note::BadFrames)) => return,
             Seen::Closed(code) => match event(*code) {
                 Some(event) => event,
                 None => return,

@@ -76,6 +76,37 @@ fn deep_json_is_refused_and_the_connection_stays() {
 }
 
 #[test]
+fn bad_frames_without_end_end_the_connection_and_one_good_frame_begins_the_count_anew() {
+    // covers B19
+    for (dialect, good) in [
+        ("mcp", r#"{"type":"ping"}"#),
+        ("session-buddy", r#"{"type":"ping"}"#),
+        ("relay", r#"{"type":"STATUS","to":"agni","id":"m","payload":1}"#),
+    ] {
+        let mut one = one(json!({"dialect": dialect, "user": ["admin"]}));
+        if dialect == "relay" {
+            given(&mut one, "mac");
+        }
+        let closes = |steps: &[Step]| steps.iter().any(|step| matches!(step, Step::Close(..)));
+        let some = bad::MAX_IN_A_ROW - 1;
+        for round in 0..2 {
+            for n in 0..some {
+                let steps = given(&mut one, "{");
+                assert!(!closes(&steps), "{dialect}, round {round}, frame {n}: {steps:?}");
+                assert!(!steps.contains(&Step::Note(Note::BadFrames)), "{dialect}");
+            }
+            if round == 0 {
+                assert!(!closes(&given(&mut one, good)), "{dialect}");
+            }
+        }
+        let steps = given(&mut one, "{");
+        let end = Step::Close(CloseCode::PolicyViolation, bad::REASON.into());
+        assert!(steps.contains(&end) && steps.contains(&Step::Note(Note::BadFrames)), "{dialect}: {steps:?}");
+        assert!(given(&mut one, good).is_empty(), "{dialect}: nothing follows");
+    }
+}
+
+#[test]
 fn bytes_that_are_no_text_are_refused() {
     // covers B06, B19
     let wrong: &[u8] = &[b'{', b'"', 0xff, 0xfe, b'"', b':', b'1', b'}'];

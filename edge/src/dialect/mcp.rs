@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use trishula::wire::close::CloseCode;
 
+use super::bad::BadFrames;
 use super::login::{Heard, Login, User};
 use super::ours::Said;
 use super::step::{Ids, Note, Now, Pace, Steps};
@@ -40,6 +41,7 @@ pub struct Mcp {
     stage: Stage,
     pending: Pending,
     held: Held,
+    bad: BadFrames,
 }
 
 /// How far the connection is.
@@ -76,6 +78,7 @@ impl Mcp {
             stage: Stage::Fresh { until: now.after(wait) },
             pending: Pending::default(),
             held: Held::default(),
+            bad: BadFrames::default(),
         }
     }
 

@@ -17,10 +17,12 @@
 //! | [`carrier`] | a dialect between a WebSocket and a session; the one file that knows of sockets and clocks |
 //! | [`pace`] | the rate of one client |
 //! | [`paced`] | our own protocol, at a limited rate |
+//! | [`bad`] | clients that send one bad frame after the other |
 //! | [`ids`] | ids by chance |
 //! | `login` | token and registration, towards the session |
 //! | `ours` | frames of our own protocol |
 
+pub mod bad;
 pub mod carrier;
 pub mod ids;
 pub mod mcp;

@@ -13,6 +13,7 @@ use trishula::wire::client::{ErrorPayload, MESH, ServerFrame};
 use trishula::wire::close::{CloseCode, Code, Refusal};
 use trishula::wire::ids::{AgentAddr, AgentName, Namespace};
 
+use super::bad::BadFrames;
 use super::ours::{self, Refused, Said, Say};
 use super::step::{Ids, Note, Now, Pace, Steps};
 use super::{Auth, MAX_FRAME};
@@ -42,6 +43,7 @@ pub struct Relay {
     token: Option<String>,
     /// AUTH and REGISTER, whose refusal is the end.
     asked: [Option<String>; 2],
+    bad: BadFrames,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +76,8 @@ impl Relay {
             entry.auth = Auth::Optional;
         }
         let stage = Stage::Fresh { until: now.after(entry.auth_within) };
-        Relay { entry, ids, pace, stage, agent: None, token: None, asked: [None, None] }
+        let bad = BadFrames::default();
+        Relay { entry, ids, pace, stage, agent: None, token: None, asked: [None, None], bad }
     }
 
     /// A frame of the client's.
@@ -139,7 +142,10 @@ impl Relay {
             return self.complain(now, about.as_deref(), &Refusal::new(Code::RateLimited, why), out);
         }
         match message::outgoing(frame, &agent, self.entry.max_frame, self.ids.as_mut()) {
-            Ok(text) => out.to_session(text),
+            Ok(text) => {
+                self.bad.good();
+                out.to_session(text);
+            }
             Err(refusal) => {
                 out.note(match refusal.code {
                     Code::FromMismatch => Note::Forbidden,
@@ -147,6 +153,9 @@ impl Relay {
                     _ => Note::BadRequest,
                 });
                 self.complain(now, message::id_of(frame).as_deref(), &refusal, out);
+                if let Some((code, reason)) = self.bad.bad(out) {
+                    self.end(code, reason, out);
+                }
             }
         }
     }

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use trishula::wire::client::check_depth;
 use trishula::wire::close::CloseCode;
 
+use super::bad::BadFrames;
 use super::login::{Heard, Login, User};
 use super::mcp::envelope::iso;
 use super::ours::{self, Body, Refused, Said, Say};
@@ -41,6 +42,7 @@ pub struct SessionBuddy {
     asked: Option<String>,
     /// When the room is asked for again.
     again: Option<u64>,
+    bad: BadFrames,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +123,8 @@ impl SessionBuddy {
             Auth::Optional => settings.greet_within,
         };
         let (login, stage) = (Login::new(user), Stage::Fresh { until: now.after(wait) });
-        SessionBuddy { settings, ids, pace, login, stage, skill: None, asked: None, again: None }
+        let bad = BadFrames::default();
+        SessionBuddy { settings, ids, pace, login, stage, skill: None, asked: None, again: None, bad }
     }
 
     /// What is to be done before anything has come.
@@ -160,9 +163,17 @@ impl SessionBuddy {
             return out.note(Note::RateLimited);
         }
         match given {
-            Some(given) => self.asked(now, given, out),
+            Some(given) => {
+                self.bad.good();
+                self.asked(now, given, out);
+            }
             // Nobody is told: the old server says nothing, and its clients expect nothing.
-            None => out.note(Note::DecodeError),
+            None => {
+                out.note(Note::DecodeError);
+                if let Some((code, reason)) = self.bad.bad(out) {
+                    self.end(code, reason, out);
+                }
+            }
         }
     }
 

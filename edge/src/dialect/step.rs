@@ -75,16 +75,16 @@ pub enum Note {
     Unanswered,
     /// More under way than is kept.
     Full,
+    /// So many bad frames in a row that the connection ends.
+    BadFrames,
 }
 
 impl Note {
     /// Whether it is worth a line with the client's address.
     pub fn is_odd(self) -> bool {
         self.is_login()
-            || matches!(
-                self,
-                Note::DecodeError | Note::Forbidden | Note::BadName | Note::RateLimited | Note::Full
-            )
+            || matches!(self, Note::DecodeError | Note::Forbidden | Note::BadName | Note::RateLimited)
+            || matches!(self, Note::Full | Note::BadFrames)
     }
 
     /// Whether it is a login that came to nothing.
@@ -106,6 +106,7 @@ impl Note {
             Note::TooLarge => "too_large",
             Note::Unanswered => "unanswered",
             Note::Full => "full",
+            Note::BadFrames => "bad_frames",
         }
     }
 }

@@ -69,9 +69,14 @@ impl Mcp {
             Ok(envelope) => envelope,
             Err(why) => {
                 out.note(Note::DecodeError);
-                return self.error(now, None, code::DECODE_ERROR, &why, out);
+                self.error(now, None, code::DECODE_ERROR, &why, out);
+                if let Some((code, reason)) = self.bad.bad(out) {
+                    self.end(code, reason, out);
+                }
+                return;
             }
         };
+        self.bad.good();
         match envelope.kind {
             Type::Ping => self.pong(now, envelope.answer_to().as_deref(), out),
             Type::Request => self.request(now, &envelope, out),

@@ -1,5 +1,6 @@
 //! The file `edge.toml`. `deploy/edge.toml` is the same with a comment on every key.
 
+mod credentials;
 mod old_env;
 pub mod presets;
 mod sections;
@@ -151,6 +152,7 @@ impl EdgeConfig {
                 .map_err(|bad| Error::Variable { variable: bad.variable, why: bad.why })?;
             let mut section = given.settle(preset).map_err(wrong)?;
             section.forget_unset(environment);
+            credentials::find(&mut section, environment).map_err(|(key, why)| wrong((key.into(), why)))?;
             self.services.push(section);
         }
         old.note_common(&mut besides);

@@ -107,6 +107,7 @@ fn one(
         "JWT_SECRET" => {
             given.secret_env = Some(Some(variable.to_owned()));
             given.secret_file = Some(None);
+            given.secret_credential = Some(None);
         }
         "HOST" => {
             let host = if value == "localhost" { "127.0.0.1" } else { value };
@@ -121,7 +122,10 @@ fn one(
         }
         "TLS_ENABLED" => given.tls = Some(switch(value)?),
         "CERT_FILE" => given.cert = Some(Some(PathBuf::from(value))),
-        "KEY_FILE" => given.key = Some(Some(PathBuf::from(value))),
+        "KEY_FILE" => {
+            given.key = Some(Some(PathBuf::from(value)));
+            given.key_credential = Some(None);
+        }
         "AUTH_ENABLED" => given.auth = Some(switch(value)?),
         "MAX_CONNECTIONS" => given.max_connections = Some(read(value, "a number")?),
         // Some documents call it a minute's; the old servers took it as a second's.

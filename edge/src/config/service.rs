@@ -121,6 +121,10 @@ settings! {
     secret_file: Option<PathBuf> = None;
     /// Or the environment variable with it.
     secret_env: Option<String> = None;
+    /// Or the credential with it, of those that systemd gives the process: a file in `$CREDENTIALS_DIRECTORY`.
+    secret_credential: Option<String> = None;
+    /// The same for `key`.
+    key_credential: Option<String> = None;
     /// The file with the public keys of others who make tokens (JWK Set).
     jwks_file: Option<PathBuf> = None;
     /// The file with tokens that were taken back.
@@ -208,10 +212,12 @@ impl Given {
             below.anonymous_permissions = None;
         }
         // Who says what signs tokens says all of it.
-        let own = self.secret_file.is_some() || self.secret_env.is_some() || self.jwks_file.is_some();
-        if own {
+        let secret =
+            self.secret_file.is_some() || self.secret_env.is_some() || self.secret_credential.is_some();
+        if secret || self.jwks_file.is_some() {
             self.secret_file = Some(self.secret_file.flatten());
             self.secret_env = Some(self.secret_env.flatten());
+            self.secret_credential = Some(self.secret_credential.flatten());
         }
         let moved = self.listen.is_none() && (self.host.is_some() || self.port.is_some());
         let mut joined = self.over(below);
@@ -323,7 +329,7 @@ impl ServiceSection {
                 return Err(("secret_file", "secret_env is there too; give one of the two".into()));
             }
             (None, None, true) if self.jwks_file.is_none() => {
-                let why = "is missing, and tokens can't be checked without, or without jwks_file; \
+                let why = "is missing, and tokens can't be checked without it, secret_credential or jwks_file; \
                            make one with: head -c 48 /dev/urandom | base64 > FILE";
                 return Err(("secret_file", why.into()));
             }

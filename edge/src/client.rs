@@ -54,8 +54,9 @@ where
         return Some(Box::pin(session::turn_away(wss, CloseCode::UnsupportedSubprotocol)));
     }
     let shown = matches!(&entrant.entry, Ok((Some(_), _)));
-    // A token in the request is for the service that it asks, be it good or not.
-    let told = shown || matches!(&entrant.entry, Err(Turned::Token(_)));
+    // A token in the request is for the service that it asks, be it good or not; and a page that may not connect says nothing that
+    // is heard, whichever service it means.
+    let told = shown || matches!(&entrant.entry, Err(Turned::Token(_) | Turned::Origin));
     let auto = asked.speech.tongue().is_none();
     let choice = caller.site.choice(asked).filter(|_| !entrant.ours && !told);
     let (mut service, mut first) = (asked.clone(), None);

@@ -65,6 +65,8 @@ pub enum Turned {
     Token(Refusal),
     /// The certificate names nobody of the service.
     Stranger,
+    /// A browser's page of an origin that may not connect.
+    Origin,
 }
 
 impl Turned {
@@ -87,6 +89,7 @@ impl Turned {
             Turned::Stranger => {
                 Refusal::new(Code::Forbidden, "the client's certificate names no agent of this service")
             }
+            Turned::Origin => Refusal::new(Code::Forbidden, "pages of this origin may not connect"),
         }
     }
 
@@ -96,7 +99,7 @@ impl Turned {
             Turned::Full | Turned::AllFull | Turned::AddressFull => CloseCode::TryAgainLater,
             Turned::Failed(_) => CloseCode::RateLimited,
             Turned::Token(_) => CloseCode::Unauthorized,
-            Turned::Stranger => CloseCode::Forbidden,
+            Turned::Stranger | Turned::Origin => CloseCode::Forbidden,
         }
     }
 
@@ -105,7 +108,7 @@ impl Turned {
         match self {
             Turned::Full | Turned::AllFull | Turned::AddressFull => Some(1),
             Turned::Failed(wait) => Some(wait.as_secs() + 1),
-            Turned::Token(_) | Turned::Stranger => None,
+            Turned::Token(_) | Turned::Stranger | Turned::Origin => None,
         }
     }
 
@@ -115,7 +118,7 @@ impl Turned {
             Turned::Full | Turned::AllFull | Turned::AddressFull => "max_connections",
             Turned::Failed(_) => "rate_limit",
             Turned::Token(_) => "auth_failed",
-            Turned::Stranger => "forbidden",
+            Turned::Stranger | Turned::Origin => "forbidden",
         }
     }
 
@@ -127,6 +130,7 @@ impl Turned {
             Turned::Failed(_) => "auth_failures",
             Turned::Token(_) => "token",
             Turned::Stranger => "certificate",
+            Turned::Origin => "origin",
         }
     }
 }
@@ -195,6 +199,12 @@ impl Door {
     pub fn stranger(&self, from: SocketAddr, why: &str) -> Turned {
         self.log(from, Turned::Stranger.word(), why);
         Turned::Stranger
+    }
+
+    /// Turns a page away whose origin is not among those that may connect.
+    pub fn foreign(&self, from: SocketAddr, origin: &str) -> Turned {
+        self.log(from, Turned::Origin.word(), origin);
+        Turned::Origin
     }
 
     fn blocked(&self, from: SocketAddr) -> Result<(), Turned> {

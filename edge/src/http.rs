@@ -357,21 +357,13 @@ fn upgrade(
     };
     // Whoever gives up on a status is let in and gets the close of all.
     let mut answer = switch(request, stopping && refuses == Refuse::Http)?;
-    if let Err(origin) = page.rules.http.admits(request.headers()) {
-        if let Some(door) = &page.door {
-            door.log(from, "origin", &origin);
-        }
-        let refusal = Refusal::new(Code::Forbidden, "pages of this origin may not connect");
-        return Err(Box::new(refuse_by(StatusCode::FORBIDDEN, &refusal)));
-    }
-    let entry = match (&page.door, stranger) {
-        (Some(door), Some(why)) => Err(door.stranger(from, why)),
-        (Some(door), None) => {
-            door.admit(from, token(request, opening).map(|shown| || shown.identity(opening)))
-        }
-        (None, _) => {
-            return Err(Box::new(busy(&Refusal::new(Code::Unavailable, "there is no service here"))));
-        }
+    let Some(door) = &page.door else {
+        return Err(Box::new(busy(&Refusal::new(Code::Unavailable, "there is no service here"))));
+    };
+    let entry = match (page.rules.http.admits(request.headers()), stranger) {
+        (Err(origin), _) => Err(door.foreign(from, &origin)),
+        (Ok(()), Some(why)) => Err(door.stranger(from, why)),
+        (Ok(()), None) => door.admit(from, token(request, opening).map(|shown| || shown.identity(opening))),
     };
     let entry = match entry {
         Err(turned) if refuses == Refuse::Http => return Err(turned_away(&turned)),
@@ -415,7 +407,7 @@ fn turned_away(turned: &Turned) -> Box<Answer> {
     let refusal = turned.refusal();
     let mut answer = match turned {
         Turned::Token(_) => unauthorized(&refusal, "Bearer error=\"invalid_token\""),
-        Turned::Stranger => Box::new(refuse_by(StatusCode::FORBIDDEN, &refusal)),
+        Turned::Stranger | Turned::Origin => Box::new(refuse_by(StatusCode::FORBIDDEN, &refusal)),
         Turned::Full | Turned::AllFull => Box::new(refuse_by(StatusCode::SERVICE_UNAVAILABLE, &refusal)),
         Turned::AddressFull | Turned::Failed(_) => {
             Box::new(refuse_by(StatusCode::TOO_MANY_REQUESTS, &refusal))

@@ -296,7 +296,12 @@ async fn where_a_client_is_says_the_proxy_that_is_trusted() {
     // The address of the PROXY protocol may itself be a proxy's, which then speaks HTTP.
     let line = b"PROXY TCP4 198.51.100.9 198.51.100.1 4711 443\r\n";
     let tls = after(&edge.machine, edge.at, line).await.unwrap();
-    let headers = &[("x-forwarded-for", "203.0.113.1"), ("x-forwarded-for", "192.0.2.8, 198.51.100.3")];
+    // Several lines are one list: the last one has hops that are trusted, and nobody else.
+    let headers = &[
+        ("x-forwarded-for", "203.0.113.1"),
+        ("x-forwarded-for", "192.0.2.8, 198.51.100.3"),
+        ("x-forwarded-for", "198.51.100.4, 198.51.100.5"),
+    ];
     upgrade(tls, headers).await.unwrap().answers().await;
     assert!(edge.says("a client has connected").contains("from=192.0.2.8:0"));
     // Without the word nobody is let in, and what is no such word is told in the log.

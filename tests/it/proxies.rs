@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Mesh, Process, free_ports, until};
+use crate::harness::{Machine, Mesh, PATIENCE, Process, free_ports, until};
 use crate::wss::{Door, Wss};
 
 /// Where the client is: on Linux all of 127.0.0.0/8 is this machine's.
@@ -18,21 +18,24 @@ const SILENT: &str = "8s";
 /// How long the client is idle: twice that, and more.
 const IDLE: Duration = Duration::from_secs(17);
 
-/// One machine whose edge expects a proxy, pings each second, and shows its log.
-fn machine(proxy: &str) -> Mesh {
-    let mesh = Mesh::init(&["agni"]);
-    let path = mesh.machines[0].folder.join("edge.toml");
-    let text = fs::read_to_string(&path).unwrap();
-    let service = "[[service]]\n";
-    assert!(text.contains(service));
-    fs::write(&path, text.replace(service, &format!("{service}{proxy}\nping_interval_s = 1\n"))).unwrap();
+/// Two machines whose edges expect a proxy, ping each second, and show their logs.
+fn machines(proxy: &str) -> Mesh {
+    let mesh = Mesh::init(&["agni", "rushabdev"]);
+    for machine in &mesh.machines {
+        let path = machine.folder.join("edge.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let service = "[[service]]\n";
+        assert!(text.contains(service));
+        fs::write(&path, text.replace(service, &format!("{service}{proxy}\nping_interval_s = 1\n"))).unwrap();
+    }
     mesh
 }
 
+/// Both nodes, and the edge of the first.
 fn start(mesh: &mut Mesh) {
-    mesh.machines[0].start_node();
+    mesh.machines.iter_mut().for_each(Machine::start_node);
     mesh.machines[0].start_edge();
-    until("the mesh is there", || mesh.machines[0].sees_whole(1));
+    mesh.wait_whole();
 }
 
 /// A file of `deploy/` for this machine. Every word must be there: the file that is tested is the one that ships.
@@ -76,15 +79,19 @@ async fn eventually(door: &Door, path: &str, status: &str) -> Value {
         {
             return body.clone();
         }
-        assert!(began.elapsed() < crate::harness::PATIENCE, "{path}: {answer:?}");
+        assert!(began.elapsed() < PATIENCE, "{path}: {answer:?}");
     }
 }
 
 /// Sends itself a message until it hears it: while the node is away it is told `unavailable`.
 async fn hears_itself(client: &mut Wss, id: &str) {
+    says_to_itself("dc", client, id).await;
+}
+
+async fn says_to_itself(agent: &str, client: &mut Wss, id: &str) {
     for attempt in 0.. {
         let id = format!("{id}-{attempt}");
-        let said = json!({"type": "STATUS", "to": "dc", "id": id, "class": "live", "payload": 1});
+        let said = json!({"type": "STATUS", "to": agent, "id": id, "class": "live", "payload": 1});
         client.say(said).await.expect("the socket is still there");
         let answer =
             client.until(&id, |frame| frame["id"] == id.as_str() || frame["reply_to"] == id.as_str()).await;
@@ -113,7 +120,7 @@ async fn lets_through(mesh: &mut Mesh, port: u16) {
     let machine = &mut mesh.machines[0];
     machine.node.as_mut().unwrap().kill();
     machine.start_node();
-    until("the node is back", || machine.sees_whole(1));
+    until("the node is back", || machine.sees_whole(2));
     hears_itself(&mut client, "restarted").await;
     // The edge goes, and says so through the proxy; meanwhile nobody is answered with a status, and then all is well again.
     machine.edge.as_mut().unwrap().signal("TERM");
@@ -129,11 +136,87 @@ async fn lets_through(mesh: &mut Mesh, port: u16) {
     hears_itself(&mut client, "anew").await;
 }
 
+/// A client of its own name.
+struct Guest {
+    name: &'static str,
+    door: Door,
+    wss: Wss,
+    said: u32,
+}
+
+impl Guest {
+    /// Connects until one of these nodes has it: a proxy may not know yet who is there, or who has gone. The `others` are not silent
+    /// meanwhile, or their proxy would close them.
+    async fn at(nodes: &[&str], (name, door): (&'static str, Door), others: &mut [Guest]) -> Guest {
+        let began = Instant::now();
+        loop {
+            let wss = door.open(json!({})).await;
+            if let Some(wss) = wss.filter(|wss| nodes.contains(&wss.node.as_str())) {
+                return Guest { name, door, wss, said: 0 };
+            }
+            assert!(began.elapsed() < PATIENCE, "{name} finds no edge of {nodes:?}");
+            for other in &mut *others {
+                other.is_served().await;
+            }
+        }
+    }
+
+    async fn is_served(&mut self) {
+        self.said += 1;
+        says_to_itself(self.name, &mut self.wss, &format!("{}-{}", self.name, self.said)).await;
+    }
+}
+
+/// Several edges behind one proxy act as one: the one with the fewest connections gets the next, and who loses his goes on at
+/// another. The edge of the first machine runs, and that of the second does not; so they are left.
+async fn spreads_over_edges(mesh: &mut Mesh, port: u16) {
+    let [first, second] = ["agni", "rushabdev"];
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let doors = names.map(|name| (name, Door::of(&mesh.machines[0], name).through(port, CLIENT)));
+    let mut doors = doors.into_iter();
+    let mut guests = Vec::new();
+    for door in doors.by_ref().take(4) {
+        let guest = Guest::at(&[first], door, &mut guests).await;
+        guests.push(guest);
+    }
+    // By turns, every other one would come to the first edge again. That has four; so the next four come to the second.
+    mesh.machines[1].start_edge();
+    let fifth = Guest::at(&[second], doors.next().unwrap(), &mut guests).await;
+    guests.push(fifth);
+    for door in doors {
+        let guest = Guest::at(&[first, second], door, &mut guests).await;
+        assert_eq!(guest.wss.node, second, "{} comes to the edge with the fewest connections", guest.name);
+        guests.push(guest);
+    }
+    for guest in &mut guests {
+        guest.is_served().await;
+    }
+    // One edge goes: its clients are told, come again, and are at the other; those of the other notice nothing.
+    let edge = mesh.machines[0].edge.as_mut().unwrap();
+    edge.signal("TERM");
+    let (moving, staying) = guests.split_at_mut(4);
+    for guest in moving {
+        while guest.wss.hear().await.is_some() {}
+        assert_eq!(guest.wss.closed, Some(1012), "{}", guest.name);
+        *guest = Guest::at(&[second], (guest.name, guest.door.clone()), staying).await;
+    }
+    assert_eq!(edge.wait(), Some(0));
+    for guest in &mut guests {
+        guest.is_served().await;
+        assert_eq!(guest.wss.node, second);
+    }
+    drop(guests);
+    assert_eq!(mesh.machines[1].edge.take().unwrap().stop(), Some(0));
+    mesh.machines[0].start_edge();
+    mesh.wait_whole();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_lets_everything_through() {
     // covers B13, B12, Q02
-    let mut mesh = machine("proxy = { trusted = [\"127.0.0.1\"] }");
-    let (folder, edge) = (mesh.folder.path().to_owned(), mesh.machines[0].edge_port);
+    let mut mesh = machines("proxy = { trusted = [\"127.0.0.1\"] }");
+    let folder = mesh.folder.path().to_owned();
+    let [edge, other] = [0, 1].map(|n| mesh.machines[n].edge_port);
     let id = mesh.machines[0].folder.join("edge-identity");
     let base = free_ports(2);
     let port = base.to_string();
@@ -147,7 +230,10 @@ async fn nginx_lets_everything_through() {
                 "server 192.0.2.10:8765 max_fails=1 fail_timeout=2s;",
                 format!("server 127.0.0.1:{edge} max_fails=1 fail_timeout=2s;"),
             ),
-            ("    server 192.0.2.11:8765 max_fails=1 fail_timeout=2s;\n", String::new()),
+            (
+                "server 192.0.2.11:8765 max_fails=1 fail_timeout=2s;",
+                format!("server 127.0.0.1:{other} max_fails=1 fail_timeout=2s;"),
+            ),
             ("/etc/letsencrypt/live/example.com/fullchain.pem", file("public.pem")),
             ("/etc/letsencrypt/live/example.com/privkey.pem", file("public.key")),
             ("/etc/nginx/trishula-ca.pem", file("ca.pem")),
@@ -172,13 +258,15 @@ async fn nginx_lets_everything_through() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let _nginx = Process::start(&installed("nginx"), &arguments, folder.join("nginx.log"));
     lets_through(&mut mesh, base).await;
+    spreads_over_edges(&mut mesh, base).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn haproxy_lets_everything_through() {
     // covers B13, B12, B20, Q02
-    let mut mesh = machine("proxy = { protocol = true, trusted = [\"127.0.0.1\"] }");
-    let (folder, edge) = (mesh.folder.path().to_owned(), mesh.machines[0].edge_port);
+    let mut mesh = machines("proxy = { protocol = true, trusted = [\"127.0.0.1\"] }");
+    let folder = mesh.folder.path().to_owned();
+    let [edge, other] = [0, 1].map(|n| mesh.machines[n].edge_port);
     let id = mesh.machines[0].folder.join("edge-identity");
     let base = free_ports(2);
     let both = ["public.pem", "public.key"].map(|name| fs::read_to_string(id.join(name)).unwrap()).concat();
@@ -191,7 +279,7 @@ async fn haproxy_lets_everything_through() {
             ("/etc/haproxy/example.com.pem", folder.join("both.pem").display().to_string()),
             ("/etc/haproxy/trishula-ca.pem", id.join("ca.pem").display().to_string()),
             ("server agni 192.0.2.10:8765", format!("server agni 127.0.0.1:{edge}")),
-            ("    server rushabdev 192.0.2.11:8765\n", String::new()),
+            ("server rushabdev 192.0.2.11:8765", format!("server rushabdev 127.0.0.1:{other}")),
             ("example.com", "localhost".into()),
             // What a test may open.
             ("maxconn 20000", "maxconn 200".into()),
@@ -205,6 +293,8 @@ async fn haproxy_lets_everything_through() {
     let config = folder.join("haproxy.cfg").display().to_string();
     let _haproxy = Process::start(&installed("haproxy"), &["-f", &config], folder.join("haproxy.log"));
     // TLS to the edge, and TLS that HAProxy ends.
-    lets_through(&mut mesh, base).await;
-    lets_through(&mut mesh, base + 1).await;
+    for port in [base, base + 1] {
+        lets_through(&mut mesh, port).await;
+        spreads_over_edges(&mut mesh, port).await;
+    }
 }

@@ -64,6 +64,9 @@ metric! {
     TASK_PANICS: IntCounterVec = counters("trishula_task_panics_total", "Tasks that panicked", &["task"]);
     /// Items refused because a queue was full, by queue.
     QUEUE_FULL: IntCounterVec = counters("trishula_queue_full_total", "Items refused by a full queue", &["queue"]);
+    /// Lines of the log that its file did not take: they are on standard error. Those that found no room on the way to it are in
+    /// `trishula_queue_full_total{queue="log"}`.
+    LOG_REFUSED: IntCounter = IntCounter::new("trishula_log_refused_total", "Lines of the log that its file did not take, and that went to standard error");
     /// Links that are up, by role of the peer.
     LINKS: IntGaugeVec = gauges("trishula_links", "Links that are up", &["role"]);
     /// Dial attempts, by carrier (quic, wss; local: an edge's to its own machine) and outcome.

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
-use trishula::config::log::LogFormat;
 use trishula::rt::{logging, signals};
 
 use crate::config::EdgeConfig;
@@ -44,7 +43,7 @@ struct Cli {
 enum Command {
     /// Serve clients until told to stop (SIGTERM, Ctrl-C)
     Run(RunArgs),
-    /// Say whether `run` would start: configuration, secrets, certificates, ports. A certificate that has ended fails it, one
+    /// Say whether `run` would start: configuration, log, secrets, certificates, ports. A certificate that has ended fails it, one
     /// that ends within 30 days is a warning
     Check(CheckArgs),
     /// Have the running edge read its configuration again, and say what changed; certificates and secrets as well
@@ -90,6 +89,8 @@ enum Failure {
     #[error("{0}")]
     Config(#[from] trishula::config::Error),
     #[error("{0}")]
+    Log(#[from] logging::Error),
+    #[error("{0}")]
     Start(#[from] prepare::Error),
     #[error("{}", .0.join("\n  "))]
     Ended(Vec<String>),
@@ -106,7 +107,9 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Failure::Config(_) | Failure::Ended(_) | Failure::NotTaken(_) => BAD_CONFIGURATION,
+            Failure::Config(_) | Failure::Log(_) | Failure::Ended(_) | Failure::NotTaken(_) => {
+                BAD_CONFIGURATION
+            }
             Failure::Start(e) if e.is_configuration() => BAD_CONFIGURATION,
             Failure::Start(_) | Failure::Runtime(_) | Failure::Reload(_) | Failure::NotLive(_) => FAILED,
         }
@@ -135,7 +138,7 @@ fn run_command(args: &RunArgs) -> Result<(), Failure> {
     let overrides: Vec<_> = level.collect();
     let source = Source::new(args.config.clone(), overrides.clone());
     let config = EdgeConfig::load(&args.config, std::env::vars(), overrides)?;
-    logging::init(&config.log.level, config.log.format == LogFormat::Json);
+    let _log = config.log.start()?;
     runtime(config.edge.threads)?
         .block_on(async { Ok(run::run(&config, source, signals::stop_requested()).await?) })
 }
@@ -163,6 +166,7 @@ fn reload_command(args: &ReloadArgs) -> Result<(), Failure> {
 
 fn check_command(args: &CheckArgs) -> Result<(), Failure> {
     let config = EdgeConfig::load(&args.config, std::env::vars(), Vec::new())?;
+    config.log.check()?;
     let services = prepare::services(&config)?;
     let bundle = prepare::bundle(&config)?;
     prepare::outward(&config)?;

@@ -38,6 +38,7 @@ impl Args {
         let config = self.config.load()?;
         let mut findings = Findings::default();
         findings.ok("configuration", path.display().to_string());
+        log(&config, &mut findings);
         identity(&config, &mut findings);
         authority(&config, &mut findings);
         data_folder(&config.node.data_dir, &mut findings);
@@ -52,6 +53,15 @@ impl Args {
         }
         secrets(&path, &mut findings);
         findings.tell(self.json, false)
+    }
+}
+
+fn log(config: &NodeConfig, findings: &mut Findings) {
+    let Some(file) = &config.log.file else { return };
+    match config.log.check() {
+        Ok(()) => findings.ok("log", format!("{} can be written and rotated", file.display())),
+        // The message itself says what to do.
+        Err(error) => findings.bad(Level::Fault, "log", error, ""),
     }
 }
 

@@ -172,7 +172,10 @@ impl Command {
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {
-    let bad = error.chain().any(|cause| cause.is::<crate::config::Error>());
+    let bad = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<crate::config::Error>() || cause.is::<crate::rt::logging::Error>()
+    };
+    let bad = error.chain().any(bad);
     match error.is::<CannotAsk>() {
         _ if bad => BAD_CONFIGURATION,
         true => CANNOT_ASK,

@@ -3,9 +3,8 @@
 use anyhow::Context;
 
 use super::common::ConfigArg;
-use crate::config::log::LogFormat;
 use crate::config::node::NodeConfig;
-use crate::{daemon, rt};
+use crate::daemon;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -29,7 +28,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let config = self.config.load_with(self.set)?;
-        rt::logging::init(&config.log.level, config.log.format == LogFormat::Json);
+        let _log = config.log.start()?;
         start(config)
     }
 }

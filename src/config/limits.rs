@@ -60,7 +60,9 @@ impl Default for LimitsSection {
 }
 
 /// For serde: a whole number within bounds, both included.
-fn range<'de, const MIN: i64, const MAX: i64, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+pub(super) fn range<'de, const MIN: i64, const MAX: i64, D: Deserializer<'de>>(
+    from: D,
+) -> Result<u64, D::Error> {
     let given = i64::deserialize(from)?;
     match u64::try_from(given) {
         Ok(good) if (MIN..=MAX).contains(&given) => Ok(good),

@@ -1,6 +1,11 @@
 //! `[log]`: the same section in both programs' files.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Deserializer, de};
+
+use super::limits::range;
+use crate::rt::logging::{self, Rotation, Running};
 
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -11,6 +16,14 @@ pub struct LogSection {
     pub level: String,
     /// How a line is written.
     pub format: LogFormat,
+    /// Where the lines go; `None`: to standard error.
+    pub file: Option<PathBuf>,
+    /// How large the file may get, in MiB; then it is renamed, and another one begun.
+    #[serde(deserialize_with = "range::<1, 65_536, _>")]
+    pub max_mib: u64,
+    /// How many of those that were renamed stay.
+    #[serde(deserialize_with = "range::<0, 1_000, _>")]
+    pub keep: u64,
 }
 
 /// How a line of the log is written.
@@ -25,7 +38,32 @@ pub enum LogFormat {
 
 impl Default for LogSection {
     fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Text }
+        Self { level: "info".into(), format: LogFormat::Text, file: None, max_mib: 64, keep: 5 }
+    }
+}
+
+impl LogSection {
+    /// Starts the log of this process; what it answers is to be held until the process ends.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be written, or not be rotated; says what to do.
+    pub fn start(&self) -> Result<Running, logging::Error> {
+        logging::start(&self.level, self.format == LogFormat::Json, self.rotation().as_ref())
+    }
+
+    /// The same without starting it: leaves nothing behind.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogSection::start`].
+    pub fn check(&self) -> Result<(), logging::Error> {
+        self.rotation().map_or(Ok(()), |rotation| rotation.check())
+    }
+
+    fn rotation(&self) -> Option<Rotation> {
+        let path = self.file.clone()?;
+        Some(Rotation { path, max_bytes: self.max_mib << 20, keep: self.keep })
     }
 }
 

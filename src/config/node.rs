@@ -201,10 +201,11 @@ impl NodeConfig {
     ) -> Result<NodeConfig, Error> {
         let mut config: NodeConfig = load(path, environment, overrides)?;
         config.check().map_err(|(key, why)| Error::Together { path: path.into(), key, why })?;
-        let NodeConfig { node, identity, mesh, admin, gateway, .. } = &mut config;
+        let NodeConfig { node, identity, mesh, admin, gateway, log, .. } = &mut config;
         let sockets = [&mut admin.socket, &mut gateway.edge_socket, &mut gateway.relay_socket];
         let paths = [&mut node.data_dir, &mut identity.dir].into_iter().chain(sockets);
         let optional = identity.ca_dir.iter_mut().chain(&mut identity.edge_dir).chain(&mut mesh.fallback_ca);
+        let optional = optional.chain(&mut log.file);
         paths.chain(optional).for_each(|each| resolve(path, each));
         Ok(config)
     }

@@ -237,3 +237,18 @@ fn finding(place: &Place, what: &str) -> serde_json::Value {
     assert_eq!(found["level"], "fault");
     found.clone()
 }
+
+#[test]
+fn a_log_that_can_not_be_written_is_found_and_stops_the_start() {
+    // covers B29
+    let place = Place::with_mesh();
+    place.replace(AGNI, "[log]", "[log]\nfile = \"nowhere/node.log\"");
+    let says = ["[log] file: ", "nowhere/node.log cannot be written", "sudo install -d -o trishula"];
+    let error = place.fails(64, &["run", "--config", AGNI]);
+    let found = place.run(&["check", "--config", AGNI]);
+    assert_eq!(found.status.code(), Some(1));
+    let found = String::from_utf8(found.stdout).unwrap();
+    for word in says {
+        assert!(error.contains(word) && found.contains(word), "{word}: {error}\n{found}");
+    }
+}

@@ -16,6 +16,7 @@ mod fallback;
 mod feed;
 mod harness;
 mod hostile;
+mod logs;
 mod membership;
 mod production;
 mod proxies;

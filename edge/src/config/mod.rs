@@ -108,6 +108,7 @@ impl EdgeConfig {
         files
             .chain([&mut config.identity.dir, &mut config.relay.socket])
             .chain(&mut config.uplink.fallback_ca)
+            .chain(&mut config.log.file)
             .for_each(|file| resolve(path, file));
         for address in &mut config.uplink.nodes {
             if let Some(socket) = address.strip_prefix(dial::UNIX) {
@@ -156,7 +157,8 @@ impl EdgeConfig {
             self.services.push(section);
         }
         old.note_common(&mut besides);
-        let own = log || environment.keys().any(|key| key.starts_with("TRISHULA_LOG_"));
+        let says_how = ["TRISHULA_LOG_LEVEL", "TRISHULA_LOG_FORMAT"];
+        let own = log || says_how.iter().any(|variable| environment.contains_key(*variable));
         if !own {
             besides.level.into_iter().for_each(|level| self.log.level = level);
             besides.json.filter(|json| *json).into_iter().for_each(|_| self.log.format = LogFormat::Json);

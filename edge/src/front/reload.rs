@@ -142,6 +142,8 @@ impl Reloader {
                 }
             };
             seen = stamp(&self.source.path);
+            // Whoever moved the log's file says so by this; what follows is in the new one.
+            logging::reopen();
             self.renewed.look(true);
             let report = self.reload();
             if let Some(answer) = answer {

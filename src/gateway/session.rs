@@ -49,6 +49,9 @@ use crate::wire::close::{CloseCode, Code, Refusal};
 use crate::wire::frame::Receipt;
 use crate::wire::ids::{AgentAddr, MessageId, Namespace, NodeName, Sequence};
 
+/// What the log says when a session has ended, beside who it was, how long it was there, what came and went, and why.
+pub const LOGGED_END: &str = "session ended";
+
 /// Refused frames in a row that end a session.
 const MAX_BAD_IN_A_ROW: u32 = 32;
 /// Deliveries written before the client is read again.
@@ -446,7 +449,7 @@ impl<C: Carrier> Session<C> {
             sent = self.sent,
             code = ended.code_text(),
             reason = ended.reason,
-            "session ended"
+            "{LOGGED_END}"
         );
     }
 

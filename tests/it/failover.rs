@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
+use trishula::gateway::session::LOGGED_END;
 
 use crate::harness::{Mesh, until};
 use crate::wss::{Door, Wss};
@@ -69,7 +70,7 @@ fn two_machines() -> Mesh {
 /// No client of dc's edge lost its socket.
 fn assert_sockets_kept(mesh: &mut Mesh) {
     let log = fs::read_to_string(mesh.machine("dc").folder.join("edge.log")).unwrap();
-    assert!(!log.contains("session ended"), "{log}");
+    assert!(!log.contains(LOGGED_END), "{log}");
 }
 
 // covers T09, Q02

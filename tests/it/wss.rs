@@ -109,6 +109,12 @@ impl Wss {
         self.socket.send(Message::text(frame.to_string())).await.ok()
     }
 
+    /// Closes it as a client should, and waits for the edge's half.
+    pub async fn close(&mut self) {
+        self.socket.close(None).await.unwrap();
+        while self.hear().await.is_some() {}
+    }
+
     /// The next frame; pings are answered on the way. Losing this future loses nothing.
     pub async fn hear(&mut self) -> Option<Value> {
         loop {

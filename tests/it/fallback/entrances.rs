@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 use trishula::client::{Client, Connect, Options, Outgoing, Through, Ways};
+use trishula::gateway::session::LOGGED_END;
 use trishula::identity::RoleKind;
 use trishula::identity::bundle::Bundle;
 use trishula::identity::revocation::Revocations;
@@ -95,7 +96,7 @@ fn an_edge_whose_udp_is_blocked_comes_in_through_another_edge_and_goes_back_to_q
     flows.accepted_by("agni");
     eprintln!("accepted again {:?} after UDP was blocked", cut.elapsed());
     let log = fs::read_to_string(dc.folder.join("edge.log")).unwrap();
-    assert!(!log.contains("session ended"), "{log}");
+    assert!(!log.contains(LOGGED_END), "{log}");
     let (askers, worked) = flows.end();
     for (n, ((sent, heard), worked)) in askers.iter().zip(&worked).enumerate() {
         let fed = heard.iter().map(|(number, _)| *number).max().unwrap();

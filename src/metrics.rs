@@ -199,9 +199,11 @@ metric! {
     WS_MESSAGE_DURATION: HistogramVec = histograms("websocket_message_duration_seconds", "WebSocket message processing duration", SERVER, OLD_BUCKETS);
     /// The same by type.
     WS_LATENCY: HistogramVec = histograms("websocket_latency_seconds", "WebSocket message processing latency", SERVER_TYPE, LATENCY_BUCKETS);
-    /// Messages of clients to everybody or to a room.
+    /// Messages of clients to everybody or to a room: counted where their senders come in.
     WS_BROADCASTS: IntCounterVec = counters("websocket_broadcast_total", "Total number of broadcast operations", SERVER_CHANNEL);
-    /// How long it took to hand them on.
+    /// Of such messages, from wherever: how many clients here had them put into their queues.
+    WS_BROADCAST_DELIVERIES: IntCounterVec = counters("websocket_broadcast_deliveries_total", "Broadcast messages handed to clients, one for each", SERVER_CHANNEL);
+    /// From the arrival of one until it is in the queue of the last of these.
     WS_BROADCAST_DURATION: HistogramVec = histograms("websocket_broadcast_duration_seconds", "Time taken to broadcast messages to rooms", SERVER_CHANNEL, OLD_BUCKETS);
     /// Messages that wait until their client takes more: as they are when this is asked for.
     WS_BROADCAST_QUEUE: IntGaugeVec = gauges("websocket_broadcast_queue_size", "Messages that wait to be written to clients", SERVER);

@@ -26,6 +26,7 @@ use trishula::wire::frame::Hello;
 use trishula::wire::ids::Incarnation;
 
 use crate::config::EdgeConfig;
+use crate::front::measured;
 use crate::front::net::{self, Net};
 use crate::front::redirect;
 use crate::front::reload::{self, Live, Reloader};
@@ -233,7 +234,7 @@ impl Edge {
         listeners: Listeners,
         events: link::inbox::Incoming,
     ) -> Edge {
-        let (hub, hub_task) = hub::start(events);
+        let (hub, hub_task) = hub::start_with(events, Some(measured::fanned_out));
         let (stop, stopped) = watch::channel(false);
         let (mut tasks, mut addresses) = (Vec::new(), Vec::new());
         let relay = Relay::new(&config.relay);

@@ -107,6 +107,7 @@ async fn clients_and_their_frames_are_counted_from_the_first_connection() {
     assert!(value("websocket_latency_seconds_bucket", &[("message_type", "STATUS"), ("le", "10")]) >= 2.0);
     assert!(value("websocket_message_duration_seconds_bucket", &[("le", "0.001")]) >= 0.0);
     assert_eq!(value("websocket_broadcast_total", &[("channel", "broadcast")]), 1.0);
+    assert_eq!(value("websocket_broadcast_deliveries_total", &[("channel", "broadcast")]), 9.0);
     assert_eq!(value("websocket_broadcast_duration_seconds_count", &[("channel", "broadcast")]), 1.0);
     assert_eq!(value("websocket_message_errors_total", &[("error_type", "decode_error")]), 1.0);
     assert_eq!(value("websocket_errors_total", &[("error_type", "decode_error")]), 1.0);

@@ -18,16 +18,18 @@ use crate::link::inbox::Incoming;
 use crate::link::{self, Event, Peer};
 use crate::rt::{clock, queue, tasks};
 use crate::wire::close::{Code, Refusal};
-use crate::wire::frame::{Attach, Deliver, Frame};
+use crate::wire::frame::{Attach, Frame};
 use crate::wire::ids::{AgentAddr, LinkId, MessageId, Namespace, NodeName, SessionNo};
 use crate::wire::room::RoomKey;
 
+mod fan_out;
 mod moving;
 mod outbox;
 mod rooms;
 mod told;
 mod wires;
 
+pub use fan_out::{FanOut, Measure};
 use moving::Moving;
 use outbox::{Outbox, send_front};
 pub use told::{Arrival, Delivery, End, Notice};
@@ -111,11 +113,16 @@ pub type Offered = Option<(u64, Bytes)>;
 
 /// Starts the hub. Whoever makes links reports to `events`' other end; several may come one after another.
 pub fn start(events: impl Into<Incoming>) -> (HubHandle, tasks::Task) {
+    start_with(events, None)
+}
+
+/// The same; `measure` is told of each message for many that sessions here get.
+pub fn start_with(events: impl Into<Incoming>, measure: Option<Measure>) -> (HubHandle, tasks::Task) {
     let (requests, inbox) = queue::bounded("hub.requests", REQUESTS);
     let (revocations, offered) = watch::channel(None);
     let current = Arc::new(AtomicU64::new(NO_LINK));
     let shared = Shared { requests, next: AtomicU64::new(1), offered, current: current.clone() };
-    let task = tasks::spawn("hub", Hub::new(revocations, current).run(events.into(), inbox));
+    let task = tasks::spawn("hub", Hub::new(revocations, current, measure).run(events.into(), inbox));
     (HubHandle { shared: Arc::new(shared) }, task)
 }
 
@@ -222,10 +229,13 @@ struct Hub {
     outbox: Outbox,
     moving: Moving,
     readers: Readers,
+    measure: Option<Measure>,
+    /// When the events came that are being taken, in [`clock::micros`].
+    came: u64,
 }
 
 impl Hub {
-    fn new(revocations: watch::Sender<Offered>, shown: Arc<AtomicU64>) -> Hub {
+    fn new(revocations: watch::Sender<Offered>, shown: Arc<AtomicU64>, measure: Option<Measure>) -> Hub {
         let (sessions, links) = (HashMap::new(), HashMap::new());
         Hub {
             revocations,
@@ -236,6 +246,8 @@ impl Hub {
             outbox: Outbox::default(),
             moving: Moving::default(),
             readers: Readers::default(),
+            measure,
+            came: 0,
         }
     }
 
@@ -257,6 +269,7 @@ impl Hub {
                     if count == 0 {
                         return;
                     }
+                    self.came = clock::micros();
                     let mut heard = None;
                     for event in batch.drain(..) {
                         if let Event::Frame { link, .. } = &event
@@ -425,30 +438,6 @@ impl Hub {
             && let Some(entry) = self.sessions.remove(&no)
         {
             entry.wires.end(End::refused(refusal));
-        }
-    }
-
-    fn deliver(&mut self, link: LinkId, deliver: Deliver, payload: Bytes) {
-        let urgent = link::Lane::of(&deliver.head) == link::Lane::Urgent;
-        let current = self.current == Some(link);
-        let deliver = Arc::new(deliver);
-        for handing in &deliver.to {
-            // The node takes back what a link that the sessions have left was to bring.
-            if handing.tag != 0 && !current {
-                continue;
-            }
-            let delivery = Delivery {
-                deliver: deliver.clone(),
-                handing: *handing,
-                link,
-                payload: payload.clone(),
-                place: None,
-            };
-            if let Some(entry) = self.sessions.get(&handing.session)
-                && let Err(slow) = entry.wires.deliver(delivery, urgent)
-            {
-                self.unreachable(handing.session, slow);
-            }
         }
     }
 

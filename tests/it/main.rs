@@ -13,6 +13,7 @@ mod early;
 mod envelope;
 mod failover;
 mod fallback;
+mod fan_out;
 mod feed;
 mod harness;
 mod hostile;

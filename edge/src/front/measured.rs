@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use trishula::gateway::carrier::{Carrier, Fault, Incoming, Lost};
-use trishula::gateway::hub::Load;
+use trishula::gateway::hub::{FanOut, Load};
 use trishula::gateway::session::RoomTimes;
 use trishula::metrics::{self, Histogram, IntCounter, IntGauge};
 use trishula::rt::clock;
@@ -76,13 +76,21 @@ pub struct Series {
     types: Vec<OnceLock<OfType>>,
     sizes: [Histogram; 2],
     duration: Histogram,
-    channels: Mutex<BTreeMap<String, (IntCounter, Histogram)>>,
+    channels: Mutex<BTreeMap<String, OfChannel>>,
 }
 
 struct OfType {
     sent: [IntCounter; 2],
     received: [IntCounter; 2],
     latency: Histogram,
+}
+
+struct OfChannel {
+    /// Messages that clients of this edge have sent to it.
+    sent: IntCounter,
+    /// Those that they were given, wherever they were sent, and how long each took to all of them.
+    delivered: IntCounter,
+    duration: Histogram,
 }
 
 /// Those of all services of this process, for as long as it runs.
@@ -163,11 +171,10 @@ impl Series {
     }
 
     /// What a frame asked for is on its way, which came at that time, in [`clock::micros`].
-    pub fn done(&self, place: usize, came: u64) -> f64 {
+    pub fn done(&self, place: usize, came: u64) {
         let seconds = clock::micros().saturating_sub(came) as f64 / 1e6;
         self.duration.observe(seconds);
         self.of_type(place).latency.observe(seconds);
-        seconds
     }
 
     /// A client sent what is no message.
@@ -208,21 +215,34 @@ impl Series {
         })
     }
 
-    fn broadcast(&self, channel: &str, seconds: f64) {
+    fn of_channel(&self, channel: &str, count: impl FnOnce(&OfChannel)) {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         let named =
             channel.len() <= MAX_CHANNEL && (channels.len() < MAX_CHANNELS || channels.contains_key(channel));
         let channel = if named { channel } else { OTHER };
+        if let Some(known) = channels.get(channel) {
+            return count(known);
+        }
         let labels = [self.labels[0].as_str(), self.labels[1].as_str(), channel];
-        let (count, duration) = channels.entry(channel.to_owned()).or_insert_with(|| {
-            (
-                metrics::WS_BROADCASTS.with_label_values(&labels),
-                metrics::WS_BROADCAST_DURATION.with_label_values(&labels),
-            )
-        });
-        count.inc();
-        duration.observe(seconds);
+        let series = OfChannel {
+            sent: metrics::WS_BROADCASTS.with_label_values(&labels),
+            delivered: metrics::WS_BROADCAST_DELIVERIES.with_label_values(&labels),
+            duration: metrics::WS_BROADCAST_DURATION.with_label_values(&labels),
+        };
+        count(&series);
+        channels.insert(channel.to_owned(), series);
     }
+}
+
+/// Clients of a service have a message for many in their queues.
+pub fn fanned_out(fan_out: &FanOut<'_>) {
+    let series = ALL.lock().unwrap_or_else(PoisonError::into_inner).get(fan_out.namespace).cloned();
+    // Every service that has clients has one.
+    let Some(series) = series else { return };
+    series.of_channel(fan_out.channel, |of| {
+        of.delivered.inc_by(fan_out.sessions as u64);
+        of.duration.observe(fan_out.micros as f64 / 1e6);
+    });
 }
 
 /// Before `/metrics` is shown: whether clients are served, and what the sessions of each service have.
@@ -304,9 +324,9 @@ impl<C: Carrier> Measured<C> {
     /// The session asks for the next frame: it has done with the one before.
     fn done(&mut self) {
         let Some((place, channel, at)) = self.under_way.take() else { return };
-        let seconds = self.series.done(place, at);
+        self.series.done(place, at);
         if let Some(channel) = channel {
-            self.series.broadcast(&channel, seconds);
+            self.series.of_channel(&channel, |of| of.sent.inc());
         }
     }
 
@@ -424,9 +444,12 @@ mod tests {
         let namespace = Namespace::new("measured-test").unwrap();
         let series = Series::of(&namespace);
         for n in 0..200 {
-            series.broadcast(&format!("room-{n}"), 0.001);
+            series.of_channel(&format!("room-{n}"), |of| of.sent.inc());
         }
-        series.broadcast(&"x".repeat(1000), 0.001);
+        series.of_channel(&"x".repeat(1000), |of| of.sent.inc());
+        for channel in ["room-1", "room-199"] {
+            fanned_out(&FanOut { namespace: &namespace, channel, sessions: 1_000, micros: 2_000 });
+        }
         assert_eq!(series.channels.lock().unwrap().len(), MAX_CHANNELS + 1);
         assert!(Arc::ptr_eq(&series, &Series::of(&namespace)), "a reload counts on");
         assert_eq!(
@@ -436,6 +459,16 @@ mod tests {
         let text = metrics::render();
         let line = "websocket_broadcast_total{channel=\"other\",server=\"measured-test\",service=\"measured-test\"} 137";
         assert!(text.contains(line), "{text}");
+        for channel in ["room-1", "other"] {
+            let labels =
+                format!("{{channel=\"{channel}\",server=\"measured-test\",service=\"measured-test\"}}");
+            for line in [
+                format!("websocket_broadcast_deliveries_total{labels} 1000\n"),
+                format!("websocket_broadcast_duration_seconds_sum{labels} 0.002\n"),
+            ] {
+                assert!(text.contains(&line), "{line}{text}");
+            }
+        }
     }
 
     #[test]

@@ -63,9 +63,17 @@ impl Hub {
 
     /// A frame about a room; one of a link that the sessions have left says nothing any more.
     pub(super) fn room_frame(&mut self, link: LinkId, frame: Frame) {
-        if self.current == Some(link) {
-            self.readers.frame(frame);
-            self.do_deeds();
+        if self.current != Some(link) {
+            return;
+        }
+        let published = match &frame {
+            Frame::RoomMessage(message, _) => self.measure.map(|_| message.room.clone()),
+            _ => None,
+        };
+        self.readers.frame(frame);
+        let sessions = self.do_deeds();
+        if let Some(room) = published {
+            self.fanned_out(&room.namespace, room.name.as_str(), sessions);
         }
     }
 
@@ -82,21 +90,25 @@ impl Hub {
         loads
     }
 
-    fn do_deeds(&mut self) {
+    /// Answers how many sessions have messages in their queues by it.
+    fn do_deeds(&mut self) -> usize {
+        let mut reached = 0;
         let served = self.current.is_some() && self.without_rooms().is_none();
         while let Some(deed) = self.readers.poll() {
             match deed {
                 Deed::Send(frame) if served => self.control(frame),
                 Deed::Send(_) => {}
                 Deed::Tell(no, news) => {
-                    if let Some(entry) = self.sessions.get(&no)
-                        && let Err(slow) = entry.wires.room(news)
-                    {
-                        self.unreachable(no, slow);
+                    let Some(entry) = self.sessions.get(&no) else { continue };
+                    let has_messages = !news.texts.is_empty();
+                    match entry.wires.room(news) {
+                        Ok(()) => reached += usize::from(has_messages),
+                        Err(slow) => self.unreachable(no, slow),
                     }
                 }
             }
         }
         metrics::ROOM_SUBSCRIPTIONS.set(self.readers.count() as i64);
+        reached
     }
 }

@@ -1,6 +1,7 @@
 //! What durable messages promise, through the real programs: clients that know docs/protocol.md, and processes that are
 //! killed.
 
+mod absent;
 mod broken;
 mod copies;
 mod cut_off;

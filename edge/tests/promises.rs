@@ -115,7 +115,7 @@ async fn es256_opens_and_its_public_key_as_a_secret_or_a_path_as_its_name_does_n
 async fn the_end_of_a_token_is_told_before_the_close() {
     // covers B04, T05
     let world = serving(&preset("trishula", ""), |_| {}).await;
-    let mut client = logged_in(&world, 3).await;
+    let mut client = logged_in(&world, 5).await;
     let told = client.hear().await;
     assert_eq!(
         (&told["type"], &told["payload"]["code"]),
@@ -130,8 +130,8 @@ async fn the_end_of_a_token_is_told_before_the_close() {
 async fn a_new_token_on_the_open_connection_takes_the_place_of_the_old_one() {
     // covers B04, T05
     let world = serving(&preset("trishula", ""), |_| {}).await;
-    let mut client = logged_in(&world, 3).await;
-    let over = clock::wall_ms() + 4_000;
+    let mut client = logged_in(&world, 5).await;
+    let over = clock::wall_ms() + 6_000;
     client.say(json!({"type": "AUTH", "id": "a-2", "token": signed(SECRET, claims("dc", 600))})).await;
     let answer = client.hear().await;
     assert_eq!((&answer["type"], &answer["reply_to"]), (&json!("AUTHENTICATED"), &json!("a-2")));

@@ -1,6 +1,7 @@
 //! `trishula check`: everything that `run` needs, without running.
 
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -143,9 +144,11 @@ fn udp_buffers(config: &NodeConfig, findings: &mut Findings) {
 fn data_folder(folder: &Path, findings: &mut Findings) {
     let Some(there) = folder.ancestors().find(|path| path.exists() || path.is_symlink()) else { return };
     let probe = there.join(format!(".trishula-check-{}", std::process::id()));
-    let tried = std::fs::write(&probe, b"check");
+    // Often root's, in a folder of somebody else's: what stands there by this name is not followed.
+    let _ = fs::remove_file(&probe);
+    let tried = File::create_new(&probe).and_then(|mut file| file.write_all(b"check"));
     // Nothing is left behind; if it can't be removed, it was not written either.
-    let _ = std::fs::remove_file(&probe);
+    let _ = fs::remove_file(&probe);
     match tried {
         Ok(()) if there == folder => findings.ok("data folder", format!("{} is writable", folder.display())),
         Ok(()) => findings.ok("data folder", format!("{} will be made", folder.display())),

@@ -1,5 +1,5 @@
 //! Attacks on a real edge before a real node, while somebody else uses it: each refusal is a security event in the edge's log,
-//! with the address that it came from. That each is counted as well, `edge/tests/attacks.rs` shows.
+//! with the address that it came from, and counted.
 
 use std::collections::HashMap;
 use std::fs;
@@ -94,12 +94,17 @@ impl Town {
         self.all_told(what, &[from], event).await;
     }
 
-    /// The attacks are over: each was told once, the neighbour felt nothing, and a new client comes in.
+    /// The attacks are over: each was told once and counted, the neighbour felt nothing, and a new client comes in.
     fn stands(mut self) {
         let log = self.log();
         let seen = events(&log);
+        let metrics = self.stage.machine("agni").edge_metrics();
         for (from, event) in &self.told {
             assert_eq!(seen[&(from.to_string(), (*event).to_owned())], 1, "{event} of {from}");
+            let so_many = self.told.iter().filter(|(_, other)| other == event).count();
+            let line = format!("trishula_edge_refused_total{{reason=\"{event}\"}} ");
+            let counted = metrics.lines().find_map(|text| text.strip_prefix(&line)?.parse::<usize>().ok());
+            assert!(counted.is_some_and(|counted| counted >= so_many), "{event}: {counted:?} of {so_many}");
         }
         let slowest = self.neighbour.leaves();
         assert!(slowest < DISTURBED, "the neighbour was kept waiting for {slowest:?}");

@@ -64,9 +64,10 @@ fn made_python(variable: &str, made: &str) -> PathBuf {
 pub fn free_ports(count: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Test processes run side by side: each begins elsewhere.
-    let offset = (std::process::id() % 200) as u16 * 100;
+    let offset = (std::process::id() % 120) as u16 * 100;
     for _ in 0..200 {
-        let base = 20_000 + (offset + NEXT.fetch_add(count, Ordering::Relaxed)) % 40_000;
+        // Below 32,768: from there on Linux gives ports to whoever connects, and one may be gone when it is to be bound again.
+        let base = 20_000 + (offset + NEXT.fetch_add(count, Ordering::Relaxed)) % 12_000;
         let free = |port| {
             TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok()
         };

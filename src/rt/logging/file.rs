@@ -67,9 +67,11 @@ impl Rotation {
         if is_there(&self.path)? {
             OpenOptions::new().append(true).open(&self.path)?;
         }
-        // A file that is full is renamed, and another one made: that is a right to its folder.
+        // A file that is full is renamed, and another one made: that is a right to its folder. Nothing is written, as a full disk is no
+        // reason not to start; and what somebody else has put there by this name is not followed.
         let probe = folder(&self.path).join(format!(".trishula-check-{}", std::process::id()));
-        fs::write(&probe, b"check")?;
+        let _ = fs::remove_file(&probe);
+        OpenOptions::new().write(true).create_new(true).open(&probe)?;
         fs::remove_file(&probe)
     }
 
@@ -87,9 +89,13 @@ impl Rotation {
         }
     }
 
-    /// Gives each file the number behind its own; the one in use has none, and is there no more. The last one goes.
+    /// Gives each file the number behind its own; the one in use has none, and is there no more. The last one goes. Tried again after
+    /// it failed, it pushes none of them further.
     fn shift(&self) -> io::Result<()> {
-        for n in (1..self.keep).rev() {
+        fs::symlink_metadata(&self.path)?;
+        let is_free = |n: &u64| fs::symlink_metadata(self.numbered(*n)).is_err();
+        let free = (1..self.keep).find(is_free).unwrap_or(self.keep);
+        for n in (1..free).rev() {
             match fs::rename(self.numbered(n), self.numbered(n + 1)) {
                 Err(why) if why.kind() != ErrorKind::NotFound => return Err(why),
                 _ => {}
@@ -145,7 +151,7 @@ pub(super) struct Lines {
 struct Shared {
     /// Of lines that wait.
     bytes: AtomicUsize,
-    /// Lines that found no room, and that the log has not told of.
+    /// Lines that found no room since the start.
     lost: AtomicU64,
     /// The file is to be looked at.
     look: AtomicBool,
@@ -259,8 +265,12 @@ struct Writer {
     told: u64,
     /// When standard error was told what is wrong.
     complained: Option<u64>,
+    /// Lines without room that were told of.
+    lost: u64,
     /// The file ends amid a line.
     torn: bool,
+    /// The file was removed, and none of its name could be opened: nobody would find what is written.
+    gone: bool,
 }
 
 impl Writer {
@@ -278,7 +288,9 @@ impl Writer {
             failed: None,
             told: 0,
             complained: None,
+            lost: 0,
             torn: false,
+            gone: false,
         })
     }
 
@@ -304,11 +316,12 @@ impl Writer {
         }
     }
 
-    fn tell_lost(&self) {
-        let lines = self.shared.lost.swap(0, SeqCst);
-        if lines > 0 {
-            // Into the queue, like everybody's.
-            tracing::warn!(lines, "lines of the log were dropped: its file did not take them fast enough");
+    fn tell_lost(&mut self) {
+        let lines = self.shared.lost.load(SeqCst);
+        if lines > self.lost {
+            self.lost = lines;
+            // Into the queue, like everybody's: where it finds no room itself, it is one more, and all are told of later.
+            tracing::warn!(lines, "lines of the log were dropped since the start: its file was too slow");
         }
     }
 
@@ -324,9 +337,13 @@ impl Writer {
     fn reopen(&mut self) {
         match open_file(&self.rotation.path) {
             Ok((file, identity, size)) => {
-                (self.file, self.identity, self.size, self.torn) = (file, identity, size, false);
+                (self.file, self.identity, self.size) = (file, identity, size);
+                (self.torn, self.gone) = (false, false);
             }
-            Err(why) => self.complain(&why),
+            Err(why) => {
+                self.gone = self.file.metadata().is_ok_and(|found| found.nlink() == 0);
+                self.complain(&why);
+            }
         }
     }
 
@@ -364,6 +381,9 @@ impl Writer {
     }
 
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.gone {
+            return Err(io::Error::new(ErrorKind::NotFound, "it was removed"));
+        }
         if self.torn {
             self.file.write_all(b"\n")?;
             (self.torn, self.size) = (false, self.size + 1);

@@ -66,6 +66,43 @@ fn a_file_that_was_moved_or_cut_is_followed() {
 }
 
 #[test]
+fn a_rotation_that_is_tried_again_pushes_nothing_out() {
+    // covers B29
+    let folder = tempfile::tempdir().unwrap();
+    let rotation = rotation(folder.path(), 4, 3);
+    write(&rotation, &["first\n", "second\n", "third\n", "fourth\n"]);
+    let numbered = || [1, 2, 3].map(|n| fs::read_to_string(rotation.numbered(n)).unwrap_or_default());
+    assert_eq!(numbered(), ["third\n", "second\n", "first\n"]);
+    // As where it was renamed, and another one could not be opened.
+    fs::remove_file(&rotation.path).unwrap();
+    for _ in 0..3 {
+        assert_eq!(rotation.shift().unwrap_err().kind(), ErrorKind::NotFound);
+    }
+    assert_eq!(numbered(), ["third\n", "second\n", "first\n"]);
+    // A number that is free is filled, and those behind it stay.
+    fs::remove_file(rotation.numbered(1)).unwrap();
+    fs::write(&rotation.path, "fifth\n").unwrap();
+    rotation.shift().unwrap();
+    assert_eq!(numbered(), ["fifth\n", "second\n", "first\n"]);
+}
+
+#[test]
+fn lines_for_a_file_that_was_removed_with_its_folder_are_refused_and_counted() {
+    // covers B29
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    let rotation = rotation(&inner, 100, 1);
+    let before = metrics::LOG_REFUSED.get();
+    let (mut lines, running) = open(&rotation).unwrap();
+    fs::remove_dir_all(&inner).unwrap();
+    lines.look();
+    lines.write_all(b"a line of a test that is on standard error\n").unwrap();
+    drop(running);
+    assert_eq!(metrics::LOG_REFUSED.get() - before, 1);
+}
+
+#[test]
 fn lines_without_room_are_counted_and_told() {
     // covers B29
     let full = || metrics::QUEUE_FULL.with_label_values(&["log"]).get();

@@ -1,9 +1,11 @@
 //! The core without a runtime: whole clusters of it in one thread, in virtual time.
 
 mod agents;
+mod broadcasts;
 mod calls;
 mod clock;
 mod cluster;
+mod copies;
 mod durable;
 mod early;
 mod elsewhere;

@@ -7,7 +7,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use trishula::wire::frame::{Encoded, Error, Frame, MAX_HEAD, MAX_PAYLOAD, Reader};
 
-use crate::samples::{any_frame, golden};
+use crate::any::any_frame;
+use crate::samples::golden;
 
 fn config() -> ProptestConfig {
     ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() }

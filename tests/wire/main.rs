@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod any;
 mod client_vectors;
 mod frames;
 mod golden;

@@ -1,4 +1,4 @@
-//! Recipients that move while messages are on their way, and broadcasts.
+//! Recipients that move while messages are on their way.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -7,9 +7,8 @@ use bytes::Bytes;
 
 use super::cluster::*;
 use super::durable::{TRIO, durable};
-use crate::wire::close::Code;
 use crate::wire::envelope::{Head, State};
-use crate::wire::frame::{Confirm, Dest, Forward, Frame, Outcome, Settlement};
+use crate::wire::frame::{Dest, Forward, Frame, Outcome, Settlement};
 use crate::wire::ids::{Incarnation, Sequence};
 
 /// Three messages wait at agni, which is far from rushabdev.
@@ -25,7 +24,7 @@ fn three_wait_far_away() -> (Cluster, Client) {
 }
 
 /// As dc would send a message to agni.
-fn to_agni(incarnation: Incarnation, number: u64, head: Head) -> Forward {
+pub(super) fn to_agni(incarnation: Incarnation, number: u64, head: Head) -> Forward {
     let (number, after) = (Sequence(number), Sequence(0));
     let dest =
         Dest { node: node("agni"), agent: None, number, after, life: Incarnation(0), registered_ms: 0 };
@@ -41,7 +40,7 @@ fn to_agni(incarnation: Incarnation, number: u64, head: Head) -> Forward {
     }
 }
 
-fn ids(cluster: &Cluster, client: &Client) -> Vec<String> {
+pub(super) fn ids(cluster: &Cluster, client: &Client) -> Vec<String> {
     cluster.handings(client).into_iter().map(|(id, _)| id).collect()
 }
 
@@ -123,54 +122,6 @@ fn how_a_message_ended_at_an_old_home_is_asked_there() {
 }
 
 #[test]
-fn a_broadcast_has_one_receipt_that_counts() {
-    // covers T07, Q04
-    let mut cluster = Cluster::meshed(&TRIO);
-    let alice = cluster.register("dc", "alice");
-    for (home, name) in [("dc", "bob"), ("agni", "carol"), ("rushabdev", "dave")] {
-        cluster.away(home, name);
-    }
-    cluster.disk("dc", Disk::Hangs);
-    let all = |id| Head { receipt: Some(State::Accepted), ..durable(&alice, "broadcast", id) };
-    cluster.submit(&alice, all("m-1"));
-    cluster.run(seconds(1));
-    assert_eq!(cluster.states(&alice, "m-1"), [], "nothing is on disk yet");
-    cluster.disk("dc", Disk::Works);
-    cluster.release("dc");
-    cluster.run(seconds(1));
-    cluster.submit(&alice, all("m-1"));
-    cluster.run(seconds(1));
-    let told = |cluster: &Cluster, id: &str| {
-        let told = cluster.told(&alice).into_iter().filter(|receipt| receipt.id.as_str() == id);
-        told.map(|receipt| (receipt.state, receipt.counts)).collect::<Vec<_>>()
-    };
-    let accepted = (State::Accepted, Some((3, 0)));
-    assert_eq!(told(&cluster, "m-1"), [accepted, accepted], "once each time it is given");
-
-    cluster.disk("dc", Disk::Fails);
-    cluster.submit(&alice, all("m-2"));
-    cluster.run(seconds(1));
-    assert_eq!(told(&cluster, "m-2"), [(State::Refused, Some((0, 3)))]);
-    assert_eq!(cluster.refusals(&alice), [Code::Unavailable]);
-}
-
-#[test]
-fn the_second_copy_of_a_message_that_is_given_back_is_dropped() {
-    // covers Q04
-    let mut cluster = Cluster::meshed(&TRIO);
-    let alice = cluster.register("dc", "alice");
-    cluster.away("dc", "bob");
-    cluster.disk("dc", Disk::Fails);
-    cluster.submit(&alice, Head { copies: 2, ..durable(&alice, "bob", "m-1") });
-    cluster.run(seconds(1));
-    assert_eq!(cluster.refusals(&alice), [Code::Unavailable]);
-    cluster.run(seconds(90));
-    for name in TRIO {
-        assert_eq!((cluster.view(name).copies, cluster.view(name).outbox), (0, 0), "{name}");
-    }
-}
-
-#[test]
 fn a_sender_that_gives_a_message_to_a_second_node_is_told_there_also_after_a_restart() {
     // covers Q04
     let mut cluster = Cluster::meshed(&TRIO);
@@ -192,54 +143,6 @@ fn a_sender_that_gives_a_message_to_a_second_node_is_told_there_also_after_a_res
     let again = cluster.register("agni", "alice");
     cluster.run(seconds(1));
     assert_eq!(cluster.states(&again, "m-1").last(), Some(&State::Acked));
-}
-
-#[test]
-fn what_a_session_was_handed_fills_its_window_until_it_says_otherwise() {
-    // covers Q06
-    let mut cluster = Cluster::meshed(&TRIO);
-    let alice = cluster.register("agni", "alice");
-    let bob = cluster.register("agni", "bob");
-    for n in 0..65 {
-        cluster.submit(&alice, Head { copies: 2, ..durable(&alice, "bob", &format!("m-{n}")) });
-    }
-    cluster.run(seconds(1));
-    assert_eq!(cluster.handings(&bob).len(), 64);
-    // The node with the second copy knows an end of the first message, while bob is still at it.
-    let (incarnation, memory) = cluster.backup("agni");
-    let first = memory.messages.into_iter().find(|kept| kept.key.id.as_str() == "m-0").unwrap();
-    let reports = vec![(Sequence(first.order), Outcome::Reached(State::Acked, None))];
-    let holder = first.other.unwrap();
-    let confirm = Confirm { to: node("agni"), incarnation, node: holder.clone(), reports, hops_left: 1 };
-    cluster.inject("agni", holder.as_str(), Frame::Confirm(confirm));
-    cluster.run(seconds(1));
-    assert_eq!(cluster.states(&alice, "m-0").last(), Some(&State::Acked));
-    assert_eq!(cluster.handings(&bob).len(), 64, "bob has them all in hand still");
-    cluster.settle(&bob, "m-0", Settlement::Acked);
-    assert_eq!(cluster.handings(&bob).len(), 65);
-}
-
-#[test]
-fn broadcasts_that_two_nodes_took_at_the_same_time_stay_two() {
-    // covers T06, Q04
-    let mut cluster = Cluster::meshed(&TRIO);
-    let alice = cluster.register("dc", "alice");
-    let incarnation = cluster.backup("dc").0;
-    for (n, (id, recipient)) in [("m-1", "bob"), ("m-2", "carol")].into_iter().enumerate() {
-        cluster.away("agni", recipient);
-        let head = Head { taken: 77, ..durable(&alice, "broadcast", id) };
-        let mut forward = to_agni(incarnation, n as u64 + 1, head);
-        forward.to[0].agent = Some(agent(recipient));
-        cluster.inject("agni", "dc", Frame::Forward(forward, Bytes::from(id)));
-    }
-    cluster.run(seconds(1));
-    // Both are on their way to the new home, and are sent again together.
-    cluster.lost = |frame| matches!(frame, Frame::Forward(..));
-    let clients = ["bob", "carol"].map(|name| cluster.register("rushabdev", name));
-    cluster.run(seconds(2));
-    cluster.lost = |_| false;
-    cluster.run(seconds(8));
-    assert_eq!(clients.map(|client| ids(&cluster, &client)), [["m-1"], ["m-2"]]);
 }
 
 #[test]
@@ -282,135 +185,6 @@ fn the_time_that_a_message_waits_for_an_earlier_one_is_its_own() {
     assert_eq!(ids(&cluster, &bob), ["m-1"], "the second one's time was over when the first one came");
 }
 
-#[test]
-fn a_broadcast_that_is_given_to_a_home_of_its_recipients_is_answered_there_too() {
-    // covers T07, Q04
-    let mut cluster = Cluster::meshed(&TRIO);
-    let alice = cluster.register("dc", "alice");
-    cluster.away("agni", "bob");
-    let all = Head { receipt: Some(State::Accepted), ..durable(&alice, "broadcast", "m-1") };
-    cluster.submit(&alice, all.clone());
-    cluster.run(seconds(1));
-    cluster.detach(&alice, false);
-    cluster.run(seconds(1));
-    let again = cluster.register("agni", "alice");
-    cluster.submit(&again, all);
-    cluster.run(seconds(1));
-    assert_eq!(cluster.states(&again, "m-1"), [State::Accepted]);
-    assert_eq!(cluster.view("agni").counting, 0);
-}
-
-#[test]
-fn a_node_that_was_alone_since_its_start_marks_what_another_may_have_delivered() {
-    // covers Q04, T04
-    // rushabdev has agents of its own, or none.
-    for somebody in [true, false] {
-        let mut cluster = Cluster::meshed(&["agni", "rushabdev"]);
-        let bob = cluster.register("agni", "bob");
-        if somebody {
-            cluster.register("rushabdev", "carol");
-        }
-        cluster.run(seconds(5));
-        cluster.detach(&bob, false);
-        cluster.cut("agni", "rushabdev");
-        cluster.restart("agni");
-        cluster.register("agni", "bob");
-        cluster.run(seconds(10));
-
-        // rushabdev delivers a message, and loses its power before it is on disk.
-        let (bob, alice) = (cluster.register("rushabdev", "bob"), cluster.register("rushabdev", "alice"));
-        cluster.run(seconds(1));
-        cluster.mute("rushabdev");
-        let message = Head { sent_ms: cluster.wall_ms(), ..durable(&alice, "bob", "m-1") };
-        cluster.submit(&alice, message.clone());
-        cluster.run(seconds(1));
-        assert_eq!(ids(&cluster, &bob), ["m-1"]);
-        cluster.restart("rushabdev");
-
-        // Both come to agni, which knows nothing of it.
-        let (bob, alice) = (cluster.register("agni", "bob"), cluster.register("agni", "alice"));
-        cluster.submit(&alice, Head { from: message.from.clone(), ..message });
-        cluster.run(seconds(1));
-        assert!(cluster.handings(&bob)[0].1.redelivered, "bob has got it before; somebody: {somebody}");
-    }
-}
-
-#[test]
-fn a_node_that_forgot_whom_it_sent_a_message_to_says_so() {
-    // covers Q04
-    let mut cluster = Cluster::meshed(&TRIO);
-    let alice = cluster.register("agni", "alice");
-    cluster.away("agni", "bob");
-    cluster.run(seconds(5));
-    cluster.submit(&alice, durable(&alice, "bob", "m-1"));
-    cluster.run(seconds(1));
-    // It goes to rushabdev, which hands it over, and dc does not hear of it.
-    let kept = [cluster.backup("agni"), cluster.backup("rushabdev")];
-    cluster.cut("dc", "agni");
-    cluster.cut("dc", "rushabdev");
-    let bob = cluster.register("rushabdev", "bob");
-    cluster.run(seconds(1));
-    assert_eq!(ids(&cluster, &bob), ["m-1"]);
-    // Both lose their power before that is on disk; dc tells agni that its store is no old one.
-    for (name, kept) in ["agni", "rushabdev"].into_iter().zip(kept) {
-        cluster.restore(name, kept);
-    }
-    cluster.connect("agni", "dc");
-    cluster.run(seconds(3));
-    let bob = cluster.register("rushabdev", "bob");
-    cluster.connect("agni", "rushabdev");
-    cluster.run(seconds(5));
-    assert_eq!(ids(&cluster, &bob), ["m-1"]);
-    assert!(cluster.handings(&bob)[0].1.redelivered, "bob has got it before");
-}
-
-#[test]
-fn what_waited_for_an_earlier_one_while_its_recipient_was_elsewhere_is_marked() {
-    // covers Q04
-    for was_elsewhere in [false, true] {
-        let mut cluster = Cluster::meshed(&TRIO);
-        let alice = cluster.register("dc", "alice");
-        let mut bob = cluster.register("agni", "bob");
-        cluster.run(seconds(5));
-        let mesh = cluster.mesh("agni");
-        let to = Dest {
-            node: node("agni"),
-            agent: None,
-            number: Sequence(2),
-            after: Sequence(1),
-            life: mesh.config.incarnation,
-            registered_ms: mesh.directory.registered_at(&agent("bob"), &node("agni")),
-        };
-        let forward = |to: Dest| Forward {
-            origin: node("dc"),
-            incarnation: cluster.backup("dc").0,
-            head: durable(&alice, "bob", &format!("m-{}", to.number.0)),
-            to: vec![to],
-            hops_left: 1,
-            redelivered: false,
-            unseen: true,
-            age_ms: 0,
-        };
-        let second = forward(to.clone());
-        let first = forward(Dest { number: Sequence(1), after: Sequence(0), ..to });
-        // m-2 is here, and waits for m-1; meanwhile bob is at dc, which may deliver it itself.
-        cluster.inject("agni", "dc", Frame::Forward(second, Bytes::from_static(b"{}")));
-        cluster.run(seconds(1));
-        if was_elsewhere {
-            cluster.register("dc", "bob");
-            cluster.run(seconds(1));
-            bob = cluster.register("agni", "bob");
-            cluster.run(seconds(1));
-        }
-        cluster.inject("agni", "dc", Frame::Forward(first, Bytes::from_static(b"{}")));
-        cluster.run(seconds(1));
-        let handed = cluster.handings(&bob);
-        let marked =
-            |id: &str| handed.iter().find(|(of, _)| of == id).map(|(_, handing)| handing.redelivered);
-        assert_eq!(marked("m-2"), Some(was_elsewhere), "{handed:?}");
-    }
-}
-
 /// What was lost told dc that a message is stored.
 static STORED_AT_DC: AtomicUsize = AtomicUsize::new(0);
 
@@ -438,55 +212,6 @@ fn a_node_is_not_told_that_a_message_is_stored_which_it_has_itself() {
     cluster.run(seconds(8));
     assert_eq!(cluster.view("agni").handed, 1);
     assert_eq!(STORED_AT_DC.load(Relaxed), 0);
-}
-
-#[test]
-fn a_copy_whose_node_asks_whether_the_message_came_in_time_has_one_end() {
-    // covers T08, Q04
-    let mut cluster = Cluster::meshed(&TRIO);
-    let alice = cluster.register("agni", "alice");
-    cluster.away("dc", "bob");
-    cluster.submit(&alice, Head { copies: 2, ..durable(&alice, "bob", "m-1") });
-    cluster.run(seconds(1));
-    assert_eq!((cluster.view("agni").copies, cluster.view("dc").mailbox), (1, 1));
-    let head = Head { copies: 2, ttl_ms: Some(0), ..durable(&alice, "bob", "m-1") };
-    let incarnation = cluster.backup("dc").0;
-    cluster.inject("agni", "dc", Frame::Forward(to_agni(incarnation, 1, head), Bytes::new()));
-    cluster.run(seconds(8));
-    for name in TRIO {
-        let view = cluster.view(name);
-        assert_eq!((view.copies, view.mailbox, view.untold, view.bytes), (0, 0, 0, 0), "{name}");
-    }
-    assert_eq!(cluster.states(&alice, "m-1").last(), Some(&State::Expired));
-}
-
-#[test]
-fn a_copy_is_not_two_machines_before_the_first_has_it_on_disk() {
-    // covers T08, Q04
-    let mut cluster = Cluster::meshed(&TRIO);
-    let alice = cluster.register("agni", "alice");
-    cluster.away("agni", "bob");
-    cluster.disk("agni", Disk::Hangs);
-    let twice = |client: &Client| Head { copies: 2, ..durable(client, "bob", "m-1") };
-    cluster.submit(&alice, twice(&alice));
-    cluster.run(seconds(1));
-    assert_eq!(cluster.view("dc").copies, 1, "it is sent there at once");
-    // Its sender gives it to the other machine, once more after that was started again, and its recipient moves there.
-    let again = cluster.register("dc", "alice");
-    cluster.submit(&again, twice(&again));
-    cluster.run(seconds(1));
-    cluster.restart("dc");
-    cluster.connect("dc", "agni");
-    cluster.connect("dc", "rushabdev");
-    cluster.run(seconds(2));
-    let again = cluster.register("dc", "alice");
-    cluster.submit(&again, twice(&again));
-    cluster.run(seconds(1));
-    assert_eq!(cluster.states(&again, "m-1"), []);
-    cluster.disk("agni", Disk::Works);
-    cluster.release("agni");
-    cluster.run(seconds(6));
-    assert_eq!(cluster.states(&again, "m-1").first(), Some(&State::Accepted));
 }
 
 #[test]

@@ -1,0 +1,130 @@
+//! Who may do what: the presets' rules, the operator's, and those between services.
+
+use serde_json::{Value, json};
+
+use crate::serving::*;
+use crate::support::*;
+
+#[tokio::test]
+async fn the_operators_rules_stand_over_the_presets() {
+    // covers B05
+    let rules = "[[service.room]]\npattern = \"pool:*\"\nread = [\"pools\"]\n\
+                 [[service.room]]\npattern = \"workflow:w1\"\nadmin_only = true\n";
+    let world = serving(&preset("mahavishnu", rules)).await;
+    let denied = async |permissions: &[&str], channel: &str| {
+        let mut client = greeted(&world, permissions).await;
+        subscribe(&mut client, channel).await["error_code"] == "FORBIDDEN"
+    };
+    assert!(denied(&["pool:read"], "pool:p1").await && !denied(&["pools"], "pool:p1").await);
+    assert!(
+        !denied(&["workflow:read"], "workflow:w2").await && denied(&["workflow:read"], "workflow:w1").await
+    );
+    assert!(!denied(&["admin"], "workflow:w1").await && denied(&["read"], "admin:controls").await);
+}
+
+#[tokio::test]
+async fn without_a_token_all_is_allowed_as_it_was_unless_the_operator_says_otherwise() {
+    // covers B02, B05
+    let open = "require_auth = false";
+    let nothing = "require_auth = false\nanonymous_permissions = []";
+    let some = "require_auth = false\nanonymous_permissions = [\"pool:read\"]";
+    for (more, pools, all) in [(open, true, true), (nothing, false, false), (some, true, false)] {
+        let world = serving(&preset("mahavishnu", more)).await;
+        let mut client = old(&world).await;
+        let greeting = client.hear().await;
+        assert_eq!(greeting["data"]["authenticated"], false, "{greeting}");
+        assert_eq!(subscribe(&mut client, "pool:p1").await["error_code"] != "FORBIDDEN", pools, "{more}");
+        assert_eq!(subscribe(&mut client, "global").await["error_code"] != "FORBIDDEN", all, "{more}");
+        // Who shows a token has its permissions, and what all may do.
+        let mut known = greeted(&world, &["worker:read"]).await;
+        assert_eq!(subscribe(&mut known, "worker:w1").await["error_code"], Value::Null, "{more}");
+        assert_eq!(subscribe(&mut known, "global").await["error_code"] != "FORBIDDEN", all, "{more}");
+    }
+    let own = "[[service]]\nname = \"own\"\ndialect = \"mcp\"\nroom = []\nlisten = [\"127.0.0.1:0\"]\nauth = false\n";
+    let world = serving(own).await;
+    let mut client = old(&world).await;
+    client.hear().await;
+    assert_eq!(
+        subscribe(&mut client, "pool:p1").await["error_code"],
+        "FORBIDDEN",
+        "no preset, no permission"
+    );
+}
+
+#[tokio::test]
+async fn an_agent_of_another_service_comes_in_only_where_a_rule_lets_it() {
+    // covers B15, B27 13
+    let services = |rule: &str| {
+        let akosha =
+            "[[service]]\npreset = \"akosha\"\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"other\"\n";
+        preset("crackerjack", "") + akosha + rule
+    };
+    let foreign = |permissions: &[&str]| signed(OTHER, claims("indexer", permissions));
+    let answer = async |world: &World, token: &str| {
+        let mut client = old(world).await;
+        client.say(auth(token)).await;
+        (client.hear().await, client)
+    };
+    let walls = serving(&services("")).await;
+    assert_eq!(answer(&walls, &foreign(&["service:communicate"])).await.0["error_code"], "AUTH_FAILED");
+
+    let rule = "[[rule]]\nfrom = \"akosha\"\nto = \"crackerjack\"\npermissions = [\"service:communicate\"]\n\
+                grants = [\"crackerjack:read\"]\n";
+    let world = serving(&services(rule)).await;
+    assert_eq!(answer(&world, &foreign(&["akosha:read"])).await.0["error_code"], "AUTH_FAILED");
+    let (said, mut guest) = answer(&world, &foreign(&["service:communicate", "admin"])).await;
+    assert_eq!(said["data"]["user_id"], "akosha.indexer", "{said}");
+    assert_eq!(guest.hear().await["event"], "session.created");
+    assert_ne!(subscribe(&mut guest, "test:r1").await["error_code"], "FORBIDDEN", "the rule grants it");
+    assert_eq!(
+        subscribe(&mut guest, "global").await["error_code"],
+        "FORBIDDEN",
+        "admin there is nothing here"
+    );
+    // The other way there is no rule.
+    let mut wrong = connect(&world, world.edge.addresses()[1], "localhost", &[]).await.unwrap();
+    wrong.say(auth(&signed(SECRET, claims("u1", &["service:communicate"])))).await;
+    assert_eq!(wrong.hear().await["error_code"], "AUTH_FAILED");
+
+    // The service here answers it, as it does its own clients.
+    let bearer = format!("Bearer {}", signed(SECRET, claims("service", &[])));
+    let headers = [("authorization", bearer.as_str()), ("sec-websocket-protocol", "trishula.v2+json")];
+    let mut service = connect(&world, world.address(), "localhost", &headers).await.unwrap();
+    service.say(json!({"type": "REGISTER"})).await;
+    assert_eq!(service.hear().await["type"], "REGISTERED");
+    guest
+        .say(json!({"type": "request", "event": "get_test_status", "data": {"run_id": "r"}, "id": "q"}))
+        .await;
+    let asked = service.hear().await;
+    assert!(asked["from"].as_str().unwrap().starts_with("akosha.indexer."), "{asked}");
+    service
+        .say(json!({"type": "RESULT", "to": asked["from"], "reply_to": asked["id"], "payload": {"data": {"run_id": "r"}}}))
+        .await;
+    assert_eq!(guest.hear().await["data"], json!({"run_id": "r"}));
+}
+
+#[tokio::test]
+async fn our_own_clients_have_the_rules_of_their_service_as_well() {
+    // covers B05
+    let world = serving(&preset("mahavishnu", "")).await;
+    let refused = async |user: &str, permissions: &[&str], frame: Value| {
+        let bearer = format!("Bearer {}", signed(SECRET, claims(user, permissions)));
+        let headers = [("authorization", bearer.as_str()), ("sec-websocket-protocol", "trishula.v2+json")];
+        let mut client = connect(&world, world.address(), "localhost", &headers).await.unwrap();
+        client.say(json!({"type": "REGISTER"})).await;
+        assert_eq!(client.hear().await["type"], "REGISTERED");
+        client.say(frame).await;
+        client.say(json!({"type": "HEARTBEAT"})).await;
+        client.hear().await["payload"]["code"] == "forbidden"
+    };
+    let subscribe = |room: &str| json!({"type": "SUBSCRIBE", "to": format!("room:{room}"), "id": "s"});
+    let publish =
+        |room: &str| json!({"type": "PUBLISH", "to": format!("room:{room}"), "payload": 1, "id": "p"});
+    assert!(refused("a", &["workflow:read"], subscribe("pool:p1")).await);
+    assert!(!refused("b", &["pool:read"], subscribe("pool:p1")).await);
+    assert!(refused("c", &["pool:read"], publish("pool:p1")).await, "clients only read");
+    assert!(refused("d", &[], json!({"type": "HISTORY", "to": "room:pool:p1"})).await);
+    assert!(refused("e", &[], json!({"type": "PRESENCE", "to": "room:global"})).await);
+    assert!(!refused("f", &["admin"], publish("global")).await);
+    assert!(!refused("service", &[], publish("pool:p1")).await, "the service feeds its rooms");
+}

@@ -1,0 +1,101 @@
+//! Messages on two machines: when both have them, and when the second one lets go.
+
+use bytes::Bytes;
+
+use super::cluster::*;
+use super::durable::{TRIO, durable};
+use super::moves::to_agni;
+use crate::wire::close::Code;
+use crate::wire::envelope::{Head, State};
+use crate::wire::frame::{Confirm, Frame, Outcome, Settlement};
+use crate::wire::ids::Sequence;
+
+#[test]
+fn the_second_copy_of_a_message_that_is_given_back_is_dropped() {
+    // covers Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    cluster.away("dc", "bob");
+    cluster.disk("dc", Disk::Fails);
+    cluster.submit(&alice, Head { copies: 2, ..durable(&alice, "bob", "m-1") });
+    cluster.run(seconds(1));
+    assert_eq!(cluster.refusals(&alice), [Code::Unavailable]);
+    cluster.run(seconds(90));
+    for name in TRIO {
+        assert_eq!((cluster.view(name).copies, cluster.view(name).outbox), (0, 0), "{name}");
+    }
+}
+
+#[test]
+fn what_a_session_was_handed_fills_its_window_until_it_says_otherwise() {
+    // covers Q06
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("agni", "alice");
+    let bob = cluster.register("agni", "bob");
+    for n in 0..65 {
+        cluster.submit(&alice, Head { copies: 2, ..durable(&alice, "bob", &format!("m-{n}")) });
+    }
+    cluster.run(seconds(1));
+    assert_eq!(cluster.handings(&bob).len(), 64);
+    // The node with the second copy knows an end of the first message, while bob is still at it.
+    let (incarnation, memory) = cluster.backup("agni");
+    let first = memory.messages.into_iter().find(|kept| kept.key.id.as_str() == "m-0").unwrap();
+    let reports = vec![(Sequence(first.order), Outcome::Reached(State::Acked, None))];
+    let holder = first.other.unwrap();
+    let confirm = Confirm { to: node("agni"), incarnation, node: holder.clone(), reports, hops_left: 1 };
+    cluster.inject("agni", holder.as_str(), Frame::Confirm(confirm));
+    cluster.run(seconds(1));
+    assert_eq!(cluster.states(&alice, "m-0").last(), Some(&State::Acked));
+    assert_eq!(cluster.handings(&bob).len(), 64, "bob has them all in hand still");
+    cluster.settle(&bob, "m-0", Settlement::Acked);
+    assert_eq!(cluster.handings(&bob).len(), 65);
+}
+
+#[test]
+fn a_copy_whose_node_asks_whether_the_message_came_in_time_has_one_end() {
+    // covers T08, Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("agni", "alice");
+    cluster.away("dc", "bob");
+    cluster.submit(&alice, Head { copies: 2, ..durable(&alice, "bob", "m-1") });
+    cluster.run(seconds(1));
+    assert_eq!((cluster.view("agni").copies, cluster.view("dc").mailbox), (1, 1));
+    let head = Head { copies: 2, ttl_ms: Some(0), ..durable(&alice, "bob", "m-1") };
+    let incarnation = cluster.backup("dc").0;
+    cluster.inject("agni", "dc", Frame::Forward(to_agni(incarnation, 1, head), Bytes::new()));
+    cluster.run(seconds(8));
+    for name in TRIO {
+        let view = cluster.view(name);
+        assert_eq!((view.copies, view.mailbox, view.untold, view.bytes), (0, 0, 0, 0), "{name}");
+    }
+    assert_eq!(cluster.states(&alice, "m-1").last(), Some(&State::Expired));
+}
+
+#[test]
+fn a_copy_is_not_two_machines_before_the_first_has_it_on_disk() {
+    // covers T08, Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("agni", "alice");
+    cluster.away("agni", "bob");
+    cluster.disk("agni", Disk::Hangs);
+    let twice = |client: &Client| Head { copies: 2, ..durable(client, "bob", "m-1") };
+    cluster.submit(&alice, twice(&alice));
+    cluster.run(seconds(1));
+    assert_eq!(cluster.view("dc").copies, 1, "it is sent there at once");
+    // Its sender gives it to the other machine, once more after that was started again, and its recipient moves there.
+    let again = cluster.register("dc", "alice");
+    cluster.submit(&again, twice(&again));
+    cluster.run(seconds(1));
+    cluster.restart("dc");
+    cluster.connect("dc", "agni");
+    cluster.connect("dc", "rushabdev");
+    cluster.run(seconds(2));
+    let again = cluster.register("dc", "alice");
+    cluster.submit(&again, twice(&again));
+    cluster.run(seconds(1));
+    assert_eq!(cluster.states(&again, "m-1"), []);
+    cluster.disk("agni", Disk::Works);
+    cluster.release("agni");
+    cluster.run(seconds(6));
+    assert_eq!(cluster.states(&again, "m-1").first(), Some(&State::Accepted));
+}

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use hyper::header::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::Message;
 use trishula::gateway::auth::Identity;
@@ -24,11 +25,16 @@ use crate::msgpack::carrier::Packed;
 use crate::shown::Form;
 use crate::wss::Wss;
 
+/// Who it is, if its request has shown a token; or why it does not come in.
+pub type Admitted = Result<(Option<Identity>, Seat), Turned>;
+
 /// What a request says of the client that it is for.
 #[derive(Debug)]
 pub struct Entrant {
-    /// Who it is, if its request has shown a token; or why it does not come in.
-    pub entry: Result<(Option<Identity>, Seat), Turned>,
+    /// Whether the service that was asked lets it in.
+    pub entry: Admitted,
+    /// The `Origin` lines of its request: the service that its first frame means may have others listed.
+    pub origins: HeaderMap,
     /// Whether it offers our own protocol by name.
     pub ours: bool,
     /// The form of its frames; `None`: it offered subprotocols, and none that is served.
@@ -74,11 +80,7 @@ where
         service = caller.site.speaking(asked, tongue);
     }
     let entry = match entrant.entry {
-        // The one that has let it in, or has not, is not the one that it means.
-        other if !Arc::ptr_eq(&service, asked) => {
-            drop(other);
-            service.door.admit(from, None::<fn() -> Result<Identity, _>>)
-        }
+        entry if !Arc::ptr_eq(&service, asked) => admit_again(entry, from, &service, &entrant.origins),
         entry => entry,
     };
     let ours = entrant.ours || (shown && auto);
@@ -106,12 +108,25 @@ where
     })
 }
 
+/// The one that has let it in, or has not, is not the one that it means: that one decides anew.
+fn admit_again(entry: Admitted, from: SocketAddr, meant: &Service, origins: &HeaderMap) -> Admitted {
+    match entry {
+        // All of them are full, which is counted already.
+        Err(Turned::AllFull) => return entry,
+        other => drop(other),
+    }
+    match meant.page.rules.http.admits(origins) {
+        Ok(()) => meant.door.admit(from, None::<fn() -> Result<Identity, _>>),
+        Err(origin) => Err(meant.door.foreign(from, &origin)),
+    }
+}
+
 /// A client of which all is known.
 struct Met {
     from: SocketAddr,
     service: Arc<Service>,
     opening: Opening,
-    entry: Result<(Option<Identity>, Seat), Turned>,
+    entry: Admitted,
     /// `None`: our own protocol, as it is.
     dialect: Option<Dialect>,
     /// What it has said already.
@@ -129,7 +144,7 @@ impl Met {
             counter.inc();
         }
         let login = Login::new(&opening, waits.then_some(counter));
-        let carrier = Measured::new(carrier, service.series.clone(), login.known.clone());
+        let carrier = Measured::new(carrier, service.series.clone(), login.known.clone(), entry.is_ok());
         let (seat, dialect) = match (entry, dialect) {
             (Err(turned), None) => return Box::pin(refuse(carrier, turned, open, login.known)),
             (Err(turned), Some(dialect)) => {
@@ -196,12 +211,10 @@ async fn hold<C: Carrier>(carrier: C, opening: Opening, mut held: Held) {
     let Held { from, service, login, open, .. } = &mut held;
     open.closed(ended.code, login.noted.get().copied());
     open.told(login.known.closed_with());
-    // An end of its dialect's own was told by the watcher.
-    let Some(mut event) = ended.code.filter(|_| !login.known.was_ended()).and_then(event) else { return };
+    // An end of its dialect's own was told by the watcher, and so was what its dialect noted of its login.
+    let told = login.known.was_ended() || login.noted.get().is_some();
+    let Some(mut event) = ended.code.filter(|_| !told).and_then(event) else { return };
     if ended.code == Some(CloseCode::Unauthorized) {
-        if login.noted.get().is_some() {
-            return;
-        }
         login.failed(service, *from);
         if login.known.is_known() {
             event = "token_ended";
@@ -249,7 +262,7 @@ fn watcher(service: Arc<Service>, from: SocketAddr, login: Login) -> Watcher {
         if let Seen::Note(note) = &seen
             && note.is_login()
         {
-            // The first one is kept: there is no other but where a token is refreshed.
+            // There is one at most: the connection ends with it.
             let _ = login.noted.set(*note);
             login.failed(&service, from);
         }

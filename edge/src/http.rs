@@ -398,7 +398,9 @@ fn upgrade(
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, selected);
     }
     let form = offered.form.or((!offered.other).then_some(Form::Json));
-    let entrant = Entrant { entry, ours: offered.form.is_some(), form };
+    let origins = request.headers().get_all(header::ORIGIN).iter();
+    let origins = origins.map(|origin| (header::ORIGIN, origin.clone())).collect();
+    let entrant = Entrant { entry, origins, ours: offered.form.is_some(), form };
     Ok((answer, Grant::Session { entrant, deflate }))
 }
 

@@ -195,7 +195,8 @@ pub async fn serve(listener: TcpListener, mut sharers: Sharers, all: Arc<Semapho
     let Some(mut place) = Place::of(&mut sharers) else { return };
     let mut stop = place.site.called(None).stop.clone();
     let room: usize = place.site.services().iter().map(|service| service.max_connections).sum();
-    let permits = Arc::new(Semaphore::new((room + TURNED_AWAY).min(Semaphore::MAX_PERMITS)));
+    let relays = place.site.called(None).page.relay.as_ref().map_or(0, |relay| relay.most());
+    let permits = Arc::new(Semaphore::new((room + relays + TURNED_AWAY).min(Semaphore::MAX_PERMITS)));
     loop {
         // A permit before the accept: what there is no room for waits in the system's queue, not in ours.
         let accepted = async {
@@ -380,7 +381,7 @@ where
         }
     };
     tracing::info!(%from, namespace = %service.opening.namespace, "a client has connected");
-    let counted = Counted::new(service.clone());
+    let active = Active::new(service.clone());
     let (io, read) = match service.page.deflate.as_ref().zip(deflate) {
         Some((shared, agreed)) => (DeflateIo::agreed(io, &agreed, shared, &read), Bytes::new()),
         None => (DeflateIo::plain(io), read),
@@ -395,7 +396,7 @@ where
     };
     Some(Box::pin(async move {
         session.await;
-        drop(counted);
+        drop(active);
     }))
 }
 
@@ -426,18 +427,18 @@ where
 }
 
 /// One client more, until it is dropped: also with the connection's task.
-struct Counted(Arc<Service>);
+struct Active(Arc<Service>);
 
-impl Counted {
-    fn new(service: Arc<Service>) -> Counted {
+impl Active {
+    fn new(service: Arc<Service>) -> Active {
         let counts = &service.page.counts;
         counts.active.fetch_add(1, Ordering::Relaxed);
         counts.total.fetch_add(1, Ordering::Relaxed);
-        Counted(service)
+        Active(service)
     }
 }
 
-impl Drop for Counted {
+impl Drop for Active {
     fn drop(&mut self) {
         self.0.page.counts.active.fetch_sub(1, Ordering::Relaxed);
     }

@@ -76,6 +76,11 @@ impl Relay {
         section.serve.then(|| Arc::new(relay))
     }
 
+    /// How many at once.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
     /// Takes a place and connects to the node.
     ///
     /// # Errors

@@ -87,3 +87,19 @@ async fn on_a_port_of_several_no_first_frame_lets_it_in() {
     let mut page = world.upgrade("/", EVIL).await.unwrap().0;
     assert_eq!(page.closed().await.0, 4403, "by a close, as its first frame would have told the service");
 }
+
+#[tokio::test]
+async fn the_service_that_its_first_frame_means_is_asked_as_well() {
+    // covers B01, B10
+    let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let ours = format!("[[service]]\nname = \"trishula\"\nlisten = [\"{at}\"]\nsecret_file = \"secret\"\n");
+    let world = serving(&(ours + &service("preset = \"session-buddy\"", &at, ""))).await;
+    let exp = clock::wall_ms() / 1000 + 600;
+    let login = json!({"token": signed(SECRET, json!({"user_id": "u1", "exp": exp}))});
+    let mut page = world.upgrade("/", EVIL).await.unwrap().0;
+    page.say(login.clone()).await;
+    assert_eq!(page.closed().await.0, 4001);
+    let mut page = world.upgrade("/", GOOD).await.unwrap().0;
+    page.say(login).await;
+    assert_eq!(page.hear().await["type"], "connected");
+}

@@ -232,11 +232,11 @@ fn port(
 /// Every file beside the configuration that holds a secret must be its owner's alone.
 fn secrets(config: &Path, findings: &mut Findings) {
     let folder = config.parent().unwrap_or(Path::new("")).join(layout::SECRETS);
-    let Ok(entries) = std::fs::read_dir(&folder) else { return };
+    let Ok(entries) = fs::read_dir(&folder) else { return };
     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     for path in paths {
-        let Ok(metadata) = std::fs::metadata(&path) else { continue };
+        let Ok(metadata) = fs::metadata(&path) else { continue };
         let mode = metadata.permissions().mode() & 0o7777;
         let what = format!("secret {}", path.display());
         match mode & 0o077 {

@@ -207,8 +207,9 @@ impl Given {
     /// The key at fault, and why.
     pub(super) fn settle(mut self, preset: Option<Given>) -> Result<ServiceSection, (String, String)> {
         let mut below = preset.unwrap_or_default();
-        // What a preset gives those without a token is for services where nobody needs one.
-        if self.auth.or(below.auth).unwrap_or(true) {
+        // What a preset gives those without a token is for services where nobody needs one, nor a certificate.
+        let certified = self.verify_client.or(below.verify_client).unwrap_or(false);
+        if certified || self.auth.or(below.auth).unwrap_or(true) {
             below.anonymous_permissions = None;
         }
         // Who says what signs tokens says all of it.

@@ -98,6 +98,8 @@ fn where_nobody_needs_a_token_the_presets_of_old_allow_everything_and_say_so() {
     let config = load_in(&some, &[]).unwrap();
     assert_eq!(config.services[0].anonymous_permissions, ["akosha:read"], "the file wins over the preset");
     assert_eq!(config.warnings().count(), 0);
+    let certified = preset("akosha") + "auth = false\nverify_client = true\nca_file = \"clients.pem\"\n";
+    assert!(load_in(&certified, &[]).unwrap().services[0].anonymous_permissions.is_empty());
     let ours = "[[service]]\npreset = \"trishula\"\nauth = false\n";
     assert!(load_in(ours, &[]).unwrap().services[0].anonymous_permissions.is_empty());
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use trishula::wire::close::CloseCode;
 
-use super::bad::BadFrames;
+use super::bad::{self, BadFrames};
 use super::login::{Heard, Login, User};
 use super::ours::Said;
 use super::step::{Ids, Note, Now, Pace, Steps};
@@ -162,7 +162,9 @@ impl Mcp {
             CloseCode::Unauthorized if greeted => {
                 (Some((code::AUTH_FAILED, BAD_TOKEN)), CloseCode::PolicyViolation, "Authentication failed")
             }
-            CloseCode::Unauthorized | CloseCode::AuthTimeout => return self.auth_required(now, out),
+            // The one in its request.
+            CloseCode::Unauthorized => return self.auth_failed(now, None, BAD_TOKEN, out),
+            CloseCode::AuthTimeout => return self.auth_required(now, out),
             CloseCode::Forbidden => {
                 (Some((code::FORBIDDEN, "Not authorized")), old_code(given), "Not authorized")
             }
@@ -174,7 +176,7 @@ impl Mcp {
             CloseCode::Internal => (None, given, "Internal server error"),
             CloseCode::Slow => (None, old_code(given), "Reads too slowly"),
             CloseCode::TakenOver => (None, old_code(given), "Replaced by a newer connection"),
-            CloseCode::TooManyErrors => (None, old_code(given), "Too many bad messages"),
+            CloseCode::TooManyErrors => (None, old_code(given), bad::REASON),
             other => (None, old_code(other), reason),
         };
         let error = error.or((!greeted).then_some((code::SERVER_ERROR, "The server ends this connection")));
@@ -251,7 +253,7 @@ impl Mcp {
     fn auth_refused(&mut self, now: Now, said: &Said<'_>, why: &str, out: &mut Steps) {
         let refreshed = said.reply_to.as_deref().and_then(|id| self.pending.remove(id));
         if let Some(asked) = refreshed {
-            out.note(Note::AuthFailed);
+            out.note(Note::RefreshFailed);
             self.error(now, asked.answer_to.as_deref(), code::AUTH_FAILED, BAD_TOKEN, out);
             return self.settle(out);
         }

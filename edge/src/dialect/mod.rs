@@ -249,13 +249,26 @@ impl Settings {
 
     /// Whether this client may do this.
     fn may(&self, user: Option<&User>, action: Action, channel: &str) -> bool {
-        let who = match (user, &self.anonymous) {
-            // A token takes nothing away from what all may without one.
-            (_, Anonymous::Everything) => return true,
-            (Some(user), _) => Who::Known(&user.permissions),
-            (None, Anonymous::Permissions(permissions)) => Who::Stranger(permissions),
+        self.who(user).is_none_or(|who| self.access.allows(who, action, channel))
+    }
+
+    /// Whether it may ask its service what takes one of these permissions; where none is needed, everybody may.
+    fn may_ask(&self, user: Option<&User>, needed: &[&str]) -> bool {
+        let has_one = |who: Who<'_>| {
+            let (Who::Known(permissions) | Who::Stranger(permissions)) = who;
+            self.access.has_any(permissions, needed)
         };
-        self.access.allows(who, action, channel)
+        needed.is_empty() || self.who(user).is_none_or(has_one)
+    }
+
+    /// With which permissions it comes; `None`: everything is allowed.
+    fn who<'a>(&'a self, user: Option<&'a User>) -> Option<Who<'a>> {
+        match (user, &self.anonymous) {
+            // A token takes nothing away from what all may without one.
+            (_, Anonymous::Everything) => None,
+            (Some(user), _) => Some(Who::Known(&user.permissions)),
+            (None, Anonymous::Permissions(permissions)) => Some(Who::Stranger(permissions)),
+        }
     }
 }
 

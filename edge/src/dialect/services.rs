@@ -38,7 +38,7 @@ pub struct Request {
     pub name: &'static str,
     /// Arguments that must be there.
     pub needs: &'static [&'static str],
-    /// Permissions, any one of which a client with a token must have; empty: none.
+    /// Permissions, any one of which a client must have; empty: none.
     pub permissions: &'static [&'static str],
 }
 

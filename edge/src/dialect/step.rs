@@ -59,6 +59,8 @@ pub enum Note {
     AuthFailed,
     /// No token came.
     AuthRequired,
+    /// A token was refused that was to replace the one that the client is in with; it stays.
+    RefreshFailed,
     /// Something the client may not do.
     Forbidden,
     /// A request that the service does not have, or without its arguments.
@@ -84,10 +86,10 @@ impl Note {
     pub fn is_odd(self) -> bool {
         self.is_login()
             || matches!(self, Note::DecodeError | Note::Forbidden | Note::BadName | Note::RateLimited)
-            || matches!(self, Note::Full | Note::BadFrames)
+            || matches!(self, Note::RefreshFailed | Note::Full | Note::BadFrames)
     }
 
-    /// Whether it is a login that came to nothing.
+    /// Whether it is a login that came to nothing, with which the connection ends.
     pub fn is_login(self) -> bool {
         matches!(self, Note::AuthFailed | Note::AuthRequired)
     }
@@ -96,7 +98,7 @@ impl Note {
     pub fn as_str(self) -> &'static str {
         match self {
             Note::DecodeError => "decode_error",
-            Note::AuthFailed => "auth_failed",
+            Note::AuthFailed | Note::RefreshFailed => "auth_failed",
             Note::AuthRequired => "auth_required",
             Note::Forbidden => "forbidden",
             Note::BadRequest => "bad_request",

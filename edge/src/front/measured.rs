@@ -311,14 +311,17 @@ pub struct Measured<C> {
     inner: C,
     series: Arc<Series>,
     known: Known,
+    /// Otherwise its connection counts as an error, and what it is told of that as none.
+    comes_in: bool,
     /// The frame that the session has under way: its type, its channel, and when it came, in [`clock::micros`].
     under_way: Option<(usize, Option<String>, u64)>,
 }
 
 impl<C: Carrier> Measured<C> {
-    /// Counts for a service; `known`: whether its client has authenticated, which may come about later.
-    pub fn new(inner: C, series: Arc<Series>, known: Known) -> Measured<C> {
-        Measured { inner, series, known, under_way: None }
+    /// Counts for a service; `known`: whether its client has authenticated, which may come about later; `comes_in`: it is not
+    /// turned away.
+    pub fn new(inner: C, series: Arc<Series>, known: Known, comes_in: bool) -> Measured<C> {
+        Measured { inner, series, known, comes_in, under_way: None }
     }
 
     /// The session asks for the next frame: it has done with the one before.
@@ -405,7 +408,8 @@ impl<C: Carrier> Carrier for Measured<C> {
 
     fn send(&mut self, frame: Bytes) -> Result<(), Lost> {
         let kind = glance::at(&frame).kind;
-        if matches!(kind, Some("ERROR" | "error"))
+        if self.comes_in
+            && matches!(kind, Some("ERROR" | "error"))
             && let Some(what) = error_type(&frame)
             // A login that comes to nothing counts as such when the connection ends for it.
             && (self.known.is_known() || !matches!(what, "auth_failed" | "auth_required"))

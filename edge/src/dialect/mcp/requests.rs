@@ -11,7 +11,6 @@ use super::pending::{Asked, What};
 use super::say::code;
 use super::{Mcp, Stage};
 use crate::access::Action;
-use crate::dialect::Anonymous;
 use crate::dialect::ours::{SERVICE_AGENT, Say};
 use crate::dialect::services::Request;
 use crate::dialect::step::{Note, Now, Steps};
@@ -159,7 +158,7 @@ impl Mcp {
 
     fn refresh(&mut self, now: Now, envelope: &Envelope<'_>, out: &mut Steps) {
         let Some(token) = envelope.argument("token") else {
-            out.note(Note::AuthFailed);
+            out.note(Note::RefreshFailed);
             return self.refuse(now, envelope, code::AUTH_FAILED, "Missing or malformed auth token", out);
         };
         // Before there is an agent, a token would decide who it is.
@@ -177,12 +176,7 @@ impl Mcp {
         if let Some(missing) = request.needs.iter().find(|name| !envelope.has(name)) {
             return self.missing(now, envelope, missing, out);
         }
-        let user = self.login.user().filter(|_| self.settings.anonymous != Anonymous::Everything);
-        let denied = user.is_some_and(|user| {
-            let needed = request.permissions;
-            !needed.is_empty() && !self.settings.access.has_any(&user.permissions, needed)
-        });
-        if denied {
+        if !self.settings.may_ask(self.login.user(), request.permissions) {
             out.note(Note::Forbidden);
             let why = format!("Not authorized to request {}", request.name);
             return self.refuse(now, envelope, code::FORBIDDEN, &why, out);

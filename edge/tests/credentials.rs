@@ -112,10 +112,11 @@ fn what_is_wrong_with_a_credential_is_said() {
         &["no credential's name"],
     );
     // The key of a certificate as well.
-    let keyed = machine(at, "cert = \"id/public.pem\"\nkey_credential = \"the.key\"");
+    let keyed = machine(at, "cert = \"its.pem\"\nkey_credential = \"the.key\"");
+    let in_folder = |path: &str| keyed.folder.path().join(path);
+    std::fs::copy(in_folder("id/public.pem"), in_folder("its.pem")).unwrap();
     fails(&keyed, Some(store.path()), &["key_credential", "there is no credential the.key in"]);
-    let key = keyed.folder.path().join("id/public.key");
-    std::fs::rename(&key, store.path().join("the.key")).unwrap();
+    std::fs::copy(in_folder("id/public.key"), store.path().join("the.key")).unwrap();
     let output = check(&keyed, Some(store.path()));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

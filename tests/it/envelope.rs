@@ -18,10 +18,10 @@ fn event(data: Value) -> Value {
     json!({"type": "PUBLISH", "to": format!("room:{ROOM}"), "payload": {"event": "pool.scaled", "data": data}})
 }
 
-/// Publishes it, and waits until the mesh has it.
-async fn publish(service: &mut Old, data: Value) {
-    let mut frame = event(data);
-    frame["id"] = json!("e");
+/// Publishes this number, and waits until the mesh has it.
+async fn publish(service: &mut Old, n: u64) {
+    let mut frame = event(json!({"n": n}));
+    frame["id"] = json!(format!("e-{n}"));
     frame["receipt"] = json!("accepted");
     service.say(frame).await;
     assert_eq!(service.next("RECEIPT").await["payload"]["state"], "accepted");
@@ -100,7 +100,7 @@ fn a_subscription_is_confirmed_before_its_first_event_while_events_come_all_the_
         let mut service = site.ours("service", &[], json!({})).await;
         let feeding = async {
             for n in 0u64.. {
-                publish(&mut service, json!({"n": n})).await;
+                publish(&mut service, n).await;
             }
         };
         let reading = async {

@@ -106,7 +106,7 @@ async fn lets_through(mesh: &mut Mesh, port: u16) {
     let door = Door::of(&mesh.machines[0], "dc").through(port, CLIENT);
     let health = eventually(&door, "/health", " 200 ").await;
     assert_eq!(health["status"], "healthy");
-    let mut client = door.must_open(json!({})).await;
+    let mut client = Guest::at(&["agni"], ("dc", door.clone()), &mut []).await.wss;
     hears_itself(&mut client, "first").await;
     let edge_log = mesh.machines[0].folder.join("edge.log");
     let log = fs::read_to_string(&edge_log).unwrap();
@@ -158,6 +158,7 @@ impl Guest {
             for other in &mut *others {
                 other.is_served().await;
             }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -179,13 +180,11 @@ async fn spreads_over_edges(mesh: &mut Mesh, port: u16) {
         let guest = Guest::at(&[first], door, &mut guests).await;
         guests.push(guest);
     }
-    // By turns, every other one would come to the first edge again. That has four; so the next four come to the second.
+    // That has four; so the next four come to the second. A proxy may try it with one each time that it forgives a failure only
+    // (nginx until one of those has ended).
     mesh.machines[1].start_edge();
-    let fifth = Guest::at(&[second], doors.next().unwrap(), &mut guests).await;
-    guests.push(fifth);
     for door in doors {
-        let guest = Guest::at(&[first, second], door, &mut guests).await;
-        assert_eq!(guest.wss.node, second, "{} comes to the edge with the fewest connections", guest.name);
+        let guest = Guest::at(&[second], door, &mut guests).await;
         guests.push(guest);
     }
     for guest in &mut guests {
@@ -194,11 +193,15 @@ async fn spreads_over_edges(mesh: &mut Mesh, port: u16) {
     // One edge goes: its clients are told, come again, and are at the other; those of the other notice nothing.
     let edge = mesh.machines[0].edge.as_mut().unwrap();
     edge.signal("TERM");
-    let (moving, staying) = guests.split_at_mut(4);
-    for guest in moving {
+    let mut moving = guests;
+    let mut guests = moving.split_off(4);
+    for guest in &mut moving {
         while guest.wss.hear().await.is_some() {}
         assert_eq!(guest.wss.closed, Some(1012), "{}", guest.name);
-        *guest = Guest::at(&[second], (guest.name, guest.door.clone()), staying).await;
+    }
+    for guest in moving {
+        let moved = Guest::at(&[second], (guest.name, guest.door), &mut guests).await;
+        guests.push(moved);
     }
     assert_eq!(edge.wait(), Some(0));
     for guest in &mut guests {

@@ -337,11 +337,12 @@ impl<C: Carrier> Measured<C> {
         let (place, seen) = self.series.received(frame);
         let channel = match seen.to {
             Some("broadcast") => Some("broadcast"),
-            Some(to) => to.strip_prefix("room:").map(|room| {
+            // Others name a room too: those that join and leave it, and ask for what was said there.
+            Some(to) if seen.kind == Some("PUBLISH") => to.strip_prefix("room:").map(|room| {
                 let is_name = self.known.is_known() && RoomName::new(room).is_ok();
                 if is_name { room } else { OTHER }
             }),
-            None => None,
+            _ => None,
         };
         self.under_way = Some((place, channel.map(str::to_owned), clock::micros()));
     }

@@ -148,8 +148,12 @@ impl Met {
         let (seat, dialect) = match (entry, dialect) {
             (Err(turned), None) => return Box::pin(refuse(carrier, turned, open, login.known)),
             (Err(turned), Some(dialect)) => {
-                let carrier = Translated::new(carrier, dialect);
-                return Box::pin(refuse(carrier, turned, open, login.known));
+                let mut carrier = Translated::new(carrier, dialect);
+                return Box::pin(async move {
+                    // Some never come back that are told in no way of theirs.
+                    carrier.shown().await;
+                    refuse(carrier, turned, open, login.known).await;
+                });
             }
             (Ok((_, seat)), None) => {
                 return Box::pin(hold(carrier, opening, Held { from, service, login, open, _seat: seat }));
@@ -264,7 +268,10 @@ fn watcher(service: Arc<Service>, from: SocketAddr, login: Login) -> Watcher {
         {
             // There is one at most: the connection ends with it.
             let _ = login.noted.set(*note);
-            login.failed(&service, from);
+            // Who shows none has guessed none.
+            if *note == Note::AuthFailed {
+                login.failed(&service, from);
+            }
         }
         let event = match &seen {
             Seen::Note(note) if note.is_odd() => note.as_str(),

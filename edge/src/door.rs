@@ -185,7 +185,7 @@ impl Door {
         let most = if limited { self.of_one.max(AT_LEAST) } else { usize::MAX };
         let place = self.waiting.take(from.ip(), most);
         if place.is_none() {
-            self.log(from, "waiting_full", "too many connections of this address have not come in yet");
+            self.log_some(from, "waiting_full", "too many connections of this address have not come in yet");
         }
         place
     }

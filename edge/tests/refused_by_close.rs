@@ -129,6 +129,27 @@ async fn one_connection_too_many_of_an_address_is_told_1013_after_the_upgrade() 
 }
 
 #[tokio::test]
+async fn where_the_first_frame_tells_what_a_client_speaks_it_is_told_in_that_that_there_is_no_room() {
+    // covers B02, B06, B09
+    let auto = "[[service]]\nname = \"closes\"\nlisten = [\"127.0.0.1:0\"]\ndialect = \"auto\"\nrefuse = \"close\"\n\
+         secret_file = \"secret\"\nmax_connections_per_address = 1\n";
+    let world = serving(auto).await;
+    let mut one = logged_in(&world, "mcp", "one").await;
+    let mut old = upgraded(&world).await;
+    begin(&mut old, "mcp", "two", &good("two")).await;
+    let told = old.hear().await;
+    assert_eq!((&told["type"], &told["error_code"]), (&json!("error"), &json!("SERVER_ERROR")), "{told}");
+    assert_eq!(old.closed().await, (1013, "Server at maximum capacity".into()));
+    let mut ours = upgraded(&world).await;
+    begin(&mut ours, "trishula", "two", &good("two")).await;
+    assert_eq!(ours.closed().await.0, 1013);
+    // Nor is one left open that says nothing.
+    assert_eq!(upgraded(&world).await.closed().await.0, 1013);
+    one.say(json!({"type": "ping", "id": "p"})).await;
+    while one.hear().await["correlation_id"] != "p" {}
+}
+
+#[tokio::test]
 async fn an_address_with_too_many_failures_is_closed_after_the_upgrade_also_with_a_good_token() {
     // covers B02, B09, B17
     for (dialect, failed, blocked) in DIALECTS {
@@ -177,6 +198,19 @@ async fn an_address_with_too_many_failures_is_closed_after_the_upgrade_also_with
         });
         assert!(pong.await, "{dialect}");
     }
+}
+
+#[tokio::test]
+async fn who_shows_no_token_is_no_failure_of_the_address_of_others() {
+    // covers B09, B17
+    let world = serving(&mahavishnu("auth_failures_per_minute = 2")).await;
+    for _ in 0..5 {
+        let mut client = upgraded(&world).await;
+        client.say(json!({"type": "request", "event": "get_pool_status", "data": {}, "id": "q"})).await;
+        assert_eq!(client.hear().await["error_code"], "AUTH_REQUIRED");
+        assert_eq!(client.closed().await.0, 1008);
+    }
+    logged_in(&world, "mcp", "u1").await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A WebSocket whose client speaks a dialect, as a session's carrier: the session behind knows nothing of it.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -109,6 +110,27 @@ impl<C: Carrier> Translated<C> {
         self.dialect.client(now(), frame, &mut self.steps);
         self.follow();
         self
+    }
+
+    /// Waits until the client has shown what it speaks, which its silence does as well, or is gone.
+    pub async fn shown(&mut self) {
+        poll_fn(|cx| {
+            let mut gone = false;
+            while !gone && self.dialect.is_undecided() {
+                match self.poll_recv(cx) {
+                    Poll::Pending if self.dialect.is_undecided() => return Poll::Pending,
+                    Poll::Pending => {}
+                    Poll::Ready(incoming) => {
+                        gone = matches!(
+                            incoming,
+                            Incoming::Closed(_) | Incoming::Ended(..) | Incoming::Failed(_)
+                        );
+                    }
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 
     fn saw(&mut self, seen: Seen) {

@@ -90,6 +90,11 @@ impl Dialect {
         }
     }
 
+    /// Whether nobody knows yet what the client speaks.
+    pub fn is_undecided(&self) -> bool {
+        matches!(self, Dialect::Undecided(_))
+    }
+
     /// Whether a frame of the client's may be given now. While it may not, the client is not read.
     pub fn hears_client(&self) -> bool {
         match self {

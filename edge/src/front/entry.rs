@@ -64,8 +64,8 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// For the operator, and whoever watches over `door`. Handshakes that fail are everyday on an open port: not each of them
-    /// is in the log.
+    /// For the operator, and whoever watches over `door`. Handshakes that fail, and connections that say not where they come from,
+    /// are everyday on an open port: not each of them is in the log.
     pub fn count(&self, from: SocketAddr, door: &Door) {
         match self.reason {
             TLS if self.gone => {
@@ -74,10 +74,7 @@ impl Refused {
             }
             TLS => door.log_some(from, TLS, &self.why),
             CERTIFICATE => door.log(from, CERTIFICATE, &self.why),
-            reason => {
-                metrics::EDGE_REFUSED.with_label_values(&[reason]).inc();
-                tracing::warn!(target: "security", %from, reason, why = self.why, "a connection was refused");
-            }
+            reason => door.log_some(from, reason, &self.why),
         }
     }
 }

@@ -154,6 +154,9 @@ PYTHON
   kill -9 ${pids[2]}    # rushabdev
   $trishula status --config $folder/dc/node.toml
 
+  # start it again, in a terminal of its own; what was sent to it meanwhile is there (Ctrl-C there ends it):
+  $trishula run --config $folder/rushabdev/node.toml
+
 Logs: $folder/*.log      Ctrl-C ends everything and removes the folder.
 HELP
 wait

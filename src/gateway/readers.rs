@@ -173,8 +173,14 @@ impl Readers {
 
     /// A session leaves a room, and is told so.
     pub fn unsubscribe(&mut self, no: SessionNo, key: &RoomKey, id: Option<MessageId>) {
+        let reader = self.rooms.get(key).and_then(|room| room.readers.get(&no));
+        let waits = reader.filter(|reader| reader.asked).map(|reader| reader.wish.id.clone());
         if self.forget(no, key) {
             self.deeds.push_back(Deed::Send(Frame::RoomUnsubscribe(no, key.name.clone())));
+        }
+        if let Some(asked) = waits {
+            let message = format!("an UNSUBSCRIBE from {key} came before this SUBSCRIBE was answered");
+            self.refuse(no, asked, Refusal::new(Code::Unavailable, message));
         }
         let left = Left { room: key.name.to_string() };
         self.tell(no, Some((id, RoomSay::Left(left))), Vec::new());

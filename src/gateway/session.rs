@@ -11,6 +11,7 @@
 //! | `settings` | what an operator decides about it |
 //! | `rooms` | rooms: what it asks, and what it is told |
 //! | `settle` | durable messages in its hands: written, acknowledged, refused |
+//! | `unanswered` | what it has sent and heard nothing of |
 //! | `measure` | what the metrics say of its messages |
 
 mod ends;
@@ -21,6 +22,7 @@ mod reply;
 mod rooms;
 mod settings;
 mod settle;
+mod unanswered;
 mod watch;
 
 use std::collections::VecDeque;
@@ -176,6 +178,7 @@ struct Session<C> {
     /// AGENTS and QUERY that the node has not answered yet.
     asked: VecDeque<Asked>,
     asked_last: u64,
+    unanswered: unanswered::Unanswered,
     hands: settle::Hands,
     /// Deliveries that were handed to the carrier and not yet flushed, and whom to tell.
     confirms: VecDeque<Receipt>,
@@ -226,6 +229,7 @@ impl<C: Carrier> Session<C> {
             out: VecDeque::new(),
             asked: VecDeque::new(),
             asked_last: 0,
+            unanswered: unanswered::Unanswered::default(),
             hands: settle::Hands::default(),
             confirms: VecDeque::new(),
             unflushed: false,

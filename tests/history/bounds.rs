@@ -119,8 +119,8 @@ impl World {
         }
     }
 
-    /// How many messages that wait for an agent were taken as something else: as another node's, or before the agent was
-    /// known anywhere. They may be more than a mailbox takes.
+    /// How many messages that wait for an agent were taken as something else: as another node's, as second copies, or before the
+    /// agent was known anywhere. They may be more than a mailbox takes.
     fn came_unasked(&self, m: MachineNo, agent: Option<&AgentAddr>) -> usize {
         let Some(agent) = agent.and_then(|agent| self.agent_called(agent)) else { return 0 };
         let unasked = |message: &&Message| {
@@ -128,7 +128,8 @@ impl World {
                 let here = part.on_disk.iter().filter(|(machine, ..)| *machine == m);
                 let mut places = here.map(|(_, place, _)| *place);
                 let elsewhere = places.any(|place| matches!(place, Place::Copy | Place::Handed));
-                part.settled.is_none() && (message.create || elsewhere)
+                // A copy goes on where nobody remembers that its message has ended.
+                (part.settled.is_none() || message.copies > 1) && (message.create || elsewhere)
             })
         };
         self.model.messages.iter().filter(unasked).count()

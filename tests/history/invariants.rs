@@ -322,7 +322,7 @@ fn two_takers(message: &Message, a: &Told, b: &Told) -> bool {
 /// go as its sender has so many of them: nobody knows any more that it came before.
 fn is_begun_anew(message: &Message, before: &Told, now: &Told) -> bool {
     // Who says that it is not known any more whether it came before says nothing of how it ended.
-    if now.code == Some(Code::TooOld) {
+    if now.code == Some(Code::TooOld) || before.code == Some(Code::TooOld) {
         return true;
     }
     let again = message.submits.last().is_some_and(|submit| submit.at > before.at);

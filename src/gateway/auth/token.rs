@@ -208,9 +208,12 @@ fn invalid(message: impl Into<String>) -> Refusal {
     Refusal::new(Code::TokenInvalid, message)
 }
 
+/// What a client whose numbers are doubles can still tell from the next one (RFC 8259 section 6).
+const LATEST_MS: u64 = (1 << 53) - 1;
+
 /// NumericDate to milliseconds; a float cast saturates, and NaN is none of JSON's numbers.
 fn millis(seconds: f64) -> u64 {
-    (seconds * 1000.0) as u64
+    ((seconds * 1000.0) as u64).min(LATEST_MS)
 }
 
 #[derive(Debug, Deserialize)]

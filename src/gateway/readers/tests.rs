@@ -224,3 +224,21 @@ fn a_subscribe_that_waits_to_leave_is_not_asked_for_again() {
     joined(&mut readers, &again, 3, 3, &[]);
     assert_eq!(told(&mut readers), [(1, true, vec![])]);
 }
+
+#[test]
+fn a_subscribe_that_is_left_before_its_answer_is_answered_all_the_same() {
+    // covers B07
+    let mut readers = Readers::default();
+    let session = SessionNo(1);
+    let [join, leave] = ["join", "leave"].map(|id| MessageId::new(id).unwrap());
+    readers.subscribe(session, Wish { id: Some(join.clone()), ..wish() }, true);
+    asked(&mut readers);
+    readers.unsubscribe(session, &key(), Some(leave.clone()));
+    let mut said = Vec::new();
+    while let Some(deed) = readers.poll() {
+        if let Deed::Tell(_, news) = deed {
+            said.extend(news.say.into_iter().map(|(id, say)| (id, matches!(say, RoomSay::Refused(_)))));
+        }
+    }
+    assert_eq!(said, [(Some(join), true), (Some(leave), false)]);
+}

@@ -305,10 +305,16 @@ impl<C: Carrier> Session<C> {
         let Some((link, _)) = &self.link else { return Err(no_node()) };
         self.submitted_at = self.watch.heard();
         self.measured.taken(&head, self.submitted_at);
+        self.unanswered.sent(&head);
         let frame = Frame::Submit(self.seat.no, head, payload);
         match link.try_send(&frame) {
             Ok(()) => Ok(()),
-            Err(Refused::Closed(())) => Err(no_node()),
+            Err(Refused::Closed(())) => {
+                if let Frame::Submit(_, head, _) = &frame {
+                    self.unanswered.answered(&head.id);
+                }
+                Err(no_node())
+            }
             Err(Refused::Full(())) => {
                 let link = link.clone();
                 self.stalled = Some(Box::pin(async move { link.send(&frame).await }));
@@ -319,7 +325,7 @@ impl<C: Carrier> Session<C> {
 
     /// The link broke under a message that waited for room in it.
     pub(super) fn stalled_in_vain(&mut self) -> Result<(), End> {
-        self.link = None;
+        self.unlinked();
         let refusal = Refusal::new(Code::Unavailable, "the link to the node broke under the last message");
         self.refused(None, None, refusal)
     }

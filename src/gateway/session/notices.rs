@@ -195,12 +195,21 @@ impl<C: Carrier> Session<C> {
     }
 
     /// The link is not to be used any more. What it brought is the node's again, and what was asked over it has no answer.
-    fn unlinked(&mut self) {
-        self.link = None;
+    pub(super) fn unlinked(&mut self) {
+        // One that the sessions have only left stays until what it was asked is answered.
+        let broke = self.link.take().filter(|(link, _)| link.is_closed());
         self.hands.forget();
         let refusal = Refusal::new(Code::Unavailable, "the link to the node broke before it answered");
         for asked in std::mem::take(&mut self.asked) {
             self.error(asked.id.as_ref(), Some(asked.word.into()), &refusal);
+        }
+        let Some((_, node)) = broke else { return };
+        let message = format!(
+            "the link to node {node} broke before it said whether it has the message; if it has, it is recognised when it comes again"
+        );
+        let refusal = Refusal::new(Code::Unavailable, message);
+        for id in self.unanswered.take() {
+            self.error(Some(&id), None, &refusal);
         }
     }
 
@@ -235,6 +244,7 @@ impl<C: Carrier> Session<C> {
 
     fn told(&mut self, receipt: Receipt) {
         self.measured.told(&receipt.id, receipt.state, clock::micros());
+        self.unanswered.answered(&receipt.id);
         let failed = matches!(receipt.state, State::Nacked | State::Expired | State::Dead | State::Refused);
         if receipt.state == State::Refused || (failed && !receipt.asked) {
             let unknown = || Refusal::new(Code::Internal, "the message could not be delivered");

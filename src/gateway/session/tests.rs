@@ -187,6 +187,53 @@ async fn a_token_that_runs_out_ends_the_session_and_a_fresh_one_saves_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_node_has_said_nothing_of_when_its_link_breaks_is_told_and_nothing_else() {
+    // covers T06, T09
+    let rig = Rig::new();
+    let mut node = rig.link(1, "agni").await;
+    let (client, _task) = start(&rig, opening(known("dc")));
+    let session = node.grant().await.session;
+    for (id, more) in [
+        ("told", r#""receipt":"acked""#),
+        ("open", r#""receipt":"acked""#),
+        ("live", r#""receipt":"delivered","class":"live""#),
+        ("last", r#""receipt":"accepted""#),
+        ("unasked", r#""class":"durable""#),
+    ] {
+        client.say(&format!(r#"{{"type":"COMMAND","to":"agni","id":"{id}",{more}}}"#));
+        assert!(matches!(node.next().await, Frame::Submit(_, head, _) if head.id.as_str() == id));
+    }
+    let receipt = Receipt {
+        to: NodeName::new("agni").unwrap(),
+        sender: agent("dc"),
+        id: MessageId::new("told").unwrap(),
+        recipient: agent("agni"),
+        counts: None,
+        node: NodeName::new("agni").unwrap(),
+        state: State::Accepted,
+        refusal: None,
+        asked: true,
+        keeper: NodeName::new("agni").unwrap(),
+        hops_left: 1,
+    };
+    node.tell(Frame::Told(session, receipt)).await;
+    assert_eq!(client.hear().await["payload"]["state"], "accepted");
+    node.down().await;
+    for id in ["open", "last"] {
+        let error = client.hear().await;
+        assert_eq!((&error["reply_to"], &error["payload"]["code"]), (&json!(id), &json!("unavailable")));
+        assert_eq!(error["payload"]["retry"], true);
+    }
+    // Sent again, it may be told again.
+    let mut node = rig.link(2, "agni").await;
+    node.grant().await;
+    client.say(r#"{"type":"COMMAND","to":"agni","id":"open","receipt":"acked"}"#);
+    assert!(matches!(node.next().await, Frame::Submit(_, head, _) if head.id.as_str() == "open"));
+    node.down().await;
+    assert_eq!(client.hear().await["reply_to"], "open");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_registration_is_made_again_when_the_link_is_renewed() {
     // covers T09
     let rig = Rig::new();

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::table::{Flow, Known, No};
 use super::taking::Whose;
 use crate::mesh::{Event, Mesh, Step, Time};
+use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Head, MessageKey, State};
 use crate::wire::frame::{Confirm, Dest, Forward, Frame, Inquire, MAX_HOPS, Outcome};
 use crate::wire::ids::{Incarnation, NodeName};
@@ -412,7 +413,20 @@ impl Mesh {
                 let outcome = Outcome::Reached(mark.state, mark.reason.clone());
                 self.report(&asker, outcome);
             }
-            None => self.report(&asker, Outcome::Unknown),
+            None => self.report(&asker, self.unknown(key)),
         }
+    }
+
+    /// What is said of a message that is not known. It may have come and ended, and its mark be gone since, as its sender has so
+    /// many: then this is no sign that a disk was lost.
+    fn unknown(&self, key: &MessageKey) -> Outcome {
+        if self.durable.table.horizon(&key.from).is_none() {
+            return Outcome::Unknown;
+        }
+        let message = format!(
+            "node {} had taken it over, and does not remember how it ended, as it keeps that of so many of {}'s messages only",
+            self.config.node, key.from
+        );
+        Outcome::Reached(State::Refused, Some(Refusal::new(Code::TooOld, message)))
     }
 }

@@ -230,16 +230,20 @@ impl Mesh {
         let Some(item) = self.durable.table.get(no) else { return };
         let asked = item.sent.as_ref().is_some_and(|sent| sent.node == *node);
         let theirs = item.other.as_ref() == Some(node);
+        let lies_there = theirs && matches!(item.place, Place::Copy | Place::Handed) && !item.ending;
         match outcome {
             _ if !asked && !theirs => self.event(Event::Stray("Confirm")),
             Outcome::Held => self.held_at(no, node),
+            Outcome::Reached(State::Refused, Some(why)) if lies_there && why.code == Code::TooOld => {
+                self.unknown_there(no, node, Some(why));
+            }
             Outcome::Reached(State::Refused, why) if asked => self.refused_there(no, why),
             Outcome::Reached(state, why) if state.is_end() && state != State::Refused => {
                 self.ended_elsewhere(no, state, why);
             }
             Outcome::Reached(state, _) if asked => self.stored_there(no, node, state),
             Outcome::Reached(..) => self.held_at(no, node),
-            Outcome::Unknown => self.unknown_there(no, node),
+            Outcome::Unknown => self.unknown_there(no, node, None),
             Outcome::Elsewhere if asked => self.not_there(no),
             Outcome::PassedOn(next) => self.passed_on(no, node, next),
             _ => {}
@@ -285,7 +289,8 @@ impl Mesh {
         }
     }
 
-    fn unknown_there(&mut self, no: No, node: &NodeName) {
+    /// `why`: it may have ended there.
+    fn unknown_there(&mut self, no: No, node: &NodeName, why: Option<Refusal>) {
         let Some(item) = self.durable.table.get_mut(no) else { return };
         match item.place {
             // Its copy there is gone: with ours it can be sent again.
@@ -299,10 +304,13 @@ impl Mesh {
             }
             Place::Handed => {
                 self.forget_theirs(node, no);
-                let message = format!(
-                    "node {node} had taken it over, and knows nothing of it any more: its disk was lost"
-                );
-                self.end(no, State::Dead, Some(Refusal::new(Code::Internal, message)));
+                let lost = || {
+                    let message = format!(
+                        "node {node} had taken it over, and knows nothing of it any more: its disk was lost"
+                    );
+                    Refusal::new(Code::Internal, message)
+                };
+                self.end(no, State::Dead, Some(why.unwrap_or_else(lost)));
             }
             _ => {}
         }

@@ -355,3 +355,34 @@ fn what_comes_behind_a_message_that_the_disk_refused_is_not_on_disk_before_it() 
         assert_eq!(handed, ["m-1", "m-2"]);
     }
 }
+
+#[test]
+fn whose_mark_had_to_go_before_its_end_was_told_ends_as_too_old_and_not_as_lost() {
+    // covers Q04, Q06
+    let limits = Limits { marks_of_sender: 1, ..Limits::default() };
+    let mut cluster = limited(&["agni", "dc"], &limits);
+    let alice = cluster.register("dc", "alice");
+    let bob = cluster.register("agni", "bob");
+    let dated = |cluster: &Cluster, from: &Client, id: &str| Head {
+        sent_ms: cluster.wall_ms(),
+        ..durable(from, "bob", id)
+    };
+    let head = dated(&cluster, &alice, "m-1");
+    cluster.submit(&alice, head);
+    cluster.run(seconds(1));
+    assert_eq!(cluster.view("dc").handed, 1);
+    cluster.cut("agni", "dc");
+    cluster.settle(&bob, "m-1", Settlement::Acked);
+    let alice = cluster.register("agni", "alice");
+    for id in ["m-2", "m-3"] {
+        let head = dated(&cluster, &alice, id);
+        cluster.submit(&alice, head);
+        cluster.run(seconds(1));
+        cluster.settle(&bob, id, Settlement::Acked);
+    }
+    cluster.connect("agni", "dc");
+    cluster.run(seconds(60));
+    assert_eq!(cluster.refusals(&alice), [Code::TooOld]);
+    assert!(reason(&cluster, &alice).contains("does not remember"), "{}", reason(&cluster, &alice));
+    assert_eq!(cluster.view("dc").handed, 0);
+}

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use trishula::mesh::{Limits, Use};
 use trishula::wire::close::Code;
-use trishula::wire::envelope::State;
+use trishula::wire::envelope::{MessageKey, State};
 use trishula::wire::frame::Receipt;
 use trishula::wire::ids::AgentAddr;
 use trishula::wire::record::Place;
@@ -128,8 +128,15 @@ impl World {
                 let here = part.on_disk.iter().filter(|(machine, ..)| *machine == m);
                 let mut places = here.map(|(_, place, _)| *place);
                 let elsewhere = places.any(|place| matches!(place, Place::Copy | Place::Handed));
-                // A copy goes on where nobody remembers that its message has ended.
-                (part.settled.is_none() || message.copies > 1) && (message.create || elsewhere)
+                // What was settled goes on where nobody remembers it.
+                let key = || MessageKey {
+                    from: self.agents[message.from].addr.clone(),
+                    id: message.id.clone(),
+                    to: self.agents[agent].addr.clone(),
+                };
+                let kept = || self.machines[m].disk.platter.messages.get(&key());
+                let goes_on = || kept().is_some_and(|kept| !matches!(kept.place, Place::Ended | Place::Dead));
+                (message.create || elsewhere) && (part.settled.is_none() || goes_on())
             })
         };
         self.model.messages.iter().filter(unasked).count()

@@ -73,7 +73,7 @@ impl World {
         // Each recipient of a broadcast is accepted or refused for itself.
         // What an operator sends again may be refused there as well: its sender is told.
         let refused = message.partly_refused || message.retry_of.is_some();
-        if refused && part.got.is_empty() && self.was_given_back(message, to) {
+        if refused && part.settled.is_none() && self.was_given_back(message, to) {
             return None;
         }
         // What became of a broadcast is not told for each recipient, and can be asked for.
@@ -95,11 +95,12 @@ impl World {
         None
     }
 
-    /// Whether a message was never anywhere but on its way, and is no more: its recipient's home refused it before it was
-    /// accepted.
+    /// Whether a message was never settled anywhere, and is no more: its recipient's home refused it before it was accepted. That
+    /// may be its next one, where it moved while the disk of the first was slow.
     fn was_given_back(&self, message: &Message, to: AgentNo) -> bool {
-        let on_its_way =
-            |(_, place, state): &(_, Place, State)| *place == Place::Outbox && *state == State::Accepted;
+        let on_its_way = |(_, place, state): &(_, Place, State)| {
+            matches!(place, Place::Outbox | Place::Mailbox) && *state <= State::Stored
+        };
         let (from, id) = (self.agents[message.from].addr.clone(), message.id.clone());
         let key = MessageKey { from, id, to: self.agents[to].addr.clone() };
         let kept = self.machines.iter().any(|machine| machine.disk.platter.messages.contains_key(&key));
@@ -301,6 +302,8 @@ fn wrong_with_delivery(message: &Message, agent: AgentNo, now: Us, even: bool) -
         matches!(told.state, State::Expired | State::Dead)
             && told.at + 5 * SECOND < now
             && last_submit < told.at
+            // That says that nobody remembers whether it came, and not that it does not come.
+            && told.code != Some(Code::TooOld)
             && !(told.state == State::Expired && (two_nodes || !even))
             && !left(told)
     };

@@ -31,8 +31,7 @@ Configuration: flags win over TRISHULA_<SECTION>_<KEY> in the environment, and t
     name = "trishula-edge",
     version,
     about = "The WebSocket front of a Trishula node",
-    after_help = EXAMPLES,
-    disable_help_subcommand = true
+    after_help = EXAMPLES
 )]
 struct Cli {
     #[command(subcommand)]

@@ -43,8 +43,7 @@ const CANNOT_ASK: u8 = 2;
     name = "trishula",
     version,
     about = "A message mesh for a handful of machines and the agents that live on them",
-    after_help = EXAMPLES,
-    disable_help_subcommand = true
+    after_help = EXAMPLES
 )]
 struct Cli {
     #[command(subcommand)]

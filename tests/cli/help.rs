@@ -39,6 +39,7 @@ fn every_command_has_help_with_examples() {
     for command in COMMANDS {
         assert!(general.contains(command[0]), "{command:?} is not in the general help");
         let help = place.ok(&[command, &["--help"][..]].concat());
+        assert_eq!(place.ok(&[&["help"][..], command].concat()), help, "as many would ask");
         let example = format!("trishula {}", command.join(" "));
         assert!(help.contains("Examples:") && help.contains(&example), "{command:?}:\n{help}");
         assert!(!help.contains("secret-key"), "{command:?}");

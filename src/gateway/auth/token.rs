@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
@@ -192,8 +193,11 @@ fn signed_claims(trust: &Trust, token: &str) -> Result<Claims, Refusal> {
     for key in trust.keys_for(&header) {
         match jsonwebtoken::decode::<Claims>(token, key, &validation) {
             Ok(data) => return Ok(data.claims),
-            Err(e) if matches!(e.kind(), jsonwebtoken::errors::ErrorKind::InvalidSignature) => {}
-            Err(_) => why = "a claim of the token has the wrong type",
+            Err(e) => match e.kind() {
+                ErrorKind::InvalidSignature => {}
+                ErrorKind::Base64(_) => why = "the token is damaged: it is not Base64url; copy all of it",
+                _ => why = "a claim of the token has the wrong type",
+            },
         }
     }
     Err(invalid(why))

@@ -227,3 +227,17 @@ fn a_secret_can_be_changed_while_old_tokens_live() {
     let token = sign(serde_json::json!({"sub": "dc", "exp": NOW / 1000 + 60}));
     assert!(both.verify(&token, NOW).is_ok());
 }
+
+#[test]
+fn a_damaged_token_is_told_from_a_forged_one() {
+    // covers T05
+    let good = sign(serde_json::json!({"sub": "dc"}));
+    let says = |token: &str| verifier().verify(token, NOW).unwrap_err().message;
+    // The last character of 43 has two bits that mean nothing, and must be zero (RFC 4648 section 3.5).
+    let damaged = format!("{}_", &good[..good.len() - 1]);
+    assert!(says(&damaged).contains("damaged"), "{}", says(&damaged));
+    let (head, signature) = good.rsplit_once('.').unwrap();
+    let other: String = signature.chars().rev().collect();
+    let forged = format!("{head}.{}A", &other[..other.len() - 1]);
+    assert!(says(&forged).contains("signature"), "{}", says(&forged));
+}

@@ -10,15 +10,6 @@ use tokio_tungstenite::tungstenite::Message;
 use trishula::metrics;
 use trishula::rt::clock;
 
-/// An edge with these services, and a node behind it.
-async fn serving(services: &str) -> World {
-    let machine = Machine::new();
-    let config = machine.configure_services(services);
-    let mut world = World::start_on(machine, config);
-    world.connect(1).await;
-    world
-}
-
 /// A client that has shown nothing yet.
 async fn client(world: &World) -> Client {
     match world.upgrade("/", &[]).await {
@@ -81,7 +72,7 @@ async fn logged_in(world: &World, dialect: &str, agent: &str, seconds: u64) -> C
 async fn a_token_that_ends_amid_a_session_is_no_failed_login_of_its_address() {
     // covers B09, B17
     for (dialect, code) in [("trishula", 4401), ("mcp", 1008), ("session-buddy", 4001), ("relay", 1008)] {
-        let world = serving(&format!(
+        let world = World::serving(&format!(
             "[[service]]\nname = \"ends\"\ndialect = \"{dialect}\"\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\n\
              auth_failures_per_minute = 1\n"
         ))
@@ -133,7 +124,7 @@ async fn rooms_that_somebody_names_who_is_not_known_are_no_labels() {
     let mut stranger = client(&world).await;
     stranger.say(publish("stranger-1")).await;
     assert_eq!(stranger.closed().await.0, 4401);
-    let open = serving(
+    let open = World::serving(
         "[[service]]\nname = \"open\"\nlisten = [\"127.0.0.1:0\"]\nauth = false\nanonymous_permissions = [\"*\"]\n",
     )
     .await;
@@ -165,7 +156,7 @@ async fn rooms_that_somebody_names_who_is_not_known_are_no_labels() {
 #[tokio::test]
 async fn a_token_that_says_it_lives_longer_than_the_service_lets_it_is_cut() {
     // covers B02, B03
-    let world = serving(
+    let world = World::serving(
         "[[service]]\nname = \"brief\"\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\ntoken_expiry = 2\n",
     )
     .await;
@@ -192,7 +183,7 @@ async fn by_default_a_token_is_good_for_an_hour_here_and_as_long_as_it_says_wher
     };
     let now = clock::wall_ms() / 1000;
     let claims = |iat: u64| json!({"sub": "dc", "iat": iat, "exp": now + 24 * 3600});
-    let world = serving(&at("trishula")).await;
+    let world = World::serving(&at("trishula")).await;
     let mut fresh = client(&world).await;
     fresh.say(json!({"type": "auth", "token": signed(SECRET, claims(now))})).await;
     let said = fresh.hear().await;
@@ -201,7 +192,7 @@ async fn by_default_a_token_is_good_for_an_hour_here_and_as_long_as_it_says_wher
     stale.say(json!({"type": "auth", "token": signed(SECRET, claims(now - 3601))})).await;
     assert_eq!(stale.hear().await["payload"]["code"], "token_expired");
     assert_eq!(stale.closed().await.0, 4401);
-    let world = serving(&at("fastblocks")).await;
+    let world = World::serving(&at("fastblocks")).await;
     let token = signed(SECRET, claims(now - 3601));
     let headers = [("authorization", format!("Bearer {token}"))];
     let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();

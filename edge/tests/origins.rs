@@ -15,14 +15,6 @@ const LISTED: &str = "http = { origins = [\"https://example.com\"] }";
 const EVIL: &[(&str, &str)] = &[("origin", "https://evil.example.net")];
 const GOOD: &[(&str, &str)] = &[("origin", "https://example.com")];
 
-async fn serving(services: &str) -> World {
-    let machine = Machine::new();
-    let config = machine.configure_services(services);
-    let mut world = World::start_on(machine, config);
-    world.connect(1).await;
-    world
-}
-
 fn service(lines: &str, at: &str, more: &str) -> String {
     format!("[[service]]\n{lines}\nlisten = [\"{at}\"]\nsecret_file = \"secret\"\n{LISTED}\n{more}\n")
 }
@@ -57,16 +49,16 @@ async fn a_page_that_may_not_connect_is_told_as_its_service_refuses() {
     let at = "127.0.0.1:0";
     let before = refused();
     let ours = "name = \"trishula\"";
-    let world = serving(&service(ours, at, "refuse = \"http\"")).await;
+    let world = World::serving(&service(ours, at, "refuse = \"http\"")).await;
     assert_eq!(told(&world, "/ws").await, Err(403));
-    let world = serving(&service(ours, at, "refuse = \"close\"\necho = true")).await;
+    let world = World::serving(&service(ours, at, "refuse = \"close\"\necho = true")).await;
     assert_eq!(told(&world, "/ws").await, Ok((Vec::new(), 4403)));
     assert_eq!(told(&world, "/echo").await, Err(403), "nothing of the echo's is a frame of ours");
-    let world = serving(&service("preset = \"mahavishnu\"", at, "")).await;
+    let world = World::serving(&service("preset = \"mahavishnu\"", at, "")).await;
     let (frames, code) = told(&world, "/").await.unwrap();
     assert_eq!((frames.len(), code), (1, 1008), "{frames:?}");
     assert_eq!(frames[0]["error_code"], "FORBIDDEN", "{frames:?}");
-    let world = serving(&service("preset = \"session-buddy\"", at, "")).await;
+    let world = World::serving(&service("preset = \"session-buddy\"", at, "")).await;
     assert_eq!(told(&world, "/").await, Ok((Vec::new(), 4001)));
     // The other test here counts as well.
     assert!(refused() >= before + 5, "{before} and {}", refused());
@@ -83,7 +75,7 @@ async fn on_a_port_of_several_no_first_frame_lets_it_in() {
     let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let open = "[[service]]\npreset = \"session-buddy\"\nauth = false\n";
     let open = format!("{open}listen = [\"{at}\"]\n");
-    let world = serving(&(service("name = \"trishula\"", &at, "refuse = \"http\"") + &open)).await;
+    let world = World::serving(&(service("name = \"trishula\"", &at, "refuse = \"http\"") + &open)).await;
     let mut page = world.upgrade("/", EVIL).await.unwrap().0;
     assert_eq!(page.closed().await.0, 4403, "by a close, as its first frame would have told the service");
 }
@@ -93,7 +85,7 @@ async fn the_service_that_its_first_frame_means_is_asked_as_well() {
     // covers B01, B10
     let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let ours = format!("[[service]]\nname = \"trishula\"\nlisten = [\"{at}\"]\nsecret_file = \"secret\"\n");
-    let world = serving(&(ours + &service("preset = \"session-buddy\"", &at, ""))).await;
+    let world = World::serving(&(ours + &service("preset = \"session-buddy\"", &at, ""))).await;
     let exp = clock::wall_ms() / 1000 + 600;
     let login = json!({"token": signed(SECRET, json!({"user_id": "u1", "exp": exp}))});
     let mut page = world.upgrade("/", EVIL).await.unwrap().0;

@@ -23,10 +23,7 @@ const OTHER: &[u8] = b"another secret of the tests, long enough to be one";
 async fn serving(services: &str, more: impl FnOnce(&Machine)) -> World {
     let machine = Machine::new();
     more(&machine);
-    let config = machine.configure_services(services);
-    let mut world = World::start_on(machine, config);
-    world.connect(1).await;
-    world
+    World::serving_from(machine, services).await
 }
 
 fn preset(name: &str, more: &str) -> String {

@@ -13,14 +13,6 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use trishula::metrics;
 use trishula::rt::clock;
 
-async fn serving(service: &str) -> World {
-    let machine = Machine::new();
-    let config = machine.configure_services(service);
-    let mut world = World::start_on(machine, config);
-    world.connect(1).await;
-    world
-}
-
 fn preset(name: &str, more: &str) -> String {
     format!(
         "[[service]]\npreset = \"{name}\"\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\n{more}\n"
@@ -79,7 +71,7 @@ async fn settled(service: &str, refused: u64) {
 async fn logins_of_the_envelope_that_come_to_nothing_are_counted_as_what_they_are() {
     // covers B09, B21, B22
     let name = "mahavishnu";
-    let world = serving(&preset(name, "max_connections = 1")).await;
+    let world = World::serving(&preset(name, "max_connections = 1")).await;
     let mut bad = client(&world).await;
     bad.say(auth("eyJhbGciOiJIUzI1NiJ9.e30.x")).await;
     assert_eq!(ended(bad).await, 1008);
@@ -124,7 +116,8 @@ async fn so_are_those_of_the_other_dialects() {
         let name = format!("refuses-{dialect}");
         let service = format!("[[service]]\nname = \"{name}\"\ndialect = \"{dialect}\"");
         let world =
-            serving(&format!("{service}\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\n")).await;
+            World::serving(&format!("{service}\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\n"))
+                .await;
         let mut bad = client(&world).await;
         for word in words {
             bad.send(Message::text(word)).await;
@@ -140,7 +133,7 @@ async fn so_are_those_of_the_other_dialects() {
 #[tokio::test]
 async fn silence_and_haste_end_with_codes_of_their_own() {
     // covers B09, B22
-    let world = serving(&preset("akosha", "connection_timeout = 1")).await;
+    let world = World::serving(&preset("akosha", "connection_timeout = 1")).await;
     let mut silent = client(&world).await;
     silent.say(auth(&good())).await;
     assert_eq!(ended(silent).await, 1001);
@@ -148,7 +141,8 @@ async fn silence_and_haste_end_with_codes_of_their_own() {
     settled("akosha", 0).await;
 
     let service = "[[service]]\nname = \"hasty\"\nmessage_rate_limit = 1";
-    let world = serving(&format!("{service}\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\n")).await;
+    let world =
+        World::serving(&format!("{service}\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\n")).await;
     let token = signed(SECRET, json!({"sub": "dc", "aud": "hasty", "exp": clock::wall_ms() / 1000 + 600}));
     let bearer = format!("Bearer {token}");
     let hasty = world.upgrade("/ws", &[("authorization", &bearer)]).await.unwrap().0;
@@ -182,7 +176,7 @@ async fn a_refusal_counts_the_same_by_close_and_by_status() {
     for (name, refuse) in [("dhruva", "close"), ("crackerjack", "http")] {
         let more =
             format!("refuse = \"{refuse}\"\nmax_connections_per_address = 1\nauth_failures_per_minute = 1");
-        let world = serving(&preset(name, &more)).await;
+        let world = World::serving(&preset(name, &more)).await;
         let turned = async |token: Option<&str>| {
             let bearer = token.map(|token| format!("Bearer {token}"));
             let headers: Vec<_> = bearer.iter().map(|bearer| ("authorization", bearer.as_str())).collect();

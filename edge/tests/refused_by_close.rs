@@ -19,14 +19,6 @@ const BAD: &str = "eyJhbGciOiJIUzI1NiJ9.e30.x";
 const DIALECTS: [(&str, u16, u16); 4] =
     [("mcp", 1008, 1008), ("session-buddy", 4001, 1008), ("relay", 1008, 1008), ("trishula", 4401, 4029)];
 
-async fn serving(service: &str) -> World {
-    let machine = Machine::new();
-    let config = machine.configure_services(service);
-    let mut world = World::start_on(machine, config);
-    world.connect(1).await;
-    world
-}
-
 fn speaking(dialect: &str, more: &str) -> String {
     format!(
         "[[service]]\nname = \"closes\"\ndialect = \"{dialect}\"\nrefuse = \"close\"\nlisten = [\"127.0.0.1:0\"]\n\
@@ -101,7 +93,7 @@ async fn soon_is(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 #[tokio::test]
 async fn one_connection_too_many_of_an_address_is_told_1013_after_the_upgrade() {
     // covers B02, B09
-    let world = serving(&mahavishnu("max_connections_per_address = 2")).await;
+    let world = World::serving(&mahavishnu("max_connections_per_address = 2")).await;
     let (first, mut second) = (logged_in(&world, "mcp", "u1").await, logged_in(&world, "mcp", "u2").await);
     let before = counted("address_full");
     let mut third = upgraded(&world).await;
@@ -122,7 +114,7 @@ async fn one_connection_too_many_of_an_address_is_told_1013_after_the_upgrade() 
     .await;
 
     for (dialect, ..) in DIALECTS {
-        let world = serving(&speaking(dialect, "max_connections_per_address = 1")).await;
+        let world = World::serving(&speaking(dialect, "max_connections_per_address = 1")).await;
         let _in = logged_in(&world, dialect, "one").await;
         assert_eq!(upgraded(&world).await.closed().await.0, 1013, "{dialect}");
     }
@@ -133,7 +125,7 @@ async fn where_the_first_frame_tells_what_a_client_speaks_it_is_told_in_that_tha
     // covers B02, B06, B09
     let auto = "[[service]]\nname = \"closes\"\nlisten = [\"127.0.0.1:0\"]\ndialect = \"auto\"\nrefuse = \"close\"\n\
          secret_file = \"secret\"\nmax_connections_per_address = 1\n";
-    let world = serving(auto).await;
+    let world = World::serving(auto).await;
     let mut one = logged_in(&world, "mcp", "one").await;
     let mut old = upgraded(&world).await;
     begin(&mut old, "mcp", "two", &good("two")).await;
@@ -155,7 +147,7 @@ async fn an_address_with_too_many_failures_is_closed_after_the_upgrade_also_with
     for (dialect, failed, blocked) in DIALECTS {
         let limit = "auth_failures_per_minute = 2";
         let service = if dialect == "mcp" { mahavishnu(limit) } else { speaking(dialect, limit) };
-        let world = serving(&service).await;
+        let world = World::serving(&service).await;
         let mut was_in = logged_in(&world, dialect, "in").await;
         let before = counted("auth_failures");
         // Two are forgiven.
@@ -203,7 +195,7 @@ async fn an_address_with_too_many_failures_is_closed_after_the_upgrade_also_with
 #[tokio::test]
 async fn who_shows_no_token_is_no_failure_of_the_address_of_others() {
     // covers B09, B17
-    let world = serving(&mahavishnu("auth_failures_per_minute = 2")).await;
+    let world = World::serving(&mahavishnu("auth_failures_per_minute = 2")).await;
     for _ in 0..5 {
         let mut client = upgraded(&world).await;
         client.say(json!({"type": "request", "event": "get_pool_status", "data": {}, "id": "q"})).await;
@@ -216,12 +208,12 @@ async fn who_shows_no_token_is_no_failure_of_the_address_of_others() {
 #[tokio::test]
 async fn a_bad_token_in_the_request_is_closed_after_the_upgrade() {
     // covers B02, B04, B09
-    let world = serving(&mahavishnu("")).await;
+    let world = World::serving(&mahavishnu("")).await;
     let bearer = format!("Bearer {BAD}");
     let mut client = world.upgrade("/", &[("authorization", &bearer)]).await.expect("it is granted").0;
     assert_eq!(client.hear().await["type"], "error", "it gives up for ever on a close without a frame");
     assert_eq!(client.closed().await.0, 1008);
-    let world = serving(&speaking("trishula", "")).await;
+    let world = World::serving(&speaking("trishula", "")).await;
     let mut client = world.upgrade("/", &[("authorization", &bearer)]).await.expect("it is granted").0;
     assert_eq!(client.closed().await.0, 4401);
 }

@@ -141,6 +141,19 @@ impl World {
         world
     }
 
+    /// With these services, and a node.
+    pub async fn serving(services: &str) -> World {
+        World::serving_from(Machine::new(), services).await
+    }
+
+    /// The same on a machine that has what they need already.
+    pub async fn serving_from(machine: Machine, services: &str) -> World {
+        let config = machine.configure_services(services);
+        let mut world = World::start_on(machine, config);
+        world.connect(1).await;
+        world
+    }
+
     /// Without a node.
     pub fn start_alone(more: &str) -> World {
         World::start_prepared(more, |_| {})

@@ -3,10 +3,11 @@
 
 use std::collections::VecDeque;
 
+use crate::metrics;
 use crate::wire::envelope::{Class, Head};
 use crate::wire::ids::MessageId;
 
-/// As many are remembered; of more, the oldest are not. A session's windows are smaller.
+/// As many are remembered; of more, the oldest are not, which is counted.
 const MOST: usize = 1024;
 
 /// In the order in which they were sent.
@@ -21,6 +22,7 @@ impl Unanswered {
         }
         if self.0.len() >= MOST {
             self.0.pop_front();
+            metrics::QUEUE_FULL.with_label_values(&["session.unanswered"]).inc();
         }
         self.0.push_back(head.id.clone());
     }

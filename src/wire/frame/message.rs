@@ -93,7 +93,8 @@ pub enum Outcome {
     Reached(State, Option<Refusal>),
     /// It is on disk as a second copy.
     Held,
-    /// It is not known: it never came, or the disk that knew it is lost.
+    /// It is not known: it never came, or the disk that knew it is lost. Where its sender's marks had to go, that is not said, but
+    /// that it is refused as too old.
     Unknown,
     /// Its recipient lives elsewhere, as far as this node knows.
     Elsewhere,

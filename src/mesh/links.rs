@@ -325,6 +325,9 @@ impl Mesh {
 
     pub(super) fn pong(&mut self, id: LinkId, number: u64, wall_ms: u64) {
         let (now, ours) = (self.now, self.wall_ms());
+        if self.links.get(&id).is_some_and(|link| link.role == Role::Node) {
+            self.seen_clock(wall_ms.saturating_mul(1 << 16));
+        }
         let Some(link) = self.links.get_mut(&id) else { return };
         if let Some((_, sent)) = link.ping.filter(|(expected, _)| *expected == number) {
             link.ping = None;

@@ -266,7 +266,7 @@ impl Mesh {
         let same = arrived.registered_ms == registered_ms;
         let as_it_was = same && arrived.timely;
         let age_ms = if as_it_was { arrived.age_ms } else { arrived.age_ms.saturating_add(UNDER_WAY_MS) };
-        item.sent_ms = item.taken_ms.saturating_sub(age_ms);
+        item.sent_ms = self.latest_ms().saturating_sub(age_ms);
         item.alone = arrived.unseen && as_it_was;
         item.redelivered = arrived.redelivered || (!same && self.hears_late());
         item.state = State::Stored;

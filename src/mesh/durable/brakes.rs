@@ -143,6 +143,12 @@ impl Mesh {
         *clock
     }
 
+    /// The time by the clock of whichever node is most ahead, as far as its readings are credible: nothing that any of them
+    /// took is younger than it seems by this.
+    pub(super) fn latest_ms(&self) -> u64 {
+        self.wall_ms().max(self.durable.brakes.clock >> 16)
+    }
+
     /// Another node's reading: ours is later from now on, unless that one is far ahead.
     pub(in crate::mesh) fn seen_clock(&mut self, theirs: u64) {
         let limit = (self.wall_ms() + MAX_DRIFT_MS) << 16;

@@ -165,9 +165,10 @@ impl Mesh {
         self.hold_elsewhere(no);
     }
 
-    /// How long ago an item's sender sent it, in milliseconds, as far as that is known.
+    /// How long ago an item's sender sent it, in milliseconds, as far as that is known: not less because this node's clock is
+    /// behind the others'.
     pub(super) fn age_ms(&self, no: No) -> u64 {
-        self.durable.table.get(no).map_or(0, |item| self.wall_ms().saturating_sub(item.sent_ms))
+        self.durable.table.get(no).map_or(0, |item| self.latest_ms().saturating_sub(item.sent_ms))
     }
 
     /// When a message of this age was sent at the earliest, by the clock that stands still while the machine sleeps and

@@ -211,7 +211,7 @@ impl Mesh {
             state: State::Accepted,
             reason: None,
             taken_ms: now_ms,
-            sent_ms: head.sent_about_ms(now_ms),
+            sent_ms: head.sent_about_ms(self.latest_ms()),
             expires_ms: now_ms.saturating_add(head.ttl_ms.unwrap_or(LONGEST_MS).min(LONGEST_MS)),
             not_before_ms: if not_before > 0 { now_ms.saturating_add(not_before) } else { 0 },
             on_disk: false,

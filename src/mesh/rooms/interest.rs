@@ -353,7 +353,7 @@ mod tests {
         let mut mesh = mesh();
         let full = MAX_ANNOUNCED / MAX_MEMBERS + 1;
         for room in 0..=full {
-            mesh.keep_room(&key(room));
+            mesh.keep_room(&key(room), None).unwrap();
             let subs = &mut mesh.rooms.kept.get_mut(&key(room)).unwrap().subs;
             subs.extend((0..MAX_MEMBERS).map(|n| {
                 let session = (LinkId(1), SessionNo((room * MAX_MEMBERS + n) as u64));

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use super::sessions::Key;
 use super::{Mesh, Ticket, Time};
+use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::Head;
 use crate::wire::frame::{RoomAsk, RoomSubscribe};
 use crate::wire::ids::{AgentAddr, AgentName, Incarnation, LinkId, MessageId, NodeName};
@@ -45,7 +46,8 @@ use interest::Interest;
 use log::Log;
 use proof::Unproved;
 
-/// Rooms that a node keeps; those of one namespace are at most half of what the others leave.
+/// Rooms that a node keeps; those of one namespace are at most half of what the others leave, and those that one of its agents
+/// opened at most half of what its other agents leave.
 const MAX_ROOMS: usize = 4096;
 /// Largest message of a room, in bytes.
 const MAX_MESSAGE: usize = (1 << 20) + 1024;
@@ -135,6 +137,8 @@ struct Room {
     leaving: BTreeMap<AgentName, Time>,
     /// When somebody wanted something of it last.
     used: Time,
+    /// The agent that opened it here; `None`: it was kept from an earlier life.
+    by: Option<AgentAddr>,
 }
 
 /// All that a node has of rooms.
@@ -193,7 +197,7 @@ pub struct RoomsView {
 }
 
 impl Room {
-    fn new(now: Time) -> Room {
+    fn new(now: Time, by: Option<AgentAddr>) -> Room {
         Room {
             log: Log::default(),
             subs: BTreeMap::new(),
@@ -204,6 +208,7 @@ impl Room {
             shown: BTreeSet::new(),
             leaving: BTreeMap::new(),
             used: now,
+            by,
         }
     }
 
@@ -240,7 +245,7 @@ impl Mesh {
                 continue;
             }
             let mut holes = BTreeMap::new();
-            let mut room = Room::new(self.now);
+            let mut room = Room::new(self.now, None);
             for (origin, place) in known.floors {
                 room.log.drop_up_to(&origin, place);
             }
@@ -288,15 +293,12 @@ impl Mesh {
         view
     }
 
-    /// The room, from now on kept here; `None`: there are too many.
-    fn keep_room(&mut self, key: &RoomKey) -> Option<&mut Room> {
+    /// The room, from now on kept here, unless there are too many. `by`: the agent for which it is opened, if its share is to
+    /// be looked at.
+    fn keep_room(&mut self, key: &RoomKey, by: Option<&AgentAddr>) -> Result<&mut Room, Refusal> {
         if !self.rooms.kept.contains_key(key) {
-            let kept = self.rooms.kept.len();
-            let own = self.rooms.kept.keys().filter(|other| other.namespace == key.namespace).count();
-            if own >= (MAX_ROOMS - (kept - own).min(MAX_ROOMS)) / 2 {
-                return None;
-            }
-            let mut room = Room::new(self.now);
+            self.has_room_for(key, by)?;
+            let mut room = Room::new(self.now, by.cloned());
             for (origin, place) in self.rooms.forgotten.take(key) {
                 room.log.drop_up_to(&origin, place);
             }
@@ -312,7 +314,31 @@ impl Mesh {
             }
             self.show_members(key, &BTreeSet::new());
         }
-        self.rooms.kept.get_mut(key)
+        self.rooms.kept.get_mut(key).ok_or_else(|| Refusal::new(Code::Internal, "the room is gone"))
+    }
+
+    /// Whether one more room may be kept, for this namespace and this agent.
+    fn has_room_for(&self, key: &RoomKey, by: Option<&AgentAddr>) -> Result<(), Refusal> {
+        let namespace = &key.namespace;
+        let kept = self.rooms.kept.len();
+        let own = || self.rooms.kept.iter().filter(|(other, _)| other.namespace == *namespace);
+        let all_own = own().count();
+        let share = MAX_ROOMS.saturating_sub(kept - all_own) / 2;
+        if all_own >= share {
+            let message = format!(
+                "this node keeps {MAX_ROOMS} rooms at most, and can keep no more of namespace {namespace}"
+            );
+            return Err(Refusal::new(Code::RateLimited, message));
+        }
+        let Some(by) = by else { return Ok(()) };
+        let opened = own().filter(|(_, room)| room.by.as_ref() == Some(by)).count();
+        if opened >= share.saturating_sub(all_own - opened) / 2 {
+            let message = format!(
+                "{by} has opened {opened} rooms here, and may open no more until some are forgotten: the rest is for others"
+            );
+            return Err(Refusal::new(Code::RateLimited, message));
+        }
+        Ok(())
     }
 
     /// The other nodes that keep a room and can be reached.
@@ -354,9 +380,4 @@ impl Mesh {
         let ticket = self.persist(record.clone());
         self.rooms.waiting.insert(ticket, Waiting::Dropped(Box::new(record)));
     }
-}
-
-fn too_many_rooms(key: &RoomKey) -> String {
-    let namespace = &key.namespace;
-    format!("this node keeps {MAX_ROOMS} rooms at most, and can keep no more of namespace {namespace}")
 }

@@ -18,7 +18,7 @@ use crate::wire::record::{Record, RoomMessage};
 use crate::wire::room::{Position, RoomKey};
 
 use super::log::Line;
-use super::{MAX_MESSAGE, MAX_QUEUED, MAX_WAITING, MAX_WAITING_BYTES, Queued, Waiting, too_many_rooms};
+use super::{MAX_MESSAGE, MAX_QUEUED, MAX_WAITING, MAX_WAITING_BYTES, Queued, Waiting};
 
 impl Mesh {
     /// A session publishes. Its entrance and the mesh have checked that it may.
@@ -33,9 +33,9 @@ impl Mesh {
             return self.refuse_publish(&[sender], &head, Refusal::new(Code::TooLarge, message));
         }
         let (now, bytes) = (self.now, self.rooms.waiting_bytes + payload.len());
-        let Some(room) = self.keep_room(&key) else {
-            let message = too_many_rooms(&key);
-            return self.refuse_publish(&[sender], &head, Refusal::new(Code::RateLimited, message));
+        let room = match self.keep_room(&key, Some(&head.from)) {
+            Ok(room) => room,
+            Err(refusal) => return self.refuse_publish(&[sender], &head, refusal),
         };
         room.used = now;
         if room.ready_at.is_some() {
@@ -121,7 +121,7 @@ impl Mesh {
 
     fn published(&mut self, key: &RoomKey, head: &Head, message: RoomMessage) {
         // It may have been forgotten while the disk wrote, when nobody was there.
-        if self.keep_room(key).is_none() {
+        if self.keep_room(key, None).is_err() {
             return;
         }
         let Some(room) = self.rooms.kept.get_mut(key) else { return };

@@ -18,24 +18,24 @@ use crate::wire::ids::{AgentName, LinkId, NodeName, RoomName, Sequence, SessionN
 use crate::wire::room::{MAX_CURSOR, MAX_HISTORY, MAX_SUBSCRIPTIONS, RoomKey, Vector};
 
 use super::log::{CatchUp, Log};
-use super::{MAX_QUEUED, Queued, Room, Sub, too_many_rooms};
+use super::{MAX_QUEUED, Queued, Room, Sub};
 
 impl Mesh {
     /// A session subscribes, for the first time or again.
     pub(in crate::mesh) fn subscribe(&mut self, link: LinkId, wish: RoomSubscribe) {
         let session = (link, wish.session);
         let known = self.sessions.get(session).filter(|known| known.ready);
-        let Some(namespace) = known.map(|known| known.agent.namespace.clone()) else { return };
-        let key = RoomKey::new(namespace, wish.room.clone());
+        let Some(agent) = known.map(|known| known.agent.clone()) else { return };
+        let key = RoomKey::new(agent.namespace.clone(), wish.room.clone());
         let has = self.rooms.by_session.get(&session);
         if has.is_some_and(|has| has.len() >= MAX_SUBSCRIPTIONS && !has.contains(&key)) {
             let message = format!("a session subscribes to {MAX_SUBSCRIPTIONS} rooms at most");
             return self.refuse_subscriber(link, &wish, key, Refusal::new(Code::RateLimited, message));
         }
         let now = self.now;
-        let Some(room) = self.keep_room(&key) else {
-            let message = too_many_rooms(&key);
-            return self.refuse_subscriber(link, &wish, key, Refusal::new(Code::RateLimited, message));
+        let room = match self.keep_room(&key, Some(&agent)) {
+            Ok(room) => room,
+            Err(refusal) => return self.refuse_subscriber(link, &wish, key, refusal),
         };
         room.used = now;
         if room.ready_at.is_none() && !(begins_now(&wish) && self.has_unheard_keepers(&key)) {
@@ -180,9 +180,9 @@ impl Mesh {
             return self.ask_room_now(link, &key, &ask);
         }
         let now = self.now;
-        let Some(room) = self.keep_room(&key) else {
-            let message = too_many_rooms(&key);
-            return self.refuse_ask(link, &ask, &Refusal::new(Code::RateLimited, message));
+        let room = match self.keep_room(&key, None) {
+            Ok(room) => room,
+            Err(refusal) => return self.refuse_ask(link, &ask, &refusal),
         };
         room.used = now;
         if room.ready_at.is_none() {

@@ -1,5 +1,7 @@
 //! The hybrid logical clock: it follows those of other nodes, and not far.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::cluster::*;
@@ -82,4 +84,26 @@ fn a_clock_that_is_far_ahead_is_not_followed() {
     cluster.run(seconds(60));
     let ours = next_reading(&mut cluster, &alice, "m-10");
     assert!(milliseconds(ours).abs_diff(cluster.wall_ms()) < 1_000);
+}
+
+#[test]
+fn a_node_whose_clock_is_behind_makes_no_message_younger() {
+    // covers T07, T18: given again at such a node, it would reach a recipient that had it elsewhere without a mark.
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    cluster.register("agni", "bob");
+    cluster.run(seconds(1));
+
+    // An agent whose clock is right sent it five seconds ago by the clock here, which is half a minute behind agni's.
+    let head = Head { sent_ms: cluster.wall_ms() - 5_000, ..durable(&alice, "bob", "m-1") };
+    cluster.inject("dc", "agni", Frame::Pong(0, cluster.wall_ms() + 30_000));
+    cluster.forget();
+    cluster.submit(&alice, head);
+    cluster.run(Duration::from_millis(200));
+    let age_ms =
+        cluster.sent.iter().filter(|sent| sent.from == node("dc")).find_map(|sent| match &sent.frame {
+            Frame::Forward(forward, _) => Some(forward.age_ms),
+            _ => None,
+        });
+    assert!((35_000..36_000).contains(&age_ms.unwrap()), "{age_ms:?} ms old");
 }

@@ -34,7 +34,7 @@ pub(super) fn writes(mesh: &mut Mesh) -> Vec<(Ticket, Record)> {
 
 pub(super) fn publish(mesh: &mut Mesh, id: &str) {
     let key = key();
-    mesh.keep_room(&key);
+    mesh.keep_room(&key, None).unwrap();
     let from = message("dc", 1, 1, "m").from;
     let to = Target::Room(key.namespace.clone(), key.name.clone());
     let head = Head::new(from, to, MessageId::new(id).unwrap(), Kind::Status);
@@ -69,7 +69,7 @@ fn a_room_that_is_made_anew_is_not_erased_by_what_the_disk_refused_before() {
 fn what_comes_after_a_refused_write_is_not_said_to_be_written() {
     // covers B07, T10
     let mut mesh = with_rooms(BTreeMap::new());
-    mesh.keep_room(&key());
+    mesh.keep_room(&key(), None).unwrap();
     let written = |mesh: &Mesh| mesh.rooms.kept[&key()].log.lines[&node("agni")].written.n;
     for n in 1..=6 {
         mesh.take_entry(entry(n), Bytes::from_static(b"{}"));
@@ -119,7 +119,7 @@ fn a_gap_is_told_after_the_room_was_forgotten_and_after_a_restart_too() {
     let mut restarted = with_rooms([(key(), disk)].into());
     for mesh in [&mut mesh, &mut restarted] {
         assert_eq!(mesh.rooms_view().rooms, 0);
-        mesh.keep_room(&key());
+        mesh.keep_room(&key(), None).unwrap();
         let log = &mesh.rooms.kept[&key()].log;
         assert!(!log.since(&vector(&[("agni", 10)])).recovered);
         assert!(log.since(&vector(&[("agni", 20)])).recovered);
@@ -188,7 +188,7 @@ fn a_room_of_which_all_is_lost_is_not_taken_for_a_new_one() {
     let known = KnownRoom { holes: [(node("agni"), at(3))].into(), ..KnownRoom::default() };
     let mut mesh = with_rooms([(key(), known)].into());
     assert_eq!((mesh.rooms_view().rooms, mesh.rooms_view().forgotten), (0, 1));
-    mesh.keep_room(&key());
+    mesh.keep_room(&key(), None).unwrap();
     let log = &mesh.rooms.kept[&key()].log;
     assert!(!log.since(&vector(&[("agni", 2)])).recovered && log.since(&vector(&[("agni", 3)])).recovered);
 }

@@ -18,7 +18,7 @@ fn own(incarnation: u64, n: u64) -> Vector {
 /// Somebody publishes here, and the disk writes it.
 fn published(mesh: &mut Mesh, id: &str) {
     let key = key();
-    mesh.keep_room(&key);
+    mesh.keep_room(&key, None).unwrap();
     let to = Target::Room(key.namespace.clone(), key.name.clone());
     let head = Head::new(message("dc", 1, 1, "m").from, to, MessageId::new(id).unwrap(), Kind::Status);
     mesh.publish_now((LinkId(1), SessionNo(9)), &key, head, Bytes::from_static(b"{\"n\":1}"));
@@ -30,7 +30,7 @@ fn room_of_agni() -> Mesh {
     let mut mesh = with_rooms(BTreeMap::new());
     reach(&mut mesh, &["agni"]);
     keeps(&mut mesh, "agni");
-    mesh.keep_room(&key());
+    mesh.keep_room(&key(), None).unwrap();
     says(&mut mesh, "agni", 3);
     (1..=3).for_each(|n| comes(&mut mesh, "agni", n));
     says(&mut mesh, "agni", 3);

@@ -39,16 +39,40 @@ fn one_namespace_leaves_rooms_for_others() {
     let mut mesh = with_rooms(BTreeMap::new());
     let mut kept = |namespace: &str| {
         let rooms = (0..MAX_ROOMS).map(|n| named(namespace, &format!("r{n}")));
-        rooms.take_while(|key| mesh.keep_room(key).is_some()).count()
+        rooms.take_while(|key| mesh.keep_room(key, None).is_ok()).count()
     };
     assert_eq!((kept("a"), kept("b"), kept("c")), (2048, 1024, 512));
+}
+
+#[test]
+fn one_agent_leaves_rooms_for_others_of_its_namespace() {
+    // covers Q06, B19
+    let mut mesh = with_rooms(BTreeMap::new());
+    let mut opens = |agent: &str, namespace: &str| {
+        let by = AgentAddr::new(Namespace::new("a").unwrap(), AgentName::new(agent).unwrap());
+        let rooms = (0..MAX_ROOMS).map(|n| named(namespace, &format!("{agent}-{n}")));
+        let opened = rooms.take_while(|key| mesh.keep_room(key, Some(&by)).is_ok()).count();
+        let refusal = mesh.keep_room(&named(namespace, &format!("{agent}-more")), Some(&by)).unwrap_err();
+        (opened, refusal.code, refusal.message)
+    };
+    let (opened, code, message) = opens("greedy", "a");
+    assert_eq!((opened, code), (1024, Code::RateLimited));
+    assert_eq!(
+        message,
+        "a/greedy has opened 1024 rooms here, and may open no more until some are forgotten: the rest is for others"
+    );
+    assert_eq!(opens("next", "a").0, 512);
+    assert_eq!(opens("third", "a").0, 256);
+    // It may still use those that others have opened.
+    let by = AgentAddr::new(Namespace::new("a").unwrap(), AgentName::new("greedy").unwrap());
+    mesh.keep_room(&named("a", "third-0"), Some(&by)).unwrap();
 }
 
 #[test]
 fn who_is_there_is_looked_at_once_for_all_that_leave_together() {
     // covers B07
     let mut mesh = with_rooms(BTreeMap::new());
-    mesh.keep_room(&key());
+    mesh.keep_room(&key(), None).unwrap();
     for n in 0..50 {
         let agent = AgentName::new(&format!("a{n}")).unwrap();
         let session = (LinkId(1), SessionNo(n));

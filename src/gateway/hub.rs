@@ -25,6 +25,7 @@ use crate::wire::room::RoomKey;
 mod fan_out;
 mod moving;
 mod outbox;
+mod pace;
 mod rooms;
 mod told;
 mod wires;
@@ -32,6 +33,7 @@ mod wires;
 pub use fan_out::{FanOut, Measure};
 use moving::Moving;
 use outbox::{Outbox, send_front};
+use pace::Pace;
 pub use told::{Arrival, Delivery, End, Notice};
 pub use wires::Wire;
 use wires::Wires;
@@ -132,7 +134,7 @@ impl HubHandle {
         let no = SessionNo(self.shared.next.fetch_add(1, Ordering::Relaxed));
         let (wires, notices, messages, end) = Wires::new();
         self.request(Request::Open(no, wires)).await?;
-        Ok(Seat { no, notices, messages, end, hub: self.clone() })
+        Ok(Seat { no, notices, messages, end, pace: Pace::default(), hub: self.clone() })
     }
 
     /// The revocation list that the node passed on last; whoever trusts certificates verifies and keeps it.
@@ -173,6 +175,7 @@ pub struct Seat {
     pub messages: Wire<Arrival>,
     /// At most one order comes.
     pub end: Wire<End>,
+    pace: Pace,
     hub: HubHandle,
 }
 

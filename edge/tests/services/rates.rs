@@ -104,3 +104,40 @@ async fn who_says_nothing_and_hears_nothing_for_long_is_closed() {
     }
     assert_eq!(client.closed().await, (1001, "idle".into()));
 }
+
+#[tokio::test]
+async fn one_that_comes_and_goes_in_rooms_without_end_waits_and_others_do_not() {
+    // covers B09, B19
+    const FRAMES: usize = 1_600;
+    let world = serving(&preset("trishula", "")).await;
+    let (mut greedy, mut other) = (world.registered("dc").await, world.registered("agni").await);
+    let begun = std::time::Instant::now();
+    let storm = async {
+        for n in 0..FRAMES / 2 {
+            let room = format!("room:r{}", n % 200);
+            greedy.say(json!({"type": "SUBSCRIBE", "to": room})).await;
+            greedy.say(json!({"type": "UNSUBSCRIBE", "to": room})).await;
+        }
+        for _ in 0..FRAMES {
+            let answer = greedy.hear().await;
+            // A SUBSCRIBE that an UNSUBSCRIBE overtakes is told so.
+            let overtaken = answer["payload"]["code"] == "unavailable";
+            assert!(
+                overtaken || ["SUBSCRIBED", "UNSUBSCRIBED"].contains(&answer["type"].as_str().unwrap()),
+                "{answer}"
+            );
+        }
+        begun.elapsed()
+    };
+    let beside = async {
+        for n in 0..20 {
+            other.say(json!({"type": "STATUS", "to": "agni", "id": format!("m-{n}"), "payload": n})).await;
+            assert_eq!(other.hear().await["payload"], n);
+        }
+        begun.elapsed()
+    };
+    let (stormy, calm) = tokio::join!(storm, beside);
+    // 512 at once, and 500 a second.
+    assert!(stormy >= Duration::from_millis(2_000), "{stormy:?}");
+    assert!(calm < stormy, "{calm:?} of {stormy:?}");
+}

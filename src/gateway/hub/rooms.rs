@@ -18,13 +18,15 @@ impl Up {
 }
 
 impl Seat {
-    /// Subscribes, now and whenever the link is renewed.
+    /// Subscribes, now and whenever the link is renewed; at its [`Pace`](super::pace::Pace).
     pub async fn subscribe(&self, wish: Wish) -> Result<(), Stopped> {
+        self.pace.turn().await;
         self.hub.request(Request::Subscribe(self.no, Box::new(wish))).await
     }
 
-    /// Leaves a room; answered in its turn.
+    /// Leaves a room; answered in its turn, at the same pace.
     pub async fn unsubscribe(&self, room: RoomKey, id: Option<MessageId>) -> Result<(), Stopped> {
+        self.pace.turn().await;
         self.hub.request(Request::Unsubscribe(self.no, room, id)).await
     }
 }

@@ -142,8 +142,14 @@ impl Service {
     }
 
     /// How a session begins of a client that has shown this certificate.
-    fn opening_of(&self, shown: &CertificateDer<'_>) -> Result<Opening, String> {
-        let identity = self.certified.as_ref().map(|rule| rule.identity(shown)).transpose()?;
+    fn opening_of(&self, shown: &[CertificateDer<'static>]) -> Result<Opening, String> {
+        let mut identity = match (&self.certified, shown.first()) {
+            (Some(rule), Some(own)) => Some(rule.identity(own)?),
+            _ => None,
+        };
+        if let (Some(identity), Some(tls)) = (&mut identity, &self.tls) {
+            identity.certificate = Some(tls.watched(shown));
+        }
         let identity = identity.or_else(|| self.opening.identity.clone());
         Ok(Opening { identity, ..self.opening.clone() })
     }
@@ -250,7 +256,7 @@ pub struct Caller {
 impl Caller {
     fn new(site: &Site, stream: &Stream) -> Caller {
         let sni = stream.server_name().filter(|name| site.knows(name)).map(str::to_owned);
-        let certified = match stream.certificate() {
+        let certified = match stream.certificates() {
             Some(shown) => site.services().iter().map(|service| service.opening_of(shown)).collect(),
             None => Vec::new(),
         };

@@ -265,10 +265,19 @@ async fn a_revoked_certificate_is_refused_in_the_handshake_and_lists_are_taken_b
                     ca_file = \"clients.pem\"\ncrl_file = \"revoked.pem\"\n";
     let world = serving(machine, services).await;
     let comes_in = async |config| enter(world.address(), "localhost", "localhost", config).await;
-    assert!(comes_in(&good).await.is_ok() && comes_in(&bad).await.is_ok(), "nobody is revoked");
+    let (mut still, mut no_more) = (comes_in(&good).await.unwrap(), comes_in(&bad).await.unwrap());
+    for client in [&mut still, &mut no_more] {
+        client.say(json!({"type": "REGISTER", "payload": {"heartbeat_ms": 1000}})).await;
+        assert_eq!(client.hear().await["type"], "REGISTERED", "nobody is revoked");
+    }
     let before = trishula::metrics::EDGE_REFUSED.with_label_values(&["certificate"]).get();
     put(&world.machine, "revoked.pem", &clients.list(&[2, 7], day));
     until("it is refused", async || comes_in(&bad).await.err() == Some(None)).await;
+    // Who was in by it is out, and who was in by another is not.
+    let (code, why) = no_more.closed().await;
+    assert_eq!((code, why.contains("certificate")), (4401, true), "{why}");
+    still.say(json!({"type": "HEARTBEAT", "id": "h-1"})).await;
+    assert_eq!(still.hear().await["reply_to"], "h-1");
     assert!(comes_in(&good).await.is_ok());
     assert!(trishula::metrics::EDGE_REFUSED.with_label_values(&["certificate"]).get() > before);
     // What can't be taken changes nothing: no list at all, one that has ended, one of somebody else with the same name.

@@ -11,6 +11,8 @@ pub mod guest;
 pub mod keys;
 pub mod token;
 
+use std::sync::Arc;
+
 use crate::wire::ids::{AgentName, Namespace};
 
 pub use guest::{Guests, Verifier};
@@ -32,6 +34,36 @@ pub struct Identity {
     pub expires_at: Option<u64>,
     /// The token that says so, if one does.
     pub token: Option<Mark>,
+    /// The certificate that says so, if one does.
+    pub certificate: Option<Certificate>,
+}
+
+/// A certificate that was shown and found good, and whoever can say whether it still is: it may be taken back meanwhile.
+#[derive(Clone)]
+pub struct Certificate(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl Certificate {
+    /// One that holds as long as this says so.
+    pub fn holding(holds: impl Fn() -> bool + Send + Sync + 'static) -> Certificate {
+        Certificate(Arc::new(holds))
+    }
+
+    /// Whether it still holds.
+    pub fn holds(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl PartialEq for Certificate {
+    fn eq(&self, other: &Certificate) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl std::fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Certificate")
+    }
 }
 
 impl Identity {
@@ -44,6 +76,7 @@ impl Identity {
             permissions: Vec::new(),
             expires_at: None,
             token: None,
+            certificate: None,
         }
     }
 
@@ -56,6 +89,7 @@ impl Identity {
             permissions: Vec::new(),
             expires_at: None,
             token: None,
+            certificate: None,
         }
     }
 

@@ -11,6 +11,7 @@ use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -192,6 +193,8 @@ pub struct HttpsServer {
     pub config: ServerConfig,
     /// When the first of the lists of revoked client certificates ends; `None`: there are none.
     pub lists_until: Option<OffsetDateTime>,
+    /// What looks at certificates of clients.
+    pub verifier: Arc<dyn ClientCertVerifier>,
 }
 
 /// For the public side of an edge: TLS 1.2 and 1.3, HTTP/1.1, with a certificate from files that may be renewed. CAs and lists
@@ -207,7 +210,7 @@ pub fn https_server(
     let mut config = ServerConfig::builder_with_details(provider(), clock)
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
-        .with_client_cert_verifier(checks.verifier)
+        .with_client_cert_verifier(checks.verifier.clone())
         .with_cert_resolver(certificate);
     config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
     if clients != ClientCertificates::Unasked {
@@ -215,7 +218,7 @@ pub fn https_server(
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(HttpsServer { config, lists_until: checks.lists_until })
+    Ok(HttpsServer { config, lists_until: checks.lists_until, verifier: checks.verifier })
 }
 
 /// For the outside of a link through an edge: ordinary TLS as browsers speak it. With `cas` (PEM), the edge must show a

@@ -2,10 +2,14 @@
 //! others renew.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::server::danger::ClientCertVerifier;
 use time::OffsetDateTime;
+use trishula::gateway::auth;
 use trishula::identity;
 use trishula::identity::live::ReloadableCert;
 use trishula::identity::tls::{self, ClientCas, ClientCertificates};
@@ -52,6 +56,9 @@ struct Now {
     config: Arc<ServerConfig>,
     /// When the first of the revocation lists ends; `None`: there are none.
     lists_until: Option<OffsetDateTime>,
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// How often the files were read.
+    reading: u64,
     /// The files of the policy, as they were just before they were read last: a change meanwhile is read again.
     seen: Vec<Stamp>,
 }
@@ -76,6 +83,29 @@ impl Secured {
     /// For a handshake that begins now.
     pub fn config(&self) -> Arc<ServerConfig> {
         self.lock().config.clone()
+    }
+
+    /// Whether what a client has shown, its certificate first, would still bring it in: looked at again when the files of the
+    /// policy were read anew.
+    pub fn watched(self: &Arc<Self>, shown: &[CertificateDer<'static>]) -> auth::Certificate {
+        let (secured, shown) = (self.clone(), shown.to_vec());
+        let known = AtomicU64::new(u64::MAX);
+        auth::Certificate::holding(move || {
+            let (reading, verifier) = {
+                let now = secured.lock();
+                (now.reading, now.verifier.clone())
+            };
+            if known.load(Ordering::Relaxed) == reading {
+                return true;
+            }
+            let Some((own, others)) = shown.split_first() else { return true };
+            let Some(time) = clock::for_tls().current_time() else { return true };
+            let holds = verifier.verify_client_cert(own, others, time).is_ok();
+            if holds {
+                known.store(reading, Ordering::Relaxed);
+            }
+            holds
+        })
     }
 
     /// When the first of the lists of clients' certificates that were taken back ends; `None`: there are none.
@@ -106,8 +136,9 @@ impl Secured {
         }
         // What is wrong is told once, and read again when it is mended.
         self.lock().seen = seen;
-        let now = read(&self.certificate, &self.policy, self.http2)?;
-        *self.lock() = now;
+        let read = read(&self.certificate, &self.policy, self.http2)?;
+        let mut now = self.lock();
+        *now = Now { reading: now.reading + 1, ..read };
         Ok(changed)
     }
 
@@ -123,5 +154,11 @@ fn read(certificate: &Arc<ReloadableCert>, policy: &Policy, http2: bool) -> Resu
     if http2 {
         config.alpn_protocols.insert(0, tls::ALPN_H2.to_vec());
     }
-    Ok(Now { config: Arc::new(config), lists_until: server.lists_until, seen })
+    Ok(Now {
+        config: Arc::new(config),
+        lists_until: server.lists_until,
+        verifier: server.verifier,
+        reading: 0,
+        seen,
+    })
 }

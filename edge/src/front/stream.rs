@@ -43,10 +43,10 @@ impl Stream {
         }
     }
 
-    /// The certificate that the client has shown, which a configured CA was found to have issued.
-    pub fn certificate(&self) -> Option<&CertificateDer<'static>> {
+    /// The certificate that the client has shown, which a configured CA was found to have issued, and those between the two.
+    pub fn certificates(&self) -> Option<&[CertificateDer<'static>]> {
         match self {
-            Stream::Tls(tls) => tls.get_ref().1.peer_certificates()?.first(),
+            Stream::Tls(tls) => tls.get_ref().1.peer_certificates(),
             Stream::Plain(_) => None,
         }
     }

@@ -132,6 +132,7 @@ impl Guests {
             permissions: self.grants.clone(),
             expires_at: identity.expires_at,
             token: identity.token,
+            certificate: None,
         })
     }
 }

@@ -161,6 +161,7 @@ impl Own {
             permissions: claims.permissions.or(claims.scopes).unwrap_or_default(),
             expires_at,
             token: Some(mark),
+            certificate: None,
         })
     }
 }

@@ -132,6 +132,11 @@ impl<C: Carrier> Session<C> {
         {
             return Err(refused_end(token::taken_back()));
         }
+        let shown = self.identity.as_ref().and_then(|identity| identity.certificate.as_ref());
+        if shown.is_some_and(|certificate| !certificate.holds()) {
+            let message = "the client's certificate is no longer good here: it or its CA was taken back";
+            return Err(refused_end(Refusal::new(Code::TokenInvalid, message)));
+        }
         Ok(())
     }
 

@@ -274,7 +274,8 @@ async fn a_revoked_certificate_is_refused_in_the_handshake_and_lists_are_taken_b
     put(&world.machine, "revoked.pem", &clients.list(&[2, 7], day));
     until("it is refused", async || comes_in(&bad).await.err() == Some(None)).await;
     // Who was in by it is out, and who was in by another is not.
-    let (code, why) = no_more.closed().await;
+    let within = std::time::Duration::from_secs(60);
+    let (code, why) = tokio::time::timeout(within, no_more.closed()).await.expect("it is closed");
     assert_eq!((code, why.contains("certificate")), (4401, true), "{why}");
     still.say(json!({"type": "HEARTBEAT", "id": "h-1"})).await;
     assert_eq!(still.hear().await["reply_to"], "h-1");

@@ -18,7 +18,7 @@ impl Up {
 }
 
 impl Seat {
-    /// Subscribes, now and whenever the link is renewed; at its [`Pace`](super::pace::Pace).
+    /// Subscribes, now and whenever the link is renewed; at the pace of `hub::pace`.
     pub async fn subscribe(&self, wish: Wish) -> Result<(), Stopped> {
         self.pace.turn().await;
         self.hub.request(Request::Subscribe(self.no, Box::new(wish))).await

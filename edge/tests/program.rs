@@ -47,12 +47,39 @@ fn faults_of_the_configuration_exit_with_64() {
     let good = std::fs::read_to_string(machine.path()).unwrap();
     for (more, says) in [
         ("max_frmae = 5", vec!["edge.toml:10:1:", "max_frmae", "did you mean"]),
-        ("max_frame = 5", vec!["edge.toml", "service trishula: max_frame: 5 is not from 1024"]),
+        ("max_frame = 5", vec!["edge.toml:10:1:", "service trishula: max_frame: 5 is not from 1024"]),
         ("max_frame = \"big\"", vec!["edge.toml:10:", "big"]),
     ] {
         std::fs::write(machine.path(), format!("{good}{more}\n")).unwrap();
         fails(&machine, BAD_CONFIGURATION, &says);
     }
+}
+
+#[test]
+fn addresses_of_the_node_that_are_none_exit_with_64() {
+    // covers T03, B19
+    let machine = Machine::new();
+    machine.configure("");
+    let good = std::fs::read_to_string(machine.path()).unwrap();
+    for (address, says) in [
+        ("192.0.2.7", "the port is missing"),
+        ("192.0.2.7:0", "the port must not be 0"),
+        ("agni.example.com:99999", "the port is not a number from 1 to 65535"),
+        ("https://agni.example.com:8766", "unix:PATH"),
+        ("2001:db8::7:8766", "brackets"),
+        ("", "HOST:PORT, such as agni.example.com:8766"),
+        ("unix:", "such as \\\"unix:/run/trishula/edge.sock\\\""),
+        ("wss://agni.example.com:x/mesh", "such as wss://agni.example.com:443/mesh"),
+    ] {
+        let nodes = format!("[uplink]\nnodes = [\"127.0.0.1:8766\", \"{address}\"]\n{good}");
+        std::fs::write(machine.path(), nodes).unwrap();
+        let says = says.replace("\\\"", "\"");
+        fails(&machine, BAD_CONFIGURATION, &["edge.toml:2:1: uplink.nodes: ", address, &says]);
+    }
+    let nodes = "nodes = [\"unix:edge.sock\", \"[2001:db8::7]:8766\", \"localhost:8766\", \"wss://agni.example.com/mesh\"]";
+    std::fs::write(machine.path(), format!("[uplink]\n{nodes}\n{good}")).unwrap();
+    let output = edge(&machine, "check");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

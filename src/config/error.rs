@@ -112,9 +112,16 @@ pub(super) fn explain(message: &str, key: Option<&str>) -> String {
             None => format!("the section [{field}] is missing; add it, see deploy/node.toml for an example"),
         };
     }
+    let remedy = match message {
+        "invalid socket address syntax" => {
+            "; write IP:PORT, such as 0.0.0.0:8765 (every address of this machine)"
+        }
+        "invalid IP address syntax" => "; write it in numbers, such as 192.0.2.7 or 2001:db8::7",
+        _ => "",
+    };
     match key {
-        Some(key) => format!("{key}: {message}"),
-        None => message.to_owned(),
+        Some(key) => format!("{key}: {message}{remedy}"),
+        None => format!("{message}{remedy}"),
     }
 }
 

@@ -48,5 +48,6 @@ pub mod shown;
 pub mod site;
 pub mod speech;
 pub mod stamp;
+pub mod taken;
 pub mod trust;
 pub mod wss;

@@ -284,10 +284,7 @@ async fn granted(
     port: Port<'_>,
 ) -> Result<(Answer, Grant), Box<Answer>> {
     let path = request.uri().path();
-    if let Err(head::Refused { answer, why }) = head::check(request) {
-        page.door.iter().for_each(|door| door.log_some(from, REQUEST, why));
-        return Err(Box::new(answer));
-    }
+    head::check(request, from, page.door.as_deref())?;
     if matches!(port, Port::Misdirected) {
         return Err(Box::new(misdirected(page, from)));
     }

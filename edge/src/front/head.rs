@@ -1,33 +1,35 @@
 //! What the head of a request must keep to, whatever carries it: so many headers, and one host (RFC 9112 section 3.2).
 
+use std::net::SocketAddr;
+
 use hyper::header::{COOKIE, HOST, HeaderMap};
 use hyper::http::uri::Authority;
 use hyper::{Request, StatusCode, Version};
 
-use crate::http::{self, Answer, refuse};
+use crate::door::Door;
+use crate::http::{self, Answer, REQUEST, refuse};
 
 /// Lines of headers that a request may have.
 pub(crate) const MAX_HEADERS: usize = 64;
 
-/// Why a request is not looked at any further.
-pub(crate) struct Refused {
-    /// For the client.
-    pub answer: Answer,
-    /// For the log.
-    pub why: &'static str,
-}
-
-/// Looks at a request before anything is done for it.
-pub(crate) fn check<B>(request: &Request<B>) -> Result<(), Refused> {
-    if lines(request.headers()) > MAX_HEADERS {
-        let why = "the request has more than 64 headers";
+/// Looks at a request before anything is done for it. What is refused is counted and logged at the door.
+pub(crate) fn check<B>(
+    request: &Request<B>,
+    from: SocketAddr,
+    door: Option<&Door>,
+) -> Result<(), Box<Answer>> {
+    let (status, why, hint) = if lines(request.headers()) > MAX_HEADERS {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        return Err(Refused { answer: refuse(status, "bad_frame", why, "send fewer headers"), why });
-    }
-    host(request).map_err(|why| {
+        (status, "the request has more than 64 headers", "send fewer headers")
+    } else {
+        let Err(why) = host(request) else { return Ok(()) };
         let hint = "send exactly one Host, with the name and port that are asked, such as example.com:8765";
-        Refused { answer: refuse(StatusCode::BAD_REQUEST, "bad_frame", why, hint), why }
-    })
+        (StatusCode::BAD_REQUEST, why, hint)
+    };
+    if let Some(door) = door {
+        door.log_some(from, REQUEST, why);
+    }
+    Err(Box::new(refuse(status, "bad_frame", why, hint)))
 }
 
 /// HTTP/2 may split a cookie into many lines (RFC 9113 section 8.2.3): they count as one.
@@ -70,7 +72,8 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        check(&request.body(()).unwrap()).err().map(|refused| refused.answer.status().as_u16())
+        let from = SocketAddr::from(([192, 0, 2, 1], 1));
+        check(&request.body(()).unwrap(), from, None).err().map(|answer| answer.status().as_u16())
     }
 
     #[test]

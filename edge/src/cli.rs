@@ -11,7 +11,7 @@ use crate::config::EdgeConfig;
 use crate::front::expiry;
 use crate::front::reload::{Report, Source};
 use crate::prepare::Prepared;
-use crate::{config, front, prepare, print, run};
+use crate::{config, front, prepare, print, run, taken};
 
 const FAILED: u8 = 1;
 const BAD_CONFIGURATION: u8 = 64;
@@ -164,7 +164,7 @@ fn reload_command(args: &ReloadArgs) -> Result<(), Failure> {
 }
 
 fn check_command(args: &CheckArgs) -> Result<(), Failure> {
-    let config = EdgeConfig::load(&args.config, std::env::vars(), Vec::new())?;
+    let mut config = EdgeConfig::load(&args.config, std::env::vars(), Vec::new())?;
     config.log.check()?;
     let services = prepare::services(&config)?;
     let bundle = prepare::bundle(&config)?;
@@ -174,8 +174,11 @@ fn check_command(args: &CheckArgs) -> Result<(), Failure> {
         return Err(Failure::Ended(ended));
     }
     if !args.running {
-        // Sockets of tokio's need its runtime.
-        runtime(1)?.block_on(async { run::Listeners::bind(&config).map(drop) })?;
+        let own = runtime(1)?.block_on(taken::try_ports(&config))?;
+        if !own.is_empty() {
+            let own: Vec<String> = own.iter().map(ToString::to_string).collect();
+            config.notes.push(format!("this edge is running, and has {}", own.join(", ")));
+        }
     }
     if args.json {
         let services: Vec<_> = services

@@ -31,6 +31,7 @@ use crate::deflate::{Agreed, Shared};
 use crate::door::{Door, Seat, Turned};
 use crate::echo;
 use crate::front::handshake::{is_connect, says, switch};
+use crate::front::head::{self, MAX_HEADERS};
 use crate::front::measured::Series;
 use crate::front::{self, health, reload};
 use crate::listener::Counts;
@@ -43,6 +44,10 @@ pub(crate) const MAX_REQUEST: usize = 32 * 1024;
 /// A connection that does not become a WebSocket ends after so many times what a request may take: one that sends
 /// requests and reads no answer would stay for ever.
 pub(crate) const REQUESTS_WITHIN: u32 = 6;
+/// A request that can't be read or does not come, in the metrics and the log.
+pub(crate) const REQUEST: &str = "request";
+/// A connection that ends as nothing came of its requests, likewise.
+pub(crate) const SLOW_REQUESTS: &str = "slow_requests";
 
 /// What the pages of one listener are made of.
 #[derive(Clone)]
@@ -193,7 +198,7 @@ where
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(within)
-        .max_headers(64)
+        .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_REQUEST)
         .serve_connection(TokioIo::new(io), Pinned(service));
     // Taken back by hand, the connection stays what it was; hyper's own upgrade would box it.
@@ -202,13 +207,13 @@ where
         Ok(Ok(parts)) => parts,
         Ok(Err(e)) => {
             if e.is_parse() || e.is_parse_too_large() || e.is_timeout() {
-                refused(from, pages, "request", &e.to_string());
+                refused(from, pages, REQUEST, &e.to_string());
             }
             tracing::debug!(%from, error = %e, "a connection ended amid a request");
             return None;
         }
         Err(_) => {
-            refused(from, pages, "slow_requests", "a connection for requests has lasted long enough");
+            refused(from, pages, SLOW_REQUESTS, "a connection for requests has lasted long enough");
             return None;
         }
     };
@@ -229,9 +234,12 @@ pub(crate) fn host(request: &Request<Incoming>) -> Option<&str> {
     if let Some(host) = request.uri().host() {
         return Some(host);
     }
-    let host = request.headers().get(header::HOST)?.to_str().ok()?;
+    request.headers().get(header::HOST)?.to_str().ok().map(without_port)
+}
+
+pub(crate) fn without_port(host: &str) -> &str {
     // An address of IPv6 has a bracket behind its colons.
-    Some(host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(host, _)| host))
+    host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(host, _)| host)
 }
 
 /// A service whose futures are boxed, as taking a connection back by hand needs them to be movable.
@@ -276,6 +284,7 @@ async fn granted(
     port: Port<'_>,
 ) -> Result<(Answer, Grant), Box<Answer>> {
     let path = request.uri().path();
+    head::check(request, from, page.door.as_deref())?;
     if matches!(port, Port::Misdirected) {
         return Err(Box::new(misdirected(page, from)));
     }

@@ -6,6 +6,7 @@
 //! | [`cli`] | `trishula-edge run\|check` |
 //! | [`config`] | the file `edge.toml` |
 //! | [`prepare`] | what a configuration needs to run: secrets, certificates, identity, ports |
+//! | [`taken`] | whose a port is that can't be taken |
 //! | [`trust`] | secrets, public keys and revoked tokens, read again when their files change |
 //! | [`print`](mod@print) | what the commands show; nothing else writes to the terminal |
 //! | [`run`] | everything in the right order, once |
@@ -48,5 +49,6 @@ pub mod shown;
 pub mod site;
 pub mod speech;
 pub mod stamp;
+pub mod taken;
 pub mod trust;
 pub mod wss;

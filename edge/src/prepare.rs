@@ -49,8 +49,11 @@ pub enum Error {
     /// Whom to believe of other machines' edges.
     #[error("[uplink] fallback_ca: {0}")]
     Fallback(identity::Error),
-    /// A port that somebody else has.
-    #[error("{address} is in use by another program; see which with: ss -ltnp 'sport = :{}', or listen elsewhere", .address.port())]
+    /// A port that somebody has.
+    #[error(
+        "{address} is in use: by this edge if it runs already (then look at the rest with: trishula-edge check --running), or by another \
+         program; see which with: ss -ltnp 'sport = :{}'; stop that, or listen elsewhere", .address.port()
+    )]
     InUse {
         /// Where.
         address: SocketAddr,

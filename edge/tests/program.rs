@@ -47,12 +47,39 @@ fn faults_of_the_configuration_exit_with_64() {
     let good = std::fs::read_to_string(machine.path()).unwrap();
     for (more, says) in [
         ("max_frmae = 5", vec!["edge.toml:10:1:", "max_frmae", "did you mean"]),
-        ("max_frame = 5", vec!["edge.toml", "service trishula: max_frame: 5 is not from 1024"]),
+        ("max_frame = 5", vec!["edge.toml:10:1:", "service trishula: max_frame: 5 is not from 1024"]),
         ("max_frame = \"big\"", vec!["edge.toml:10:", "big"]),
     ] {
         std::fs::write(machine.path(), format!("{good}{more}\n")).unwrap();
         fails(&machine, BAD_CONFIGURATION, &says);
     }
+}
+
+#[test]
+fn addresses_of_the_node_that_are_none_exit_with_64() {
+    // covers T03, B19
+    let machine = Machine::new();
+    machine.configure("");
+    let good = std::fs::read_to_string(machine.path()).unwrap();
+    for (address, says) in [
+        ("192.0.2.7", "the port is missing"),
+        ("192.0.2.7:0", "the port must not be 0"),
+        ("agni.example.com:99999", "the port is not a number from 1 to 65535"),
+        ("https://agni.example.com:8766", "unix:PATH"),
+        ("2001:db8::7:8766", "brackets"),
+        ("", "HOST:PORT, such as agni.example.com:8766"),
+        ("unix:", "such as \\\"unix:/run/trishula/edge.sock\\\""),
+        ("wss://agni.example.com:x/mesh", "such as wss://agni.example.com:443/mesh"),
+    ] {
+        let nodes = format!("[uplink]\nnodes = [\"127.0.0.1:8766\", \"{address}\"]\n{good}");
+        std::fs::write(machine.path(), nodes).unwrap();
+        let says = says.replace("\\\"", "\"");
+        fails(&machine, BAD_CONFIGURATION, &["edge.toml:2:1: uplink.nodes: ", address, &says]);
+    }
+    let nodes = "nodes = [\"unix:edge.sock\", \"[2001:db8::7]:8766\", \"localhost:8766\", \"wss://agni.example.com/mesh\"]";
+    std::fs::write(machine.path(), format!("[uplink]\n{nodes}\n{good}")).unwrap();
+    let output = edge(&machine, "check");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -134,11 +161,67 @@ fn a_port_in_use_is_named() {
     let text = std::fs::read_to_string(machine.path()).unwrap();
     let text = text.replace("listen = [\"127.0.0.1:0\"]", &format!("listen = [\"{address}\"]"));
     std::fs::write(machine.path(), text).unwrap();
-    fails(&machine, 1, &[&address, "in use", "ss -ltnp"]);
+    fails(&machine, 1, &[&address, "in use: by this edge if it runs already", "another program", "ss -ltnp"]);
     // An edge with this configuration may be running.
     let mut check = Command::new(env!("CARGO_BIN_EXE_trishula-edge"));
     let output = check.args(["check", "--running", "--config"]).arg(machine.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_port_of_the_edge_itself_is_no_fault() {
+    // covers T03
+    let machine = Machine::new();
+    machine.configure("");
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let [port, metrics, redirect, elsewhere] = [free(), free(), free(), free()];
+    let text = std::fs::read_to_string(machine.path()).unwrap();
+    let text =
+        text.replace("[metrics]\nlisten = \"127.0.0.1:0\"", &format!("[metrics]\nlisten = \"{metrics}\""));
+    let text = text.replace("listen = [\"127.0.0.1:0\"]", &format!("listen = [\"{port}\"]"));
+    let text = format!("[redirect]\nlisten = [\"{redirect}\"]\n{text}");
+    std::fs::write(machine.path(), &text).unwrap();
+    let _running = Running::start(&machine);
+    let output = edge(&machine, "check");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let note = format!("note: this edge is running, and has {port}, {metrics}, {redirect}");
+    assert!(said.contains(&note), "{said}");
+    // Another program has what the edge is to have besides, or another edge has what is to be this one's.
+    let _taken = std::net::TcpListener::bind(&elsewhere).unwrap();
+    let more = text.replace(&format!("[\"{port}\"]"), &format!("[\"{port}\", \"{elsewhere}\"]"));
+    let other = format!("[edge]\nname = \"other\"\n{text}");
+    for (text, at) in [(&more, &elsewhere), (&other, &port)] {
+        std::fs::write(machine.path(), text).unwrap();
+        let output = edge(&machine, "check");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("{at} is in use")), "{said}");
+    }
+}
+
+/// A program that runs until the test ends.
+struct Running(std::process::Child);
+
+impl Running {
+    fn start(machine: &Machine) -> Running {
+        use std::io::{BufRead, BufReader};
+        let mut edge = Command::new(env!("CARGO_BIN_EXE_trishula-edge"));
+        edge.args(["run", "--config"]).arg(machine.path()).stderr(std::process::Stdio::piped());
+        let mut running = Running(edge.spawn().unwrap());
+        let mut log = BufReader::new(running.0.stderr.take().unwrap()).lines();
+        assert!(log.any(|line| line.unwrap().contains("listening")));
+        // Somebody must read on, or it can't write.
+        std::thread::spawn(move || log.map_while(Result::ok).for_each(drop));
+        running
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

@@ -6,9 +6,12 @@ mod support;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Instant;
 
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
 use support::{Machine, PATIENCE};
 
 /// A program that runs, and its log.
@@ -25,6 +28,17 @@ impl Drop for Program {
 }
 
 impl Program {
+    /// On these ports: for clients, and for metrics.
+    fn on(machine: &Machine, at: SocketAddr, metrics: SocketAddr) -> Program {
+        machine.configure("");
+        let text = std::fs::read_to_string(machine.path()).unwrap();
+        let metrics = format!("[metrics]\nlisten = \"{metrics}\"");
+        let text = text.replace("[metrics]\nlisten = \"127.0.0.1:0\"", &metrics);
+        let text = text.replace("listen = [\"127.0.0.1:0\"]", &format!("listen = [\"{at}\"]"));
+        std::fs::write(machine.path(), text).unwrap();
+        Program::start(machine)
+    }
+
     fn start(machine: &Machine) -> Program {
         let mut child = Command::new(env!("CARGO_BIN_EXE_trishula-edge"))
             .args(["run", "--config"])
@@ -81,13 +95,7 @@ fn free_port() -> SocketAddr {
 fn who_brings_no_handshake_or_finds_no_place_is_in_the_log_with_its_address() {
     // covers B09, B27 10
     let (machine, at, metrics) = (Machine::new(), free_port(), free_port());
-    machine.configure("");
-    let text = std::fs::read_to_string(machine.path()).unwrap();
-    let text =
-        text.replace("[metrics]\nlisten = \"127.0.0.1:0\"", &format!("[metrics]\nlisten = \"{metrics}\""));
-    let text = text.replace("listen = [\"127.0.0.1:0\"]", &format!("listen = [\"{at}\"]"));
-    std::fs::write(machine.path(), text).unwrap();
-    let program = Program::start(&machine);
+    let program = Program::on(&machine, at, metrics);
 
     // One more than the port for metrics has places.
     let held: Vec<TcpStream> = (0..64).map(|_| connect(metrics)).collect();
@@ -122,4 +130,101 @@ fn who_brings_no_handshake_or_finds_no_place_is_in_the_log_with_its_address() {
     }
     let lines = program.log.try_iter().filter(|line| line.contains("security event")).count();
     assert!((5..15).contains(&lines), "{lines} lines of 30 attempts");
+}
+
+/// A connection by HTTP/2, and its address.
+fn h2(machine: &Machine, at: SocketAddr) -> (StreamOwned<ClientConnection, TcpStream>, String) {
+    let mut config = (*machine.client_config()).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let name = ServerName::try_from("localhost").unwrap();
+    let tls = ClientConnection::new(Arc::new(config), name).unwrap();
+    let tcp = connect(at);
+    let address = tcp.local_addr().unwrap().to_string();
+    (StreamOwned::new(tls, tcp), address)
+}
+
+/// One frame (RFC 9113 section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// `GET https://x/`, by the tables of RFC 7541, appendix A.
+const GET: &[u8] = b"\x82\x87\x84\x41\x01x";
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+/// The end of the stream, and of its headers.
+const WHOLE: u8 = 5;
+
+#[test]
+fn what_http_2_refuses_is_counted_and_in_the_log_with_its_address() {
+    // covers B09, B10, B21
+    let (machine, at, metrics) = (Machine::new(), free_port(), free_port());
+    let program = Program::on(&machine, at, metrics);
+    let settings = frame(4, 0, 0, b"");
+    let many = [GET, &b"\0\x01a\x011".repeat(65)].concat();
+    // Each a thousand bytes.
+    let huge = [GET, &[&b"\0\x01a\x7f\xe9\x06"[..], &[b'x'; 1000]].concat().repeat(40)].concat();
+    let (first, rest) = huge.split_at(16_000);
+    let (second, third) = rest.split_at(16_000);
+    let huge =
+        [frame(HEADERS, 1, 1, first), frame(CONTINUATION, 0, 1, second), frame(CONTINUATION, 4, 1, third)];
+    // So small a window that no answer with a body ends its stream.
+    let no_window = frame(4, 0, 0, b"\0\x04\0\0\0\0");
+    let streams = (0..140).flat_map(|n| frame(HEADERS, WHOLE, 2 * n + 1, GET)).collect();
+    let mut counted = 0;
+    for (what, said, refused, says) in [
+        ("65 headers", frame(HEADERS, WHOLE, 1, &many), 1, "more than 64 headers"),
+        ("too large", huge.concat(), 1, "431"),
+        ("no scheme", frame(HEADERS, WHOLE, 1, b"\x82\x84"), 1, "PROTOCOL_ERROR"),
+        ("data of no stream", frame(0, 0, 0, b"x"), 1, "http2 error"),
+        ("12 streams too many", [no_window, streams].concat(), 12, "REFUSED_STREAM"),
+    ] {
+        let (mut client, address) = h2(&machine, at);
+        client.write_all(&[PREFACE, &settings, &said].concat()).unwrap();
+        let line = program.says("security event");
+        assert!(line.contains(&address) && line.contains("request"), "{what}: {line}");
+        assert!(line.contains(says), "{what}: {line}");
+        counted += refused;
+        let (began, shown) = (Instant::now(), "trishula_edge_refused_total{reason=\"request\"}");
+        while metric(metrics, shown) != counted {
+            assert!(began.elapsed() < PATIENCE, "{what}: {} and not {counted}", metric(metrics, shown));
+        }
+    }
+}
+
+#[test]
+fn a_request_without_a_host_or_with_two_is_refused() {
+    // covers B09, B10, B20, B21
+    let (machine, at, metrics) = (Machine::new(), free_port(), free_port());
+    let program = Program::on(&machine, at, metrics);
+    let ask = |to: SocketAddr, request: &str| {
+        let (mut client, mut answer) = (connect(to), String::new());
+        client.write_all(request.as_bytes()).unwrap();
+        client.read_to_string(&mut answer).unwrap();
+        (answer, client.local_addr().unwrap().to_string())
+    };
+    for (hosts, says) in [
+        ("", "no Host"),
+        ("Host: x\r\nHost: x\r\n", "more than one Host"),
+        ("Host: x\r\nhOST: y\r\n", "more than one Host"),
+        ("Host: a b\r\n", "is no host"),
+    ] {
+        let request = format!("GET /health HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
+        let (answer, address) = ask(at, &request);
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains(says), "{hosts:?}: {answer}");
+        let line = program.says("security event");
+        assert!(line.contains(&address) && line.contains("request") && line.contains(says), "{line}");
+        assert!(ask(metrics, &request).0.starts_with("HTTP/1.1 400 "), "the port for metrics");
+    }
+    assert_eq!(metric(metrics, "trishula_edge_refused_total{reason=\"request\"}"), 4);
+    // HAProxy's check, and the older servers' scripts.
+    for request in
+        ["GET /health HTTP/1.0\r\n\r\n", "GET /health HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n"]
+    {
+        let (answer, _) = ask(at, request);
+        // There is no node.
+        assert!(answer.contains(" 503 ") && answer.contains("unhealthy"), "{answer}");
+    }
 }

@@ -3,6 +3,7 @@
 
 mod support;
 
+use futures_util::StreamExt;
 use serde_json::json;
 use support::{World, soon, token, token_with};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
@@ -290,4 +291,29 @@ async fn a_stop_tells_clients_when_to_come_back() {
     assert_eq!(code, 1012);
     let ms: u64 = reason.strip_prefix("retry_after_ms=").unwrap().parse().unwrap();
     assert!((500..=3000).contains(&ms));
+}
+
+#[tokio::test]
+async fn a_number_that_no_float_holds_reaches_messagepack_as_text() {
+    // covers T16
+    let world = World::start().await;
+    let bearer = format!("Bearer {}", token("packed"));
+    let headers = [("authorization", bearer.as_str()), ("sec-websocket-protocol", "trishula.v2+msgpack")];
+    let (mut packed, _) = world.upgrade("/ws", &headers).await.unwrap();
+    packed.send(Message::binary(&b"\x81\xa4type\xa8REGISTER"[..])).await;
+    let mut says = async |word: &[u8]| loop {
+        match soon(packed.socket.next()).await {
+            Some(Ok(Message::Binary(frame))) if frame.windows(word.len()).any(|part| part == word) => {
+                break frame;
+            }
+            Some(Ok(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    says(b"REGISTERED").await;
+    let mut dc = world.registered("dc").await;
+    dc.send(Message::text(r#"{"type":"STATUS","to":"packed","payload":[1e400,-1e400,1e300]}"#)).await;
+    let frame = says(b"\xa7payload").await;
+    let payload = b"\xa7payload\x93\xa51e400\xa6-1e400\xcb\x7e\x37\xe4\x3c\x88\x00\x75\x9c";
+    assert!(frame.windows(payload.len()).any(|part| part == payload), "{frame:?}");
 }

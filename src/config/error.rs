@@ -107,15 +107,33 @@ pub(super) fn explain(message: &str, key: Option<&str>) -> String {
     if let Some(field) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
         return match key {
             Some(section) => {
-                format!("{section}.{field} is missing; add the line `{field} = …` to [{section}]")
+                format!("{section}.{field} is missing; add the line `{field} = …` to {}", header(section))
             }
             None => format!("the section [{field}] is missing; add it, see deploy/node.toml for an example"),
         };
     }
+    let remedy = match message.rsplit_once("expected ").map_or(message, |(_, wanted)| wanted) {
+        "a sequence" => ": a list, such as [\"a\", \"b\"]",
+        "a boolean" => ": true or false, without quotes",
+        "a string" => ": text in quotes",
+        "u8" | "u16" | "u32" | "u64" | "usize" => ": a whole number, 0 or more, without quotes",
+        "invalid socket address syntax" => {
+            "; write IP:PORT, such as 0.0.0.0:8765 (every address of this machine)"
+        }
+        "invalid IP address syntax" => "; write it in numbers, such as 192.0.2.7 or 2001:db8::7",
+        _ => "",
+    };
     match key {
-        Some(key) => format!("{key}: {message}"),
-        None => message.to_owned(),
+        Some(key) => format!("{key}: {message}{remedy}"),
+        None => format!("{message}{remedy}"),
     }
+}
+
+/// How a section is written in the file: of a list, each has two brackets.
+fn header(section: &str) -> String {
+    let names: Vec<&str> = section.split('.').map(|name| name.split('[').next().unwrap_or(name)).collect();
+    let name = names.join(".");
+    if section.ends_with(']') { format!("[[{name}]]") } else { format!("[{name}]") }
 }
 
 fn unknown_key(field: &str, expected: &[String], key: Option<&str>) -> String {
@@ -124,7 +142,8 @@ fn unknown_key(field: &str, expected: &[String], key: Option<&str>) -> String {
     let section = key.and_then(|key| key.rsplit_once('.')).map(|(section, _)| section);
     match section {
         Some(section) => {
-            format!("unknown key {section}.{field}{near}; [{section}] may hold {}", expected.join(", "))
+            let header = header(section);
+            format!("unknown key {section}.{field}{near}; {header} may hold {}", expected.join(", "))
         }
         None => format!("unknown section [{field}]{near}; there may be {}", expected.join(", ")),
     }

@@ -112,7 +112,10 @@ impl Layers {
         let at = within(&span, starts);
         let key = root.and_then(|root| key_at(root, &span));
         let why = match root {
-            None => error.message().trim_end().replace('\n', ", "),
+            None => {
+                let message = error.message().trim_end().replace('\n', ", ");
+                if message == "duplicate key" { format!("{message}; keep one of the two") } else { message }
+            }
             Some(_) => explain(error.message(), key.as_deref()),
         };
         match (self.0.get(at), starts.get(at)) {

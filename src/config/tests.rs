@@ -82,7 +82,10 @@ fn a_bad_value_is_shown_with_its_place_and_what_is_allowed() {
             "[node]\nname = \"Agni\"\n",
             "node.toml:2:8: node.name: node name \"Agni\" is not a node name: lower-case",
         ),
-        ("[node]\nname = 5\n", "node.toml:2:8: node.name: invalid type: integer `5`, expected a string"),
+        (
+            "[node]\nname = 5\n",
+            "node.toml:2:8: node.name: invalid type: integer `5`, expected a string: text in quotes",
+        ),
         (
             "[node]\nname = \"a\"\n[mesh]\nlisten = \"8766\"\n",
             ":4:10: mesh.listen: \"8766\" is not an address to listen on",
@@ -111,7 +114,7 @@ fn a_bad_value_is_shown_with_its_place_and_what_is_allowed() {
         ("[node]\n", "node.toml:1:1: node.name is missing; add the line `name = …` to [node]"),
         ("", "node.toml:1:1: the section [node] is missing"),
         ("[node\nname = \"a\"\n", "node.toml:1:6: "),
-        ("[node]\nname = \"a\"\nname = \"b\"\n", "node.toml:3:1: duplicate key"),
+        ("[node]\nname = \"a\"\nname = \"b\"\n", "node.toml:3:1: duplicate key; keep one of the two"),
     ] {
         let error = refused(text, &[]);
         assert!(error.contains(expected), "{text:?}:\n   {error}\n   {expected}");

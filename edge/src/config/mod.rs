@@ -2,6 +2,7 @@
 
 mod credentials;
 mod old_env;
+mod place;
 pub mod presets;
 mod sections;
 mod service;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use trishula::config::address::HostPort;
 use trishula::config::log::{LogFormat, LogSection};
 use trishula::config::{Error, load, resolve};
 use trishula::link::dial;
@@ -90,7 +92,7 @@ impl EdgeConfig {
         let log = overrides.iter().any(|(key, _)| key.starts_with("log."));
         let mut config: EdgeConfig = load(path, environment.clone().into_iter(), overrides)?;
         config.settle(path, &environment, log)?;
-        config.check().map_err(|(key, why)| Error::Together { path: path.into(), key, why })?;
+        config.check().map_err(|wrong| place::fault(path, &environment, wrong))?;
         let services = config.services.iter_mut();
         let files = services
             .flat_map(|s| {
@@ -137,11 +139,8 @@ impl EdgeConfig {
         for (at, mut given) in std::mem::take(&mut self.given).into_iter().enumerate() {
             let called = given.preset.clone().or_else(|| given.name.as_ref().map(ToString::to_string));
             let called = called.unwrap_or_else(|| format!("[{at}]"));
-            let wrong = |(key, why)| Error::Together {
-                path: path.into(),
-                key: format!("service {called}: {key}"),
-                why,
-            };
+            let wrong =
+                |(key, why)| place::fault(path, environment, (format!("service {called}: {key}"), why));
             let preset = match &given.preset {
                 Some(name) => Some(presets::find(name).ok_or_else(|| {
                     let known = presets::names().collect::<Vec<_>>().join(", ");
@@ -179,9 +178,8 @@ impl EdgeConfig {
                 "is empty; give the node's address, usually \"127.0.0.1:8766\"".into(),
             );
         }
-        let through = self.uplink.nodes.iter().filter(|address| address.starts_with(WSS));
-        if let Some(bad) = through.filter_map(|address| address.parse::<WssUrl>().err()).next() {
-            return wrong("uplink.nodes", bad.to_string());
+        if let Some(why) = self.uplink.nodes.iter().find_map(|address| not_a_node(address)) {
+            return wrong("uplink.nodes", why);
         }
         if !(1..=1_000_000).contains(&self.edge.max_connections) {
             let why = format!("{} is not from 1 to 1000000", self.edge.max_connections);
@@ -204,8 +202,8 @@ impl EdgeConfig {
             // What is counted, reloaded and ruled goes by the name.
             if self.services[..at].iter().any(|other| other.name == service.name) {
                 let name = &service.name;
-                let why = format!("{name} is there twice; give one [[service]] all its addresses in listen");
-                return wrong("service", why);
+                let why = "is there twice; give one [[service]] all its addresses in listen";
+                return wrong(&format!("service {name}: name"), why.into());
             }
             service.check().map_err(|(key, why)| (format!("service {}: {key}", service.name), why))?;
         }
@@ -216,4 +214,17 @@ impl EdgeConfig {
         taken.push(self.metrics.listen);
         sharing::check(&self.services, &taken)
     }
+}
+
+/// Why the node can't be reached at an address; `None`: it may be.
+fn not_a_node(address: &str) -> Option<String> {
+    if let Some(path) = address.strip_prefix(dial::UNIX) {
+        let why = "has no path; write unix:PATH, such as \"unix:/run/trishula/edge.sock\"";
+        return path.is_empty().then(|| format!("{address:?} {why}"));
+    }
+    if address.starts_with(WSS) {
+        return address.parse::<WssUrl>().err().map(|bad| bad.to_string());
+    }
+    let bad = address.parse::<HostPort>().err()?;
+    Some(format!("{bad}; unix:PATH for a node on this machine, or wss://HOST:PORT/mesh for its edge"))
 }

@@ -93,6 +93,22 @@ impl OldEnv<'_> {
     }
 }
 
+/// The variable that gives a service this key, where there is one for it in the environment.
+pub(super) fn laid_over(environment: &BTreeMap<String, String>, service: &str, key: &str) -> Option<String> {
+    let ends: &[&str] = match key {
+        "max_connections" => &["MAX_CONNECTIONS"],
+        "message_rate_limit" => &["RATE_LIMIT"],
+        "connection_timeout_s" => &["CONNECTION_TIMEOUT"],
+        "token_expiry_s" => &["TOKEN_EXPIRY", "JWT_EXPIRY"],
+        _ => return None,
+    };
+    let prefix = prefix(service);
+    let between: &[&str] = if prefix == OURS { &["WS_"] } else { &["WS_", ""] };
+    let names = between.iter().flat_map(|ws| ends.iter().map(move |end| (ws, end)));
+    let mut names = names.map(|(ws, end)| format!("{prefix}{ws}{end}"));
+    names.find(|name| environment.get(name).is_some_and(|value| !value.trim().is_empty()))
+}
+
 /// Of the service that is named as the program is.
 const OURS: &str = "TRISHULA_";
 

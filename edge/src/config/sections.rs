@@ -132,7 +132,7 @@ impl RuleSection {
             }
         }
         if self.from == self.to {
-            return Err("is for two services; in one, everybody is at home".into());
+            return Err("is for two services; in one, everybody is at home: take the rule out".into());
         }
         if self.permissions.is_empty() {
             return Err("permissions: is empty; name those of which a token must have one".into());

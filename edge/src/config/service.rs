@@ -345,7 +345,9 @@ impl ServiceSection {
             return Err(("cert", "goes with key; give both or none".into()));
         }
         if self.listen.is_empty() {
-            return Err(("listen", "is empty".into()));
+            let why =
+                "is empty; give it an address of this machine, such as \"0.0.0.0:8765\" for all of them";
+            return Err(("listen", why.into()));
         }
         self.check_front()?;
         self.check_numbers()?;

@@ -13,14 +13,14 @@ pub(super) fn check(services: &[ServiceSection], taken: &[SocketAddr]) -> Result
                 continue;
             }
             if taken.contains(listen) || service.listen[..place].contains(listen) {
-                return fault("listen", format!("{listen} is used twice"));
+                return fault("listen", format!("{listen} is used twice; name it once"));
             }
             let Some(other) = services[..at].iter().find(|other| other.listen.contains(listen)) else {
                 continue;
             };
             if service.proxy != other.proxy {
                 let why = format!(
-                    "{listen} is {}'s too, and before one port there are the same proxies",
+                    "{listen} is {}'s too, and before one port there are the same proxies; give both the same proxy",
                     other.name
                 );
                 return fault("proxy", why);
@@ -36,7 +36,10 @@ pub(super) fn check(services: &[ServiceSection], taken: &[SocketAddr]) -> Result
                 return fault("ca_file", why);
             }
             if service.tls != other.tls {
-                let why = format!("{listen} is {}'s too, and one of the two has it off", other.name);
+                let why = format!(
+                    "{listen} is {}'s too, and one of the two has it off; give both the same",
+                    other.name
+                );
                 return fault("tls", why);
             }
         }

@@ -50,9 +50,37 @@ fn unknown_keys_and_bad_values_say_where_and_what() {
         (format!("{service}[service.deflate]\nlevle = 8\n"), "levle"),
         (format!("{service}echo = true\npaths = [\"/echo\"]\n"), "paths: /echo is taken by echo"),
         (format!("{service}listen = [\"localhost\"]\n"), "edge.toml:4:"),
+        (format!("{service}listen = [\"localhost\"]\n"), "write IP:PORT, such as 0.0.0.0:8765"),
+        (
+            format!("{service}listen = []\n"),
+            "edge.toml:4:1: service trishula: listen: is empty; give it an address",
+        ),
+        (
+            format!("{service}max_message_size = 5\n"),
+            "edge.toml:4:1: service trishula: max_frame: 5 is not from",
+        ),
+        (
+            format!("{service}ping_interval = 0\n"),
+            "edge.toml:4:1: service trishula: ping_interval_s: 0 is not",
+        ),
+        (
+            format!("\n{service}[service.deflate]\nwindow_bits = 8\n"),
+            "edge.toml:6:1: service trishula: deflate.",
+        ),
+        (format!("[edge]\n  threads = 0\n{service}"), "edge.toml:2:3: edge.threads: 0 is not from 1 to 64"),
+        (
+            "\n[[service]]\npreset = \"akosa\"\n".to_owned(),
+            "edge.toml:3:1: service akosa: preset: \"akosa\" is none",
+        ),
+        ("\n[[service]]\nname = \"x\"\n".to_owned(), "edge.toml:2:1: service x: secret_file: is missing"),
+        ("[[service]]\nauth = false\n".to_owned(), "edge.toml:1:1: service [0]: name: is missing"),
+        (
+            format!("{service}[[rule]]\nfrom = \"x\"\nto = \"trishula\"\npermissions = [\"p\"]\n"),
+            "edge.toml:4:1: rule x to trishula: there is no service x",
+        ),
         (
             format!("{service}listen = [\"127.0.0.1:1\"]\n{service}listen = [\"127.0.0.1:2\"]\n"),
-            "service: trishula is there twice; give one [[service]] all its addresses in listen",
+            "edge.toml:6:1: service trishula: name: is there twice; give one [[service]] all its addresses in listen",
         ),
         ("[[service]]\nname = \"Trishula\"\n".to_owned(), "is not a namespace"),
         ("[[service]]\nname = \"trishula\"\n".to_owned(), "secret_file: is missing"),
@@ -61,6 +89,17 @@ fn unknown_keys_and_bad_values_say_where_and_what() {
     ] {
         let error = load(&text).unwrap_err().to_string();
         assert!(error.contains(says) && error.contains("edge.toml"), "{text}: {error}");
+    }
+    // A value of the environment is not looked for in the file.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edge.toml");
+    let preset =
+        "[edge]\nthreads = 1\n[[service]]\npreset = \"akosha\"\nsecret_file = \"s\"\nmax_connections = 9\n";
+    std::fs::write(&path, preset).unwrap();
+    for variable in ["TRISHULA_EDGE_THREADS", "AKOSHA_MAX_CONNECTIONS", "AKOSHA_WS_MAX_CONNECTIONS"] {
+        let environment = [(variable.to_owned(), "0".to_owned())].into_iter();
+        let error = EdgeConfig::load(&path, environment, Vec::new()).unwrap_err().to_string();
+        assert!(error.contains(&format!("variable {variable}: ")) && error.contains("0 is not"), "{error}");
     }
     let nowhere = EdgeConfig::load(Path::new("/nowhere/edge.toml"), std::iter::empty(), Vec::new());
     assert!(nowhere.unwrap_err().to_string().contains("--config"));

@@ -1,7 +1,9 @@
 //! HTTP/2: pages, and WebSockets as streams of one connection (RFC 8441). Each stream is a session like any other.
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::watch;
 use trishula::rt::{clock, tasks};
 
+use super::resets::Watched;
 use super::stream::Stream;
 use crate::http::{self, MAX_REQUEST, REQUESTS_WITHIN, Upgraded};
 use crate::listener::{self, Caller, Service};
@@ -57,15 +60,50 @@ pub async fn serve(stream: Stream, from: SocketAddr, caller: Caller, first: &Ser
         let shared = answering.clone();
         async move { Ok::<_, Infallible>(answer(request, &shared).await) }
     });
-    if let Err(e) = until_over(TokioIo::new(stream), answers, &tasks, &shared.life).await {
-        tracing::debug!(%from, error = %e, "a connection of HTTP/2 ended");
+    let watched = shared.clone();
+    let io = TokioIo::new(Watched::new(stream, move |why| watched.refused(http::REQUEST, why)));
+    match until_over(io, answers, &tasks, &shared.life).await {
+        Ok(Ended::GivenUp) if !*shared.life.stop.borrow() => {
+            shared.refused(http::SLOW_REQUESTS, "a connection for requests has lasted long enough");
+        }
+        Ok(_) => {}
+        Err(e) => {
+            // One that broke is no refusal.
+            if !e.source().is_some_and(|source| source.is::<io::Error>()) {
+                shared.refused(http::REQUEST, &explained(&e));
+            }
+            tracing::debug!(%from, error = %e, "a connection of HTTP/2 ended");
+        }
     }
     // Sessions find that their stream is gone, and end as they always do; so do answers that nobody takes.
     tasks.join_all().await;
 }
 
+impl Connection {
+    /// As over HTTP/1.1, but not each is in the log: one connection may cause very many.
+    fn refused(&self, event: &'static str, why: &str) {
+        if let Some(door) = &self.caller.asks(None).0.page.door {
+            door.log_some(self.from, event, why);
+        }
+    }
+}
+
+/// With what it comes from: `http2 error` alone says nothing.
+fn explained(e: &hyper::Error) -> String {
+    e.source().map_or_else(|| e.to_string(), |source| format!("{e}: {source}"))
+}
+
+/// How a connection ended that did not fail.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// As its client, or both, wished.
+    Itself,
+    /// Its client did nothing for it.
+    GivenUp,
+}
+
 /// Answers on a connection until its end, which comes even if its client does nothing for it. It is gone when this returns.
-async fn until_over<I, A, F>(io: I, answers: A, tasks: &Exec, life: &Life) -> hyper::Result<()>
+async fn until_over<I, A, F>(io: I, answers: A, tasks: &Exec, life: &Life) -> hyper::Result<Ended>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin,
     A: Answers<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future = F>,
@@ -88,7 +126,7 @@ where
     let mut ending = false;
     loop {
         tokio::select! {
-            ended = connection.as_mut() => return ended,
+            ended = connection.as_mut() => return ended.map(|()| Ended::Itself),
             () = over.as_mut(), if !ending => {
                 ending = true;
                 connection.as_mut().graceful_shutdown();
@@ -97,7 +135,7 @@ where
             // A client that says nothing at all, or takes no answer, leaves a graceful end waiting for ever.
             () = last.as_mut(), if ending => {
                 if life.open.load(Ordering::Relaxed) == 0 {
-                    return Ok(());
+                    return Ok(Ended::GivenUp);
                 }
                 last.as_mut().reset(clock::now() + life.within);
             }

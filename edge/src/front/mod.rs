@@ -11,8 +11,10 @@
 //! | [`secured`] | the TLS of a service, from files that change |
 //! | [`certified`] | whom certificates of clients name |
 //! | [`auto_cert`] | a certificate for development |
+//! | [`head`] | what the head of a request must keep to |
 //! | [`handshake`] | the opening handshake of a WebSocket |
 //! | [`h2`] | WebSockets over HTTP/2 (RFC 8441) |
+//! | [`resets`] | streams that HTTP/2 refuses of its own |
 //! | [`headers`] | what browsers are told, and whose pages may connect |
 //! | [`health`] | `/health` and `/ready` |
 //! | [`redirect`] | plain HTTP is sent to TLS |
@@ -34,6 +36,7 @@ pub mod forwarded;
 pub mod glance;
 pub mod h2;
 pub mod handshake;
+pub mod head;
 pub mod headers;
 pub mod health;
 pub mod known;
@@ -44,6 +47,7 @@ pub mod proxy_protocol;
 pub mod redirect;
 pub mod reload;
 pub mod renewed;
+pub mod resets;
 pub mod secured;
 pub mod stream;
 

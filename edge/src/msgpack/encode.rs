@@ -251,7 +251,11 @@ impl<'a> Writer<'a> {
         match text.parse::<i64>() {
             Ok(number) if number != 0 => encode::write_sint(&mut self.out, number).ok().map(drop),
             // −0 has no integer, and what is larger than any integer neither.
-            _ => encode::write_f64(&mut self.out, text.parse().ok()?).ok(),
+            _ => match text.parse::<f64>().ok()? {
+                number if number.is_finite() => encode::write_f64(&mut self.out, number).ok(),
+                // An infinity is another value, and who would think of looking for it? Its digits say what was meant.
+                _ => encode::write_str(&mut self.out, text).ok(),
+            },
         }
     }
 }

@@ -76,6 +76,11 @@ fn what_is_written_is_shortest_and_reads_back_the_same() {
         ("1e2", &[0xcb, 0x40, 0x59, 0, 0, 0, 0, 0, 0]),
         // One more than any integer has room for.
         ("18446744073709551616", &[0xcb, 0x43, 0xf0, 0, 0, 0, 0, 0, 0]),
+        // What no float has room for is text; what is nearest to 0 is 0.
+        ("1e400", b"\xa51e400"),
+        ("-1E+400", b"\xa7-1E+400"),
+        ("1.7976931348623157e308", &[0xcb, 0x7f, 0xef, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+        ("1e-400", &[0xcb, 0, 0, 0, 0, 0, 0, 0, 0]),
         (" null ", &[0xc0]),
         ("[true, false]", &[0x92, 0xc3, 0xc2]),
         ("\"\\u00e9\"", &[0xa2, 0xc3, 0xa9]),

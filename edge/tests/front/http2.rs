@@ -108,3 +108,31 @@ async fn a_service_may_be_without_http_2() {
     let stream = connect(world.address(), config).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
 }
+
+#[tokio::test]
+async fn the_head_of_a_request_keeps_to_the_same_limits() {
+    // covers B09, B10
+    let world = World::start().await;
+    let mut config = builder(rustls::ALL_VERSIONS)
+        .with_root_certificates(roots(world.machine.ca.certificate_pem()))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = connect(world.address(), config).await.unwrap();
+    let (mut send, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    for (headers, name, status) in
+        [(64, "x-a", 200), (65, "x-a", 431), (65, "cookie", 200), (1, "host", 400), (2, "host", 400)]
+    {
+        let mut page = Request::get("https://localhost/health");
+        for _ in 0..headers {
+            page = page.header(name, "a=b");
+        }
+        let page = page.body(Empty::<&[u8]>::new()).unwrap();
+        let answer = soon(send.send_request(page)).await.unwrap();
+        assert_eq!(answer.status(), status, "{headers} of {name}");
+        assert!(answer.headers().contains_key("strict-transport-security"));
+    }
+    drop(send);
+    let _ = soon(connection).await.unwrap();
+}

@@ -266,8 +266,9 @@ async fn a_revoked_certificate_is_refused_in_the_handshake_and_lists_are_taken_b
     let world = serving(machine, services).await;
     let comes_in = async |config| enter(world.address(), "localhost", "localhost", config).await;
     let (mut still, mut no_more) = (comes_in(&good).await.unwrap(), comes_in(&bad).await.unwrap());
-    for client in [&mut still, &mut no_more] {
-        client.say(json!({"type": "REGISTER", "payload": {"heartbeat_ms": 1000}})).await;
+    // Looked at when a sign of life is due at the latest.
+    for (client, heartbeat_ms) in [(&mut still, 600_000), (&mut no_more, 5_000)] {
+        client.say(json!({"type": "REGISTER", "payload": {"heartbeat_ms": heartbeat_ms}})).await;
         assert_eq!(client.hear().await["type"], "REGISTERED", "nobody is revoked");
     }
     let before = trishula::metrics::EDGE_REFUSED.with_label_values(&["certificate"]).get();

@@ -12,7 +12,7 @@ use trishula::node::status::DurableStatus;
 use trishula::rt::{clock, queue, tasks};
 
 use crate::ledger::{Apart, Ledger, MachineNo};
-use crate::net::{SimNet, Step, Weather};
+use crate::net::{SimNet, Step, Tally, Way, Weather};
 use crate::node::SimNode;
 use crate::rng::{Rng, mix};
 use crate::scenario::{address, difference, in_virtual_time, name, plan, seeds};
@@ -39,6 +39,22 @@ enum Act {
     On(MachineNo),
     Full(MachineNo, Duration),
     Slow(MachineNo, Duration),
+    /// The laptop, which nobody dials, is in another network.
+    Roams(u16),
+}
+
+/// A while in which what some machines say to others goes a bad way.
+#[derive(Debug, Clone)]
+struct Bad {
+    when: Range<Duration>,
+    side: u32,
+    way: Way,
+}
+
+impl Bad {
+    fn at(&self, now: Duration, from: MachineNo, to: MachineNo) -> bool {
+        self.when.contains(&now) && self.side >> from & 1 != self.side >> to & 1
+    }
 }
 
 /// What happens in a run.
@@ -48,6 +64,8 @@ struct Fate {
     /// When half of everything is lost.
     gusts: Vec<Range<Duration>>,
     loss: f64,
+    twice: f64,
+    bad: Vec<Bad>,
 }
 
 /// What came of a run.
@@ -56,8 +74,7 @@ struct Outcome {
     ledger: Ledger,
     /// Writes refused, records that shared an fsync, records that a loss of power took.
     disks: [u64; 3],
-    packets: u64,
-    lost: u64,
+    net: Tally,
     trace: Vec<Step>,
 }
 
@@ -106,8 +123,23 @@ fn draw(seed: u64) -> Fate {
         let until = (at + ms(&mut rng, 100, 6_000)).min(HEALED);
         acts.push((at, if rng.percent(50) { Act::Full(m, until) } else { Act::Slow(m, until) }));
     }
+    let loss = [0.0, 0.01, 0.02, 0.05][rng.index(4)];
+    let twice = [0.0, 0.0, 0.01, 0.05][rng.index(4)];
+    let bad = (0..rng.range(0, 3))
+        .map(|_| {
+            let from = ms(&mut rng, 3_000, 50_000);
+            let until = (from + ms(&mut rng, 1_000, 20_000)).min(HEALED);
+            let more_us = if rng.percent(60) { rng.range(0, 270_000) } else { 0 };
+            let bytes_per_s = [0, 20_000, 60_000, 250_000][rng.index(4)];
+            let side = rng.range(1, (1 << MACHINES) - 2) as u32;
+            Bad { when: from..until, side, way: Way { more_us, bytes_per_s } }
+        })
+        .collect();
+    for n in 0..rng.range(0, 3) as u16 {
+        acts.push((ms(&mut rng, 4_000, 58_000), Act::Roams(n)));
+    }
     acts.sort_by_key(|(at, _)| *at);
-    Fate { apart, acts, gusts, loss: [0.0, 0.01, 0.02, 0.05][rng.index(4)] }
+    Fate { apart, acts, gusts, loss, twice, bad }
 }
 
 fn run(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
@@ -118,14 +150,20 @@ async fn history(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
     let fate = draw(seed);
     let apart = fate.apart.clone();
     let (cuts, gusts, loss) = (fate.apart.clone(), fate.gusts.clone(), fate.loss);
+    let of = |address: SocketAddr| usize::from(address.port() - 4000);
     let lost = move |now: Duration, from: SocketAddr, to: SocketAddr| {
-        let [a, b] = [from, to].map(|address| usize::from(address.port() - 4000));
+        let [a, b] = [from, to].map(of);
         if cuts.iter().any(|apart| (apart.from..apart.until).contains(&now) && apart.cuts(a, b)) {
             return 1.0;
         }
         if gusts.iter().any(|gust| gust.contains(&now)) { 0.5 } else { loss }
     };
-    let weather = Weather { delay_us: (5_000, 30_000), lost: Box::new(lost) };
+    let bad = fate.bad;
+    let ways = move |now: Duration, from: SocketAddr, to: SocketAddr| {
+        bad.iter().find(|bad| bad.at(now, of(from), of(to))).map_or(Way::default(), |bad| bad.way)
+    };
+    let (lost, ways) = (Box::new(lost), Box::new(ways));
+    let weather = Weather { delay_us: (5_000, 30_000), lost, twice: fate.twice, ways };
     let (net, _courier) = SimNet::start(seed, weather);
     let fsync = |m| [500, 5_000, 20_000, 80_000][(mix(seed + m) % 4) as usize];
     let disk = |m| SimDisk::new(&net, name(m as usize), mix(seed ^ m), fsync(m), sabotage);
@@ -147,6 +185,9 @@ async fn history(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
             Act::On(m) => scene.power_on(m),
             Act::Full(m, until) => scene.disks[m].is_full_until(until),
             Act::Slow(m, until) => scene.disks[m].is_slow_until(until),
+            Act::Roams(n) => {
+                scene.net.moves(address(MACHINES - 1), SocketAddr::from(([10, 9, 9, 9], 5_000 + n)))
+            }
         }
     }
     scene.comes_to_rest(&ledger).await
@@ -204,8 +245,8 @@ impl Scene {
         for counts in self.disks.iter().map(SimDisk::counts) {
             (0..3).for_each(|n| disks[n] += counts[n]);
         }
-        let (packets, lost, trace) = self.net.finish();
-        Outcome { broken: ledger.broken.take(), ledger, disks, packets, lost, trace }
+        let (net, trace) = self.net.finish();
+        Outcome { broken: ledger.broken.take(), ledger, disks, net, trace }
     }
 
     /// What is still in the queues of a node, besides marks.
@@ -237,13 +278,8 @@ impl Scene {
 
 fn show(seed: u64, outcome: &Outcome) {
     eprintln!(
-        "seed {seed}: {:?}; {} writes refused, {} records in groups, {} lost with the power; {} datagrams, {} lost",
-        outcome.ledger.counts,
-        outcome.disks[0],
-        outcome.disks[1],
-        outcome.disks[2],
-        outcome.packets,
-        outcome.lost
+        "seed {seed}: {:?}; {} writes refused, {} records in groups, {} lost with the power; {:?}",
+        outcome.ledger.counts, outcome.disks[0], outcome.disks[1], outcome.disks[2], outcome.net
     );
 }
 
@@ -256,6 +292,8 @@ fn replay_line(seed: u64) -> String {
 struct Sum {
     counts: BTreeMap<&'static str, u64>,
     disks: [u64; 3],
+    /// Datagrams that came twice, that waited before a narrow way, that found no room there, that went astray.
+    net: [u64; 4],
     broken: Vec<String>,
 }
 
@@ -267,6 +305,9 @@ impl Sum {
             *self.counts.entry(what).or_default() += count;
         }
         (0..3).for_each(|n| self.disks[n] += outcome.disks[n]);
+        let Tally { twice, waited, dropped, astray, .. } = outcome.net;
+        let net = [twice, waited, dropped, astray];
+        (0..4).for_each(|n| self.net[n] += net[n]);
     }
 }
 
@@ -294,7 +335,7 @@ fn run_all(seeds: Range<u64>) -> Sum {
 #[test]
 fn nothing_accepted_is_lost_doubled_or_reordered() {
     // covers T06, Q02, Q04
-    let Sum { counts: totals, disks, broken } = run_all(seeds(1, 8));
+    let Sum { counts: totals, disks, net, broken } = run_all(seeds(1, 8));
     assert!(broken.is_empty(), "{} seeds broke:\n{}", broken.len(), broken.join("\n"));
     // Runs that met too little show nothing.
     let least = [
@@ -314,6 +355,7 @@ fn nothing_accepted_is_lost_doubled_or_reordered() {
         let count = totals.get(what).copied().unwrap_or(0);
         assert!(count >= least, "{what}: {count} times; at least {least} are wanted");
     }
+    assert!(net.iter().all(|count| *count >= 5), "twice, waited, without room, astray: {net:?}");
     assert!(disks.iter().all(|count| *count >= 5), "refused, in groups, lost with the power: {disks:?}");
 }
 
@@ -323,7 +365,7 @@ fn a_run_with_disks_is_the_same_for_the_same_seed() {
     if let Some(difference) = difference(&first.trace, &second.trace) {
         panic!("seed 3 gave two runs: {difference}");
     }
-    assert!(first.packets > 5_000, "{} datagrams", first.packets);
+    assert!(first.net.sent > 5_000, "{} datagrams", first.net.sent);
 }
 
 #[test]

@@ -52,10 +52,8 @@ impl Scene {
     fn new(seed: u64) -> Scene {
         let cut = Arc::new(AtomicBool::new(false));
         let is_cut = cut.clone();
-        let weather = Weather {
-            delay_us: (25_000, 25_000),
-            lost: Box::new(move |_, _, _| if is_cut.load(Ordering::Relaxed) { 1.0 } else { 0.0 }),
-        };
+        let lost = move |_, _, _| if is_cut.load(Ordering::Relaxed) { 1.0 } else { 0.0 };
+        let weather = Weather::calm((25_000, 25_000), Box::new(lost));
         let (net, courier) = SimNet::start(seed, weather);
         let disks = [0, 1].map(|m| SimDisk::new(&net, name(m), seed ^ m as u64, FSYNC, None));
         Scene { net, disks, cut, seed, lives: 0, _courier: courier }
@@ -108,7 +106,7 @@ impl Scene {
 
     /// When the first datagram left that begins a connection, so long after the start at the earliest.
     fn first_flight(&self, from: Duration) -> Duration {
-        let (_, _, trace) = self.net.finish();
+        let (_, trace) = self.net.finish();
         let of_the_dialler = |step: &Step| match step {
             Step::Packet(at, port, _, length) if *port == address(DIALLER).port() && *length >= 1200 => {
                 Some(Duration::from_nanos(*at)).filter(|at| *at >= from)

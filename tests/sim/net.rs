@@ -1,6 +1,7 @@
-//! A network in memory for quinn: each datagram is lost, or comes after a while that the seed decides.
+//! A network in memory for quinn: each datagram is lost, or comes after a while that the seed decides, or twice; ways may be far
+//! or narrow for a while, and a machine that nobody dials may come to another address.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
@@ -20,11 +21,53 @@ use trishula::rt::tasks;
 /// Which share of the datagrams from one address to another is lost by chance at this time since the start; 1: all.
 pub type Lost = Box<dyn Fn(Duration, SocketAddr, SocketAddr) -> f64 + Send>;
 
+/// What is in the way from one address to another at this time since the start.
+pub type Ways = Box<dyn Fn(Duration, SocketAddr, SocketAddr) -> Way + Send>;
+
+/// What makes a way bad without losing anything by chance.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Way {
+    /// So much longer, in microseconds.
+    pub more_us: u64,
+    /// How many bytes it carries in a second; what finds [`QUEUE`] before it is lost. 0: as many as come.
+    pub bytes_per_s: u64,
+}
+
+/// How long a datagram waits at most before a narrow way.
+const QUEUE: Duration = Duration::from_millis(200);
+
 /// What the network does to datagrams.
 pub struct Weather {
     /// One way, in microseconds.
     pub delay_us: (u64, u64),
     pub lost: Lost,
+    /// Which share comes twice.
+    pub twice: f64,
+    pub ways: Ways,
+}
+
+impl Weather {
+    /// Nothing but delay and loss.
+    pub fn calm(delay_us: (u64, u64), lost: Lost) -> Weather {
+        Weather { delay_us, lost, twice: 0.0, ways: Box::new(|_, _, _| Way::default()) }
+    }
+}
+
+/// What the network did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Datagrams that were sent.
+    pub sent: u64,
+    /// Those that chance or a partition took.
+    pub lost: u64,
+    /// Those that came twice.
+    pub twice: u64,
+    /// Those that waited before a narrow way.
+    pub waited: u64,
+    /// Those for which there was no room.
+    pub dropped: u64,
+    /// Those for an address that its machine has left.
+    pub astray: u64,
 }
 
 /// Everything that happened, in order. Two runs are the same when these are.
@@ -56,9 +99,16 @@ struct Net {
     weather: Weather,
     inboxes: BTreeMap<SocketAddr, Inbox>,
     due: BTreeMap<(Instant, u64), Packet>,
+    /// Until when a narrow way is busy.
+    busy: BTreeMap<(SocketAddr, SocketAddr), Instant>,
+    /// Where machines that have moved are seen, by their own addresses.
+    seen_at: BTreeMap<SocketAddr, SocketAddr>,
+    /// Where nobody is any more.
+    left: BTreeSet<SocketAddr>,
     sockets: u64,
-    sent: u64,
-    lost: u64,
+    /// Numbers datagrams that are due, copies too.
+    queued: u64,
+    tally: Tally,
     trace: Vec<Step>,
 }
 
@@ -78,9 +128,12 @@ impl SimNet {
             weather,
             inboxes: BTreeMap::new(),
             due: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            seen_at: BTreeMap::new(),
+            left: BTreeSet::new(),
             sockets: 0,
-            sent: 0,
-            lost: 0,
+            queued: 0,
+            tally: Tally::default(),
             trace: Vec::new(),
         };
         let net = SimNet { net: Arc::new(Mutex::new(net)), earlier: Arc::default() };
@@ -102,6 +155,15 @@ impl SimNet {
         self.lock().inboxes.remove(&address);
     }
 
+    /// From now on the machine with this address is seen at another one, as behind a NAT or in another network; what is for the
+    /// one where it was seen before does not come.
+    pub fn moves(&self, address: SocketAddr, seen_at: SocketAddr) {
+        let mut net = self.lock();
+        let before = net.seen_at.insert(address, seen_at).unwrap_or(address);
+        net.left.insert(before);
+        net.left.remove(&seen_at);
+    }
+
     /// Since the start.
     pub fn elapsed(&self) -> Duration {
         Instant::now() - self.lock().began
@@ -120,10 +182,10 @@ impl SimNet {
         net.trace.push(Step::Agent(now, what));
     }
 
-    /// Datagrams sent, datagrams lost, and the trace.
-    pub fn finish(&self) -> (u64, u64, Vec<Step>) {
+    /// What it did, and the trace.
+    pub fn finish(&self) -> (Tally, Vec<Step>) {
         let mut net = self.lock();
-        (net.sent, net.lost, std::mem::take(&mut net.trace))
+        (net.tally, std::mem::take(&mut net.trace))
     }
 
     fn lock(&self) -> MutexGuard<'_, Net> {
@@ -168,20 +230,67 @@ impl SimNet {
         }
         let step = Step::Packet(nanos(net.began), from.port(), to.port(), bytes.len());
         net.trace.push(step);
-        net.sent += 1;
-        // Both are drawn for every datagram, so that a partition does not shift what comes after it.
+        net.tally.sent += 1;
+        // All are drawn for every datagram, so that a partition does not shift what comes after it.
         let chance = net.random.random::<f64>();
-        let (least, most) = net.weather.delay_us;
-        let delay = Duration::from_micros(net.random.random_range(least..=most));
-        if chance < (net.weather.lost)(net.began.elapsed(), from, to) {
-            net.lost += 1;
+        let again = net.weather.twice > 0.0 && net.random.random::<f64>() < net.weather.twice;
+        let delays = [net.delay(), if again { net.delay() } else { Duration::ZERO }];
+        let Some(to) = net.machine_at(to) else {
+            net.tally.astray += 1;
+            return;
+        };
+        let elapsed = net.began.elapsed();
+        if chance < (net.weather.lost)(elapsed, from, to) {
+            net.tally.lost += 1;
             return;
         }
-        let key = (Instant::now() + delay, net.sent);
-        net.due.insert(key, Packet { from, to, bytes: bytes.to_vec() });
-        if net.due.first_key_value().is_some_and(|(first, _)| *first == key) {
-            self.earlier.notify_one();
+        let way = (net.weather.ways)(elapsed, from, to);
+        let Some(wait) = net.wait(from, to, bytes.len(), way) else { return };
+        net.tally.twice += u64::from(again);
+        let seen = net.seen_at.get(&from).copied().unwrap_or(from);
+        for delay in &delays[..if again { 2 } else { 1 }] {
+            net.queued += 1;
+            let key = (Instant::now() + wait + *delay, net.queued);
+            net.due.insert(key, Packet { from: seen, to, bytes: bytes.to_vec() });
+            if net.due.first_key_value().is_some_and(|(first, _)| *first == key) {
+                self.earlier.notify_one();
+            }
         }
+    }
+}
+
+impl Net {
+    fn delay(&mut self) -> Duration {
+        let (least, most) = self.weather.delay_us;
+        Duration::from_micros(self.random.random_range(least..=most))
+    }
+
+    /// Whose address this is now; `None`: its machine has left it.
+    fn machine_at(&self, seen: SocketAddr) -> Option<SocketAddr> {
+        if self.left.contains(&seen) {
+            return None;
+        }
+        let moved = self.seen_at.iter().find(|(_, at)| **at == seen);
+        Some(moved.map_or(seen, |(machine, _)| *machine))
+    }
+
+    /// How much longer a datagram takes by what is in its way; `None`: it is lost there.
+    fn wait(&mut self, from: SocketAddr, to: SocketAddr, bytes: usize, way: Way) -> Option<Duration> {
+        let more = Duration::from_micros(way.more_us);
+        if way.bytes_per_s == 0 {
+            return Some(more);
+        }
+        let now = Instant::now();
+        let busy = self.busy.entry((from, to)).or_insert(now);
+        let queued = busy.saturating_duration_since(now);
+        if queued > QUEUE {
+            self.tally.dropped += 1;
+            return None;
+        }
+        self.tally.waited += u64::from(!queued.is_zero());
+        let takes = Duration::from_micros(bytes as u64 * 1_000_000 / way.bytes_per_s);
+        *busy = now + queued + takes;
+        Some(more + queued + takes)
     }
 }
 

@@ -9,7 +9,7 @@ use trishula::rt::{clock, random, tasks};
 use trishula::wire::ids::{Incarnation, NodeName};
 
 use crate::agents::{Book, Entry, Errand, live, names_at};
-use crate::net::{SimNet, Step, Weather};
+use crate::net::{SimNet, Step, Tally, Weather};
 use crate::node::{Plan, SimNode, Store};
 use crate::pki::{pki, wall_at_start};
 
@@ -122,7 +122,7 @@ pub fn in_virtual_time<T>(seed: u64, what: impl Future<Output = T>) -> T {
 
 async fn minute(seed: u64, cut: Cut, fate: Fate) -> Outcome {
     let lost = move |now, from, to| if cut(now, from, to) { 1.0 } else { 0.02 };
-    let (net, _courier) = SimNet::start(seed, Weather { delay_us: (20_000, 30_000), lost: Box::new(lost) });
+    let (net, _courier) = SimNet::start(seed, Weather::calm((20_000, 30_000), Box::new(lost)));
     let scene = Scene { net, book: Book::default(), seed };
     let mut machines: Vec<Machine> = (0..NODES).map(|n| scene.boot(n, 1)).collect();
     if let Fate::Restarts { gently, node, at, back } = fate {
@@ -141,7 +141,7 @@ async fn minute(seed: u64, cut: Cut, fate: Fate) -> Outcome {
     for machine in &machines {
         statuses.push(machine.node.handle.status().await.unwrap());
     }
-    let (packets, lost, trace) = scene.net.finish();
+    let (Tally { sent: packets, lost, .. }, trace) = scene.net.finish();
     let messages = scene.book.lock().unwrap().clone();
     Outcome { messages, statuses, packets, lost, trace }
 }

@@ -111,7 +111,7 @@ impl Size {
         ensure!(connections > 0 && options.at_once > 0 && options.rounds > 0, "nothing is to be measured");
         ensure!(subscribers <= connections, "{subscribers} of {connections} can't subscribe");
         let idle = Duration::from_secs(options.idle.unwrap_or(if options.quick { 2 } else { 25 }).max(1));
-        let (to_room, to_all) = if options.quick { (5, 3) } else { (50, 10) };
+        let (to_room, to_all) = if options.quick { (5, 3) } else { (500, 20) };
         Ok(Size { connections, subscribers, at_once: options.at_once, idle, to_room, to_all })
     }
 }

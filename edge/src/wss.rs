@@ -1,9 +1,12 @@
 //! A WebSocket (RFC 6455) as a session's carrier.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
@@ -29,6 +32,16 @@ pub struct Wss<S> {
     socket: WebSocketStream<S>,
     closing: Closing,
     form: Form,
+    heard: Arc<Heard>,
+}
+
+/// Whether something may have come since the socket was read last. Whoever waits for several things at once is woken for each
+/// of them; a delivery to a silent client need not go through TLS to find that there is nothing to read.
+#[derive(Debug)]
+struct Heard {
+    may_have: AtomicBool,
+    /// Who waits for it.
+    task: AtomicWaker,
 }
 
 /// Which messages carry frames.
@@ -67,7 +80,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wss<S> {
         } else {
             WebSocketStream::from_partially_read(io, read.to_vec(), Role::Server, Some(config)).await
         };
-        Wss { socket, closing: Closing::Flush, form: Form::Text }
+        let heard = Arc::new(Heard { may_have: AtomicBool::new(true), task: AtomicWaker::new() });
+        Wss { socket, closing: Closing::Flush, form: Form::Text, heard }
     }
 
     /// The same for clients of an older dialect, which may send their JSON in binary messages as well.
@@ -122,7 +136,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for Wss<S> {
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
-        Poll::Ready(match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
+        // In this order: what comes between the two wakes the task.
+        self.heard.task.register(cx.waker());
+        if !self.heard.may_have.swap(false, Ordering::AcqRel) {
+            return Poll::Pending;
+        }
+        let waker = Waker::from(self.heard.clone());
+        let read = ready!(Pin::new(&mut self.socket).poll_next(&mut Context::from_waker(&waker)));
+        // There may be more behind it.
+        self.heard.may_have.store(true, Ordering::Release);
+        Poll::Ready(match read {
             Some(Ok(Message::Text(text))) if self.form != Form::Binary => Incoming::Frame(text.into()),
             Some(Ok(Message::Binary(bytes))) if self.form != Form::Text => Incoming::Frame(bytes),
             Some(Ok(Message::Text(_))) => no_frame("a text message on a MessagePack session"),
@@ -192,6 +215,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for Wss<S> {
                 }
             }
         }
+    }
+}
+
+impl Wake for Heard {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.may_have.store(true, Ordering::Release);
+        self.task.wake();
     }
 }
 

@@ -52,7 +52,7 @@ impl Town {
                 let began = clock::now();
                 client.say(json!({"type": "ping", "id": n.to_string()})).await;
                 assert_eq!(client.hear().await["correlation_id"], n.to_string());
-                assert!(clock::since(began) < Duration::from_secs(2), "it was kept waiting");
+                assert!(clock::since(began) < Duration::from_secs(5), "it was kept waiting");
                 tokio::time::sleep(Duration::from_millis(15)).await;
             }
         });

@@ -168,7 +168,6 @@ async fn clients_and_their_frames_are_counted_from_the_first_connection() {
         assert!(began.elapsed() < Duration::from_secs(10), "{after:#?}");
     };
     println!("counted as gone after {:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_millis(500));
     assert_eq!(after[&of("websocket_disconnections_total", &[("reason", "1000")])], 11.0);
     assert_eq!(after[&of("websocket_connection_duration_seconds_count", &[])], 11.0);
 }

@@ -72,8 +72,8 @@ pub struct Directory {
     homes: BTreeMap<AgentAddr, BTreeSet<NodeName>>,
     /// How many agents of a namespace are connected at each node; no zeros.
     online: BTreeMap<Namespace, BTreeMap<NodeName, usize>>,
-    /// Agents of this node that are away, with the wall clock in milliseconds since when.
-    away_since: BTreeMap<AgentAddr, u64>,
+    /// Agents of this node that are away, with the wall clock in milliseconds since when; `None`: not asked for yet.
+    away_since: BTreeMap<AgentAddr, Option<u64>>,
     /// Agents of other nodes of which the disk does not have the latest yet.
     unwritten: BTreeSet<(NodeName, AgentAddr)>,
 }
@@ -323,15 +323,8 @@ impl Directory {
     /// Agents of this node that have been away for so many milliseconds: since this was asked first after
     /// they left, or after this node started. How long ago they registered does not matter.
     pub fn own_away_for(&mut self, limit_ms: u64, wall_ms: u64) -> Vec<AgentAddr> {
-        let Some(list) = self.lists.get(&self.me) else { return Vec::new() };
-        let is_away = |state: &AgentState| state.presence == Presence::Away;
-        self.away_since.retain(|agent, _| list.agents.get(agent).is_some_and(is_away));
-        for state in list.agents.values().filter(|state| is_away(state)) {
-            if !self.away_since.contains_key(&state.agent) {
-                self.away_since.insert(state.agent.clone(), wall_ms);
-            }
-        }
-        let over = self.away_since.iter().filter(|(_, since)| wall_ms.saturating_sub(**since) > limit_ms);
+        let since = self.away_since.iter_mut().map(|(agent, since)| (agent, *since.get_or_insert(wall_ms)));
+        let over = since.filter(|(_, since)| wall_ms.saturating_sub(*since) > limit_ms);
         over.map(|(agent, _)| agent.clone()).collect()
     }
 
@@ -358,12 +351,15 @@ impl Directory {
         self.online.get(namespace).into_iter().flat_map(BTreeMap::keys)
     }
 
-    /// Agents connected at a node.
+    /// Agents connected at a node; walks namespaces, not agents.
     pub fn online_at(&self, node: &NodeName) -> usize {
         self.online.values().filter_map(|nodes| nodes.get(node)).sum()
     }
 
     fn set(&mut self, node: &NodeName, state: AgentState) {
+        if *node == self.me {
+            self.note_away(&state);
+        }
         let Some(list) = self.lists.get_mut(node) else { return };
         let agent = state.agent.clone();
         if state.presence == Presence::Gone {
@@ -384,6 +380,14 @@ impl Directory {
             *nodes.entry(node.clone()).or_default() += 1;
         }
         self.homes.entry(agent).or_default().insert(node.clone());
+    }
+
+    fn note_away(&mut self, own: &AgentState) {
+        if own.presence == Presence::Away {
+            self.away_since.entry(own.agent.clone()).or_default();
+        } else {
+            self.away_since.remove(&own.agent);
+        }
     }
 
     /// Takes what a node's list had of an agent out of the indexes.

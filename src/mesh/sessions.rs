@@ -376,13 +376,9 @@ impl Mesh {
 
     /// An agent whose node can't be reached is not there, whatever its node said last.
     pub(super) fn seen_from_here(&self, node: &NodeName, state: &AgentState) -> AgentState {
-        AgentState { presence: self.presence_from_here(node, state), ..state.clone() }
-    }
-
-    /// See [`Mesh::seen_from_here`].
-    pub(super) fn presence_from_here(&self, node: &NodeName, state: &AgentState) -> Presence {
         let there = *node == self.config.node || self.topology.route(node).is_some();
-        if there { state.presence } else { Presence::Away }
+        let presence = if there { state.presence } else { Presence::Away };
+        AgentState { presence, ..state.clone() }
     }
 
     pub(super) fn announce_agent(&mut self, state: AgentState) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Mesh, Role, Time};
-use crate::wire::frame::{AgentState, Presence};
+use crate::wire::frame::AgentState;
 use crate::wire::ids::{Incarnation, LinkId, Namespace, NodeName};
 
 /// Everything that `status` shows.
@@ -13,7 +13,7 @@ pub struct Snapshot {
     pub nodes: Vec<NodeView>,
     /// Links of this node.
     pub links: Vec<LinkView>,
-    /// Agents connected in the whole mesh.
+    /// Agents connected in the whole mesh; one that is connected at two nodes counts at both.
     pub agents_online: usize,
     /// Agents that are known.
     pub agents_known: usize,
@@ -90,10 +90,11 @@ impl Mesh {
         dialable.map(|state| (state.origin.clone(), state.addresses.clone())).collect()
     }
 
-    /// Agents connected in the whole mesh, as far as this node can reach them.
+    /// Agents connected in the whole mesh, as far as this node can reach them; one that is connected at two nodes counts at
+    /// both. It is asked for often, and walks nodes, not agents.
     pub fn agents_online(&self) -> usize {
-        let agents = self.directory.agents(None);
-        agents.filter(|(node, state)| self.presence_from_here(node, state) == Presence::Online).count()
+        let there = self.directory.others().filter(|node| self.topology.route(node).is_some());
+        there.chain([&self.config.node]).map(|node| self.directory.online_at(node)).sum()
     }
 
     fn node_view(&self, node: &NodeName) -> NodeView {

@@ -22,7 +22,7 @@ pub struct Status {
     pub nodes: Vec<NodeStatus>,
     /// Links of this node.
     pub links: Vec<LinkStatus>,
-    /// Agents connected in the whole mesh.
+    /// Agents connected in the whole mesh; one that is connected at two nodes counts at both.
     pub agents_online: usize,
     /// Agents that are known.
     pub agents_known: usize,

@@ -16,6 +16,9 @@ use serde_json::Value;
 /// Ten times what anything here should take, and more.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Before something is asked again: most questions are a process of their own, and those that are asked want the cores.
+const AGAIN: Duration = Duration::from_millis(10);
+
 /// What `init` makes when it is told no names.
 const DEFAULT: [&str; 3] = ["dc", "agni", "rushabdev"];
 
@@ -88,7 +91,7 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
     let began = Instant::now();
     while !holds() {
         assert!(began.elapsed() < PATIENCE, "after {PATIENCE:?} still not: {what}");
-        std::thread::yield_now();
+        std::thread::sleep(AGAIN);
     }
     began.elapsed()
 }

@@ -192,6 +192,11 @@ impl Flow {
         times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
 
+    /// How many were sent between two moments.
+    pub fn sent_between(&self, since: Instant, until: Instant) -> usize {
+        self.sent.iter().filter(|sent| (since..until).contains(*sent)).count()
+    }
+
     /// How long those took that were sent between two moments: the median, and the longest.
     pub fn took(&self, since: Instant, until: Instant) -> [Duration; 2] {
         let both = self.sent.iter().zip(&self.came).filter(|(sent, _)| (since..until).contains(*sent));

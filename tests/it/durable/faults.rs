@@ -95,7 +95,7 @@ fn a_disk_fails_and_recovers(kind: &str, why: &str) {
             let answer = sender.answer(&id).await;
             assert_eq!(word(&answer), "unavailable", "{answer}");
             assert!(answer["payload"]["message"].as_str().unwrap().contains("disk"), "{answer}");
-            assert!(asked.elapsed() < Duration::from_secs(2), "at once: {:?}", asked.elapsed());
+            assert!(asked.elapsed() < Duration::from_secs(10), "at once: {:?}", asked.elapsed());
         }
         until("agni says that its disk refuses", || refuses(agni, why));
         // What needs no disk goes on, and an acknowledgement waits for the disk.

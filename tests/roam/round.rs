@@ -133,7 +133,10 @@ fn a_direct_link_becomes_much_slower_and_messages_go_round_it_until_it_is_good()
         }
         let more: usize = world.flows_among(&ROUTES, PACE, || ()).iter().map(|flow| flow.came.len()).sum();
         let gone_round = passed_on(&world) - went_round;
-        assert!(gone_round < more / 2, "{gone_round} of {more} went round when the direct way was good again");
+        assert!(
+            gone_round < more / 2,
+            "{gone_round} of {more} went round when the direct way was good again"
+        );
         world.assert_always_dialled();
     });
 }

@@ -35,8 +35,8 @@ use moving::Moving;
 use outbox::{Outbox, send_front};
 use pace::Pace;
 pub use told::{Arrival, Delivery, End, Notice};
-pub use wires::Wire;
 use wires::Wires;
+pub use wires::{Order, Wire};
 
 /// Messages that may wait for one session. A client that is further behind is closed as slow.
 pub const SESSION_QUEUE: usize = 1024;
@@ -173,8 +173,8 @@ pub struct Seat {
     pub notices: Wire<Notice>,
     /// Ordinary messages.
     pub messages: Wire<Arrival>,
-    /// At most one order comes.
-    pub end: Wire<End>,
+    /// The order to end.
+    pub end: Order,
     pace: Pace,
     hub: HubHandle,
 }
@@ -314,7 +314,7 @@ impl Hub {
             Request::Subscribe(no, wish) => self.subscribe(no, *wish),
             Request::Unsubscribe(no, room, id) => self.unsubscribe(no, &room, id),
             Request::EndAll(order) => {
-                for entry in self.sessions.values() {
+                for entry in self.sessions.values_mut() {
                     entry.wires.end(order());
                 }
             }
@@ -438,7 +438,7 @@ impl Hub {
             self.readers.leave(no);
         }
         if self.current == Some(link)
-            && let Some(entry) = self.sessions.remove(&no)
+            && let Some(mut entry) = self.sessions.remove(&no)
         {
             entry.wires.end(End::refused(refusal));
         }
@@ -455,7 +455,7 @@ impl Hub {
     /// A session that takes nothing more: it alone goes.
     fn unreachable(&mut self, no: SessionNo, slow: bool) {
         self.detach(no, false);
-        if let Some(entry) = self.sessions.remove(&no)
+        if let Some(mut entry) = self.sessions.remove(&no)
             && slow
         {
             let message =

@@ -29,7 +29,7 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -291,8 +291,8 @@ impl<C: Carrier> Session<C> {
     }
 
     fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
-        if let Poll::Ready(end) = self.seat.end.poll_recv(cx) {
-            return Poll::Ready(Wake::End(end.map_or_else(stopping, |end| *end)));
+        if let Poll::Ready(end) = self.poll_end(cx) {
+            return Poll::Ready(end);
         }
         if let Poll::Ready(Some(notice)) = self.seat.notices.poll_recv(cx) {
             return Poll::Ready(Wake::Notice(*notice));
@@ -300,11 +300,16 @@ impl<C: Carrier> Session<C> {
         self.poll_read(cx)
     }
 
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        let end = ready!(Pin::new(&mut self.seat.end).poll(cx));
+        Poll::Ready(Wake::End(end.map_or_else(|_| stopping(), |end| *end)))
+    }
+
     /// Finds what is to be done next. Orders to end come first; then writing, so that what is queued goes
     /// out in as few system calls as possible; then reading, unless something that was read must wait.
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
-        if let Poll::Ready(end) = self.seat.end.poll_recv(cx) {
-            return Poll::Ready(Wake::End(end.map_or_else(stopping, |end| *end)));
+        if let Poll::Ready(end) = self.poll_end(cx) {
+            return Poll::Ready(end);
         }
         if self.turns >= WRITE_TURNS {
             self.turns = 0;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{Arrival, Delivery, End, Notice, SESSION_BYTES, SESSION_QUEUE};
 use crate::gateway::readers::RoomNews;
@@ -16,23 +16,27 @@ const SMALL: usize = 4096;
 /// blocks): in themselves they would take 16 KiB of each session that is silent.
 pub type Wire<T> = queue::Receiver<Box<T>>;
 
+/// Where a session hears that it is to end. One order ends it: a queue would keep room for more.
+pub type Order = oneshot::Receiver<Box<End>>;
+
 /// The writing ends of a session's queues.
 pub(super) struct Wires {
     notices: queue::Sender<Box<Notice>>,
     messages: queue::Sender<Box<Arrival>>,
-    end: queue::Sender<Box<End>>,
+    /// `None`: the order was given.
+    end: Option<oneshot::Sender<Box<End>>>,
     /// What is left of [`SESSION_BYTES`].
     bytes: Arc<Semaphore>,
 }
 
 impl Wires {
     /// Makes them, and the reading ends.
-    pub(super) fn new() -> (Wires, Wire<Notice>, Wire<Arrival>, Wire<End>) {
+    pub(super) fn new() -> (Wires, Wire<Notice>, Wire<Arrival>, Order) {
         let (notices, notices_out) = queue::bounded("session.notices", SESSION_QUEUE);
         let (messages, messages_out) = queue::bounded("session.messages", SESSION_QUEUE);
-        let (end, end_out) = queue::bounded("session.end", 1);
+        let (end, end_out) = oneshot::channel();
         let bytes = Arc::new(Semaphore::new(SESSION_BYTES));
-        (Wires { notices, messages, end, bytes }, notices_out, messages_out, end_out)
+        (Wires { notices, messages, end: Some(end), bytes }, notices_out, messages_out, end_out)
     }
 
     /// Messages that the session has not taken yet.
@@ -64,8 +68,11 @@ impl Wires {
     }
 
     /// Ends the session. An order that is there already ends it just as well.
-    pub(super) fn end(&self, order: End) {
-        let _ = self.end.try_send(Box::new(order));
+    pub(super) fn end(&mut self, order: End) {
+        if let Some(end) = self.end.take() {
+            // The session may be over.
+            let _ = end.send(Box::new(order));
+        }
     }
 
     /// The same for what is about a room.

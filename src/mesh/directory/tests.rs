@@ -76,3 +76,24 @@ fn a_change_whose_base_is_missing_asks_for_the_whole_list() {
     assert_eq!(directory.learn(later), Learned::News(vec![agent("a"), agent("b")]));
     assert!(directory.home(&agent("a")).is_none(), "what the whole list lacks is gone");
 }
+
+#[test]
+fn an_agent_that_came_back_has_been_away_only_since_it_left_again() {
+    // covers T05
+    let mut directory = Directory::new(node("dc"), Incarnation(1), Vec::new(), BTreeMap::new());
+    let set = |directory: &mut Directory, presence| {
+        directory.change(state("bob", presence, 1)).unwrap();
+    };
+    set(&mut directory, Presence::Away);
+    assert!(directory.own_away_for(100, 0).is_empty());
+    set(&mut directory, Presence::Online);
+    assert!(directory.own_away_for(100, 200).is_empty(), "it is there");
+    set(&mut directory, Presence::Away);
+    // Said again, as when its capabilities change: it has not been there meanwhile.
+    assert!(directory.own_away_for(100, 250).is_empty());
+    set(&mut directory, Presence::Away);
+    assert!(directory.own_away_for(100, 350).is_empty());
+    assert_eq!(directory.own_away_for(100, 351), [agent("bob")]);
+    set(&mut directory, Presence::Gone);
+    assert!(directory.own_away_for(100, 900).is_empty(), "it is known no more");
+}

@@ -52,6 +52,7 @@ pub fn plan(world: &mut World, rng: &mut Rng, begin: Us, length: Us) {
     world.extras.on = true;
     let gate = rng.index(world.gates.len());
     let late = add_agent(world, rng, gate, false);
+    world.model.unknown.insert(late);
     world.agents[late].away_until = begin + rng.range(2, 30) * SECOND;
     for _ in 0..rng.range(1, 5) {
         let (agent, away) = (rng.index(world.agents.len()), rng.range(100, 20_000) * MS);
@@ -103,6 +104,7 @@ impl World {
             return;
         }
         self.trace.count("agents unregistered");
+        self.model.unknown.insert(agent);
         let session = &mut self.sessions[ix];
         (session.open, session.ready) = (false, false);
         session.hands.clear();

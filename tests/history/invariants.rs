@@ -86,10 +86,11 @@ impl World {
         if part.settled.is_none() && !over {
             return Some(format!("accepted, and it has no end: {part:?}"));
         }
+        // A good end is told to a sender that asked for it, any other one always.
+        let good = part.settled.is_some_and(|(_, state)| state == State::Acked);
+        let told = message.to.is_some() && (message.wish == Some(State::Acked) || !good);
         // A node whose record was lost can't tell what became of it.
-        let asked = message.wish == Some(State::Acked) && message.to.is_some();
-        let untold = asked && part.settled.is_some() && !part.end_sent;
-        if untold && part.excuses.is_empty() {
+        if told && !part.end_sent && part.excuses.is_empty() {
             return Some(format!("its sender was told no end: {part:?}"));
         }
         None
@@ -112,7 +113,7 @@ impl World {
         if let Some(open) = self.outstanding().into_iter().next() {
             return self.fail(|| open);
         }
-        if let Some(why) = self.wrong_order() {
+        if let Some(why) = self.death_without_cause().or_else(|| self.wrong_order()) {
             return self.fail(|| why);
         }
         if let Some(why) = self.views_differ().or_else(|| self.way_astray()) {
@@ -165,6 +166,25 @@ impl World {
             let first = first.get_or_insert_with(|| agents.clone());
             if *first != agents {
                 return Some(format!("n0 knows {first:?}, and n{m} {agents:?}"));
+            }
+        }
+        None
+    }
+
+    /// A message that was told dead, where nothing was done to it that it may die of.
+    fn death_without_cause(&self) -> Option<String> {
+        let few_marks = self.trace.counts.contains_key("marks at their limit");
+        for (number, message) in self.model.messages.iter().enumerate().filter(|(_, m)| m.is_durable()) {
+            for (to, part) in &message.parts {
+                let Some(end) = part.last_end().filter(|end| end.state == State::Dead) else { continue };
+                let cause = match end.code {
+                    Some(Code::UnknownRecipient) => self.model.unknown.contains(to),
+                    Some(Code::TooOld) => few_marks,
+                    _ => false,
+                };
+                if !cause && part.excuses.is_empty() {
+                    return Some(format!("m{number} to a{to} died of {:?} without a cause: {part:?}", end.code));
+                }
             }
         }
         None

@@ -137,6 +137,8 @@ pub struct Model {
     pub delivered: u64,
     /// When a recipient's home changed: from where, to where.
     pub moves: BTreeMap<AgentNo, Vec<(Us, MachineNo, MachineNo)>>,
+    /// Who was not known to every node all the time: late to come, or unregistered for a while.
+    pub unknown: BTreeSet<AgentNo>,
     /// When two machines could not reach each other last.
     pub apart: BTreeMap<(MachineNo, MachineNo), Us>,
 }

@@ -1,5 +1,6 @@
 //! Faults planted on purpose between the core and the world: each breaks a promise, and must be found.
 
+use trishula::wire::close::{Code, Refusal};
 use trishula::wire::envelope::State;
 use trishula::wire::frame::{Frame, Outcome};
 use trishula::wire::ids::Sequence;
@@ -31,6 +32,8 @@ pub enum Sabotage {
     LosesThePlace,
     /// What became of messages is never passed back.
     TellsNoEnd,
+    /// The same of those whose time was over.
+    TellsNoExpiry,
     /// The time that is left is not passed on.
     LivesForEver,
     /// A message is delivered before its time.
@@ -39,6 +42,8 @@ pub enum Sabotage {
     HoldsNoCopy,
     /// Calls a message expired that was acknowledged.
     TellsAnotherEnd,
+    /// Buries what waits for a word of its recipient.
+    BuriesTheLiving,
 }
 
 pub const ALL: &[Sabotage] = &[
@@ -52,10 +57,12 @@ pub const ALL: &[Sabotage] = &[
     Sabotage::MarksNothing,
     Sabotage::LosesThePlace,
     Sabotage::TellsNoEnd,
+    Sabotage::TellsNoExpiry,
     Sabotage::LivesForEver,
     Sabotage::CannotWait,
     Sabotage::HoldsNoCopy,
     Sabotage::TellsAnotherEnd,
+    Sabotage::BuriesTheLiving,
 ];
 
 impl Sabotage {
@@ -100,8 +107,21 @@ impl Sabotage {
                     .reports
                     .retain(|(_, outcome)| !matches!(outcome, Outcome::Reached(state, _) if state.is_end()));
             }
+            (Sabotage::TellsNoExpiry, Frame::Confirm(confirm)) => {
+                confirm
+                    .reports
+                    .retain(|(_, outcome)| !matches!(outcome, Outcome::Reached(State::Expired, _)));
+            }
             (Sabotage::TellsAnotherEnd, Frame::Told(_, receipt)) if receipt.state == State::Acked => {
                 receipt.state = State::Expired;
+            }
+            (Sabotage::BuriesTheLiving, Frame::Confirm(confirm)) => {
+                for (_, outcome) in &mut confirm.reports {
+                    if *outcome == Outcome::Reached(State::Acked, None) {
+                        let why = Refusal::new(Code::UnknownRecipient, "planted");
+                        *outcome = Outcome::Reached(State::Dead, Some(why));
+                    }
+                }
             }
             _ => {}
         }

@@ -278,6 +278,10 @@ impl Mesh {
     fn refused_there(&mut self, no: No, why: Option<Refusal>) {
         let why = why.unwrap_or_else(|| Refusal::new(Code::Internal, "refused without a reason"));
         let Some(item) = self.durable.table.get(no) else { return };
+        // It took it over meanwhile: this is its answer to a double of it, by a slower way.
+        if matches!(item.place, Place::Handed | Place::Copy) {
+            return self.event(Event::Stray("Confirm"));
+        }
         let untold = item.told.is_none() && item.is_of_this_node() && !item.on_disk;
         let may_find_room = why.code.retry() && item.place == Place::Outbox && !item.ending;
         if untold {

@@ -308,10 +308,7 @@ async fn connection(
     from: SocketAddr,
     place: Arc<Place>,
 ) -> Option<(Upgraded<Stream>, Caller)> {
-    // Without it a small frame may wait for the acknowledgement of the one before.
-    if let Err(e) = socket.set_nodelay(true) {
-        tracing::debug!(%from, error = %e, "TCP_NODELAY was refused");
-    }
+    wss::prepare(&socket);
     let (site, first) = (&place.site, place.site.called(None));
     let entry = &place.entry;
     let enter = async {
@@ -354,9 +351,6 @@ async fn connection(
     }?;
     // Its seat counts from now on.
     drop(waiting);
-    if matches!(upgraded.grant, Grant::Relay(_)) {
-        wss::prepare(upgraded.io.tcp());
-    }
     Some((upgraded, caller))
 }
 

@@ -304,6 +304,32 @@ async fn a_client_that_reads_nothing_costs_only_itself() {
 }
 
 #[tokio::test]
+async fn what_a_slow_client_has_not_read_holds_up_an_urgent_message_by_a_few_frames_only() {
+    // covers Q03
+    const BULK: usize = 40;
+    let world = World::start().await;
+    let mut slow = world.registered("slow").await;
+    let mut sender = world.registered("sender").await;
+    let payload = "x".repeat(100_000);
+    let mut say = async |message: serde_json::Value| {
+        sender.say(message).await;
+        // Its own message comes behind the other one.
+        sender.say(json!({"type": "STATUS", "to": "sender", "priority": 1})).await;
+        assert_eq!(sender.hear().await["from"], "sender");
+    };
+    for n in 0..BULK {
+        say(json!({"type": "STATUS", "to": "slow", "id": format!("bulk-{n}"), "payload": payload})).await;
+    }
+    say(json!({"type": "STATUS", "to": "slow", "id": "urgent", "priority": 1})).await;
+    let mut before = 0;
+    while slow.hear().await["id"] != "urgent" {
+        before += 1;
+    }
+    // What its own system has taken for it, and the frame that is being written.
+    assert!(before < BULK / 4, "{before} of {BULK} came before it");
+}
+
+#[tokio::test]
 async fn five_hundred_connections_at_once_are_served() {
     // covers B30, B09
     let world = World::start().await;

@@ -1,7 +1,7 @@
 //! Dialling: for ever, with back-off, and never while there is a link already.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -200,20 +200,31 @@ impl Dialler {
         if !self.has_fallback() || self.is_entrance() {
             return self.connect_directly(&round, config).await;
         }
-        let network = match self.target.addresses.iter().find(|address| !address.starts_with(WSS)) {
-            Some(address) => race::network_to(address).await,
-            None => None,
-        };
+        let network = self.network().await;
+        if self.blocked.block_quic(network) {
+            tracing::info!(peer = self.peer(), "QUIC failed on this network lately: the edge is dialled first");
+        }
         let (quic, wss) = (self.connect_directly(&round, config), self.connect_wss());
         let won = match self.blocked.block_quic(network) {
             false => race::race(quic, wss).await,
             true => race::race(wss, quic).await,
         }?;
-        match won.1 {
+        self.remember(network, &won.1);
+        Ok(won)
+    }
+
+    /// The one that the target is dialled from.
+    async fn network(&self) -> Option<IpAddr> {
+        let address = self.target.addresses.iter().find(|address| !address.starts_with(WSS))?;
+        race::network_to(address).await
+    }
+
+    /// Which carrier is better on a network.
+    fn remember(&mut self, network: Option<IpAddr>, better: &Dialled) {
+        match better {
             Dialled::Wss(_) => self.blocked.lost(network),
             _ => self.blocked.won(network),
         }
-        Ok(won)
     }
 
     /// Counts what came of a try.

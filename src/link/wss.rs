@@ -229,7 +229,8 @@ async fn announced(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Str
     }
 }
 
-/// Settings of a connection that carries a link, or relays one.
+/// Settings of a connection that carries a link, relays one, or is a client's: no small frame waits for the acknowledgement of the one
+/// before, and nothing urgent for more than [`UNSENT`].
 pub fn prepare(tcp: &TcpStream) {
     // Neither is needed for it to work.
     for (what, set) in [

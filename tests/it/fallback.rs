@@ -275,3 +275,22 @@ fn where_the_edge_is_can_be_learnt_from_the_node() {
     pair.path.set_open(false);
     until("the link goes through the edge", || pair.carrier().as_deref() == Some("wss"));
 }
+
+// covers Q01
+#[test]
+fn a_network_that_blocked_udp_in_mid_flow_is_remembered_when_the_peer_is_dialled_again() {
+    let mut pair = Pair::new();
+    pair.start();
+    pair.mesh.wait_whole();
+    until("the link is on QUIC", || pair.carrier().as_deref() == Some("quic"));
+    pair.path.set_open(false);
+    until("the link goes through the edge", || pair.carrier().as_deref() == Some("wss"));
+    let first = "the edge is dialled first";
+    assert!(!pair.mesh.machine("dc").node_log().contains(first), "nothing was known when the mesh began");
+    pair.mesh.machine("agni").node.as_mut().unwrap().kill();
+    until("the link is gone", || pair.carrier().is_none());
+    pair.mesh.machine("agni").start_node();
+    until("the link is back", || pair.carrier().as_deref() == Some("wss"));
+    let log = pair.mesh.machine("dc").node_log();
+    assert!(log.contains(first), "{log}");
+}

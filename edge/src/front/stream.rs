@@ -19,14 +19,6 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// The socket below.
-    pub fn tcp(&self) -> &TcpStream {
-        match self {
-            Stream::Tls(tls) => tls.get_ref().0,
-            Stream::Plain(tcp) => tcp,
-        }
-    }
-
     /// What the client agreed to speak (ALPN).
     pub fn alpn(&self) -> Option<&[u8]> {
         match self {

@@ -140,6 +140,10 @@ impl Dialler {
                     if why == Why::Lossy {
                         self.lossy.again(lasted);
                     }
+                    if !self.is_entrance() {
+                        let network = self.network().await;
+                        self.remember(network, &better.1);
+                    }
                     number += 1;
                     links.push(self.start(better, why == Why::Lossy, number, over.clone()));
                 }

@@ -202,7 +202,10 @@ impl Dialler {
         }
         let network = self.network().await;
         if self.blocked.block_quic(network) {
-            tracing::info!(peer = self.peer(), "QUIC failed on this network lately: the edge is dialled first");
+            tracing::info!(
+                peer = self.peer(),
+                "QUIC failed on this network lately: the edge is dialled first"
+            );
         }
         let (quic, wss) = (self.connect_directly(&round, config), self.connect_wss());
         let won = match self.blocked.block_quic(network) {

@@ -66,6 +66,26 @@ async fn one_service_may_speak_all_dialects() {
 }
 
 #[tokio::test]
+async fn a_client_that_has_said_nothing_when_the_edge_stops_is_told_when_to_come_back() {
+    // covers B12
+    let world = serving(
+        "[[service]]\nname = \"all\"\ndialect = \"auto\"\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\n",
+    )
+    .await;
+    // Its session begins when its second is over, or with what it says.
+    let (mut silent, mut late) = (old(&world).await, old(&world).await);
+    let stop = world.edge.stop(PATIENCE);
+    let says = async {
+        late.say(auth(&signed(SECRET, claims("u1", &[])))).await;
+        late.closed().await
+    };
+    let (silent, late, ()) = tokio::join!(silent.closed(), says, soon(stop));
+    for (code, reason) in [silent, late] {
+        assert!(code == 1012 && reason.starts_with("retry_after_ms="), "{code} {reason}");
+    }
+}
+
+#[tokio::test]
 async fn services_on_one_port_are_told_by_name_each_with_its_certificate() {
     // covers B01, B10
     let (at, machine) = (free_port(), Machine::new());

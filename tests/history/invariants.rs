@@ -183,7 +183,10 @@ impl World {
                     _ => false,
                 };
                 if !cause && part.excuses.is_empty() {
-                    return Some(format!("m{number} to a{to} died of {:?} without a cause: {part:?}", end.code));
+                    return Some(format!(
+                        "m{number} to a{to} died of {:?} without a cause: {part:?}",
+                        end.code
+                    ));
                 }
             }
         }

@@ -16,7 +16,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::congestion::{BbrConfig, Controller, ControllerFactory, Cubic, CubicConfig};
+use quinn::congestion::{Bbr, BbrConfig, Controller, ControllerFactory, Cubic, CubicConfig};
 use quinn_proto::RttEstimator;
 
 /// What our own packets may wait in the queue of the slowest hop.
@@ -70,6 +70,13 @@ impl Congestion {
 pub(super) fn has_room(connection: &quinn::Connection) -> bool {
     let state = connection.congestion_state().into_any();
     state.downcast_ref::<Bounded>().is_none_or(|bounded| bounded.has_room)
+}
+
+/// What decides on a connection, as the configuration calls it.
+pub(super) fn word(connection: &quinn::Connection) -> Option<&'static str> {
+    let state = connection.congestion_state().into_any();
+    let cubic = state.is::<Bounded>().then_some("cubic");
+    cubic.or_else(|| state.is::<Bbr>().then_some("bbr"))
 }
 
 struct Factory {

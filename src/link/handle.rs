@@ -1,7 +1,7 @@
 //! The writing end of a link, and the queues that its carrier serves.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use super::room::Room;
@@ -28,6 +28,7 @@ struct Inner {
     /// Smoothed round trip in microseconds, as the carrier measures it; 0: not known.
     rtt_us: AtomicU32,
     carrier: &'static str,
+    congestion: OnceLock<&'static str>,
     remote: Mutex<String>,
 }
 
@@ -72,8 +73,9 @@ impl Handle {
         let (close, close_orders) = queue::bounded("link.close", 1);
         let rooms = (0..Lane::COUNT).map(|_| Room::default()).collect();
         let (datagrams, waiting) = datagram::outlet();
-        let (rtt_us, remote) = (AtomicU32::new(0), Mutex::new(remote));
-        let inner = Inner { id, lanes: senders, rooms, datagrams, close, rtt_us, carrier, remote };
+        let (rtt_us, congestion, remote) = (AtomicU32::new(0), OnceLock::new(), Mutex::new(remote));
+        let inner =
+            Inner { id, lanes: senders, rooms, datagrams, close, rtt_us, carrier, congestion, remote };
         let (copier, copies) = twice::copier();
         let (datagrams, copies, close) = (Some(waiting), Some(copies), close_orders);
         let outlets = Outlets { lanes: receivers, datagrams, copies, copier, close };
@@ -88,6 +90,17 @@ impl Handle {
     /// `quic`, `wss`, `unix` or `memory`.
     pub fn carrier(&self) -> &'static str {
         self.inner.carrier
+    }
+
+    /// The congestion control that the connection has, where it is the carrier's own.
+    pub fn congestion(&self) -> Option<&'static str> {
+        self.inner.congestion.get().copied()
+    }
+
+    /// For the carrier: what its connection has.
+    pub(super) fn set_congestion(&self, word: &'static str) {
+        // A connection keeps what it began with.
+        let _ = self.inner.congestion.set(word);
     }
 
     /// Whether the carrier is for when there is no better one.

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use tokio::sync::SetOnce;
 
 pub use super::Local;
-use super::congestion::Congestion;
+use super::congestion::{self, Congestion};
 use super::datagram;
 use super::early::{self, Begun, Doorman};
 use super::inbox::Inbox;
@@ -84,6 +84,9 @@ pub async fn run(local: &Local, connection: quinn::Connection, expected: Admitte
         }
         Begun::Dialled | Begun::Accepted => new(),
     };
+    if let Some(word) = congestion::word(&connection) {
+        handle.set_congestion(word);
+    }
     let id = handle.id();
     let link = Link { local, connection: &connection, expected: &expected, dialled, writers };
     let (why, up) = link.run(handle, outlets, handshake, &mut said).await;

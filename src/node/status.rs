@@ -203,6 +203,9 @@ pub struct LinkStatus {
     pub role: String,
     /// `quic` or `memory`.
     pub carrier: String,
+    /// The congestion control of its connection, `cubic` or `bbr`; absent: it has none of its own.
+    #[serde(default)]
+    pub congestion: Option<String>,
     /// The peer's address.
     pub remote: String,
     /// Whether this node dialled.

@@ -359,6 +359,47 @@ fn a_certificate_that_was_revoked_while_its_session_could_resume_gets_nowhere() 
     assert_eq!((dc(&pair), early_messages(pair.dialled(), "received")), (0, 0));
 }
 
+/// What is in the file of sessions: version, CA, number of the revocation list, and the sessions with their tickets.
+type Saved = (u8, [u8; 32], u64, Vec<(Vec<u8>, u64, Vec<u8>)>);
+
+fn saved(machine: &Machine) -> Option<Saved> {
+    postcard::from_bytes(&fs::read(machine.sessions_file()).ok()?).ok()
+}
+
+// covers T24, Q01
+#[test]
+fn a_revoked_peer_whose_session_was_not_forgotten_is_refused_by_who_looks_again() {
+    let mut pair = Pair::start("agni", HEARTBEAT_MS);
+    let mut worker = Worker::at(&mut pair);
+    worker.gets_only(&pair, "before");
+    // Four tickets for agni, and four for the worker.
+    until("they are on disk", || saved(pair.dialled()).is_some_and(|saved| saved.3.len() >= 8));
+    let mut sessions = saved(pair.dialled()).unwrap();
+    pair.path.cut();
+    pair.send("from beyond");
+    // Or it would use up its tickets before anybody is there.
+    pair.dialler().node.as_ref().unwrap().signal("STOP");
+    let revoked = pair.mesh.machines[0].run(&["cert", "revoke", "agni", "--reason", "stolen"]);
+    assert!(revoked.status.success(), "{}", String::from_utf8_lossy(&revoked.stderr));
+    until("dc has no link", || !pair.dialled().linked());
+    pair.dialled().node.as_mut().unwrap().kill();
+    // As if nobody had looked whether others are trusted now.
+    sessions.2 += 1;
+    fs::write(pair.dialled().sessions_file(), postcard::to_stdvec(&sessions).unwrap()).unwrap();
+    pair.dialled().start_node();
+    until("dc runs", || pair.dialled().status().is_some());
+    pair.path.open();
+    pair.dialler().node.as_ref().unwrap().signal("CONT");
+    let refused = "trishula_not_admitted_total{reason=\"revoked\"}";
+    until("agni is refused", || pair.dialled().metric(refused) > 0);
+    let own = pair.dialled().run(&["send", "worker", "\"from dc\""]);
+    assert!(own.status.success(), "{}", String::from_utf8_lossy(&own.stderr));
+    assert_eq!(worker.next(), "from dc", "nothing of the other one was delivered");
+    assert!(!pair.dialled().linked());
+    let dc = &pair.mesh.machines[0];
+    assert_eq!((early(dc, "received"), early_messages(dc, "received")), (0, 0));
+}
+
 // covers Q02
 #[test]
 fn a_node_that_was_killed_and_started_again_is_noticed_by_a_stateless_reset() {

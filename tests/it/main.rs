@@ -7,6 +7,7 @@ mod browser;
 mod buddy;
 mod chaos;
 mod clients;
+mod congestion;
 mod deflate;
 mod durable;
 mod early;

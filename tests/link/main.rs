@@ -9,5 +9,6 @@ mod lanes;
 #[cfg(target_os = "linux")]
 mod offload;
 mod replaced;
+mod resumed;
 mod rude_peers;
 mod twice;

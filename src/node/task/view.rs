@@ -105,6 +105,7 @@ impl Node {
             peer: view.peer,
             role: role_word(info).to_owned(),
             carrier: info.handle.carrier().to_owned(),
+            congestion: info.handle.congestion().map(str::to_owned),
             remote: info.handle.remote(),
             dialled: view.dialled,
             rtt_ms: (view.rtt_us > 0).then(|| f64::from(view.rtt_us) / 1e3),

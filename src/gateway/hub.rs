@@ -149,7 +149,7 @@ impl HubHandle {
         wait.await.map_err(|_| Stopped)
     }
 
-    /// Ends every session, and each that begins later; `order` is asked once for each, so that its words can differ.
+    /// Ends every session; `order` is asked once for each, so that its words can differ.
     pub async fn end_all(&self, order: impl Fn() -> End + Send + 'static) -> Result<(), Stopped> {
         self.request(Request::EndAll(Box::new(order))).await
     }
@@ -233,8 +233,6 @@ struct Hub {
     moving: Moving,
     readers: Readers,
     measure: Option<Measure>,
-    /// What every session is told, once all are to end: also one that comes to be only then.
-    last_order: Option<Box<dyn Fn() -> End + Send>>,
     /// When the events came that are being taken, in [`clock::micros`].
     came: u64,
 }
@@ -252,7 +250,6 @@ impl Hub {
             moving: Moving::default(),
             readers: Readers::default(),
             measure,
-            last_order: None,
             came: 0,
         }
     }
@@ -296,10 +293,7 @@ impl Hub {
 
     fn request(&mut self, request: Request) {
         match request {
-            Request::Open(no, mut wires) => {
-                if let Some(order) = &self.last_order {
-                    wires.end(order());
-                }
+            Request::Open(no, wires) => {
                 self.sessions.insert(no, Entry { wires, attach: None, known: false, unanswered: 0 });
             }
             Request::Attach(attach) => self.attach(attach),
@@ -323,7 +317,6 @@ impl Hub {
                 for entry in self.sessions.values_mut() {
                     entry.wires.end(order());
                 }
-                self.last_order = Some(order);
             }
         }
     }

@@ -150,7 +150,7 @@ fn an_edge_whose_node_hangs_goes_to_another_and_comes_back_when_it_goes_on() {
     let (askers, worked) = flows.end();
     for (n, ((sent, heard), worked)) in askers.iter().zip(&worked).enumerate() {
         let fed = heard.iter().map(|(number, _)| *number).max().unwrap();
-        flows::assert_in_order_and_doubles_marked(&format!("from asker-{n}"), *sent, worked);
-        flows::assert_in_order_and_doubles_marked(&format!("to asker-{n}"), fed, heard);
+        flows::assert_none_lost_or_doubled_unmarked(&format!("from asker-{n}"), *sent, worked);
+        flows::assert_none_lost_or_doubled_unmarked(&format!("to asker-{n}"), fed, heard);
     }
 }

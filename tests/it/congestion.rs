@@ -27,7 +27,7 @@ fn congestion(machine: &Machine) -> Option<Value> {
 
 /// The message with this number: no two are alike.
 fn payload(n: usize) -> Value {
-    let length = if n % (SMALL + 1) == 0 { BYTES } else { 10 };
+    let length = if n.is_multiple_of(SMALL + 1) { BYTES } else { 10 };
     let filling: String = (0..length).map(|i| char::from(b'a' + ((i + n * 7) % 26) as u8)).collect();
     json!({"n": n, "filling": filling})
 }

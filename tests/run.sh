@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Runs every test. `--long` adds the slow ones: long simulations, soak, benches in full. `SEEDS=n` says how many
-# histories are simulated: by the long run with --long (20,000), else by the short one (1,000). `SIM_SEEDS=n`: how many
-# minutes of the whole stack (2,000 with --long, else 8).
+# Runs every test. `--long` adds the slow ones: long simulations, soak, benches in full; `--only-long` runs just those.
+# `SEEDS=n` says how many histories are simulated: by the long run (20,000), else by the short one (1,000).
+# `SIM_SEEDS=n`: how many minutes of the whole stack (2,000 in the long run, else 8).
 # Installs what it needs below target/, or stops with one line that says what to install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-long=false
+long=false usual=true
 for argument in "$@"; do
     case "$argument" in
         --long) long=true ;;
-        *) echo "usage: tests/run.sh [--long]" >&2; exit 2 ;;
+        --only-long) long=true usual=false ;;
+        *) echo "usage: tests/run.sh [--long|--only-long]" >&2; exit 2 ;;
     esac
 done
 
@@ -112,9 +113,11 @@ export TRISHULA_TEST_PYTHON_STRICT
 
 # Both programs first: the tests start them as real processes.
 cargo build --locked --workspace --bins
-cargo test --locked --workspace --no-fail-fast
-# That the small benches still run: their figures mean nothing so.
-cargo test --locked --bench codec --bench routing -- --quick
+if $usual; then
+    cargo test --locked --workspace --no-fail-fast
+    # That the small benches still run: their figures mean nothing so.
+    cargo test --locked --bench codec --bench routing -- --quick
+fi
 
 if $long; then
     # Five minutes of kills, stops and restarts; it prints the seed that repeats its blows.

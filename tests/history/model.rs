@@ -137,7 +137,7 @@ pub struct Model {
     pub delivered: u64,
     /// When a recipient's home changed: from where, to where.
     pub moves: BTreeMap<AgentNo, Vec<(Us, MachineNo, MachineNo)>>,
-    /// Who was not known to every node all the time: late to come, or unregistered for a while.
+    /// Who was not known to every node all the time: late to come, unregistered for a while, or at home where a disk was lost.
     pub unknown: BTreeSet<AgentNo>,
     /// When two machines could not reach each other last.
     pub apart: BTreeMap<(MachineNo, MachineNo), Us>,

@@ -104,7 +104,7 @@ impl Speech {
         let (ids, pace) = (Box::new(Random), Box::new(limits));
         let user = identity.and_then(|identity| {
             let name = identity.agent.as_ref()?.to_string();
-            Some(User { name, permissions: identity.permissions.clone() })
+            Some(User { name, called: identity.user.clone(), permissions: identity.permissions.clone() })
         });
         match (tongue, &self.choice) {
             (None, choice) => Dialect::Undecided(Box::new(Sniffer::new(choice.clone(), ids, pace, now))),

@@ -6,10 +6,12 @@
 //! | [`token`] | tokens (RFC 7519) by secret or public key |
 //! | [`guest`] | agents of other namespaces, where a rule lets them in |
 //! | [`keys`] | public keys, and tokens that were taken back |
+//! | `user` | users whose names are no agents' |
 
 pub mod guest;
 pub mod keys;
 pub mod token;
+mod user;
 
 use std::sync::Arc;
 
@@ -24,6 +26,8 @@ pub use token::{NewToken, Own, Rules, Trust, issue};
 pub struct Identity {
     /// Its own agent; `None` only where the operator has switched authentication off.
     pub agent: Option<AgentName>,
+    /// What its token calls it, where that is not the agent's name.
+    pub user: Option<String>,
     /// The namespace it lives in.
     pub namespace: Namespace,
     /// Other names it may register as.
@@ -71,6 +75,7 @@ impl Identity {
     pub fn certified(agent: AgentName, namespace: Namespace) -> Identity {
         Identity {
             agent: Some(agent),
+            user: None,
             namespace,
             may_register: Vec::new(),
             permissions: Vec::new(),
@@ -84,6 +89,7 @@ impl Identity {
     pub fn anybody(namespace: Namespace) -> Identity {
         Identity {
             agent: None,
+            user: None,
             namespace,
             may_register: Vec::new(),
             permissions: Vec::new(),

@@ -43,6 +43,19 @@ fn is_label(given: &str) -> bool {
     given.len() <= MAX_LABEL && starts_with(given, lower) && given.bytes().all(|b| lower(&b) || b == b'-')
 }
 
+/// What a room's name may hold: the old services call theirs after projects, files and people. Nothing that a line of a log,
+/// a pattern or a shell reads as something else, and nothing that is not seen.
+fn is_of_room(c: char) -> bool {
+    match c {
+        _ if c.is_ascii_alphanumeric() => true,
+        _ if c.is_ascii() => " ._-:/@+=,~#%&!()".contains(c),
+        // Soft hyphen, joiners, marks of direction, separators and the byte order mark (Unicode 15.1, Default_Ignorable and Bidi_Control).
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' => false,
+        '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}' => false,
+        _ => !c.is_control() && !c.is_whitespace(),
+    }
+}
+
 /// What no agent and no namespace is called, in any case: `to` means something else by them.
 fn is_reserved(given: &str) -> bool {
     ["broadcast", "mesh"].iter().any(|word| given.eq_ignore_ascii_case(word))
@@ -125,9 +138,10 @@ name!(
     /// A room's name inside its namespace.
     RoomName, "room name",
     |s| s.len() <= MAX_ROOM_NAME
-        && starts_with(s, u8::is_ascii_alphanumeric)
-        && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':' | b'/')),
-    "is not a room name: letters, digits and '._-:/', at most 128, starting with a letter or digit"
+        && s.chars().all(is_of_room)
+        && s.starts_with(|c: char| c.is_ascii_alphanumeric() || !c.is_ascii())
+        && !s.ends_with(' '),
+    "is not a room name: letters and digits of any script, blanks inside and '._-:/@+=,~#%&!()', at most 128 bytes of UTF-8, starting with a letter or digit"
 );
 name!(
     /// What a sender calls its message; unique for that sender.
@@ -222,6 +236,47 @@ mod tests {
         assert!(Namespace::new("mesh").is_err() && Namespace::new("broadcast").is_err());
         let error = NodeName::new("Agni!").unwrap_err().to_string();
         assert!(error.contains("Agni!") && error.contains("lower-case"), "{error}");
+    }
+
+    #[test]
+    fn rooms_have_names_as_people_give_them() {
+        // covers B05, B19
+        let long = "\u{e9}".repeat(64);
+        for good in [
+            "deploys",
+            "pool:7/a",
+            "my project (2026)",
+            "a@b.example",
+            "त्रिशूल",
+            "会议:1",
+            "1+1=2, ~#%&!",
+            &long,
+        ] {
+            assert_eq!(RoomName::new(good).unwrap().as_str(), good);
+        }
+        let too_long = format!("{long}a");
+        for bad in [
+            "",
+            " a",
+            "a ",
+            "a\tb",
+            "a\nb",
+            "a*",
+            "a\"b",
+            "a\\b",
+            "<a>",
+            "$a",
+            ":a",
+            "/a",
+            "a\u{a0}b",
+            "a\u{202e}b",
+            "\u{200b}",
+            "a\u{feff}",
+            "a\u{85}",
+            &too_long,
+        ] {
+            assert!(RoomName::new(bad).is_err(), "{bad:?} must not be a room name");
+        }
     }
 
     #[test]

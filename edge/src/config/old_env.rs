@@ -21,6 +21,9 @@ const NEEDLESS: [(&str, &str); 7] = [
     ("SERVER_NAME", "see [edge] name"),
 ];
 
+/// The service whose variables begin so has its secret from this one, which several tools share, where it has none of its own.
+const SHARES_SECRET: (&str, &str) = ("CRACKERJACK_", "BODAI_SHARED_SECRET");
+
 /// What the old variables say beside the settings of a service.
 #[derive(Debug, Default)]
 pub(super) struct Besides {
@@ -75,6 +78,9 @@ impl OldEnv<'_> {
                     .map_err(|why| Bad { variable: variable.clone(), why })?;
             }
         }
+        if prefix == SHARES_SECRET.0 && self.is_set(SHARES_SECRET.1) && has_no_secret(given) {
+            secret_of(given, SHARES_SECRET.1);
+        }
         // They named the system's own: whose certificates those signed, strangers have too.
         if given.ca_file != cas && given.verify_client != Some(true) {
             given.ca_file = cas;
@@ -83,10 +89,14 @@ impl OldEnv<'_> {
         Ok(())
     }
 
+    fn is_set(&self, variable: &str) -> bool {
+        self.0.get(variable).is_some_and(|value| !value.trim().is_empty())
+    }
+
     /// Says which of those that belong to no service are not looked at.
     pub(super) fn note_common(&self, besides: &mut Besides) {
         for variable in OF_NO_USE {
-            if self.0.get(variable).is_some_and(|value| !value.is_empty()) {
+            if self.is_set(variable) {
                 besides.notes.push(format!("{variable} is not used: nothing here needs it"));
             }
         }
@@ -120,11 +130,7 @@ fn one(
     value: &str,
 ) -> Result<(), String> {
     match key {
-        "JWT_SECRET" => {
-            given.secret_env = Some(Some(variable.to_owned()));
-            given.secret_file = Some(None);
-            given.secret_credential = Some(None);
-        }
+        "JWT_SECRET" => secret_of(given, variable),
         "HOST" => {
             let host = if value == "localhost" { "127.0.0.1" } else { value };
             given.host = Some(read::<IpAddr>(host, "an IP address")?);
@@ -159,6 +165,18 @@ fn one(
         }
     }
     Ok(())
+}
+
+/// Whether neither the file nor the environment has said where the secret is.
+fn has_no_secret(given: &Given) -> bool {
+    given.secret_env.is_none() && given.secret_file.is_none() && given.secret_credential.is_none()
+}
+
+/// The secret is this variable's, whatever the file says.
+fn secret_of(given: &mut Given, variable: &str) {
+    given.secret_env = Some(Some(variable.to_owned()));
+    given.secret_file = Some(None);
+    given.secret_credential = Some(None);
 }
 
 fn read<T: FromStr>(value: &str, what: &str) -> Result<T, String> {

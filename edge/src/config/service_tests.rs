@@ -105,6 +105,23 @@ fn where_nobody_needs_a_token_the_presets_of_old_allow_everything_and_say_so() {
 }
 
 #[test]
+fn a_secret_that_tools_share_is_taken_where_there_is_none_of_its_own() {
+    // covers B02
+    let shared = ("BODAI_SHARED_SECRET", "x");
+    let secret = |file: &str, environment: &[(&str, &str)]| {
+        let service = load_in(file, environment).unwrap().services.remove(0);
+        (service.secret_env, service.secret_file)
+    };
+    let named = |name: &str| (Some(name.to_owned()), None);
+    assert_eq!(secret(&preset("crackerjack"), &[shared]), named("BODAI_SHARED_SECRET"));
+    let own = ("CRACKERJACK_JWT_SECRET", "y");
+    assert_eq!(secret(&preset("crackerjack"), &[shared, own]), named("CRACKERJACK_JWT_SECRET"));
+    let with_file = preset("crackerjack") + "secret_file = \"s\"\n";
+    assert_eq!(secret(&with_file, &[shared]).1.as_deref(), Some(Path::new("s")));
+    assert_ne!(secret(&preset("akosha"), &[shared]).0.as_deref(), Some("BODAI_SHARED_SECRET"));
+}
+
+#[test]
 fn the_old_environment_wins_over_the_file_and_ours_over_it() {
     // covers B02, T21
     let file = preset("crackerjack") + "secret_file = \"s\"\nmax_connections = 3\nrequire_auth = true\n";

@@ -27,8 +27,17 @@ const MAX_WAITING_BYTES: usize = 64 * 1024;
 pub struct User {
     /// The token's agent.
     pub name: String,
+    /// What the token calls it, where that is another name.
+    pub called: Option<String>,
     /// The token's permissions.
     pub permissions: Vec<String>,
+}
+
+impl User {
+    /// As its token calls it.
+    pub(super) fn as_given(&self) -> &str {
+        self.called.as_deref().unwrap_or(&self.name)
+    }
 }
 
 /// What has become of a frame of the session's.
@@ -149,9 +158,9 @@ impl Login {
             "AUTHENTICATED" => {
                 if about.is_some() && about == self.asked.as_deref() {
                     self.asked = None;
-                    let Authenticated { agent, permissions } = said.payload();
+                    let Authenticated { agent, user: called, permissions } = said.payload();
                     let agent = agent.filter(|name| AgentName::new(name).is_ok());
-                    self.user = agent.map(|name| User { name, permissions });
+                    self.user = agent.map(|name| User { name, called, permissions });
                     return Heard::Authenticated;
                 }
                 Heard::Done

@@ -231,7 +231,7 @@ impl Mcp {
 
     /// The token is good: the answer, then the greeting. Clients count on that order.
     fn authenticated(&mut self, now: Now, said: &Said<'_>, out: &mut Steps) {
-        let user = self.login.user().map(|user| user.name.clone());
+        let user = self.login.user().map(|user| user.as_given().to_owned());
         let user_id = user.as_deref();
         let refreshed = said.reply_to.as_deref().and_then(|id| self.pending.remove(id));
         if let Some(asked) = refreshed {

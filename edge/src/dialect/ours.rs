@@ -117,6 +117,7 @@ pub(super) struct Refused {
 #[serde(default)]
 pub(super) struct Authenticated {
     pub(super) agent: Option<String>,
+    pub(super) user: Option<String>,
     pub(super) permissions: Vec<String>,
 }
 

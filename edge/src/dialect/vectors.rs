@@ -63,6 +63,7 @@ pub(super) fn dialect(of: &Value) -> Dialect {
     };
     let user = of["user"].as_array().map(|permissions| User {
         name: "u1".into(),
+        called: None,
         permissions: permissions.iter().map(|p| p.as_str().unwrap().to_owned()).collect(),
     });
     match of["dialect"].as_str().unwrap() {

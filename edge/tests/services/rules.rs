@@ -104,6 +104,38 @@ async fn an_agent_of_another_service_comes_in_only_where_a_rule_lets_it() {
 }
 
 #[tokio::test]
+async fn a_token_may_call_its_user_as_people_are_called() {
+    // covers B03, B05
+    let world = serving(&preset("mahavishnu", "")).await;
+    let token = |user: &str| auth(&signed(SECRET, claims(user, &["workflow:read"])));
+    let mut clients = Vec::new();
+    for user in ["alice@example.com", "alice@example.com", "Alice Example"] {
+        let mut client = old(&world).await;
+        client.say(token(user)).await;
+        let answer = client.hear().await;
+        assert_eq!(answer["data"], json!({"status": "authenticated", "user_id": user}), "{answer}");
+        assert_eq!(client.hear().await["event"], "session.created");
+        assert_eq!(subscribe(&mut client, "workflow:a plan (2026)").await["status"], "subscribed");
+        clients.push(client);
+    }
+    let refreshed = json!({"type": "request", "event": "refresh_token", "id": "r",
+        "data": {"token": signed(SECRET, claims("alice@example.com", &["workflow:read"]))}});
+    clients[0].say(refreshed).await;
+    assert_eq!(
+        clients[0].hear().await["data"],
+        json!({"status": "refreshed", "user_id": "alice@example.com"})
+    );
+    // Two of one user, and one of another whose name looks alike: agents of their own each.
+    let asked = json!({"type": "request", "event": "get_presence", "id": "m", "data": {"channel": "workflow:a plan (2026)"}});
+    clients[2].say(asked).await;
+    let answer = clients[2].hear().await;
+    let members = answer["data"]["members"].as_array().unwrap();
+    let users = members.iter().map(|name| name.as_str().unwrap().rsplit_once('.').unwrap().0);
+    let distinct: std::collections::BTreeSet<&str> = users.collect();
+    assert_eq!((members.len(), distinct.len()), (3, 2), "{answer}");
+}
+
+#[tokio::test]
 async fn our_own_clients_have_the_rules_of_their_service_as_well() {
     // covers B05
     let world = serving(&preset("mahavishnu", "")).await;

@@ -45,9 +45,9 @@ impl Verifier {
         let (Some(agent), Some(mark)) = (&identity.agent, &identity.token) else { return false };
         let at_home = |guests: &Guests| {
             let agent = guests.are_called(agent.as_str());
-            agent.is_some_and(|agent| guests.home.has_revoked(&agent, mark))
+            agent.is_some_and(|agent| guests.home.has_revoked(&agent, identity.user.as_deref(), mark))
         };
-        self.own.has_revoked(agent, mark) || self.guests().iter().any(at_home)
+        self.own.has_revoked(agent, identity.user.as_deref(), mark) || self.guests().iter().any(at_home)
     }
 
     /// The namespace whose tokens these are.
@@ -128,6 +128,7 @@ impl Guests {
         Ok(Identity {
             may_register: host.names_below(&agent).into_iter().collect(),
             agent: Some(agent),
+            user: identity.user,
             namespace: host.namespace().clone(),
             permissions: self.grants.clone(),
             expires_at: identity.expires_at,

@@ -180,7 +180,8 @@ pub struct Mark {
 }
 
 /// Tokens that are good no more, though their time is not over. One a line: a token's id (`jti`), or `agent NAME TIME` for
-/// all tokens of an agent made up to that time (RFC 3339) or without saying when; `#` begins a comment.
+/// all tokens of an agent made up to that time (RFC 3339) or without saying when; NAME may be what the tokens call a user, blanks and all;
+/// `#` begins a comment.
 #[derive(Debug, Default)]
 pub struct Revoked {
     ids: BTreeSet<String>,
@@ -198,7 +199,7 @@ impl Revoked {
         Revoked::from_lines(&text).map_err(|why| FileError::Content { path: path.into(), why })
     }
 
-    fn from_lines(text: &str) -> Result<Revoked, String> {
+    pub(super) fn from_lines(text: &str) -> Result<Revoked, String> {
         let mut found = Revoked::default();
         for (n, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default();
@@ -206,12 +207,12 @@ impl Revoked {
             match words[..] {
                 [] => {}
                 [id] => drop(found.ids.insert(id.to_owned())),
-                ["agent", name, time] => {
+                ["agent", ref name @ .., time] if !name.is_empty() => {
                     let time = OffsetDateTime::parse(time, &Rfc3339).map_err(|_| {
                         format!("line {}: {time} is no time such as 2026-01-31T12:00:00Z", n + 1)
                     })?;
                     let ms = u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-                    let until = found.agents.entry(name.to_owned()).or_default();
+                    let until = found.agents.entry(name.join(" ")).or_default();
                     *until = ms.max(*until);
                 }
                 _ => {
@@ -294,7 +295,11 @@ mod tests {
         assert!(revoked.has("dc", &at(None)), "it does not say when it was made");
         assert!(!revoked.has("agni", &at(None)));
         assert!(revoked.has("agni", &Mark { id: Some("4b1f".into()), issued_ms: None }));
-        for (text, says) in [("agent dc", "line 1"), ("x\nagent dc soon", "line 2: soon is no time")] {
+        for (text, says) in [
+            ("agent 2026-01-01T00:00:00Z", "line 1"),
+            ("agent dc", "line 1"),
+            ("x\nagent dc soon", "line 2: soon is no time"),
+        ] {
             assert!(Revoked::from_lines(text).unwrap_err().contains(says), "{text}");
         }
     }

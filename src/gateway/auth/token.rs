@@ -7,7 +7,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
 use super::keys::{KeySet, Mark, Revoked};
-use super::{Identity, Pattern};
+use super::{Identity, Pattern, user};
 use crate::gateway::secret::Secret;
 use crate::wire::close::{Code, Refusal};
 use crate::wire::ids::{AgentName, Namespace};
@@ -21,7 +21,7 @@ pub struct Rules {
     /// Whether a token must end.
     pub require_exp: bool,
     /// Whether a token for `dc` is good for every name that begins with `dc.` as well: each connection of a client
-    /// that speaks an older dialect has one of its own.
+    /// that speaks an older dialect has one of its own. And its users may have names that are no agents'.
     pub own_names: bool,
     /// How long a token is good at the most, in milliseconds: from when it was made (`iat`), or, where it does not say, from
     /// when it is shown. `None`: for as long as it says.
@@ -101,8 +101,27 @@ impl Own {
     }
 
     /// Whether this token of an agent of its own was taken back.
-    pub(super) fn has_revoked(&self, agent: &AgentName, mark: &Mark) -> bool {
-        self.trust().revoked.has(agent.as_str(), mark)
+    pub(super) fn has_revoked(&self, agent: &AgentName, user: Option<&str>, mark: &Mark) -> bool {
+        let trust = self.trust();
+        [Some(agent.as_str()), user].into_iter().flatten().any(|name| trust.revoked.has(name, mark))
+    }
+
+    /// The agent of whom a token is about.
+    fn agent(&self, claims: &Claims) -> Result<(AgentName, Option<String>), Refusal> {
+        let name = match (&claims.sub, &claims.user_id) {
+            (Some(sub), Some(user)) if sub != user => {
+                return Err(invalid("the token's sub and user_id are two different names"));
+            }
+            (Some(name), _) | (None, Some(name)) => name,
+            (None, None) => return Err(invalid("the token names no agent: neither sub nor user_id")),
+        };
+        let agent = match self.rules.own_names {
+            true => user::agent_of(name)
+                .ok_or_else(|| invalid("the token's user has no name of 1 to 256 bytes that can be seen"))?,
+            false => AgentName::new(name).map_err(|e| invalid(format!("the token's agent: {e}")))?,
+        };
+        let user = (agent.as_str() != name).then(|| name.clone());
+        Ok((agent, user))
     }
 
     /// The namespace whose tokens these are.
@@ -142,20 +161,14 @@ impl Own {
             let message = format!("the token's aud does not name the namespace {}", self.namespace);
             return Err(invalid(message));
         }
-        let agent = match (&claims.sub, &claims.user_id) {
-            (Some(sub), Some(user)) if sub != user => {
-                return Err(invalid("the token's sub and user_id are two different names"));
-            }
-            (Some(name), _) | (None, Some(name)) => name,
-            (None, None) => return Err(invalid("the token names no agent: neither sub nor user_id")),
-        };
-        let agent = AgentName::new(agent).map_err(|e| invalid(format!("the token's agent: {e}")))?;
+        let (agent, user) = self.agent(&claims)?;
         let mark = Mark { id: claims.jti, issued_ms: claims.iat.map(millis) };
-        if trust.revoked.has(agent.as_str(), &mark) {
+        if self.has_revoked(&agent, user.as_deref(), &mark) {
             return Err(taken_back());
         }
         Ok(Identity {
             agent: Some(agent),
+            user,
             namespace: self.namespace.clone(),
             may_register: claims.agents.iter().map(|text| Pattern::new(text)).collect(),
             permissions: claims.permissions.or(claims.scopes).unwrap_or_default(),
@@ -230,11 +243,31 @@ struct Claims {
     scopes: Option<Vec<String>>,
     #[serde(default)]
     agents: Vec<String>,
+    #[serde(default, deserialize_with = "number")]
     exp: Option<f64>,
+    #[serde(default, deserialize_with = "number")]
     nbf: Option<f64>,
+    #[serde(default, deserialize_with = "number")]
     iat: Option<f64>,
     jti: Option<String>,
     aud: Option<Audience>,
+}
+
+/// NumericDate; the library of the older services took one in quotes as well.
+fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Number(f64),
+        Text(String),
+    }
+    let Some(given) = Option::<Either>::deserialize(deserializer)? else { return Ok(None) };
+    let number = match given {
+        Either::Number(number) => number,
+        Either::Text(text) => text.trim().parse().map_err(serde::de::Error::custom)?,
+    };
+    // "inf" and "NaN" are numbers to the parser, and no times.
+    if number.is_finite() { Ok(Some(number)) } else { Err(serde::de::Error::custom("is no time")) }
 }
 
 #[derive(Debug, Deserialize)]

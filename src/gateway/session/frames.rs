@@ -21,6 +21,8 @@ const MAX_ASKED: usize = 64;
 #[derive(Serialize)]
 struct Authenticated<'a> {
     agent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
     namespace: &'a str,
     expires_at: Option<u64>,
     permissions: &'a [String],
@@ -176,6 +178,7 @@ impl<C: Carrier> Session<C> {
         let Some(identity) = self.identity.clone() else { return };
         let payload = Authenticated {
             agent: identity.agent.as_ref().map(|agent| agent.as_str()),
+            user: identity.user.as_deref(),
             namespace: identity.namespace.as_str(),
             expires_at: identity.expires_at,
             permissions: &identity.permissions,

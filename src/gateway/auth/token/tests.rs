@@ -85,6 +85,7 @@ fn claims_are_checked_one_by_one() {
         serde_json::json!({"user_id": "dc", "exp": exp}),
         serde_json::json!({"sub": "dc", "user_id": "dc", "exp": exp, "aud": ["x", "trishula"]}),
         serde_json::json!({"sub": "dc", "exp": exp, "aud": "trishula", "unknown": {"a": 1}}),
+        serde_json::json!({"sub": "dc", "exp": exp.to_string(), "iat": "1.5", "nbf": null}),
     ] {
         assert!(verifier().verify(&sign(good.clone()), NOW).is_ok(), "{good}");
     }
@@ -94,6 +95,8 @@ fn claims_are_checked_one_by_one() {
         serde_json::json!({"sub": "dc", "user_id": "agni", "exp": exp}),
         serde_json::json!({"sub": "d c", "exp": exp}),
         serde_json::json!({"sub": "dc", "exp": "soon"}),
+        serde_json::json!({"sub": "dc", "exp": "inf"}),
+        serde_json::json!({"sub": "dc", "exp": ""}),
         serde_json::json!({"sub": "dc", "exp": exp, "iat": "now"}),
         serde_json::json!({"sub": "dc", "exp": exp, "nbf": exp}),
         serde_json::json!({"sub": "dc", "exp": exp, "aud": "akosha"}),
@@ -104,6 +107,31 @@ fn claims_are_checked_one_by_one() {
     }
     let lax = verifier_of(trust(&[secret(b'a')]), Rules { require_exp: false, ..Rules::default() });
     assert_eq!(lax.verify(&sign(serde_json::json!({"sub": "dc"})), NOW).unwrap().expires_at, None);
+}
+
+#[test]
+fn where_older_dialects_are_spoken_a_user_may_be_called_anything() {
+    // covers B03, B15
+    let rules = Rules { own_names: true, ..Rules::default() };
+    let taken = Revoked::from_lines("agent Mallory Mal 2026-01-01T00:00:00Z").unwrap();
+    let verifier = verifier_of(Trust::new(&[secret(b'a')], KeySet::default(), taken), rules);
+    let token = |user: &str| sign(serde_json::json!({"user_id": user, "exp": NOW / 1000 + 60}));
+    let known = |user: &str| verifier.verify(&token(user), NOW);
+    let alice = known("alice@example.com").unwrap();
+    let agent = alice.agent.clone().unwrap();
+    assert_eq!((agent.as_str().len(), alice.user.as_deref()), (34, Some("alice@example.com")));
+    assert!(alice.may_be(&AgentName::new(&format!("{agent}.1a2b3c4d")).unwrap()));
+    assert!(!alice.may_be(&AgentName::new("alice").unwrap()));
+    assert_eq!(known("alice").unwrap().user, None);
+    for nobody in ["", "  ", "a\nb", &"x".repeat(257)] {
+        assert_eq!(known(nobody).unwrap_err().code, Code::TokenInvalid, "{nobody:?}");
+    }
+    assert!(
+        known("Mallory Mal").unwrap_err().message.contains("taken back"),
+        "by the name the operator knows"
+    );
+    let refusal = self::verifier().verify(&token("alice@example.com"), NOW).unwrap_err();
+    assert!(refusal.message.contains("is not an agent name"), "{}", refusal.message);
 }
 
 #[test]

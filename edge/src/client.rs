@@ -18,7 +18,7 @@ use crate::dialect::carrier::{Seen, Translated, Watcher};
 use crate::dialect::sniff::{self, Tongue};
 use crate::dialect::{Dialect, Note};
 use crate::door::{Seat, Turned};
-use crate::front::known::{Hearing, Known};
+use crate::front::known::{Hearing, Known, Refusals};
 use crate::front::measured::{Measured, Open};
 use crate::listener::{Caller, Service};
 use crate::msgpack::carrier::Packed;
@@ -137,6 +137,9 @@ impl Met {
     fn served<C: Carrier + 'static>(self, carrier: C) -> Session {
         let Met { from, service, opening, entry, dialect, first } = self;
         let open = service.series.open();
+        // The older dialects note by themselves what comes to nothing.
+        let refused =
+            matches!(dialect, None | Some(Dialect::Paced(_))).then(|| refusals(service.clone(), from));
         let counter = service.series.connections(service.tls.is_some());
         let waits = opening.identity.is_none() && opening.verifier.is_some();
         // Otherwise its token is still to come.
@@ -156,7 +159,8 @@ impl Met {
                 });
             }
             (Ok((_, seat)), None) => {
-                return Box::pin(hold(carrier, opening, Held { from, service, login, open, _seat: seat }));
+                let held = Held { from, service, login, refused, open, _seat: seat };
+                return Box::pin(hold(carrier, opening, held));
             }
             (Ok((_, seat)), Some(dialect)) => (seat, dialect),
         };
@@ -166,7 +170,7 @@ impl Met {
             Some(frame) => carrier.having_read(&frame),
             None => carrier,
         };
-        Box::pin(hold(carrier, opening, Held { from, service, login, open, _seat: seat }))
+        Box::pin(hold(carrier, opening, Held { from, service, login, refused, open, _seat: seat }))
     }
 }
 
@@ -204,13 +208,15 @@ struct Held {
     from: SocketAddr,
     service: Arc<Service>,
     login: Login,
+    refused: Option<Refusals>,
     open: Open,
     _seat: Seat,
 }
 
 /// The session.
 async fn hold<C: Carrier>(carrier: C, opening: Opening, mut held: Held) {
-    let carrier = Hearing::new(carrier, held.login.known.clone(), opening.verifier.is_some());
+    let (known, refused) = (held.login.known.clone(), held.refused.take());
+    let carrier = Hearing::new(carrier, known, opening.verifier.is_some(), refused);
     let ended = session::serve(carrier, opening, &held.service.hub).await;
     let Held { from, service, login, open, .. } = &mut held;
     open.closed(ended.code, login.noted.get().copied());
@@ -256,6 +262,17 @@ pub fn event(code: CloseCode) -> Option<&'static str> {
         CloseCode::RateLimited => "rate",
         CloseCode::PolicyViolation => "policy",
         _ => return None,
+    })
+}
+
+/// Logs with the address what is refused of our own protocol and no client should ask for: of a kind of thing the first time.
+fn refusals(service: Arc<Service>, from: SocketAddr) -> Refusals {
+    let mut told = Vec::new();
+    Box::new(move |what| {
+        if matches!(what, "forbidden" | "bad_name" | "decode_error") && !told.contains(&what) {
+            service.door.log_some(from, what, "a frame was refused");
+            told.push(what);
+        }
     })
 }
 

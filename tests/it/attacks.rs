@@ -424,6 +424,11 @@ fn names_that_try_to_escape_are_in_the_log_with_their_address() {
         // Our own clients are told of each, and closed when they do not stop.
         let mut ours = town.site.ours("u2", &["pool:read"], json!({})).await;
         let from = address(&ours);
+        ours.say(json!({"type": "PUBLISH", "to": "room:admin:controls", "payload": 1})).await;
+        assert_eq!(ours.next("ERROR").await["payload"]["code"], "forbidden");
+        town.told("a room of others", from, "forbidden").await;
+        ours.say(json!({"type": "HEARTBEAT"})).await;
+        ours.next("HEARTBEAT").await;
         for n in 0..32 {
             let frame = match n % 4 {
                 0 => json!({"type": "STATUS", "to": "../agni"}),
@@ -436,6 +441,7 @@ fn names_that_try_to_escape_are_in_the_log_with_their_address() {
             assert_eq!(error["payload"]["code"], "bad_name", "{error}");
         }
         assert_eq!(ours.closed().await, 4400);
+        town.told("names", from, "bad_name").await;
         town.told("one after the other", from, "bad_frames").await;
     });
     town.stands();

@@ -1,5 +1,5 @@
 //! Whether a client has authenticated, and who has ended its connection: what is counted of it hangs on that, and what it
-//! means when it is refused.
+//! means when it is refused, and what it was refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -10,7 +10,7 @@ use trishula::gateway::carrier::{Carrier, Incoming, Lost};
 use trishula::metrics::IntCounter;
 use trishula::wire::close::CloseCode;
 
-use super::glance;
+use super::{glance, measured};
 
 /// What everything around one session knows of its client.
 #[derive(Debug, Clone)]
@@ -63,18 +63,25 @@ impl Known {
     }
 }
 
+/// Is told what a session refuses, by the word that metrics have for it.
+pub type Refusals = Box<dyn FnMut(&'static str) + Send>;
+
+/// How a session's own frames begin that refuse something; those of agents have other fields there, or are looked at in vain.
+const REFUSAL: &[u8] = b"{\"type\":\"ERROR\"";
+
 /// A session's carrier that hears when a token is good, and when the connection is ended before the session does it.
 pub struct Hearing<C> {
     inner: C,
     known: Known,
     /// Otherwise it says the same to everybody.
     reads: bool,
+    refused: Option<Refusals>,
 }
 
 impl<C: Carrier> Hearing<C> {
-    /// Around a carrier of our own frames; `reads`: whether the session reads tokens.
-    pub fn new(inner: C, known: Known, reads: bool) -> Hearing<C> {
-        Hearing { inner, known, reads }
+    /// Around a carrier of our own frames; `reads`: whether the session reads tokens; `refused`: who is told what it refuses.
+    pub fn new(inner: C, known: Known, reads: bool, refused: Option<Refusals>) -> Hearing<C> {
+        Hearing { inner, known, reads, refused }
     }
 }
 
@@ -107,6 +114,12 @@ impl<C: Carrier> Carrier for Hearing<C> {
         // Only the session itself says so: other agents' frames have types of their own.
         if self.reads && !self.known.is_known() && glance::at(&frame).kind == Some("AUTHENTICATED") {
             self.known.learn();
+        }
+        if let Some(told) = &mut self.refused
+            && frame.starts_with(REFUSAL)
+            && let Some(what) = measured::error_type(&frame)
+        {
+            told(what);
         }
         self.inner.send(frame)
     }

@@ -353,7 +353,7 @@ fn place(kind: Option<&str>) -> usize {
 }
 
 /// What a refusal that goes to a client is called: the word of docs/protocol.md, or that of the older servers' own metrics.
-fn error_type(frame: &[u8]) -> Option<&'static str> {
+pub(super) fn error_type(frame: &[u8]) -> Option<&'static str> {
     let frame: serde_json::Value = serde_json::from_slice(frame).ok()?;
     if let Some(code) = frame["error_code"].as_str() {
         return Some(match code {

@@ -268,7 +268,10 @@ pub async fn answer(
     let from = page.rules.proxy.client(from, request.headers());
     let (mut answer, grant) = match granted(request, from, page, port).await {
         Ok((answer, grant)) => (answer, Some(grant)),
-        Err(answer) => (*answer, None),
+        Err(answer) => {
+            head::misplaced(answer.status(), from, page.door.as_deref());
+            (*answer, None)
+        }
     };
     if grant.is_none() && !matches!(port, Port::Metrics) {
         let secure = page.rules.tls && matches!(port, Port::Service(..));

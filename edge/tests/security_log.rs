@@ -195,7 +195,7 @@ fn what_http_2_refuses_is_counted_and_in_the_log_with_its_address() {
 }
 
 #[test]
-fn a_request_without_a_host_or_with_two_is_refused() {
+fn requests_that_nobody_should_send_are_refused_and_in_the_log() {
     // covers B09, B10, B20, B21
     let (machine, at, metrics) = (Machine::new(), free_port(), free_port());
     let program = Program::on(&machine, at, metrics);
@@ -218,7 +218,15 @@ fn a_request_without_a_host_or_with_two_is_refused() {
         assert!(line.contains(&address) && line.contains("request") && line.contains(says), "{line}");
         assert!(ask(metrics, &request).0.starts_with("HTTP/1.1 400 "), "the port for metrics");
     }
-    assert_eq!(metric(metrics, "trishula_edge_refused_total{reason=\"request\"}"), 4);
+    for (what, status, says) in
+        [("GET /.env", " 404 ", "nothing at the path"), ("POST /ws", " 405 ", "its method is not served")]
+    {
+        let (answer, address) = ask(at, &format!("{what} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+        assert!(answer.contains(status), "{what}: {answer}");
+        let line = program.says("security event");
+        assert!(line.contains(&address) && line.contains("request") && line.contains(says), "{line}");
+    }
+    assert_eq!(metric(metrics, "trishula_edge_refused_total{reason=\"request\"}"), 6);
     // HAProxy's check, and the older servers' scripts.
     for request in
         ["GET /health HTTP/1.0\r\n\r\n", "GET /health HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n"]

@@ -32,6 +32,18 @@ pub(crate) fn check<B>(
     Err(Box::new(refuse(status, "bad_frame", why, hint)))
 }
 
+/// A request for what is not here, as those make who look for a hole: it is counted and logged at the door.
+pub(crate) fn misplaced(answer: StatusCode, from: SocketAddr, door: Option<&Door>) {
+    let why = match answer {
+        StatusCode::NOT_FOUND => "there is nothing at the path that it asks for",
+        StatusCode::METHOD_NOT_ALLOWED => "its method is not served",
+        _ => return,
+    };
+    if let Some(door) = door {
+        door.log_some(from, REQUEST, why);
+    }
+}
+
 /// HTTP/2 may split a cookie into many lines (RFC 9113 section 8.2.3): they count as one.
 fn lines(headers: &HeaderMap) -> usize {
     headers.len() - headers.get_all(COOKIE).iter().skip(1).count()

@@ -46,6 +46,7 @@ impl Speech {
                     false => Anonymous::Permissions(section.anonymous_permissions.clone()),
                 },
                 access: section.access(),
+                requests: section.requests(),
                 may_publish: section.may_publish,
                 secure: section.tls,
                 rate: section.message_rate_limit,

@@ -12,6 +12,7 @@ use trishula::wire::ids::Namespace;
 
 use crate::access::{Access, Action, RoomRule, Who};
 use crate::dialect::SERVICE_AGENT;
+use crate::dialect::services::Request;
 use crate::{deflate, echo, front};
 
 /// Every path, in [`ServiceSection::paths`].
@@ -70,9 +71,10 @@ macro_rules! settings {
         }
 
         impl Given {
-            /// This one's values, and where it has none, those of `below`. Rooms are joined.
+            /// This one's values, and where it has none, those of `below`. Rooms and requests are joined.
             fn over(self, below: Given) -> Given {
-                let rooms = joined(self.room.clone(), below.room.clone());
+                let rooms = joined(&self.room, &below.room, |rule| &rule.pattern);
+                let requests = joined(&self.request, &below.request, |request| &request.event);
                 let given = Given {
                     name: self.name.or(below.name),
                     preset: self.preset.or(below.preset),
@@ -80,7 +82,7 @@ macro_rules! settings {
                     port: self.port.or(below.port),
                     $($field: self.$field.or(below.$field),)*
                 };
-                Given { room: rooms, ..given }
+                Given { room: rooms, request: requests, ..given }
             }
 
             fn settled(self, name: Namespace) -> ServiceSection {
@@ -145,6 +147,8 @@ settings! {
     lenient_permissions: bool = false;
     /// Who may do what in which rooms; none that covers a room: nobody but admins.
     room: Vec<RoomRule> = Access::open_rooms();
+    /// What clients of the envelope may ask of the agent of the service.
+    request: Vec<Request> = Vec::new();
     /// Agents in a room at once; 0: no limit.
     max_users_per_room: u32 = 0;
     /// Whether clients of the envelope may publish what their service lists.
@@ -189,14 +193,14 @@ pub(super) fn listen_default() -> Vec<SocketAddr> {
 }
 
 /// The rules of both; one of the upper ones replaces the lower one of the same pattern.
-fn joined(upper: Option<Vec<RoomRule>>, lower: Option<Vec<RoomRule>>) -> Option<Vec<RoomRule>> {
-    let (Some(mut rules), Some(lower)) = (upper.clone(), lower.clone()) else { return upper.or(lower) };
-    for rule in lower {
-        if !rules.iter().any(|own| own.pattern == rule.pattern) {
-            rules.push(rule);
-        }
-    }
-    Some(rules)
+fn joined<T: Clone>(
+    upper: &Option<Vec<T>>,
+    lower: &Option<Vec<T>>,
+    name: impl Fn(&T) -> &String,
+) -> Option<Vec<T>> {
+    let (Some(upper), Some(lower)) = (upper, lower) else { return upper.clone().or(lower.clone()) };
+    let others = lower.iter().filter(|below| !upper.iter().any(|own| name(own) == name(below)));
+    Some(upper.iter().chain(others).cloned().collect())
 }
 
 impl Given {
@@ -275,6 +279,13 @@ impl ServiceSection {
             admin.push("admin".into());
         }
         Access::new(admin, self.lenient_permissions, self.room.clone())
+    }
+
+    /// What its clients may ask of its agent.
+    pub fn requests(&self) -> Vec<Request> {
+        let every = Request::of_every_service();
+        let has_it = self.request.iter().any(|own| own.event == every.event);
+        self.request.iter().cloned().chain((!has_it).then_some(every)).collect()
     }
 
     /// The same for sessions: whoever speaks what, its frames about rooms are compared with it.
@@ -359,6 +370,11 @@ impl ServiceSection {
             let why =
                 format!("{:?} is no pattern: a name, or its beginning and one '*' at the end", rule.pattern);
             return Err(("room.pattern", why));
+        }
+        if let Some(request) = self.request.iter().find(|request| !request.is_good()) {
+            let why =
+                format!("{:?} is none of a service's: it is empty, or the edge answers it", request.event);
+            return Err(("request.event", why));
         }
         match self.paths.iter().find(|path| !path.starts_with('/') && *path != ANY_PATH) {
             Some(path) => Err(("paths", format!("{path:?} must begin with a '/', or be \"*\""))),

@@ -207,6 +207,11 @@ fn what_does_not_go_together_is_refused() {
         ),
         (preset("akosha") + "[[service.room]]\npattern = \"a*b\"\n", "\"a*b\" is no pattern"),
         (preset("akosha") + "[[service.room]]\npattern = \"a\"\nraed = []\n", "raed"),
+        (
+            preset("akosha") + "[[service.request]]\nevent = \"auth\"\n",
+            "request.event: \"auth\" is none of a service's",
+        ),
+        (preset("akosha") + "[[service.request]]\nneeds = []\n", "event"),
         (preset("akosha") + "dialect = \"klingon\"\n", "edge.toml:3"),
         (preset("akosha") + "byte_rate_limit = 5\n", "is less than max_frame"),
         (preset("akosha") + "message_rate_limit = -1\n", "edge.toml:3"),

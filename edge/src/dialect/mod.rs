@@ -56,7 +56,7 @@ pub use login::User;
 pub use ours::SERVICE_AGENT;
 pub use step::{Ids, Note, Now, Pace, Step, Steps};
 
-use services::Service;
+use services::{Request, Service};
 
 use crate::access::{Access, Action, Who};
 use crate::config::presets;
@@ -215,6 +215,8 @@ pub struct Settings {
     pub anonymous: Anonymous,
     /// Who may do what in which channels.
     pub access: Access,
+    /// What may be asked of its agent.
+    pub requests: Vec<Request>,
     /// Whether clients may publish what their service lists, which the old servers ignored.
     pub may_publish: bool,
     /// Whether the client came by TLS.
@@ -235,13 +237,15 @@ impl Settings {
     /// As the old servers had it, but that a token is needed, and that clients without one may do nothing.
     pub fn new(service: &'static Service) -> Settings {
         let session_buddy = service.family == services::Family::SessionBuddy;
+        let preset = presets::section(service.name);
         Settings {
             service,
             server: service.server.into(),
             namespace: service.name.into(),
             auth: Auth::Required,
             anonymous: Anonymous::Permissions(Vec::new()),
-            access: presets::section(service.name).map(|section| section.access()).unwrap_or_default(),
+            access: preset.as_ref().map(|section| section.access()).unwrap_or_default(),
+            requests: preset.map(|section| section.requests()).unwrap_or_default(),
             may_publish: false,
             secure: true,
             rate: 100,
@@ -258,7 +262,7 @@ impl Settings {
     }
 
     /// Whether it may ask its service what takes one of these permissions; where none is needed, everybody may.
-    fn may_ask(&self, user: Option<&User>, needed: &[&str]) -> bool {
+    fn may_ask(&self, user: Option<&User>, needed: &[String]) -> bool {
         let has_one = |who: Who<'_>| {
             let (Who::Known(permissions) | Who::Stranger(permissions)) = who;
             self.access.has_any(permissions, needed)

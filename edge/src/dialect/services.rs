@@ -1,5 +1,7 @@
-//! The seven services of old, as data: names, greetings, and what may be asked. Who may do what in which channels is in
+//! The seven services of old, as data: names and greetings. What may be asked of them, and who may do what in which channels, is in
 //! `deploy/services`, where an operator can change it.
+
+use serde::Deserialize;
 
 /// Which of the older dialects a service speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,23 +25,40 @@ pub struct Service {
     pub port: u16,
     /// What it speaks.
     pub family: Family,
-    /// Requests that its agent answers.
-    pub requests: &'static [Request],
     /// Events that its clients may send, where the operator allows it at all.
     pub publishes: &'static [Publish],
     /// Other names for a channel: an argument, and what stands before its value.
     pub aliases: &'static [(&'static str, &'static str)],
 }
 
-/// A request that the agent of the service answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// `[[service.request]]`: a request that the agent of the service answers.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Request {
     /// `event` of the request.
-    pub name: &'static str,
+    pub event: String,
     /// Arguments that must be there.
-    pub needs: &'static [&'static str],
+    #[serde(default)]
+    pub needs: Vec<String>,
     /// Permissions, any one of which a client must have; empty: none.
-    pub permissions: &'static [&'static str],
+    #[serde(default)]
+    pub permissions: Vec<String>,
+}
+
+/// Requests that the edge answers itself.
+const OWN: [&str; 6] = ["subscribe", "unsubscribe", "refresh_token", "get_recent", "get_presence", "auth"];
+
+impl Request {
+    /// Whether it can come to the agent of a service.
+    pub fn is_good(&self) -> bool {
+        !self.event.is_empty() && !OWN.contains(&self.event.as_str())
+    }
+
+    /// One service calls another: every service has this one.
+    pub fn of_every_service() -> Request {
+        let permissions = ["service:communicate", "admin"].map(str::to_owned).into();
+        Request { event: "service_message".into(), needs: Vec::new(), permissions }
+    }
 }
 
 /// An event that clients send.
@@ -53,26 +72,10 @@ pub struct Publish {
     pub key: &'static str,
 }
 
-impl Request {
-    const fn new(name: &'static str, needs: &'static [&'static str]) -> Request {
-        Request { name, needs, permissions: &[] }
-    }
-}
-
-/// One service calls another.
-const SERVICE_MESSAGE: Request =
-    Request { name: "service_message", needs: &[], permissions: &["service:communicate", "admin"] };
-
 impl Service {
     /// The preset of this name.
     pub fn preset(name: &str) -> Option<&'static Service> {
         SERVICES.iter().find(|service| service.name == name)
-    }
-
-    /// The request of this name.
-    pub fn request(&self, name: &str) -> Option<&'static Request> {
-        let own = self.requests.iter().find(|request| request.name == name);
-        own.or_else(|| (name == SERVICE_MESSAGE.name).then_some(&SERVICE_MESSAGE))
     }
 }
 
@@ -82,10 +85,6 @@ const MAHAVISHNU: Service = Service {
     message: "Connected to Mahavishnu orchestration",
     port: 8690,
     family: Family::Mcp,
-    requests: &[
-        Request::new("get_pool_status", &["pool_id"]),
-        Request::new("get_workflow_status", &["workflow_id"]),
-    ],
     publishes: &[],
     aliases: &[],
 };
@@ -96,7 +95,6 @@ const CRACKERJACK: Service = Service {
     message: "Connected to Crackerjack quality monitoring",
     port: 8686,
     family: Family::Mcp,
-    requests: &[Request::new("get_test_status", &["run_id"]), Request::new("get_quality_gate", &["project"])],
     publishes: &[],
     aliases: &[],
 };
@@ -107,7 +105,6 @@ const AKOSHA: Service = Service {
     message: "Connected to Akosha pattern detection",
     port: 8692,
     family: Family::Mcp,
-    requests: &[Request::new("get_patterns", &[]), Request::new("get_anomalies", &[])],
     publishes: &[],
     aliases: &[],
 };
@@ -119,7 +116,6 @@ const DHRUVA: Service = Service {
     message: "Connected to Dhruva adapter distribution",
     port: 8693,
     family: Family::Mcp,
-    requests: &[Request::new("get_adapter_status", &["adapter_id"])],
     publishes: &[],
     aliases: &[],
 };
@@ -130,7 +126,6 @@ const EXCALIDRAW: Service = Service {
     message: "Connected to Excalidraw collaboration",
     port: 3042,
     family: Family::Mcp,
-    requests: &[Request::new("get_diagram_status", &["diagram_id"])],
     publishes: &[
         Publish { event: "diagram.updated", prefix: "diagram:", key: "diagram_id" },
         Publish { event: "cursor.moved", prefix: "cursor:", key: "diagram_id" },
@@ -146,10 +141,6 @@ const FASTBLOCKS: Service = Service {
     message: "Connected to Fastblocks UI update stream",
     port: 8684,
     family: Family::Mcp,
-    requests: &[
-        Request::new("get_component_status", &["component_id"]),
-        Request::new("get_state", &["state_path"]),
-    ],
     publishes: &[],
     aliases: &[("component_id", "component:")],
 };
@@ -161,7 +152,6 @@ pub const SESSION_BUDDY: Service = Service {
     message: "Connected to Session-Buddy real-time metrics",
     port: 8765,
     family: Family::SessionBuddy,
-    requests: &[],
     publishes: &[],
     aliases: &[],
 };
@@ -173,7 +163,6 @@ pub const NAMELESS: Service = Service {
     message: "Connected",
     port: 0,
     family: Family::Mcp,
-    requests: &[],
     publishes: &[],
     aliases: &[],
 };

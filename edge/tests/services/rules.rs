@@ -23,6 +23,65 @@ async fn the_operators_rules_stand_over_the_presets() {
 }
 
 #[tokio::test]
+async fn any_service_may_have_requests_and_the_operator_says_whose_they_are() {
+    // covers B01, B05, B06
+    let own = "[[service]]\nname = \"planner\"\ndialect = \"mcp\"\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\n\
+               [[service.request]]\nevent = \"get_plan\"\nneeds = [\"plan_id\"]\npermissions = [\"plan:read\"]\n";
+    let preset = preset(
+        "mahavishnu",
+        "[[service.request]]\nevent = \"get_pool_status\"\npermissions = [\"pool:read\"]\n",
+    );
+    for (services, event, permission, unknown) in [
+        (own, "get_plan", "plan:read", "get_pool_status"),
+        (preset.as_str(), "get_pool_status", "pool:read", "get_plan"),
+    ] {
+        let world = serving(services).await;
+        let ask = async |permissions: &[&str], event: &str, data: Value| {
+            let mut client = greeted(&world, permissions).await;
+            client.say(json!({"type": "request", "event": event, "data": data, "id": "q"})).await;
+            client
+        };
+        let plan = json!({"plan_id": "p1"});
+        let error = async |permissions: &[&str], event: &str, data: Value| {
+            ask(permissions, event, data).await.hear().await["error_code"].clone()
+        };
+        assert_eq!(
+            error(&["admin"], event, plan.clone()).await,
+            "FORBIDDEN",
+            "what opens rooms is no answer"
+        );
+        assert_eq!(error(&[permission], unknown, plan.clone()).await, "UNKNOWN_REQUEST");
+        assert_eq!(
+            error(&[permission], event, plan.clone()).await,
+            "SERVER_ERROR",
+            "nobody is there to answer"
+        );
+        if event == "get_plan" {
+            assert_eq!(error(&[permission], event, json!({})).await, "REQUEST_ERROR");
+        } else {
+            assert_eq!(
+                error(&[permission], "get_workflow_status", json!({})).await,
+                "REQUEST_ERROR",
+                "the preset's"
+            );
+        }
+        let bearer = format!("Bearer {}", signed(SECRET, claims("service", &[])));
+        let headers = [("authorization", bearer.as_str()), ("sec-websocket-protocol", "trishula.v2+json")];
+        let mut service = connect(&world, world.address(), "localhost", &headers).await.unwrap();
+        service.say(json!({"type": "REGISTER"})).await;
+        assert_eq!(service.hear().await["type"], "REGISTERED");
+        let mut client = ask(&[permission], event, plan).await;
+        let asked = service.hear().await;
+        assert_eq!(asked["payload"]["event"], event, "{asked}");
+        let answer = json!({"data": {"steps": 3}});
+        service
+            .say(json!({"type": "RESULT", "to": asked["from"], "reply_to": asked["id"], "payload": answer}))
+            .await;
+        assert_eq!(client.hear().await["data"], json!({"steps": 3}));
+    }
+}
+
+#[tokio::test]
 async fn without_a_token_all_is_allowed_as_it_was_unless_the_operator_says_otherwise() {
     // covers B02, B05
     let open = "require_auth = false";

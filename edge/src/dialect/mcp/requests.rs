@@ -98,15 +98,16 @@ impl Mcp {
             "auth" if self.login.user().is_none() && !self.login.registers() => {
                 self.authenticate(now, envelope, true, out);
             }
-            _ => match self.settings.service.request(name) {
-                Some(request) => self.ask_service(now, envelope, request, out),
-                None => {
-                    out.note(Note::BadRequest);
-                    let shown: String = name.chars().take(SHOWN).collect();
-                    let why = format!("Unknown request event: {shown}");
-                    self.refuse(now, envelope, code::UNKNOWN_REQUEST, &why, out);
+            _ => {
+                let settings = self.settings.clone();
+                if let Some(request) = settings.requests.iter().find(|known| known.event == name) {
+                    return self.ask_service(now, envelope, request, out);
                 }
-            },
+                out.note(Note::BadRequest);
+                let shown: String = name.chars().take(SHOWN).collect();
+                let why = format!("Unknown request event: {shown}");
+                self.refuse(now, envelope, code::UNKNOWN_REQUEST, &why, out);
+            }
         }
     }
 
@@ -172,17 +173,17 @@ impl Mcp {
         self.pending.insert(id, asked);
     }
 
-    fn ask_service(&mut self, now: Now, envelope: &Envelope<'_>, request: &'static Request, out: &mut Steps) {
+    fn ask_service(&mut self, now: Now, envelope: &Envelope<'_>, request: &Request, out: &mut Steps) {
         if let Some(missing) = request.needs.iter().find(|name| !envelope.has(name)) {
             return self.missing(now, envelope, missing, out);
         }
-        if !self.settings.may_ask(self.login.user(), request.permissions) {
+        if !self.settings.may_ask(self.login.user(), &request.permissions) {
             out.note(Note::Forbidden);
-            let why = format!("Not authorized to request {}", request.name);
+            let why = format!("Not authorized to request {}", request.event);
             return self.refuse(now, envelope, code::FORBIDDEN, &why, out);
         }
         let id = self.ids.next_id();
-        let payload = Question { event: request.name, data: envelope.data() };
+        let payload = Question { event: &request.event, data: envelope.data() };
         // Live: nobody waits for the answer to a question that is delivered tomorrow.
         let frame = Say {
             to: Some(SERVICE_AGENT.into()),

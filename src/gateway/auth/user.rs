@@ -1,0 +1,74 @@
+//! Users as the tokens of the older services call them: an address of e-mail, a number, a name with blanks.
+
+use std::fmt::Write;
+
+use aws_lc_rs::digest;
+
+use crate::wire::ids::AgentName;
+
+/// Longest name of a user, in bytes.
+const MAX_USER: usize = 256;
+/// How much of a user's name can be read in the agent's, in bytes: with the digest there is room for names below it
+/// (`NAME.xxxxxxxx`) and for a short namespace before it.
+const READABLE: usize = 24;
+/// Bytes of the digest in the agent's name: two users in 4 billion share an agent by chance.
+const DIGEST: usize = 8;
+
+/// The agent that a user is in the mesh: of the same name where that is one, else of what can be kept of it and a digest
+/// (SHA-256) of the whole, always the same. It is below nobody's name. `None`: nobody is called so.
+pub(super) fn agent_of(user: &str) -> Option<AgentName> {
+    if let Ok(agent) = AgentName::new(user) {
+        return Some(agent);
+    }
+    if user.trim().is_empty() || user.len() > MAX_USER || user.chars().any(char::is_control) {
+        return None;
+    }
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
+    let kept: String = user.chars().map(plain).take(READABLE).collect();
+    let kept = kept.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    let mut name = if kept.is_empty() { "user".to_owned() } else { kept.to_owned() };
+    name.push('-');
+    for byte in &digest::digest(&digest::SHA256, user.as_bytes()).as_ref()[..DIGEST] {
+        // Writing to a string does not fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    AgentName::new(&name).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_user_is_an_agent_and_no_two_are_one() {
+        // covers B03
+        let agent = |user: &str| agent_of(user).unwrap().to_string();
+        assert_eq!(agent("alice"), "alice");
+        let long = "x".repeat(MAX_USER);
+        let users = [
+            "alice@example.com",
+            "alice-example.com",
+            "Alice Example",
+            "Alice  Example",
+            "मीरा",
+            "@",
+            "broadcast",
+            "Mesh",
+            "-a",
+            " a",
+            "a ",
+            "a/b",
+            &long,
+            &long[1..],
+        ];
+        let agents: Vec<String> = users.iter().map(|user| agent(user)).collect();
+        for (at, name) in agents.iter().enumerate() {
+            assert!(!agents[..at].contains(name), "{name}");
+            assert!(name.len() + ".xxxxxxxx".len() <= crate::wire::ids::MAX_AGENT_NAME, "{name}");
+        }
+        assert_eq!(agents[0], "alice-example-com-ff8d9819fc0e12bf");
+        for nobody in ["", " ", "a\n", "a\0", &"x".repeat(MAX_USER + 1)] {
+            assert_eq!(agent_of(nobody), None, "{nobody:?}");
+        }
+    }
+}

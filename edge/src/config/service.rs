@@ -192,7 +192,7 @@ pub(super) fn listen_default() -> Vec<SocketAddr> {
     vec![SocketAddr::from(([0, 0, 0, 0], 443)), SocketAddr::from(([0, 0, 0, 0], 8765))]
 }
 
-/// The rules of both; one of the upper ones replaces the lower one of the same pattern.
+/// The entries of both; one of the upper ones replaces the lower one of the same name.
 fn joined<T: Clone>(
     upper: &Option<Vec<T>>,
     lower: &Option<Vec<T>>,

@@ -40,7 +40,7 @@ pub struct Request {
     /// Arguments that must be there.
     #[serde(default)]
     pub needs: Vec<String>,
-    /// Permissions, any one of which a client must have; empty: none.
+    /// Permissions, any one of which a client must have; `*`: a good token; empty: nothing.
     #[serde(default)]
     pub permissions: Vec<String>,
 }

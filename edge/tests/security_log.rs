@@ -134,8 +134,16 @@ fn who_brings_no_handshake_or_finds_no_place_is_in_the_log_with_its_address() {
 
 /// A connection by HTTP/2, and its address.
 fn h2(machine: &Machine, at: SocketAddr) -> (StreamOwned<ClientConnection, TcpStream>, String) {
+    tls(machine, at, &[b"h2"])
+}
+
+fn tls(
+    machine: &Machine,
+    at: SocketAddr,
+    protocols: &[&[u8]],
+) -> (StreamOwned<ClientConnection, TcpStream>, String) {
     let mut config = (*machine.client_config()).clone();
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let name = ServerName::try_from("localhost").unwrap();
     let tls = ClientConnection::new(Arc::new(config), name).unwrap();
     let tcp = connect(at);
@@ -221,7 +229,14 @@ fn requests_that_nobody_should_send_are_refused_and_in_the_log() {
     for (what, status, says) in
         [("GET /.env", " 404 ", "nothing at the path"), ("POST /ws", " 405 ", "its method is not served")]
     {
-        let (answer, address) = ask(at, &format!("{what} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+        let (mut client, address) = tls(&machine, at, &[]);
+        let mut answer = Vec::new();
+        client
+            .write_all(format!("{what} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
+            .unwrap();
+        // An end without close_notify: the answer has said that it is one.
+        let _ = client.read_to_end(&mut answer);
+        let answer = String::from_utf8(answer).unwrap();
         assert!(answer.contains(status), "{what}: {answer}");
         let line = program.says("security event");
         assert!(line.contains(&address) && line.contains("request") && line.contains(says), "{line}");

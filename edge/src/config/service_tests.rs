@@ -117,7 +117,7 @@ fn a_secret_that_tools_share_is_taken_where_there_is_none_of_its_own() {
     let own = ("CRACKERJACK_JWT_SECRET", "y");
     assert_eq!(secret(&preset("crackerjack"), &[shared, own]), named("CRACKERJACK_JWT_SECRET"));
     let with_file = preset("crackerjack") + "secret_file = \"s\"\n";
-    assert_eq!(secret(&with_file, &[shared]).1.as_deref(), Some(Path::new("s")));
+    assert!(secret(&with_file, &[shared]).1.is_some_and(|file| file.ends_with("s")));
     assert_ne!(secret(&preset("akosha"), &[shared]).0.as_deref(), Some("BODAI_SHARED_SECRET"));
 }
 

@@ -1,5 +1,7 @@
 //! Who may do what: the presets' rules, the operator's, and those between services.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::serving::*;
@@ -185,13 +187,22 @@ async fn a_token_may_call_its_user_as_people_are_called() {
         json!({"status": "refreshed", "user_id": "alice@example.com"})
     );
     // Two of one user, and one of another whose name looks alike: agents of their own each.
-    let asked = json!({"type": "request", "event": "get_presence", "id": "m", "data": {"channel": "workflow:a plan (2026)"}});
-    clients[2].say(asked).await;
-    let answer = clients[2].hear().await;
-    let members = answer["data"]["members"].as_array().unwrap();
-    let users = members.iter().map(|name| name.as_str().unwrap().rsplit_once('.').unwrap().0);
-    let distinct: std::collections::BTreeSet<&str> = users.collect();
-    assert_eq!((members.len(), distinct.len()), (3, 2), "{answer}");
+    let bearer = format!("Bearer {}", signed(SECRET, claims("service", &[])));
+    let headers = [("authorization", bearer.as_str()), ("sec-websocket-protocol", "trishula.v2+json")];
+    let mut service = connect(&world, world.address(), "localhost", &headers).await.unwrap();
+    service.say(json!({"type": "REGISTER"})).await;
+    assert_eq!(service.hear().await["type"], "REGISTERED");
+    let (mut agents, mut users) = (BTreeSet::new(), BTreeSet::new());
+    for client in &mut clients {
+        client
+            .say(json!({"type": "request", "event": "get_pool_status", "data": {"pool_id": "p"}, "id": "q"}))
+            .await;
+        let from = service.hear().await["from"].as_str().unwrap().to_owned();
+        users.insert(from.rsplit_once('.').unwrap().0.to_owned());
+        agents.insert(from);
+    }
+    assert_eq!((agents.len(), users.len()), (3, 2), "{agents:?}");
+    assert!(users.contains("alice-example-com-ff8d9819fc0e12bf"), "{users:?}");
 }
 
 #[tokio::test]

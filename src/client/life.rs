@@ -58,6 +58,10 @@ impl Life {
         (self.heard, self.doubted) = (clock::now(), Some(question));
     }
 
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted.is_some()
+    }
+
     /// Waits until it is time to look, or for another moment, where that is earlier.
     pub(super) fn due(&self, or: Option<Instant>) -> impl Future<Output = ()> + use<> {
         let or = or.filter(|at| *at > clock::now());
@@ -84,7 +88,7 @@ impl Life {
         let now = clock::now();
         let Some(next) = self.next_look().filter(|next| *next <= now) else { return Sign::Fine };
         let late = now - next >= LATE;
-        match (self.doubted.is_some(), late) {
+        match (self.is_doubted(), late) {
             (true, true) => {
                 self.heard = now;
                 Sign::Fine

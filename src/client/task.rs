@@ -285,7 +285,7 @@ impl Task {
             }
             tokio::select! {
                 event = connection.next() => if !self.happened(event, &mut life) {
-                    return self.ended(connection).await;
+                    return self.ended(connection, life.is_doubted()).await;
                 },
                 count = self.commands.recv_many(&mut batch, BATCH), if written => {
                     // Nobody holds the client any more: end the session in good order.
@@ -360,8 +360,8 @@ impl Task {
         found.map_or(over, |found| Over::Better(Box::new(found)))
     }
 
-    /// The connection is broken, or was ended by the node.
-    async fn ended(&mut self, connection: Connection) -> Over {
+    /// The connection is broken, or was ended by the node: perhaps because that has forgotten it while this machine slept.
+    async fn ended(&mut self, connection: Connection, doubted: bool) -> Over {
         let closed = connection.finish().await;
         let parting = self.parting.take();
         let for_good = closed.as_ref().is_some_and(|(code, _)| !comes_back(*code))
@@ -371,7 +371,11 @@ impl Task {
             tracing::warn!(reason, "the session was ended for good");
         }
         self.fail_pending(for_good || self.ways.len() == 0);
-        if for_good { Over::ForGood } else { Over::Broken }
+        match (for_good, doubted) {
+            (true, _) => Over::ForGood,
+            (false, true) => Over::Slept,
+            (false, false) => Over::Broken,
+        }
     }
 
     /// Ends the session with a node for that with a better one: it reads all that was written before.

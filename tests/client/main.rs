@@ -35,7 +35,8 @@ impl Robot {
     /// It listens by this entry, and has heard something.
     fn at(mesh: Mesh, entry: &str) -> Robot {
         let identity = issue(&mesh.machines[0], "robot").display().to_string();
-        let arguments = ["listen", "--node", entry, "--identity", &identity];
+        // By its name, or it would share its messages with the session that the node still believes in.
+        let arguments = ["listen", "--as", "robot", "--node", entry, "--identity", &identity];
         let log = mesh.folder.path().join("robot.log");
         let robot = Robot { process: Process::start(Path::new(TRISHULA), &arguments, log), mesh };
         until("it listens", || robot.process.log().contains("listening as"));

@@ -171,6 +171,29 @@ async fn a_dead_connection_that_takes_no_more_bytes_keeps_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_that_the_node_had_forgotten_is_made_again_at_once() {
+    // covers T09
+    let _alone = wake::ALONE.lock().await;
+    let rig = Rig::new();
+    let _node = rig.link(1, "agni").await.serve();
+    let (paths, connect) = Paths::to(&rig);
+    let mut client = Client::connect(connect, Options::default()).await.unwrap();
+    paths.set(Dial::Fails);
+    paths.end();
+    paths.until_dialled(10).await;
+    paths.set(Dial::Works);
+    // The wait before this one was long, and the next would be as well.
+    echo(&mut client, clock::now()).await;
+    paths.die();
+    let woke = wakes();
+    // It answers that it knows of nothing: here, by the end of the stream.
+    assert!(tokio::time::timeout(Duration::from_millis(50), client.next()).await.is_err());
+    paths.end();
+    let took = echo(&mut client, woke).await;
+    assert!(took < Duration::from_millis(150), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_waits_to_dial_again_does_so_at_once_after_a_sleep() {
     // covers T09
     let _alone = wake::ALONE.lock().await;

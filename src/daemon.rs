@@ -141,6 +141,7 @@ pub fn udp_buffers(config: &NodeConfig) -> std::io::Result<Buffers> {
 pub async fn run(config: NodeConfig) -> Result<(), Error> {
     let ready = Ready::load(config)?;
     let running = ready.start().await?;
+    let _wakes = wake::watch();
     sdnotify::ready();
     let why = signals::stop_requested().await;
     tracing::info!(why, "stopping");
@@ -272,7 +273,7 @@ impl Ready {
         let desks = admin::socket::Desks { node: handle.clone(), records, asks: asks_in };
         running.tasks.push(tasks::spawn("admin.socket", admin::socket::serve(self.socket, desks)));
         running.tasks.push(tasks::spawn("admin.http", admin::http::serve(http, handle)));
-        running.tasks.extend([wake::watch(), tasks::spawn("daemon.watchdog", sdnotify::watchdog())]);
+        running.tasks.push(tasks::spawn("daemon.watchdog", sdnotify::watchdog()));
         Ok(running)
     }
 }

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Mutex;
 
 use super::Error;
+use crate::rt::wake::{self, Wakes};
 use crate::rt::{gone, places};
 use crate::wire::stream;
 
@@ -109,6 +110,15 @@ impl<T: Connect> Reconnect for T {
     }
 }
 
+/// What happens next on a connection.
+pub(super) enum Event {
+    Came(Bytes),
+    /// All that was put is written.
+    Written,
+    /// The node has ended the stream, or it is broken.
+    Ended,
+}
+
 /// A connection to a node, whatever carries it.
 pub struct Connection {
     reader: Box<dyn AsyncRead + Send + Unpin>,
@@ -116,6 +126,8 @@ pub struct Connection {
     quic: Option<quinn::Connection>,
     input: BytesMut,
     output: BytesMut,
+    /// Whether the output, and what the writer may hold back of it, has left.
+    written: bool,
 }
 
 impl Connection {
@@ -130,21 +142,22 @@ impl Connection {
         writer: Box<dyn AsyncWrite + Send + Unpin>,
         quic: Option<quinn::Connection>,
     ) -> Connection {
-        Connection { reader, writer, quic, input: BytesMut::new(), output: BytesMut::new() }
+        let (input, output) = Default::default();
+        Connection { reader, writer, quic, input, output, written: true }
     }
 
-    /// The next frame; `None`: the node has ended the stream. Losing this future loses no byte.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        loop {
-            let taken = stream::take(&mut self.input, MAX_FRAME);
-            if let Some(frame) = taken.map_err(|e| Error::Malformed(e.to_string()))? {
-                return Ok(Some(frame));
-            }
-            self.input.reserve(CHUNK);
-            match self.reader.read_buf(&mut self.input).await {
-                Ok(0) => return Ok(None),
-                Ok(_) => {}
-                Err(_) => return Ok(None),
+    /// Reads, and writes meanwhile what was put: a node that takes nothing any more, or a path that is dead, keeps nobody from
+    /// looking at other things. Losing this future loses no byte.
+    pub(super) async fn next(&mut self) -> Result<Event, Error> {
+        let Connection { reader, writer, input, output, written, .. } = self;
+        tokio::select! {
+            frame = read(reader, input) => match frame? {
+                Some(frame) => Ok(Event::Came(frame)),
+                None => Ok(Event::Ended),
+            },
+            result = write(writer, output), if !*written => {
+                *written = result.is_ok();
+                Ok(if *written { Event::Written } else { Event::Ended })
             }
         }
     }
@@ -158,18 +171,20 @@ impl Connection {
         }
     }
 
-    /// Puts a frame to those that the next flush writes.
+    /// Puts a frame to those that are to be written.
     pub(super) fn put(&mut self, frame: &[u8]) {
         stream::put(&mut self.output, frame);
+        self.written = false;
     }
 
-    pub(super) async fn flush(&mut self) -> Result<(), Error> {
-        self.writer.write_all_buf(&mut self.output).await.map_err(|_| Error::Disconnected)?;
-        self.writer.flush().await.map_err(|_| Error::Disconnected)
+    /// Whether all that was put is written.
+    pub(super) fn is_written(&self) -> bool {
+        self.written
     }
 
-    /// Ends our side: the node reads all that was written, and then ends its own.
+    /// Writes what was put, and ends our side: the node reads all of it, and then ends its own.
     pub(super) async fn end(&mut self) {
+        self.written = write(&mut self.writer, &mut self.output).await.is_ok();
         // The other side may be gone already.
         let _ = self.writer.shutdown().await;
     }
@@ -189,10 +204,32 @@ impl Connection {
     }
 }
 
+/// The next frame; `None`: the node has ended the stream, or it is broken. Losing this future loses no byte.
+async fn read(reader: &mut (impl AsyncRead + Unpin), input: &mut BytesMut) -> Result<Option<Bytes>, Error> {
+    loop {
+        let taken = stream::take(input, MAX_FRAME);
+        if let Some(frame) = taken.map_err(|e| Error::Malformed(e.to_string()))? {
+            return Ok(Some(frame));
+        }
+        input.reserve(CHUNK);
+        match reader.read_buf(input).await {
+            Ok(0) | Err(_) => return Ok(None),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// What was written is no longer there when this future is lost.
+async fn write(writer: &mut (impl AsyncWrite + Unpin), output: &mut BytesMut) -> std::io::Result<()> {
+    writer.write_all_buf(output).await?;
+    writer.flush().await
+}
+
 /// A node reached over QUIC, with a client certificate of the mesh.
 #[derive(Debug, Clone)]
 pub struct Quic {
-    /// To dial from.
+    /// To dial from. A client dials from another one of its own, at the same address of this machine, once that has slept or
+    /// was on another network.
     pub endpoint: quinn::Endpoint,
     /// With the certificate, and with whom to believe.
     pub config: quinn::ClientConfig,
@@ -236,7 +273,26 @@ impl Connect for Quic {
     fn apart(self) -> Ways {
         let one = |address: &String| Quic { addresses: vec![address.clone()], ..self.clone() };
         let each =
-            self.addresses.iter().map(|address| Mutex::new(Box::new(one(address)) as Box<dyn Reconnect>));
-        Ways(each.collect())
+            self.addresses.iter().map(|address| Roaming { quic: one(address), wakes: wake::subscribe() });
+        Ways(each.map(|roaming| Mutex::new(Box::new(roaming) as Box<dyn Reconnect>)).collect())
+    }
+}
+
+/// Dials from another socket when the machine has woken up: on some systems one that slept is dead for ever.
+struct Roaming {
+    quic: Quic,
+    wakes: Wakes,
+}
+
+impl Connect for Roaming {
+    async fn connect(&mut self) -> Result<Connection, Error> {
+        if self.wakes.any() {
+            let local = self.quic.endpoint.local_addr();
+            match local.and_then(|local| quinn::Endpoint::client((local.ip(), 0).into())) {
+                Ok(endpoint) => self.quic.endpoint = endpoint,
+                Err(why) => tracing::warn!(%why, "the UDP socket could not be replaced: it is used on"),
+            }
+        }
+        self.quic.connect().await
     }
 }

@@ -14,8 +14,9 @@
 //! | file | what is in it |
 //! |---|---|
 //! | this one | what a program may do with a client |
+//! | `arrivals` | what comes, and whose it is |
 //! | `connect` | how it reaches its node, and reaches it again |
-//! | `life` | whether the node still says anything |
+//! | `life` | whether the node still says anything, and the connection has survived a sleep |
 //! | `message` | what it sends and gets |
 //! | `numbers` | its count of what it sends |
 //! | `rooms` | what it has subscribed to |
@@ -23,6 +24,7 @@
 //! | `task` | the task that owns the connection |
 //! | `through` | a way to its node where UDP is blocked |
 
+mod arrivals;
 mod connect;
 mod life;
 mod message;
@@ -154,7 +156,8 @@ pub struct Sender {
 impl Client {
     /// Connects and registers, and does both again whenever the connection breaks. Of several ways ([`Ways`], and [`Quic`]
     /// with several addresses) the first that answers is taken; another one as soon as the node hangs or is gone, and a better
-    /// one when that is there again. Nothing is lost on the way; what was in the program's hands is not given to it twice.
+    /// one when that is there again. Where the machine has slept or is on another network, a connection that has died is found
+    /// out within two seconds. Nothing is lost on the way; what was in the program's hands is not given to it twice.
     pub async fn connect(how: impl Connect, options: Options) -> Result<Client, Error> {
         let ways = how.apart();
         let round: Vec<usize> = (0..ways.len()).collect();
@@ -162,7 +165,7 @@ impl Client {
         Client::start(connected, ways, options).await
     }
 
-    /// Takes a connection that was made already; when it breaks, the client ends.
+    /// Takes a connection that was made already; when it breaks, the client ends. After a sleep it is not doubted.
     pub async fn over<S>(io: S, options: Options) -> Result<Client, Error>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

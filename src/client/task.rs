@@ -8,18 +8,17 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::connect::{Connection, Ways};
+use super::connect::{Connection, Event, Ways};
 use super::life::{Life, Sign};
 use super::message::{self, Message, Name, Registered, Verdict};
 use super::rooms::Rooms;
 use super::standing::Wanted;
-use super::{Error, Options, comes_back, standing};
+use super::{Error, Options, comes_back};
 use crate::rt::backoff::Backoff;
 use crate::rt::places::Places;
-use crate::rt::queue::Refused;
+use crate::rt::wake::{self, Wakes};
 use crate::rt::{clock, queue};
 use crate::wire::client::ErrorPayload;
-use crate::wire::envelope::Kind;
 
 /// The first wait before coming back, and the longest (docs/protocol.md).
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -29,39 +28,25 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const GOOD_AFTER: Duration = Duration::from_secs(30);
 /// A client with several nodes to choose from takes the next at once, unless its connections end as fast as this.
 const SHORT: Duration = Duration::from_secs(1);
-/// Such a client asks a node that was silent for so long for a sign of life …
-pub(super) const ASK_AFTER: Duration = Duration::from_millis(1_500);
-/// … and leaves it after this, as edges do: a node that only has no processor for a second or two is worth waiting for.
-pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// What the client waits for has so long to arrive before it goes to a better node; it is asked for there again.
 const LEAVES_WITHIN: Duration = Duration::from_secs(2);
 /// How long the node that is left may take to read the last frames.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 /// How long the node may take to register us.
 const REGISTER_WITHIN: Duration = Duration::from_secs(10);
-/// Frames written with one flush.
+/// Commands that are obeyed before what they put is written.
 const BATCH: usize = 64;
 /// How many of those who ask may wait at once.
 const MAX_PENDING: usize = 4096;
-/// Messages that are remembered to be acknowledged: more than a node has under way to us.
-const MAX_DONE: usize = 1024;
 
 /// What the task is told.
 #[derive(Debug)]
 pub(super) enum Command {
-    Send(Bytes, oneshot::Sender<Result<(), Error>>),
+    Send(Bytes, Sent),
     Ask { frame: Bytes, id: String, wanted: Wanted, answer: Answer },
     Settle(Name, Verdict),
     Forget(String),
     Close,
-}
-
-/// How a batch of commands went.
-enum Wrote {
-    All,
-    /// And nothing is to follow.
-    Last,
-    Failed,
 }
 
 /// How a connection ended.
@@ -71,16 +56,19 @@ enum Over {
     Broken,
     /// The node says nothing any more.
     Hangs,
+    /// It did not survive that this machine slept, or came to another network: that is not the node's fault.
+    Slept,
     /// A better node answers: this is a connection to it.
     Better(Box<(usize, Connection)>),
 }
 
 type Answer = oneshot::Sender<Result<Message, Error>>;
+type Sent = oneshot::Sender<Result<(), Error>>;
 
 /// Somebody who waits for an answer.
 pub(super) struct Waiting {
     pub(super) wanted: Wanted,
-    answer: Answer,
+    pub(super) answer: Answer,
     /// What was asked, if it is to be asked again over another connection.
     frame: Option<Bytes>,
     /// The how-manieth question it was.
@@ -98,16 +86,20 @@ pub(super) struct Task {
     asked: u64,
     /// What the ids of our ACK and NACK begin with: nobody is told that one of them came to nothing.
     pub(super) settles: String,
-    settled: u64,
+    pub(super) settled: u64,
     /// What was acknowledged last, by its order: if that did not arrive, it is delivered once more.
-    done: (VecDeque<Name>, HashSet<Name>),
+    pub(super) done: (VecDeque<Name>, HashSet<Name>),
     /// What the program was given, or will be, and has not acknowledged: another node may hand it out again.
-    given: HashSet<Name>,
+    pub(super) given: HashSet<Name>,
     /// Frames of our own to be written.
     pub(super) own: Vec<Bytes>,
     pub(super) rooms: Rooms,
     /// The last error of the mesh's that answered nothing: perhaps why it closes.
-    parting: Option<ErrorPayload>,
+    pub(super) parting: Option<ErrorPayload>,
+    /// Who is to be told when all that was put is written.
+    telling: Vec<Sent>,
+    /// Then all is over.
+    closing: bool,
 }
 
 impl Task {
@@ -117,7 +109,7 @@ impl Task {
         commands: queue::Receiver<Command>,
         inbox: queue::Sender<Message>,
     ) -> Task {
-        let (pending, asked, settled, done, own, rooms) = Default::default();
+        let (pending, asked, settled, done, own, rooms, telling) = Default::default();
         let (ways, given) = (Arc::new(ways), HashSet::new());
         let settles = format!("{}.", message::new_id());
         Task {
@@ -135,6 +127,8 @@ impl Task {
             own,
             rooms,
             parting: None,
+            telling,
+            closing: false,
         }
     }
 
@@ -153,10 +147,12 @@ impl Task {
         }});
         connection.put(frame.to_string().as_bytes());
         let registered = tokio::time::timeout(REGISTER_WITHIN, async {
-            connection.flush().await?;
             loop {
-                let Some(frame) = connection.next().await? else { return Err(Error::Disconnected) };
-                let message = Message::parse(&frame)?;
+                let message = match connection.next().await? {
+                    Event::Came(frame) => Message::parse(&frame)?,
+                    Event::Written => continue,
+                    Event::Ended => return Err(Error::Disconnected),
+                };
                 if message.reply_to.as_deref() != Some(&id) || !message.is_from_mesh() {
                     self.arrived(message);
                 } else if message.kind == "REGISTERED" {
@@ -185,35 +181,38 @@ impl Task {
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let mut places = Places::new(self.ways.len());
+        let (_watch, mut wakes) = (wake::watch(), wake::subscribe());
         loop {
             let since = clock::now();
             let (mut place, mut over) = (0, Over::Broken);
             if let Some((at, connection)) = self.connection.take() {
-                (place, over) = (at, self.serve(at, connection, &mut places).await);
+                (place, over) = (at, self.serve(at, connection, &mut places, &mut wakes).await);
             }
             let lasted = clock::since(since);
             places.left(place, lasted);
             if lasted >= GOOD_AFTER {
                 backoff.reset();
             }
-            let connected = match over {
+            let found = match over {
                 Over::ForGood => return,
-                Over::Better(found) => Ok(*found),
-                _ if self.ways.len() == 0 => return,
+                _ if self.closing || self.ways.len() == 0 => return,
+                Over::Better(found) => Some(*found),
+                Over::Slept => {
+                    backoff.reset();
+                    None
+                }
                 Over::Broken | Over::Hangs => {
                     if matches!(over, Over::Hangs) {
                         places.shun(place);
                     }
-                    if self.ways.len() < 2 || lasted < SHORT {
-                        tokio::time::sleep(backoff.next_wait()).await;
+                    let waits = self.ways.len() < 2 || lasted < SHORT;
+                    if waits && wakes.within(backoff.next_wait()).await {
+                        backoff.reset();
                     }
-                    self.ways.clone().connect_in(&places.round()).await
+                    None
                 }
             };
-            let again = match connected {
-                Ok((place, connection)) => self.register(place, connection).await,
-                Err(e) => Err(e),
-            };
+            let again = self.come_back(found, &places.round(), &mut wakes).await;
             match again {
                 Ok(registered) => {
                     tracing::info!(agent = registered.agent, node = registered.node, "connected again")
@@ -229,14 +228,43 @@ impl Task {
         }
     }
 
+    /// Connects, unless that is done, and registers. What a sleep came between is begun anew: its sockets may be dead.
+    async fn come_back(
+        &mut self,
+        found: Option<(usize, Connection)>,
+        round: &[usize],
+        wakes: &mut Wakes,
+    ) -> Result<Registered, Error> {
+        tokio::select! {
+            again = self.connect_again(found, round) => again,
+            // Once: where networks come and go all the time, a try must get to its end.
+            true = wakes.next() => self.connect_again(None, round).await,
+        }
+    }
+
+    async fn connect_again(
+        &mut self,
+        found: Option<(usize, Connection)>,
+        round: &[usize],
+    ) -> Result<Registered, Error> {
+        let (place, connection) = match found {
+            Some(found) => found,
+            None => self.ways.clone().connect_in(round).await?,
+        };
+        self.register(place, connection).await
+    }
+
     /// Serves one connection.
-    async fn serve(&mut self, place: usize, mut connection: Connection, places: &mut Places) -> Over {
+    async fn serve(
+        &mut self,
+        place: usize,
+        mut connection: Connection,
+        places: &mut Places,
+        wakes: &mut Wakes,
+    ) -> Over {
         let mut batch = Vec::with_capacity(BATCH);
         self.parting = None;
-        // What has no receipt yet may not have arrived.
-        let mut again: Vec<&Waiting> = self.pending.values().filter(|w| !w.answer.is_closed()).collect();
-        again.sort_by_key(|waiting| waiting.order);
-        self.own.extend(again.into_iter().filter_map(|waiting| waiting.frame.clone()));
+        self.ask_again();
         let ways = self.ways.clone();
         let better = places.better(place, |place| ways.connect_by(place));
         let mut better = std::pin::pin!(better);
@@ -244,65 +272,96 @@ impl Task {
         let mut life = Life::new(ways.len() > 1);
         let mut gone = std::pin::pin!(connection.gone());
         loop {
-            if self.write_own(&mut connection).await.is_err() {
-                break;
+            self.own.drain(..).for_each(|frame| connection.put(&frame));
+            let written = connection.is_written();
+            if self.closing && written {
+                connection.finish().await;
+                return Over::ForGood;
             }
-            if let Some(found) = found.take_if(|_| self.pending.is_empty() || leave_by <= Some(clock::now()))
-            {
+            let can_leave = written && self.pending.is_empty();
+            if let Some(found) = found.take_if(|_| can_leave || leave_by <= Some(clock::now())) {
                 self.leave(connection).await;
                 return Over::Better(Box::new(found));
             }
             tokio::select! {
-                frame = connection.next() => match frame.map(|frame| frame.map(|f| Message::parse(&f))) {
-                    Ok(Some(Ok(message))) => {
-                        life.heard();
-                        self.arrived(message);
-                    }
-                    Ok(Some(Err(e))) | Err(e) => {
-                        tracing::warn!(error = %e, "the node broke the protocol");
-                        break;
-                    }
-                    Ok(None) => break,
+                event = connection.next() => if !self.happened(event, &mut life) {
+                    return self.ended(connection, life.is_doubted()).await;
                 },
-                count = self.commands.recv_many(&mut batch, BATCH) => {
-                    let wrote = match count {
-                        // Nobody holds the client any more: end the session in good order.
-                        0 => Wrote::Last,
-                        _ => self.write(&mut connection, &mut batch).await,
-                    };
-                    match wrote {
-                        Wrote::All => {}
-                        Wrote::Failed => break,
-                        Wrote::Last => {
-                            connection.finish().await;
-                            return Over::ForGood;
-                        }
-                    }
+                count = self.commands.recv_many(&mut batch, BATCH), if written => {
+                    // Nobody holds the client any more: end the session in good order.
+                    self.closing |= count == 0;
+                    batch.drain(..).for_each(|command| self.obey(command, &mut connection));
                 }
                 there = &mut better, if found.is_none() => {
                     (found, leave_by) = (Some(there), Some(clock::now() + LEAVES_WITHIN));
                 }
-                () = &mut gone, if ways.len() > 1 => {
-                    self.fail_pending(false);
-                    return Over::Broken;
-                }
+                () = &mut gone, if ways.len() > 1 => return self.left(found, Over::Broken),
+                // Of two connections that may be dead, this one was to be left anyway.
+                true = wakes.next(), if ways.len() > 0 => match found {
+                    Some(_) => return self.left(None, Over::Slept),
+                    None => {
+                        tracing::debug!(place, "after a sleep, or on another network: does the connection live?");
+                        life.doubt(self.ask_for_life());
+                    }
+                },
                 () = self.rooms.due() => self.look_at_rooms(),
                 () = life.due(leave_by) => match life.look() {
                     Sign::Fine => {}
-                    Sign::Ask => self.ask_for_life(),
+                    Sign::Ask => drop(self.ask_for_life()),
                     Sign::Gone => {
                         tracing::warn!(place, "the node is silent: it is left");
-                        self.fail_pending(false);
-                        return Over::Hangs;
+                        return self.left(found, Over::Hangs);
+                    }
+                    Sign::Dead => {
+                        tracing::info!(place, "the connection is dead: another one is made");
+                        return self.left(found, Over::Slept);
                     }
                 },
             }
         }
-        self.ended(connection).await
     }
 
-    /// The connection is broken, or was ended by the node.
-    async fn ended(&mut self, connection: Connection) -> Over {
+    /// What has no receipt yet may not have arrived.
+    fn ask_again(&mut self) {
+        let mut again: Vec<&Waiting> = self.pending.values().filter(|w| !w.answer.is_closed()).collect();
+        again.sort_by_key(|waiting| waiting.order);
+        self.own.extend(again.into_iter().filter_map(|waiting| waiting.frame.clone()));
+    }
+
+    /// Takes what happened on the connection; `false`: it is over.
+    fn happened(&mut self, event: Result<Event, Error>, life: &mut Life) -> bool {
+        let came = match event {
+            Ok(Event::Came(frame)) => Message::parse(&frame),
+            Ok(Event::Written) => {
+                self.tell(&Ok(()));
+                return true;
+            }
+            Ok(Event::Ended) => return false,
+            Err(e) => Err(e),
+        };
+        match came {
+            Ok(message) => {
+                if life.heard(message.reply_to.as_deref()) {
+                    tracing::debug!("the connection lives");
+                }
+                self.arrived(message);
+                true
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "the node broke the protocol");
+                false
+            }
+        }
+    }
+
+    /// The connection is left as it is; for a better one, if that is there already.
+    fn left(&mut self, found: Option<(usize, Connection)>, over: Over) -> Over {
+        self.fail_pending(false);
+        found.map_or(over, |found| Over::Better(Box::new(found)))
+    }
+
+    /// The connection is broken, or was ended by the node: perhaps because that has forgotten it while this machine slept.
+    async fn ended(&mut self, connection: Connection, doubted: bool) -> Over {
         let closed = connection.finish().await;
         let parting = self.parting.take();
         let for_good = closed.as_ref().is_some_and(|(code, _)| !comes_back(*code))
@@ -312,14 +371,18 @@ impl Task {
             tracing::warn!(reason, "the session was ended for good");
         }
         self.fail_pending(for_good || self.ways.len() == 0);
-        if for_good { Over::ForGood } else { Over::Broken }
+        match (for_good, doubted) {
+            (true, _) => Over::ForGood,
+            (false, true) => Over::Slept,
+            (false, false) => Over::Broken,
+        }
     }
 
     /// Ends the session with a node for that with a better one: it reads all that was written before.
     async fn leave(&mut self, mut connection: Connection) {
-        connection.end().await;
         let rest = async {
-            while let Ok(Some(frame)) = connection.next().await {
+            connection.end().await;
+            while let Ok(Event::Came(frame)) = connection.next().await {
                 if let Ok(message) = Message::parse(&frame) {
                     self.arrived(message);
                 }
@@ -327,18 +390,22 @@ impl Task {
         };
         // What is not read by then comes again at the other node.
         let _ = tokio::time::timeout(ENDS_WITHIN, rest).await;
+        self.tell(&if connection.is_written() { Ok(()) } else { Err(Error::Disconnected) });
         self.parting = None;
     }
 
-    fn ask_for_life(&mut self) {
+    /// Asks the node for a sign of life, by a question of this id.
+    fn ask_for_life(&mut self) -> String {
         self.settled += 1;
         let id = format!("{}{}", self.settles, self.settled);
         self.own.push(json!({"type": "HEARTBEAT", "id": id}).to_string().into());
+        id
     }
 
     /// The connection is over. What is asked again stays, if there is to be another one.
     fn fail_pending(&mut self, for_good: bool) {
         self.own.clear();
+        self.tell(&Err(Error::Disconnected));
         let failed = |_: &String, waiting: &mut Waiting| for_good || waiting.frame.is_none();
         for (_, waiting) in self.pending.extract_if(failed) {
             // Whoever asked may have given up.
@@ -346,149 +413,46 @@ impl Task {
         }
     }
 
-    async fn write_own(&mut self, connection: &mut Connection) -> Result<(), Error> {
-        if self.own.is_empty() {
-            return Ok(());
-        }
-        for frame in self.own.drain(..) {
-            connection.put(&frame);
-        }
-        connection.flush().await
-    }
-
-    async fn write(&mut self, connection: &mut Connection, batch: &mut Vec<Command>) -> Wrote {
-        let (mut told, mut last) = (Vec::new(), false);
-        for command in batch.drain(..) {
-            match command {
-                Command::Send(frame, sent) => {
-                    connection.put(&frame);
-                    told.push(sent);
-                }
-                Command::Ask { frame, id, wanted, answer } => {
-                    if self.pending.len() >= MAX_PENDING {
-                        self.pending.retain(|_, waiting| !waiting.answer.is_closed());
-                    }
-                    if self.pending.len() >= MAX_PENDING {
-                        let reason = format!("{MAX_PENDING} questions wait already");
-                        let _ = answer.send(Err(Error::Unreachable(reason)));
-                        continue;
-                    }
-                    connection.put(&frame);
-                    let frame = matches!(wanted, Wanted::Receipt(_)).then_some(frame);
-                    self.asked += 1;
-                    let order = self.asked;
-                    self.pending.insert(id, Waiting { wanted, answer, frame, order });
-                }
-                Command::Settle(name, verdict) => {
-                    connection.put(&self.settle(&name, &verdict));
-                    self.given.remove(&name);
-                    if matches!(verdict, Verdict::Acked { .. }) {
-                        self.remember(name);
-                    }
-                }
-                Command::Forget(id) => {
-                    self.pending.remove(&id);
-                }
-                Command::Close => last = true,
-            }
-        }
-        let flushed = connection.flush().await;
-        for sent in told {
+    /// Tells whoever sent whether it is written.
+    fn tell(&mut self, written: &Result<(), Error>) {
+        for sent in self.telling.drain(..) {
             // Whoever sent it may not wait.
-            let _ = sent.send(flushed.clone());
-        }
-        match flushed {
-            Err(_) => Wrote::Failed,
-            Ok(()) if last => Wrote::Last,
-            Ok(()) => Wrote::All,
+            let _ = sent.send(written.clone());
         }
     }
 
-    fn arrived(&mut self, message: Message) {
-        let Some(message) = self.of_room(message).and_then(|message| self.answer(message)) else { return };
-        if message.is_from_mesh() && message.is(Kind::Error) && message.reply_to.is_none() {
-            self.parting = message.read().ok();
-        }
-        // Whom we acknowledged to may have gone; and what we refused too late comes again.
-        let of_settling = message.reply_to.as_ref().is_some_and(|id| id.starts_with(&self.settles));
-        if message.is_automatic() || (message.is_from_mesh() && of_settling) {
-            return;
-        }
-        let name = message.is_durable().then(|| Name::of(&message));
-        if name.as_ref().is_some_and(|name| message.redelivered && self.given.contains(name)) {
-            return;
-        }
-        if let Some(name) = name.as_ref().filter(|name| message.redelivered && self.done.1.contains(name)) {
-            let ack = self.settle(name, &Verdict::Acked { automatic: true });
-            return self.own.push(ack);
-        }
-        // A full inbox counts what it drops, and what is kept comes again later.
-        match (self.inbox.try_send(message), name) {
-            (Err(Refused::Full(_)), Some(name)) => {
-                let reason = "the client has too much to read".to_owned();
-                let nack = self.settle(&name, &Verdict::Nacked { reason, requeue: true });
-                self.own.push(nack);
+    fn obey(&mut self, command: Command, connection: &mut Connection) {
+        match command {
+            Command::Send(frame, sent) => {
+                connection.put(&frame);
+                self.telling.push(sent);
             }
-            (Ok(()), Some(name)) if self.given.len() < MAX_DONE => {
-                self.given.insert(name);
+            Command::Ask { frame, id, wanted, answer } => {
+                if self.pending.len() >= MAX_PENDING {
+                    self.pending.retain(|_, waiting| !waiting.answer.is_closed());
+                }
+                if self.pending.len() >= MAX_PENDING {
+                    let reason = format!("{MAX_PENDING} questions wait already");
+                    let _ = answer.send(Err(Error::Unreachable(reason)));
+                    return;
+                }
+                connection.put(&frame);
+                let frame = matches!(wanted, Wanted::Receipt(_)).then_some(frame);
+                self.asked += 1;
+                let order = self.asked;
+                self.pending.insert(id, Waiting { wanted, answer, frame, order });
             }
-            _ => {}
-        }
-    }
-
-    fn settle(&mut self, name: &Name, verdict: &Verdict) -> Bytes {
-        self.settled += 1;
-        name.settle(&format!("{}{}", self.settles, self.settled), verdict)
-    }
-
-    /// Remembers that a message was acknowledged; of too many, the oldest are forgotten.
-    fn remember(&mut self, name: Name) {
-        let (order, known) = &mut self.done;
-        if known.insert(name.clone()) {
-            order.push_back(name);
-        }
-        if order.len() > MAX_DONE
-            && let Some(oldest) = order.pop_front()
-        {
-            known.remove(&oldest);
-        }
-    }
-
-    /// Gives a message to whoever waits for it, else back.
-    fn answer(&mut self, message: Message) -> Option<Message> {
-        let asked = message.reply_to.as_ref().and_then(|id| self.pending.get(id));
-        let Some(Waiting { wanted, .. }) = asked else { return Some(message) };
-        let mesh = message.is_from_mesh();
-        let refused = mesh && message.is(Kind::Error);
-        let fits = match wanted {
-            Wanted::Answer => !mesh && (message.is(Kind::Result) || message.is(Kind::Error)),
-            Wanted::Receipt(wish) if mesh && message.kind == "RECEIPT" => {
-                // A state before it is not yet an answer.
-                standing::reached(&message, *wish).map(|_| true)?
+            Command::Settle(name, verdict) => {
+                connection.put(&self.settle(&name, &verdict));
+                self.given.remove(&name);
+                if matches!(verdict, Verdict::Acked { .. }) {
+                    self.remember(name);
+                }
             }
-            Wanted::Receipt(_) => false,
-            Wanted::Said(kind) => mesh && message.kind == *kind,
-            Wanted::Subscribed { .. } => mesh && message.kind == "SUBSCRIBED",
-        };
-        if !fits && !refused {
-            return Some(message);
+            Command::Forget(id) => {
+                self.pending.remove(&id);
+            }
+            Command::Close => self.closing = true,
         }
-        let Waiting { answer, .. } = message.reply_to.as_ref().and_then(|id| self.pending.remove(id))?;
-        if answer.is_closed() && !mesh {
-            // Too late for whoever asked; not for whoever listens.
-            return Some(message);
-        }
-        if message.is_durable() {
-            let name = Name::of(&message);
-            let ack = self.settle(&name, &Verdict::Acked { automatic: true });
-            self.own.push(ack);
-            self.remember(name);
-        }
-        let given = match refused {
-            true => message.read::<ErrorPayload>().and_then(|error| Err(error.into())),
-            false => Ok(message),
-        };
-        let _ = answer.send(given);
-        None
     }
 }

@@ -1,3 +1,5 @@
+mod sleep;
+
 use std::sync::Arc;
 use std::time::Duration;
 

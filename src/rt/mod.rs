@@ -10,6 +10,7 @@
 //! | [`backoff`], [`random`] | how long to wait before another try |
 //! | [`gone`] | whether the process at the other end of a QUIC connection is there at all |
 //! | [`places`] | several that would do: which to try, and when to go back to a better one |
+//! | [`wake`] | that the machine has slept, or is on another network |
 //! | [`signals`], [`sdnotify`] | what the system asks of a process, and what it is told |
 //! | [`logging`] | the log |
 //! | [`platform`] | what differs between Linux and macOS |

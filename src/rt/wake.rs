@@ -4,13 +4,14 @@
 //! still while most machines sleep; a look that came late; and another address from which packets would leave.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::OnceLock;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{clock, tasks};
+use super::clock;
 use crate::metrics;
 
 /// Between two looks.
@@ -20,22 +21,55 @@ const STOOD_STILL: Duration = Duration::from_secs(2);
 /// To which a packet would leave by the default way (RFC 5737, RFC 3849). None is sent.
 const ELSEWHERE: [&str; 2] = ["192.0.2.1:9", "[2001:db8::1]:9"];
 
-/// Begins to look; until then nobody is woken.
-pub fn watch() -> tasks::Task {
-    tasks::spawn("rt.wake", async {
-        let mut before = Look::new();
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let now = Look::new();
-            if let Some(why) = now.woke_since(&before) {
-                metrics::WAKES.with_label_values(&[why]).inc();
-                tracing::info!(why, "links are tried again at once");
-                wakes().send_modify(|count| *count += 1);
-            }
-            before = now;
-        }
-    })
+/// Keeps the look-out of this process, which ends with the last one of these.
+#[derive(Debug)]
+#[must_use = "when nobody keeps it, nobody looks"]
+pub struct Watch {
+    _kept: Arc<mpsc::Sender<()>>,
 }
+
+/// Begins to look, where nobody in this process does; until then nobody is woken.
+///
+/// One thread looks for all. Nodes, edges and clients of one process may be on several runtimes: a task would end with its
+/// own, and stand still whenever that one does.
+pub fn watch() -> Watch {
+    static KEPT: Mutex<Weak<mpsc::Sender<()>>> = Mutex::new(Weak::new());
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(kept) = kept.upgrade() {
+        return Watch { _kept: kept };
+    }
+    let (keeps, ended) = mpsc::channel();
+    let keeps = Arc::new(keeps);
+    *kept = Arc::downgrade(&keeps);
+    let thread = std::thread::Builder::new().name("rt.wake".into());
+    if let Err(why) = thread.spawn(move || look_until(&ended)) {
+        tracing::warn!(%why, "no thread to notice that the machine has slept: what is dead is found out by its silence");
+    }
+    Watch { _kept: keeps }
+}
+
+/// Nothing is ever sent: it ends when nobody could any more.
+fn look_until(ended: &mpsc::Receiver<()>) {
+    let mut before = Look::new();
+    while ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+        let now = Look::new();
+        if let Some(why) = now.woke_since(&before) {
+            woke(why);
+        }
+        before = now;
+    }
+}
+
+/// Wakes all who wait.
+pub(crate) fn woke(why: &'static str) {
+    metrics::WAKES.with_label_values(&[why]).inc();
+    tracing::info!(why, "links are tried again at once");
+    wakes().send_modify(|count| *count += 1);
+}
+
+/// For tests that wake: all others of the process hear it.
+#[cfg(test)]
+pub(crate) static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// The times that the machine woke up, or was on another network, from now on.
 #[derive(Debug)]
@@ -46,6 +80,18 @@ impl Wakes {
     pub async fn next(&mut self) -> bool {
         self.0.changed().await.is_ok()
     }
+
+    /// Waits so long, or until the next; `true`: it came.
+    pub async fn within(&mut self, time: Duration) -> bool {
+        tokio::time::timeout(time, self.next()).await.unwrap_or(false)
+    }
+
+    /// Whether there was one since the last that was heard of here.
+    pub fn any(&mut self) -> bool {
+        let any = self.0.has_changed().unwrap_or(false);
+        self.0.mark_unchanged();
+        any
+    }
 }
 
 /// For who has something to do whenever the machine has woken up.
@@ -55,8 +101,7 @@ pub fn subscribe() -> Wakes {
 
 /// Waits so long, or until the machine wakes up or is on another network; `true`: it is.
 pub async fn or_sleep(time: Duration) -> bool {
-    let mut wakes = wakes().subscribe();
-    tokio::time::timeout(time, wakes.changed()).await.is_ok()
+    subscribe().within(time).await
 }
 
 fn wakes() -> &'static watch::Sender<u64> {
@@ -138,10 +183,31 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_waits_is_woken() {
         // covers T09
+        let _alone = ALONE.lock().await;
         let waits = tokio::spawn(or_sleep(Duration::from_secs(3600)));
         tokio::task::yield_now().await;
-        wakes().send_modify(|count| *count += 1);
+        let mut wakes = subscribe();
+        woke("clock");
         assert!(waits.await.unwrap());
+        assert!(wakes.any());
+        assert!(!wakes.any() && !wakes.within(Duration::from_secs(1)).await);
         assert!(!or_sleep(Duration::from_secs(1)).await);
+    }
+
+    #[test]
+    fn one_looks_for_the_whole_process_as_long_as_anybody_keeps_it() {
+        // covers T09
+        let begun = |runtime: tokio::runtime::Runtime| runtime.block_on(async { watch() });
+        let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+        // Each on a runtime that ends at once.
+        let (one, other) = (begun(runtime()), begun(runtime()));
+        assert!(Arc::ptr_eq(&one._kept, &other._kept));
+        drop(one);
+        assert!(Arc::ptr_eq(&other._kept, &watch()._kept), "the first to begin is not needed");
+
+        let (keeps, ended) = mpsc::channel();
+        let looks = std::thread::spawn(move || look_until(&ended));
+        drop(keeps);
+        looks.join().unwrap();
     }
 }

@@ -35,9 +35,19 @@ fn gauges(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaug
     IntGaugeVec::new(Opts::new(name, help), labels)
 }
 
+const SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
 fn seconds(name: &str, help: &str) -> prometheus::Result<Histogram> {
-    let buckets = vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
-    Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))
+    Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()))
+}
+
+/// One for each state that a sender may ask to be told of, all there from the start.
+fn seconds_to_states(name: &str, help: &str) -> prometheus::Result<HistogramVec> {
+    let all = histograms(name, help, &["state"], SECONDS)?;
+    for state in ["accepted", "stored", "delivered", "acked"] {
+        all.get_metric_with_label_values(&[state])?;
+    }
+    Ok(all)
 }
 
 /// Names and labels of the servers that an edge stands in for, with the labels of both of their guides. Each is counted from the
@@ -219,9 +229,9 @@ metric! {
     WS_MESSAGE_ERRORS: IntCounterVec = counters("websocket_message_errors_total", "Total number of message processing errors", SERVER_ERROR);
     /// Both; those of connections also as connection_error.
     WS_ERRORS: IntCounterVec = counters("websocket_errors_total", "Total number of WebSocket errors", SERVER_ERROR);
-    /// By one clock, at the sender's entrance: from its socket to the recipient's, and the receipt back. Only of
-    /// messages whose sender asked for that receipt.
-    MESSAGE_LATENCY: Histogram = seconds("trishula_message_latency_seconds", "From a message's arrival to its receipt `delivered`");
+    /// By one clock, at the sender's entrance: from its socket until the receipt is back there, by the receipt's state. Of
+    /// `delivered` this is to the recipient's socket and back. Only receipts that the sender asked for.
+    MESSAGE_LATENCY: HistogramVec = seconds_to_states("trishula_message_latency_seconds", "From a message's arrival to each receipt that its sender asked for");
     /// Time of one turn of the node task.
     NODE_TURN: Histogram = seconds("trishula_node_turn_seconds", "One turn of the node task");
     /// Time of one fsync with what it wrote.
@@ -254,5 +264,9 @@ mod tests {
         let text = super::render();
         assert!(text.contains("trishula_tasks{task=\"test\"} 1"), "{text}");
         assert!(text.contains("# TYPE trishula_connected_agents gauge"), "{text}");
+        for state in ["accepted", "stored", "delivered", "acked"] {
+            let series = format!("trishula_message_latency_seconds_count{{state=\"{state}\"}} ");
+            assert!(text.contains(&series), "{series} before the first message: {text}");
+        }
     }
 }

@@ -115,7 +115,10 @@ async fn clients_and_their_frames_are_counted_from_the_first_connection() {
     assert_eq!(value("websocket_errors_total", &[("error_type", "connection_error")]), 1.0);
     assert!(value("websocket_message_size_bytes_count", &[("direction", "received")]) >= 13.0);
     assert!(now["trishula_messages_sent_total{target=\"agent\"}"] >= 1.0);
-    assert!(now.contains_key("trishula_message_latency_seconds_count"));
+    for state in ["accepted", "stored", "delivered", "acked"] {
+        let series = format!("trishula_message_latency_seconds_count{{state=\"{state}\"}}");
+        assert_eq!(now.get(&series), Some(&0.0), "nobody has asked for a receipt");
+    }
     assert_eq!(now["trishula_connected_agents"], 10.0);
 
     // Rooms: one of two is left again.

@@ -262,7 +262,7 @@ async fn metrics_are_served_on_their_own_port() {
     };
     // The other tests of this process count too, but not as connected to this edge.
     assert!(value("trishula_messages_sent_total{target=\"agent\"}") >= 1.0);
-    assert!(value("trishula_message_latency_seconds_count") >= 1.0);
+    assert!(value("trishula_message_latency_seconds_count{state=\"delivered\"}") >= 1.0);
     assert!(value("trishula_frames_sent_total{kind=\"Submit\"}") >= 1.0);
     assert_eq!(value("trishula_connected_agents "), 2.0);
 }

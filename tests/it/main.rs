@@ -18,6 +18,7 @@ mod fan_out;
 mod feed;
 mod harness;
 mod hostile;
+mod latency;
 mod logs;
 mod membership;
 mod production;

@@ -206,7 +206,7 @@ impl SessionBuddy {
         }
     }
 
-    /// Whether the room was given.
+    /// Whether the room was given. That updates were missed is not for the client: the next one is all of the metrics.
     fn mesh_said(&mut self, now: Now, said: &Said<'_>) {
         if self.asked.is_none() || said.reply_to != self.asked {
             return;

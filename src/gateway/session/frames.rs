@@ -315,6 +315,7 @@ impl<C: Carrier> Session<C> {
             Err(Refused::Closed(())) => {
                 if let Frame::Submit(_, head, _) = &frame {
                     self.unanswered.answered(&head.id);
+                    self.measured.not_taken(&head.id);
                 }
                 Err(no_node())
             }

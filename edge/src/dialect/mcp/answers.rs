@@ -22,6 +22,14 @@ struct Receipt {
     reason: String,
 }
 
+/// Payload of SUBSCRIBED.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Joined {
+    room: String,
+    recovered: Option<bool>,
+}
+
 /// Payload of PRESENCE.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
@@ -84,10 +92,23 @@ impl Mcp {
                 self.refused(now, asked, &said.payload(), out);
             }
             "SUBSCRIBED" | "UNSUBSCRIBED" | "PRESENCE" | "HISTORY" => {
-                let Some(asked) = about.and_then(|id| self.pending.remove(id)) else { return };
-                self.answered(now, &asked, said, out);
+                if let Some(asked) = about.and_then(|id| self.pending.remove(id)) {
+                    self.answered(now, &asked, said, out);
+                }
+                // Also where nobody has asked: the mesh says so by itself.
+                if said.kind == "SUBSCRIBED" {
+                    self.joined(now, &said.payload(), out);
+                }
             }
             _ => {}
+        }
+    }
+
+    /// Whether something of a room is missing. A first SUBSCRIBE names no place from where anything could be, so this is always
+    /// about a room that the client reads already.
+    fn joined(&mut self, now: Now, joined: &Joined, out: &mut Steps) {
+        if joined.recovered == Some(false) {
+            self.missed(now, &joined.room, out);
         }
     }
 
@@ -254,4 +275,56 @@ fn recent<'a>(channel: &'a str, history: History<'_>) -> Recent<'a> {
     messages.reverse();
     let count = messages.len();
     Recent { channel, complete: history.complete && count == total, count, messages }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use serde_json::{Value, json};
+
+    use crate::dialect::step::{Step, Steps};
+    use crate::dialect::vectors::{BEGIN, dialect, nine_keys};
+
+    #[test]
+    fn only_a_subscription_that_says_so_has_missed_something() {
+        // covers B06, B07
+        let mut client = dialect(&json!({"dialect": "mcp", "user": ["pool:read"]}));
+        let mut steps = Steps::new();
+        client.start(BEGIN, &mut steps);
+        assert!(steps.take().count() > 0, "it is greeted");
+        let mut told = |kind: &str, reply_to: Value, payload: Value| {
+            let frame =
+                json!({"type": kind, "from": "mesh", "id": "m", "reply_to": reply_to, "payload": payload});
+            client.session(BEGIN, &Bytes::from(frame.to_string()), &mut steps);
+            let frames = steps.take().map(|step| match step {
+                Step::ToClient(frame) => frame,
+                other => panic!("{other:?}"),
+            });
+            frames.collect::<Vec<_>>()
+        };
+        let room = |recovered: Value| json!({"room": "pool:p1", "cursor": "AA", "recovered": recovered});
+        for (kind, payload) in [
+            ("SUBSCRIBED", room(json!(true))),
+            ("SUBSCRIBED", room(json!(null))),
+            ("SUBSCRIBED", room(json!("false"))),
+            ("SUBSCRIBED", json!([false])),
+            ("SUBSCRIBED", json!({})),
+            ("UNSUBSCRIBED", room(json!(false))),
+            ("PRESENCE", room(json!(false))),
+            ("HISTORY", room(json!(false))),
+        ] {
+            assert!(told(kind, Value::Null, payload.clone()).is_empty(), "{kind} {payload}");
+        }
+        // Of its own accord, and to a question that was given up meanwhile.
+        for reply_to in [Value::Null, json!("long-ago")] {
+            let frames = told("SUBSCRIBED", reply_to, room(json!(false)));
+            assert_eq!(frames.len(), 1);
+            nine_keys(&frames[0]);
+            let event: Value = serde_json::from_slice(&frames[0]).unwrap();
+            assert_eq!((&event["type"], &event["event"]), (&json!("event"), &json!("subscription.missed")));
+            assert_eq!(event["data"], json!({"channel": "pool:p1", "recovered": false}));
+            assert_eq!(event["room"], "pool:p1");
+            assert_eq!(event.as_object().unwrap().len(), 9, "and no key besides the nine");
+        }
+    }
 }

@@ -11,6 +11,8 @@ use crate::dialect::step::{Note, Now, Steps};
 
 /// Longest text of an error that is not ours, in bytes.
 const MAX_TEXT: usize = 1024;
+/// The event that older servers did not have. Their clients pass over events that they do not know.
+const MISSED: &str = "subscription.missed";
 
 /// An error's `error_code`.
 pub(super) mod code {
@@ -45,6 +47,13 @@ pub(super) struct Status<'a> {
     pub(super) channel: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) user_id: Option<&'a str>,
+}
+
+/// `data` of [`MISSED`].
+#[derive(Serialize)]
+struct Missed<'a> {
+    channel: &'a str,
+    recovered: bool,
 }
 
 impl Mcp {
@@ -136,6 +145,14 @@ impl Mcp {
         }
         let owes = self.pending.owes_an_answer();
         self.held.event(now, text, owes, out);
+    }
+
+    /// Tells that events of a room may be missing here: in its place among those that came.
+    pub(super) fn missed(&mut self, now: Now, channel: &str, out: &mut Steps) {
+        let data = Missed { channel, recovered: false };
+        let frame = Out { room: Some(channel), ..self.blank(now, Type::Event, Some(MISSED), data) };
+        let owes = self.pending.owes_an_answer();
+        self.held.event(now, frame.text(), owes, out);
     }
 
     fn blank<'a, D: Serialize>(

@@ -296,3 +296,28 @@ impl Connect for Roaming {
         self.quic.connect().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_is_read_while_what_was_put_finds_no_room() {
+        // covers T09
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let mut connection = Connection::over(ours);
+        let large: Vec<u8> = (0..=255).cycle().take(10_000).collect();
+        connection.put(&large);
+        let mut hello = BytesMut::new();
+        stream::put(&mut hello, b"hello");
+        theirs.write_all(&hello).await.unwrap();
+        let came = tokio::time::timeout(CONNECT_WITHIN, connection.next()).await.unwrap();
+        assert!(matches!(&came, Ok(Event::Came(frame)) if **frame == *b"hello"));
+        assert!(!connection.is_written());
+        // What was interrupted so goes on where it was.
+        let mut written = vec![0; large.len() + 4];
+        let (read, event) = tokio::join!(theirs.read_exact(&mut written), connection.next());
+        assert!(matches!(event, Ok(Event::Written)) && connection.is_written());
+        assert_eq!((read.unwrap(), &written[4..]), (large.len() + 4, &large[..]));
+    }
+}

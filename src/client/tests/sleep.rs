@@ -147,6 +147,7 @@ async fn a_connection_that_lives_after_a_sleep_is_kept() {
     let _node = rig.link(1, "agni").await.serve();
     let (paths, connect) = Paths::to(&rig);
     let mut client = Client::connect(connect, Options::default()).await.unwrap();
+    echo(&mut client, clock::now()).await;
     let woke = wakes();
     assert!(tokio::time::timeout(Duration::from_secs(20), client.next()).await.is_err());
     echo(&mut client, woke).await;
@@ -194,7 +195,9 @@ async fn a_connection_that_the_node_had_forgotten_is_made_again_at_once() {
     let woke = wakes();
     // It answers that it knows of nothing: here, by the end of the stream.
     assert!(tokio::time::timeout(Duration::from_millis(50), client.next()).await.is_err());
+    let dials = paths.dials();
     paths.end();
+    paths.until_dialled(dials + 1).await;
     let took = echo(&mut client, woke).await;
     assert!(took < Duration::from_millis(150), "{took:?}");
 }

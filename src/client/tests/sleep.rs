@@ -96,6 +96,26 @@ impl Paths {
     }
 }
 
+/// A client that is connected over paths to a node that serves it.
+struct Stage {
+    client: Client,
+    paths: Arc<Paths>,
+    _node: tasks::Task,
+    _rig: Rig,
+    _alone: tokio::sync::MutexGuard<'static, ()>,
+}
+
+impl Stage {
+    async fn new() -> Stage {
+        let _alone = wake::ALONE.lock().await;
+        let _rig = Rig::new();
+        let _node = _rig.link(1, "agni").await.serve();
+        let (paths, connect) = Paths::to(&_rig);
+        let client = Client::connect(connect, Options::default()).await.unwrap();
+        Stage { client, paths, _node, _rig, _alone }
+    }
+}
+
 /// That what the client sends to itself comes back, and how long after this moment.
 async fn echo(client: &mut Client, since: tokio::time::Instant) -> Duration {
     let say = async {
@@ -142,26 +162,20 @@ async fn a_connection_that_died_in_a_sleep_is_left_and_what_was_asked_is_asked_a
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_lives_after_a_sleep_is_kept() {
     // covers T09
-    let _alone = wake::ALONE.lock().await;
-    let rig = Rig::new();
-    let _node = rig.link(1, "agni").await.serve();
-    let (paths, connect) = Paths::to(&rig);
-    let mut client = Client::connect(connect, Options::default()).await.unwrap();
-    echo(&mut client, clock::now()).await;
+    let mut stage = Stage::new().await;
+    let (paths, client) = (&stage.paths, &mut stage.client);
+    echo(client, clock::now()).await;
     let woke = wakes();
     assert!(tokio::time::timeout(Duration::from_secs(20), client.next()).await.is_err());
-    echo(&mut client, woke).await;
+    echo(client, woke).await;
     assert_eq!(paths.dials(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_connection_that_takes_no_more_bytes_keeps_nobody() {
     // covers T09
-    let _alone = wake::ALONE.lock().await;
-    let rig = Rig::new();
-    let _node = rig.link(1, "agni").await.serve();
-    let (paths, connect) = Paths::to(&rig);
-    let mut client = Client::connect(connect, Options::default()).await.unwrap();
+    let mut stage = Stage::new().await;
+    let (paths, client) = (&stage.paths, &mut stage.client);
     paths.die();
     let sender = client.sender();
     let (told, tells) = oneshot::channel();
@@ -172,25 +186,22 @@ async fn a_dead_connection_that_takes_no_more_bytes_keeps_nobody() {
     assert!(tokio::time::timeout(Duration::from_secs(2), client.next()).await.is_err());
     let woke = wakes();
     assert!(matches!(soon(tells).await.unwrap(), Err(Error::Disconnected)));
-    let took = echo(&mut client, woke).await;
+    let took = echo(client, woke).await;
     assert!(took < Duration::from_millis(1_500), "{took:?}");
-    client.close().await;
+    stage.client.close().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_the_node_had_forgotten_is_made_again_at_once() {
     // covers T09
-    let _alone = wake::ALONE.lock().await;
-    let rig = Rig::new();
-    let _node = rig.link(1, "agni").await.serve();
-    let (paths, connect) = Paths::to(&rig);
-    let mut client = Client::connect(connect, Options::default()).await.unwrap();
+    let mut stage = Stage::new().await;
+    let (paths, client) = (&stage.paths, &mut stage.client);
     paths.set(Dial::Fails);
     paths.end();
     paths.until_dialled(10).await;
     paths.set(Dial::Works);
     // The wait before this one was long, and the next would be as well.
-    echo(&mut client, clock::now()).await;
+    echo(client, clock::now()).await;
     paths.die();
     let woke = wakes();
     // It answers that it knows of nothing: here, by the end of the stream.
@@ -198,40 +209,34 @@ async fn a_connection_that_the_node_had_forgotten_is_made_again_at_once() {
     let dials = paths.dials();
     paths.end();
     paths.until_dialled(dials + 1).await;
-    let took = echo(&mut client, woke).await;
+    let took = echo(client, woke).await;
     assert!(took < Duration::from_millis(150), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_to_dial_again_does_so_at_once_after_a_sleep() {
     // covers T09
-    let _alone = wake::ALONE.lock().await;
-    let rig = Rig::new();
-    let _node = rig.link(1, "agni").await.serve();
-    let (paths, connect) = Paths::to(&rig);
-    let mut client = Client::connect(connect, Options::default()).await.unwrap();
+    let mut stage = Stage::new().await;
+    let (paths, client) = (&stage.paths, &mut stage.client);
     paths.set(Dial::Fails);
     paths.end();
     // By then it waits for a quarter of a minute at least.
     paths.until_dialled(10).await;
     paths.set(Dial::Works);
-    let took = echo(&mut client, wakes()).await;
+    let took = echo(client, wakes()).await;
     assert!(took < Duration::from_millis(100), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dial_that_a_sleep_came_between_is_begun_anew() {
     // covers T09
-    let _alone = wake::ALONE.lock().await;
-    let rig = Rig::new();
-    let _node = rig.link(1, "agni").await.serve();
-    let (paths, connect) = Paths::to(&rig);
-    let mut client = Client::connect(connect, Options::default()).await.unwrap();
+    let mut stage = Stage::new().await;
+    let (paths, client) = (&stage.paths, &mut stage.client);
     paths.set(Dial::Hangs);
     paths.end();
     paths.until_dialled(2).await;
     paths.set(Dial::Works);
-    let took = echo(&mut client, wakes()).await;
+    let took = echo(client, wakes()).await;
     assert!(took < Duration::from_millis(100), "{took:?}");
     assert_eq!(paths.dials(), 3);
 }

@@ -60,6 +60,11 @@ impl Trust {
         Trust { secrets, keys, revoked }
     }
 
+    /// By the agent's name, and by what its tokens call it.
+    fn has_revoked(&self, agent: &AgentName, user: Option<&str>, mark: &Mark) -> bool {
+        [Some(agent.as_str()), user].into_iter().flatten().any(|name| self.revoked.has(name, mark))
+    }
+
     /// The keys of an algorithm and nobody else's: what is public to one must never be the secret of another.
     fn keys_for(&self, header: &Header) -> Vec<&DecodingKey> {
         match header.alg {
@@ -102,8 +107,7 @@ impl Own {
 
     /// Whether this token of an agent of its own was taken back.
     pub(super) fn has_revoked(&self, agent: &AgentName, user: Option<&str>, mark: &Mark) -> bool {
-        let trust = self.trust();
-        [Some(agent.as_str()), user].into_iter().flatten().any(|name| trust.revoked.has(name, mark))
+        self.trust().has_revoked(agent, user, mark)
     }
 
     /// The agent of whom a token is about.
@@ -163,7 +167,7 @@ impl Own {
         }
         let (agent, user) = self.agent(&claims)?;
         let mark = Mark { id: claims.jti, issued_ms: claims.iat.map(millis) };
-        if self.has_revoked(&agent, user.as_deref(), &mark) {
+        if trust.has_revoked(&agent, user.as_deref(), &mark) {
             return Err(taken_back());
         }
         Ok(Identity {

@@ -11,7 +11,7 @@ const MAX_USER: usize = 256;
 /// How much of a user's name can be read in the agent's, in bytes: with the digest there is room for names below it
 /// (`NAME.xxxxxxxx`) and for a short namespace before it.
 const READABLE: usize = 24;
-/// Bytes of the digest in the agent's name: two users in 4 billion share an agent by chance.
+/// Bytes of the digest in the agent's name: by chance two users share one only where there are some 4 billion (2^32) of them.
 const DIGEST: usize = 8;
 
 /// The agent that a user is in the mesh: of the same name where that is one, else of what can be kept of it and a digest

@@ -65,6 +65,10 @@ impl Accept {
                 enrol::serve(connection, self.node.clone()).await;
             }
             Ok(((connection, begun), _)) => self.admit(connection, begun).await,
+            Err(e) if tls::was_dropped(&e) => {
+                metrics::NOT_ADMITTED.with_label_values(&["dropped"]).inc();
+                tracing::debug!(%remote, "a connection was dropped by its peer before it was up");
+            }
             Err(e) => {
                 metrics::NOT_ADMITTED.with_label_values(&["handshake"]).inc();
                 tracing::warn!(%remote, why = tls::explain(&e), "a connection did not come up");

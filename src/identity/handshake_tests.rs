@@ -165,6 +165,38 @@ async fn only_the_node_that_was_meant_will_do() {
     }
 }
 
+/// A round trip: the tickets come before the answer.
+async fn tickets_come(a: &quinn::Connection, b: &quinn::Connection) {
+    let (mut ask, mut hear) = a.open_bi().await.unwrap();
+    ask.write_all(b"x").await.unwrap();
+    let (mut answer, _asked) = b.accept_bi().await.unwrap();
+    answer.write_all(b"y").await.unwrap();
+    hear.read_chunk(1, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_try_beside_another_uses_up_no_ticket_and_brings_some() {
+    // covers T02
+    let ca = Authority::create("trishula", NOW).unwrap();
+    let server = machine(&ca, node("agni"), NOW);
+    let client = machine(&ca, node("dc"), NOW);
+    let port = listen(&server);
+    let [first, beside] = client.identity.client_and_sparing(None).unwrap().map(dialler);
+    // Flights that get no answer, as in an outage.
+    let nobody = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let to = nobody.local_addr().unwrap();
+    let resumes =
+        |dial: &quinn::Endpoint| dial.connect(to, "agni.node.trishula").unwrap().into_0rtt().is_ok();
+    for dial in [&first, &beside] {
+        let met = attempt(&server, &port, dial).await;
+        let (a, b) = (met.dialled.unwrap(), met.accepted.unwrap());
+        tickets_come(&a, &b).await;
+        a.close(0u32.into(), b"");
+        assert!((0..20).all(|_| !resumes(&beside)), "it has none to use up");
+    }
+    assert_eq!((0..20).filter(|_| resumes(&first)).count(), 2 * super::sessions::TICKETS);
+}
+
 #[tokio::test]
 async fn a_resumed_session_is_looked_at_again() {
     // covers T24, covers T02
@@ -176,12 +208,7 @@ async fn a_resumed_session_is_looked_at_again() {
     let first = attempt(&server, &port, &dial).await;
     assert!(first.admitted.unwrap().is_ok());
     let (a, b) = (first.dialled.unwrap(), first.accepted.unwrap());
-    // A round trip, so that the tickets have come.
-    let (mut ask, mut hear) = a.open_bi().await.unwrap();
-    ask.write_all(b"x").await.unwrap();
-    let (mut answer, _asked) = b.accept_bi().await.unwrap();
-    answer.write_all(b"y").await.unwrap();
-    hear.read_chunk(1, true).await.unwrap();
+    tickets_come(&a, &b).await;
     a.close(0u32.into(), b"");
 
     // The session says who it was, before anything of this handshake is verified.

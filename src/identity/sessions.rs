@@ -27,8 +27,10 @@ pub const SESSION_LIFE_S: u64 = 24 * 3600;
 /// A session's name and what is in it at most, in bytes; ours have some 2,000.
 const MAX_SESSION: usize = 32 * 1024;
 /// Tickets that a peer is given with each connection. Each attempt to connect uses up one, also in an outage, where
-/// nobody answers; who dials keeps eight.
+/// nobody answers; but not those that begin beside another one.
 pub(super) const TICKETS: usize = 4;
+/// Tickets that who dials keeps of one peer.
+pub(super) const KEPT: usize = 8;
 
 /// What is in the file. Another version is not read.
 #[derive(Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use rustls::client::Resumption;
+use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -28,6 +28,7 @@ use super::trust::{Trust, from_unix_time};
 use crate::wire::ids::NodeName;
 
 mod clients;
+mod tickets;
 mod verifiers;
 
 pub use clients::{ClientCas, ClientCertificates};
@@ -142,6 +143,16 @@ impl Identity {
         config.alpn_protocols = vec![ALPN_LINK.to_vec()];
         config.enable_early_data = true;
         Ok(Arc::new(config))
+    }
+
+    /// The same, and one for tries beside it: that one uses up no ticket, and those that it gets are kept for the first.
+    pub fn client_and_sparing(&self, expected: Option<NodeName>) -> Result<[Arc<ClientConfig>; 2], Error> {
+        let mut config = ClientConfig::clone(&*self.client(expected)?);
+        let kept: Arc<dyn ClientSessionStore> = Arc::new(ClientSessionMemoryCache::new(sessions::KEPT));
+        config.resumption = Resumption::store(kept.clone());
+        let mut sparing = config.clone();
+        sparing.resumption = Resumption::store(Arc::new(tickets::Sparing(kept)));
+        Ok([config, sparing].map(Arc::new))
     }
 
     /// The accepting side of a link within a stream of bytes that an edge relays. Each handshake is a whole one: there
@@ -265,7 +276,22 @@ pub fn explain(error: &quinn::ConnectionError) -> String {
     }
 }
 
-/// The same for TLS over a stream of bytes.
+/// Whether the peer ended it without a word (RFC 9000 section 10.2.3), as one does that has dialled several times at once and got
+/// through with another.
+pub fn was_dropped(error: &quinn::ConnectionError) -> bool {
+    const APPLICATION_ERROR: u64 = 0xc;
+    match error {
+        quinn::ConnectionError::ConnectionClosed(close) => {
+            u64::from(close.error_code) == APPLICATION_ERROR && close.reason.is_empty()
+        }
+        quinn::ConnectionError::ApplicationClosed(close) => {
+            close.error_code.into_inner() == 0 && close.reason.is_empty()
+        }
+        _ => false,
+    }
+}
+
+/// [`explain`] for TLS over a stream of bytes.
 pub fn explain_io(error: &std::io::Error) -> String {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let alert = match tls {

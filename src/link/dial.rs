@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::early::{self, Begun};
+use super::early::{self, Begun, Configs};
 use super::quic::{self, Admitted, Certificate, Local};
 use super::race::{self, Networks};
 use super::wss::{self, Outward};
@@ -30,6 +31,13 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How long one address may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// So often another try begins beside one that has no answer: quinn doubles the time between the first flights of one
+/// (RFC 9002 section 6.2.1), so that a way that is open again would be found late …
+const BESIDE_EVERY: Duration = Duration::from_millis(500);
+/// … for so long after there was a link; then who is missed may be gone for good …
+const BESIDE_WITHIN: Duration = Duration::from_secs(60);
+/// … and so many at once: all that begin within [`CONNECT_WITHIN`].
+const MAX_BESIDE: usize = 10;
 /// The longest wait for a target on this machine.
 const LONGEST_WAIT_LOCAL: Duration = Duration::from_millis(500);
 /// How long one address of such a list may take.
@@ -95,7 +103,9 @@ pub fn keep_with_fallback(
     let (blocked, lossy) = (Networks::default(), carry::Lossy::default());
     let (outward, pulse) = outward.map_or_else(Default::default, |(out, pulse)| (Some(out), pulse));
     let places = Places::new(target.addresses.len());
-    let dialler = Dialler { local, endpoint, target, connected, outward, pulse, blocked, lossy, places };
+    let missed_since = clock::now();
+    let dialler =
+        Dialler { local, endpoint, target, connected, outward, pulse, blocked, lossy, places, missed_since };
     tasks::spawn("link.dialler", async move { dialler.run().await })
 }
 
@@ -103,6 +113,14 @@ enum Dialled {
     Quic(quinn::Connection, Admitted, Begun),
     Wss(Box<wss::Connected>),
     Unix(UnixStream),
+}
+
+/// Why there is no connection.
+enum Failed {
+    /// At this one of the target's addresses.
+    Here(String),
+    /// And it would be no better at another.
+    For(Error),
 }
 
 struct Dialler {
@@ -117,6 +135,8 @@ struct Dialler {
     lossy: carry::Lossy,
     /// Of the addresses.
     places: Places,
+    /// When the latest link ended, or the machine woke up, or all this began.
+    missed_since: Instant,
 }
 
 impl Dialler {
@@ -130,16 +150,18 @@ impl Dialler {
             if self.local.is_stopping() {
                 return;
             }
-            let config = match self.local.known.config(&self.local, self.target.name.as_ref()) {
-                Ok(config) => config,
+            let began = clock::now();
+            let configs = match self.local.known.configs(&self.local, self.target.name.as_ref()) {
+                Ok(configs) => configs,
                 // Only a broken build gets here: the same identity made the server's configuration.
                 Err(e) => return tracing::error!(why = %e, "this node cannot dial"),
             };
-            match self.connect(&config).await {
+            match self.connect(&configs).await {
                 Ok(connected) => {
                     let since = clock::now();
                     self.pulse.step();
-                    self.carry(&config, connected).await;
+                    self.carry(&configs, connected).await;
+                    self.missed_since = clock::now();
                     failures = 0;
                     if clock::since(since) >= GOOD_AFTER {
                         backoff.reset();
@@ -156,8 +178,12 @@ impl Dialler {
                 }
             }
             self.pulse.step();
-            if wake::or_sleep(backoff.next_wait()).await {
+            // Who was silent for long has been waited for.
+            let wait = backoff.next_wait();
+            let left = wait.saturating_sub(clock::since(began)).max(wait.min(FIRST_WAIT));
+            if wake::or_sleep(left).await {
                 backoff.reset();
+                self.missed_since = clock::now();
             }
         }
     }
@@ -195,10 +221,10 @@ impl Dialler {
 
     /// QUIC first, and through the peer's edge as well when that takes long; the other way round on a network that is
     /// known to block QUIC.
-    async fn connect(&mut self, config: &quinn::ClientConfig) -> Result<(usize, Dialled), Error> {
+    async fn connect(&mut self, configs: &Configs) -> Result<(usize, Dialled), Error> {
         let round = self.places.round();
         if !self.has_fallback() || self.is_entrance() {
-            return self.connect_directly(&round, config).await;
+            return self.connect_directly(&round, configs).await;
         }
         let network = self.network().await;
         if self.blocked.block_quic(network) {
@@ -207,7 +233,7 @@ impl Dialler {
                 "QUIC failed on this network lately: the edge is dialled first"
             );
         }
-        let (quic, wss) = (self.connect_directly(&round, config), self.connect_wss());
+        let (quic, wss) = (self.connect_directly(&round, configs), self.connect_wss());
         let won = match self.blocked.block_quic(network) {
             false => race::race(quic, wss).await,
             true => race::race(wss, quic).await,
@@ -231,12 +257,8 @@ impl Dialler {
     }
 
     /// Counts what came of a try.
-    async fn connect_directly(
-        &self,
-        round: &[usize],
-        config: &quinn::ClientConfig,
-    ) -> Result<(usize, Dialled), Error> {
-        let result = self.connect_in_turn(round, config).await;
+    async fn connect_directly(&self, round: &[usize], configs: &Configs) -> Result<(usize, Dialled), Error> {
+        let result = self.connect_in_turn(round, configs).await;
         let carrier = match &result {
             Ok((_, Dialled::Wss(_))) => wss::CARRIER,
             _ if self.is_local() => "local",
@@ -280,21 +302,17 @@ impl Dialler {
     }
 
     /// An entrance does not wait for a node that is silent before it tries the next.
-    async fn connect_in_turn(
-        &self,
-        round: &[usize],
-        config: &quinn::ClientConfig,
-    ) -> Result<(usize, Dialled), Error> {
+    async fn connect_in_turn(&self, round: &[usize], configs: &Configs) -> Result<(usize, Dialled), Error> {
         // Those of another node are raced with QUIC as a whole.
         let mine = |place: &usize| self.is_entrance() || !self.target.addresses[*place].starts_with(WSS);
         let round: Vec<usize> = round.iter().copied().filter(mine).collect();
         let head_start = self.is_entrance().then_some(places::HEAD_START);
-        let won = places::first(&round, head_start, |place| self.connect_at(place, config)).await;
+        let won = places::first(&round, head_start, |place| self.connect_at(place, configs)).await;
         won.map_err(|last| last.unwrap_or(Error::NoAddress))
     }
 
     /// One address.
-    async fn connect_at(&self, place: usize, config: &quinn::ClientConfig) -> Result<Dialled, Error> {
+    async fn connect_at(&self, place: usize, configs: &Configs) -> Result<Dialled, Error> {
         let Some(address) = self.target.addresses.get(place) else { return Err(Error::NoAddress) };
         self.pulse.step();
         if let Some(path) = address.strip_prefix(UNIX) {
@@ -306,7 +324,7 @@ impl Dialler {
         }
         let within = if self.is_local() { CONNECT_WITHIN_LOCAL } else { CONNECT_WITHIN };
         let late = |_| Error::Dial { address: address.clone(), why: format!("no answer within {within:?}") };
-        let connected = tokio::time::timeout(within, self.connect_to(address, config)).await;
+        let connected = tokio::time::timeout(within, self.connect_to(address, configs)).await;
         let (connection, peer, begun) = connected.map_err(late).flatten()?;
         Ok(Dialled::Quic(connection, peer, begun))
     }
@@ -314,7 +332,7 @@ impl Dialler {
     async fn connect_to(
         &self,
         address: &str,
-        config: &quinn::ClientConfig,
+        configs: &Configs,
     ) -> Result<(quinn::Connection, Admitted, Begun), Error> {
         let failed = |why: String| Error::Dial { address: address.to_owned(), why };
         let named = self.target.name.clone().and_then(|name| identity::Role::Node(name).dns_name());
@@ -323,40 +341,58 @@ impl Dialler {
         for remote in
             resolve(address, self.endpoint.local_addr().ok()).await.map_err(|e| failed(e.to_string()))?
         {
-            let connecting = self.endpoint.connect_with(config.clone(), remote, &server_name);
-            let connecting = match connecting {
-                Err(quinn::ConnectError::EndpointStopping) => return Err(Error::Stopping),
-                other => other.map_err(|e| failed(e.to_string()))?,
-            };
-            let name = self.target.name.as_ref();
-            let connected = match early::begin(&self.local, name, connecting) {
-                Ok(attempt) => attempt.settle(&self.local).await,
-                Err(connecting) => connecting.await.map(|connection| (connection, Begun::Dialled)),
-            };
-            match connected {
-                Err(quinn::ConnectionError::LocallyClosed) => return Err(Error::Stopping),
-                Ok((connection, begun)) => {
-                    match quic::admit(&self.local, &connection).and_then(admitted_node) {
-                        Ok(peer) => {
-                            self.local.known.answered(name, &peer, connection.rtt());
-                            return Ok((connection, peer, begun));
-                        }
-                        Err(e) => {
-                            // It may have resumed what it showed before its certificate was renewed.
-                            self.local.known.forget(name);
-                            return Err(e);
-                        }
-                    }
-                }
-                Err(e) => {
-                    if !matches!(e, quinn::ConnectionError::TimedOut) {
-                        self.local.known.forget(name);
-                    }
-                    last = failed(identity::tls::explain(&e));
-                }
+            let recent = clock::since(self.missed_since) < BESIDE_WITHIN;
+            let most = if recent { MAX_BESIDE } else { 1 };
+            let connected = race::beside(most, BESIDE_EVERY, |n| {
+                let config = if n == 0 { &configs.first } else { &configs.beside };
+                self.connect_once(remote, &server_name, config.clone())
+            });
+            match connected.await {
+                Ok(connected) => return Ok(connected),
+                Err(Failed::For(e)) => return Err(e),
+                Err(Failed::Here(why)) => last = failed(why),
             }
         }
         Err(last)
+    }
+
+    /// One try.
+    async fn connect_once(
+        &self,
+        remote: SocketAddr,
+        server_name: &str,
+        config: quinn::ClientConfig,
+    ) -> Result<(quinn::Connection, Admitted, Begun), Failed> {
+        let connecting = match self.endpoint.connect_with(config, remote, server_name) {
+            Err(quinn::ConnectError::EndpointStopping) => return Err(Failed::For(Error::Stopping)),
+            other => other.map_err(|e| Failed::Here(e.to_string()))?,
+        };
+        let name = self.target.name.as_ref();
+        let connected = match early::begin(&self.local, name, connecting) {
+            Ok(attempt) => attempt.settle(&self.local).await,
+            Err(connecting) => connecting.await.map(|connection| (connection, Begun::Dialled)),
+        };
+        let (connection, begun) = match connected {
+            Ok(both) => both,
+            Err(quinn::ConnectionError::LocallyClosed) => return Err(Failed::For(Error::Stopping)),
+            Err(e) => {
+                if !matches!(e, quinn::ConnectionError::TimedOut) {
+                    self.local.known.forget(name);
+                }
+                return Err(Failed::Here(identity::tls::explain(&e)));
+            }
+        };
+        match quic::admit(&self.local, &connection).and_then(admitted_node) {
+            Ok(peer) => {
+                self.local.known.answered(name, &peer, connection.rtt());
+                Ok((connection, peer, begun))
+            }
+            Err(e) => {
+                // It may have resumed what it showed before its certificate was renewed.
+                self.local.known.forget(name);
+                Err(Failed::For(e))
+            }
+        }
     }
 
     /// For the log.

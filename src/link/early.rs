@@ -36,10 +36,19 @@ pub(super) fn may_come(frame: &Frame) -> bool {
 #[derive(Default)]
 pub(super) struct Memory(Mutex<BTreeMap<Option<NodeName>, Known>>);
 
-/// One node. The configuration is kept, as the tickets are in it.
+/// What to dial a node with.
+#[derive(Clone)]
+pub(super) struct Configs {
+    /// Resumes where there is a ticket, and uses it up.
+    pub(super) first: quinn::ClientConfig,
+    /// For tries beside that one: a whole handshake.
+    pub(super) beside: quinn::ClientConfig,
+}
+
+/// One node. The configurations are kept, as the tickets are in them.
 struct Known {
     epoch: tls::Epoch,
-    config: quinn::ClientConfig,
+    configs: Configs,
     /// Who answered last, and how fast.
     peer: Option<(Admitted, Duration)>,
 }
@@ -50,11 +59,7 @@ impl Memory {
     }
 
     /// What to dial with. A renewed certificate of ours, or another revocation list, is a new beginning.
-    pub(super) fn config(
-        &self,
-        local: &Local,
-        name: Option<&NodeName>,
-    ) -> Result<quinn::ClientConfig, identity::Error> {
+    pub(super) fn configs(&self, local: &Local, name: Option<&NodeName>) -> Result<Configs, identity::Error> {
         let (name, epoch) = (name.cloned(), local.identity.epoch());
         let mut all = self.all();
         let known = all.get(&name).filter(|known| known.epoch == epoch);
@@ -63,20 +68,24 @@ impl Memory {
             // Or a lost first packet costs a second.
             transport.initial_rtt((*rtt).max(LEAST_RTT));
         }
-        let mut config = match known {
-            Some(known) => known.config.clone(),
+        let mut configs = match known {
+            Some(known) => known.configs.clone(),
             None => {
-                let tls = tls::quic_client(local.identity.client(name.clone())?)?;
-                let config = quinn::ClientConfig::new(Arc::new(tls));
+                let both = local.identity.client_and_sparing(name.clone())?;
+                let [first, beside] = both.map(|tls| tls::quic_client(tls).map(Arc::new));
+                let [first, beside] = [first?, beside?].map(|tls| quinn::ClientConfig::new(tls));
+                let configs = Configs { first, beside };
                 if all.len() >= MAX_KNOWN {
                     all.clear();
                 }
-                all.insert(name, Known { epoch, config: config.clone(), peer: None });
-                config
+                all.insert(name, Known { epoch, configs: configs.clone(), peer: None });
+                configs
             }
         };
-        config.transport_config(Arc::new(transport));
-        Ok(config)
+        let transport = Arc::new(transport);
+        configs.first.transport_config(transport.clone());
+        configs.beside.transport_config(transport);
+        Ok(configs)
     }
 
     /// This node answered.

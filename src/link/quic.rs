@@ -90,8 +90,9 @@ pub async fn run(local: &Local, connection: quinn::Connection, expected: Admitte
     let id = handle.id();
     let link = Link { local, connection: &connection, expected: &expected, dialled, writers };
     let (why, up) = link.run(handle, outlets, handshake, &mut said).await;
+    let dropped = connection.close_reason().is_some_and(|why| identity::tls::was_dropped(&why));
     connection.close((why.code as u32).into(), why.why.as_bytes());
-    if !up {
+    if !up && !dropped {
         tracing::warn!(peer = %expected.node, remote = %connection.remote_address(), why = why.why, "a link did not come up");
     }
     if up || said.is_some() {

@@ -4,6 +4,8 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::Error;
@@ -45,6 +47,20 @@ pub async fn race<T>(
         },
     };
     second.await.map_err(|other| both(failed, other))
+}
+
+/// Begins the first of so many, and the next one beside it whenever so long has passed and none has ended. The first that
+/// ends decides, and the others are dropped.
+pub async fn beside<F: Future>(most: usize, every: Duration, begin: impl Fn(usize) -> F) -> F::Output {
+    let mut begun = FuturesUnordered::from_iter([begin(0)]);
+    loop {
+        let room = begun.len() < most;
+        tokio::select! {
+            biased;
+            Some(ended) = begun.next() => return ended,
+            () = tokio::time::sleep(every), if room => begun.push(begin(begun.len())),
+        }
+    }
 }
 
 fn both(one: Error, other: Error) -> Error {
@@ -178,6 +194,32 @@ mod tests {
                 assert!(why.to_string().contains('a') && why.to_string().contains('b'), "{why}");
             }
             assert_eq!(won.map_err(|_| ()), wins);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_begins_beside_one_that_is_silent_and_the_first_to_end_decides() {
+        // covers Q02
+        let every = Duration::from_millis(500);
+        // How long each takes, how many may be; who ends first, when, and how many had begun.
+        for (takes, most, ends, at, begun) in [
+            (vec![400, 0], 9, 0, 400, 1),
+            (vec![9_000, 9_000, 10], 9, 2, 1_010, 3),
+            (vec![1_100, 700, 700], 9, 0, 1_100, 3),
+            (vec![9_000, 9_000, 10], 2, 0, 9_000, 2),
+            (vec![9_000, 0], 1, 0, 9_000, 1),
+        ] {
+            let (began, count) = (clock::now(), std::cell::Cell::new(0));
+            let ended = beside(most, every, |n| {
+                count.set(count.get() + 1);
+                let takes = Duration::from_millis(takes[n]);
+                async move {
+                    tokio::time::sleep(takes).await;
+                    n
+                }
+            });
+            let ended = tokio::time::timeout(Duration::from_secs(60), ended).await.unwrap();
+            assert_eq!((ended, clock::since(began).as_millis(), count.get()), (ends, at, begun), "{takes:?}");
         }
     }
 

@@ -254,6 +254,43 @@ fn the_first_message_after_a_flap_is_there_after_half_a_round_trip() {
     }
 }
 
+/// From the moment that the way is open again, after so long, until a message that waited is at its recipient's entrance.
+fn found_open(seed: u64, down: Duration) -> Duration {
+    in_virtual_time(seed, async {
+        let mut scene = Scene::new(seed);
+        let [mut peer, mut dialler] = scene.both().await;
+        scene.set_cut(true);
+        let cut = scene.net.elapsed();
+        dialler.alone().await;
+        dialler.send(DIALLER, DIALLED, "m-1");
+        dialler.told("m-1", State::Accepted).await;
+        let left = (cut + down).checked_sub(scene.net.elapsed()).expect("the silence was noticed before");
+        tokio::time::sleep(left).await;
+        let open = scene.net.elapsed();
+        scene.set_cut(false);
+        assert_eq!(peer.take().await, "m-1");
+        let took = scene.net.elapsed() - open;
+        dialler.told("m-1", State::Acked).await;
+        dialler.send(DIALLER, DIALLED, "m-2");
+        assert_eq!(peer.take().await, "m-2", "nothing came twice");
+        dialler.told("m-2", State::Acked).await;
+        assert_eq!((dialler.links().await, peer.links().await), (1, 1));
+        took
+    })
+}
+
+#[test]
+fn a_way_that_is_open_again_is_found_within_a_second_however_long_it_was_not() {
+    // covers T02, T09, Q02
+    for (seed, down_ms) in
+        (1..).zip([4_300, 5_100, 5_900, 6_300, 7_700, 8_600, 9_600, 14_900, 27_300, 44_000])
+    {
+        let took = found_open(seed, Duration::from_millis(down_ms));
+        eprintln!("down for {down_ms} ms: the first message is there {took:?} after the way is open");
+        assert!(took < Duration::from_secs(1), "down for {down_ms} ms: {took:?}");
+    }
+}
+
 #[test]
 fn a_flap_is_the_same_for_the_same_seed() {
     assert_eq!(first_message(7, Meanwhile::Restart), first_message(7, Meanwhile::Restart));

@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
+use super::super::early::Configs;
 use super::super::race::{LossWatch, SilenceWatch};
 use super::super::wss;
 use super::{Dialled, Dialler, Error, Role, count, quic, resolve, unix};
@@ -111,7 +112,7 @@ impl Dialler {
     }
 
     /// Runs what was dialled until no link of it is left.
-    pub(super) async fn carry(&mut self, config: &quinn::ClientConfig, first: (usize, Dialled)) {
+    pub(super) async fn carry(&mut self, configs: &Configs, first: (usize, Dialled)) {
         let (over, mut overs) = queue::bounded("link.over", MAX_LINKS);
         let mut places = std::mem::replace(&mut self.places, Places::new(0));
         let mut links = vec![self.start(first, false, 0, over.clone())];
@@ -135,7 +136,7 @@ impl Dialler {
                         connection.close((LinkClose::Silent as u32).into(), b"nobody listens there");
                     }
                 }
-                (better, why) = self.better(config, (place, &kind), &mut places), if !full => {
+                (better, why) = self.better(configs, (place, &kind), &mut places), if !full => {
                     metrics::CARRIER_CHANGES.with_label_values(&[why.word()]).inc();
                     if why == Why::Lossy {
                         self.lossy.again(lasted);
@@ -205,13 +206,13 @@ impl Dialler {
     /// Waits until there is a better connection than the one at this place and of this kind.
     async fn better(
         &self,
-        config: &quinn::ClientConfig,
+        configs: &Configs,
         (place, kind): (usize, &Kind),
         places: &mut Places,
     ) -> ((usize, Dialled), Why) {
         match kind {
             _ if self.is_entrance() => {
-                let home = places.better(place, |place| self.connect_at(place, config));
+                let home = places.better(place, |place| self.connect_at(place, configs));
                 tokio::select! {
                     found = home => (found, Why::Home),
                     found = self.when_silent(kind) => found,
@@ -220,18 +221,18 @@ impl Dialler {
             Kind::Quic(connection) if self.has_fallback() => self.when_bad(connection, true).await,
             Kind::Wss { lossy } if self.has_quic() => {
                 let pause = if *lossy { self.lossy.pause() } else { Duration::ZERO };
-                ((0, self.when_quic_works(config, pause).await), Why::Works)
+                ((0, self.when_quic_works(configs, pause).await), Why::Works)
             }
             _ => std::future::pending().await,
         }
     }
 
-    async fn when_quic_works(&self, config: &quinn::ClientConfig, pause: Duration) -> Dialled {
+    async fn when_quic_works(&self, configs: &Configs, pause: Duration) -> Dialled {
         tokio::time::sleep(pause).await;
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
         loop {
             tokio::time::sleep(backoff.next_wait()).await;
-            match tokio::time::timeout(RETRY_WITHIN, self.connect_anywhere(config)).await {
+            match tokio::time::timeout(RETRY_WITHIN, self.connect_anywhere(configs)).await {
                 Ok(Ok(dialled)) => {
                     count("quic", true);
                     tracing::info!(peer = self.peer(), "QUIC works: the link goes back to it");
@@ -249,7 +250,7 @@ impl Dialler {
     }
 
     /// All addresses at once: one that does not answer must not keep the others waiting.
-    async fn connect_anywhere(&self, config: &quinn::ClientConfig) -> Result<Dialled, Error> {
+    async fn connect_anywhere(&self, configs: &Configs) -> Result<Dialled, Error> {
         let mut sockets = Vec::new();
         for address in self.target.addresses.iter().filter(|address| !address.starts_with(WSS)) {
             // A name that is not known now may be known at the next try.
@@ -258,7 +259,7 @@ impl Dialler {
         }
         sockets.truncate(RETRY_ADDRESSES);
         let mut tries: FuturesUnordered<_> =
-            sockets.iter().map(|socket| self.connect_to(socket, config)).collect();
+            sockets.iter().map(|socket| self.connect_to(socket, configs)).collect();
         let mut last = Error::NoAddress;
         while let Some(result) = tries.next().await {
             match result {

@@ -214,6 +214,7 @@ impl Mesh {
             (Role::Node, Frame::Inquire(inquire)) => self.inquire(inquire),
             (Role::Node, Frame::Hold(forward, payload)) => self.hold(forward, payload),
             (Role::Node, Frame::Release(release)) => self.release(release),
+            (Role::Node, Frame::Withdraw(withdraw)) => self.withdraw(withdraw),
             (Role::Node, Frame::Heard(heard)) => self.heard(heard),
             (Role::Node, Frame::RoomList(news)) => self.room_list(link, news),
             (Role::Node, Frame::RoomDigest(known)) => self.room_digest(link, &known),

@@ -20,7 +20,7 @@ mod room;
 pub use codec::Reader;
 pub use message::{
     Confirm, Deliver, Dest, Forward, Handing, Heard, Inquire, MAX_IN_HAND, Outcome, Receipt, Release,
-    Settlement,
+    Settlement, Withdraw,
 };
 pub use room::{
     RoomAsk, RoomDigest, RoomEntry, RoomJoined, RoomLapse, RoomList, RoomMember, RoomMessage, RoomQuestion,
@@ -289,6 +289,8 @@ pub enum Frame {
     Hold(Forward, Bytes),
     /// See [`Release`].
     Release(Release),
+    /// See [`Withdraw`].
+    Withdraw(Withdraw),
     /// See [`Heard`].
     Heard(Heard),
     /// Entrance to node: see [`Attach`].
@@ -374,7 +376,7 @@ kinds! {
     Hello = 1, Ping = 2, Pong = 3, Goodbye = 4,
     LinkState = 8, Agents = 9, Digest = 10, Revocations = 11, RoomList = 12, RoomDigest = 13,
     Call = 16, Reply = 17,
-    Forward = 24, Receipt = 25, Confirm = 26, Inquire = 27, Hold = 28, Release = 29, Heard = 30,
+    Forward = 24, Receipt = 25, Confirm = 26, Inquire = 27, Hold = 28, Release = 29, Heard = 30, Withdraw = 31,
     Attach = 32, Attached = 33, Detach = 34, Evict = 35,
     Submit = 40, Told = 41, Deliver = 42, AskAgents = 43, AgentList = 44, Settle = 45, Query = 46, Answer = 47,
     RoomEntry = 48, RoomState = 49,

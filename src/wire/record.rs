@@ -140,6 +140,19 @@ pub enum Upstream {
     Node(NodeName, Incarnation, Sequence),
 }
 
+impl Upstream {
+    /// Whether both are of one life of a node, and this one has the higher number: the node gave the message back meanwhile, and took it
+    /// again.
+    pub fn is_later_than(&self, other: &Upstream) -> bool {
+        match (self, other) {
+            (Upstream::Node(a, life_a, number_a), Upstream::Node(b, life_b, number_b)) => {
+                a == b && life_a == life_b && number_a > number_b
+            }
+            _ => false,
+        }
+    }
+}
+
 /// All that a node keeps of one message for one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {

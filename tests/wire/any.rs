@@ -9,6 +9,7 @@ use trishula::wire::envelope::{Class, Form, Head, Kind, MessageKey, Numbered, Pr
 use trishula::wire::frame::{
     Adjacency, AgentState, Agents, Attach, Call, Confirm, Deliver, Dest, Forward, Frame, Handing, Heard,
     Hello, Inquire, Known, LinkState, Method, Outcome, Presence, Receipt, Release, Reply, Settlement,
+    Withdraw,
 };
 use trishula::wire::ids::{
     AgentAddr, AgentName, Incarnation, MessageId, Namespace, NodeName, RoomName, Sequence, SessionNo,
@@ -189,7 +190,11 @@ fn any_custody() -> impl Strategy<Value = Frame> {
     let release = (any_node(), vec((any_key(), any_state(), option::of(any_refusal())), 0..4), any::<u8>())
         .prop_map(|(to, messages, hops_left)| Frame::Release(Release { to, messages, hops_left }));
     let hold = (any_forward(), any_body()).prop_map(|(forward, body)| Frame::Hold(forward, body));
-    prop_oneof![confirm, inquire, hold, release, heard]
+    let withdraw = (any_node(), any_node(), any_life(), vec((any_number(), any_key()), 0..4), any::<u8>())
+        .prop_map(|(to, from, incarnation, messages, hops_left)| {
+            Frame::Withdraw(Withdraw { to, from, incarnation, messages, hops_left })
+        });
+    prop_oneof![confirm, inquire, hold, release, withdraw, heard]
 }
 
 fn any_body() -> impl Strategy<Value = Bytes> + Clone {

@@ -6,6 +6,7 @@ use trishula::wire::envelope::{Class, Form, Head, Kind, MessageKey, Numbered, Pr
 use trishula::wire::frame::{
     Adjacency, AgentState, Agents, Attach, Call, Confirm, Deliver, Dest, Forward, Frame, Handing, Heard,
     Hello, Inquire, Known, LinkState, Method, Outcome, Presence, Receipt, Release, Reply, Settlement,
+    Withdraw,
 };
 use trishula::wire::ids::{
     AgentAddr, Incarnation, MessageId, Namespace, NodeName, RoomName, Sequence, SessionNo,
@@ -202,6 +203,13 @@ fn messages_and_links() -> Vec<Frame> {
         Frame::Release(Release {
             to: node("agni"),
             messages: vec![(key(), State::Acked, None), (key(), State::Dead, Some(refusal()))],
+            hops_left: 16,
+        }),
+        Frame::Withdraw(Withdraw {
+            to: node("agni"),
+            from: node("dc"),
+            incarnation,
+            messages: vec![(Sequence(7), key())],
             hops_left: 16,
         }),
         Frame::Heard(Heard { to: node("agni"), message: key(), state: State::Expired, hops_left: 16 }),

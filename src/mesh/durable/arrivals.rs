@@ -356,6 +356,8 @@ impl Mesh {
         };
         let node = node_of(&from);
         match item.upstream.iter_mut().find(|known| node_of(known) == node) {
+            // What comes late was overtaken.
+            Some(known) if known.is_later_than(&from) => {}
             Some(known) => *known = from,
             None => item.upstream.push(from),
         }

@@ -9,7 +9,7 @@ use super::taking::Whose;
 use crate::mesh::{Event, Mesh};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{MessageKey, State, Target};
-use crate::wire::frame::{Dest, Forward, Frame, MAX_HOPS, Outcome, Release};
+use crate::wire::frame::{Dest, Forward, Frame, MAX_HOPS, Outcome, Release, Withdraw};
 use crate::wire::ids::{Incarnation, NodeName, Sequence};
 use crate::wire::record::{Place, Upstream};
 
@@ -231,12 +231,45 @@ impl Mesh {
             let copy = item.place == Place::Copy;
             let only_copy = copy && !item.was_passed_on() && !item.is_of_this_node();
             match state {
-                // It was given back to its sender, and never was.
+                // It was given back to its sender. Only nodes that know no [`Withdraw`] say so.
                 State::Refused if only_copy => self.drop_copy(no),
                 State::Refused => {}
                 // Also one that has become the first meanwhile, unless its recipient is at it.
                 state if state.is_end() && item.hand.is_none() => self.ended_elsewhere(no, state, reason),
                 _ => {}
+            }
+        }
+    }
+
+    /// An item was given back to its sender: its second copy is not to stay.
+    pub(super) fn withdraw_copy(&mut self, holder: &NodeName, no: No, key: MessageKey) {
+        let Some(link) = self.way_to(holder) else { return };
+        let withdraw = Withdraw {
+            to: holder.clone(),
+            from: self.config.node.clone(),
+            incarnation: self.config.incarnation,
+            messages: vec![(Sequence(no), key)],
+            hops_left: MAX_HOPS,
+        };
+        self.send(link, Frame::Withdraw(withdraw));
+    }
+
+    /// Second copies that this node has were given back to their senders, and never were.
+    pub(in crate::mesh) fn withdraw(&mut self, withdraw: Withdraw) {
+        if withdraw.to != self.config.node {
+            let to = withdraw.to.clone();
+            return self.pass_on(&to, withdraw.hops_left, |hops_left| {
+                Frame::Withdraw(Withdraw { hops_left, ..withdraw })
+            });
+        }
+        for (number, key) in withdraw.messages {
+            let attempt = Upstream::Node(withdraw.from.clone(), withdraw.incarnation, number);
+            let Some(Known::Item(no)) = self.durable.table.known(&key) else { continue };
+            let Some(item) = self.durable.table.get_mut(no) else { continue };
+            // Whoever else has given it to this node relies on it, and so does a later attempt.
+            let only_copy = item.place == Place::Copy && !item.was_passed_on();
+            if only_copy && item.upstream == [attempt] {
+                self.drop_copy(no);
             }
         }
     }

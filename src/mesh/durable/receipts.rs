@@ -38,7 +38,7 @@ impl Mesh {
             self.durable.gave_back = self.now;
         }
         if let Some(other) = item.other.as_ref().filter(|_| item.head.copies > 1) {
-            self.send_release(other, item.key.clone(), State::Refused, None);
+            self.withdraw_copy(other, no, item.key.clone());
         }
         self.durable.unplaced.remove(&no);
         self.persist_erasure(item.key.clone());

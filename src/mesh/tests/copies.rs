@@ -1,5 +1,7 @@
 //! Messages on two machines: when both have them, and when the second one lets go.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::cluster::*;
@@ -7,7 +9,7 @@ use super::durable::{TRIO, durable};
 use super::moves::to_agni;
 use crate::wire::close::Code;
 use crate::wire::envelope::{Head, State};
-use crate::wire::frame::{Confirm, Frame, Outcome, Settlement};
+use crate::wire::frame::{Confirm, Frame, Outcome, Settlement, Withdraw};
 use crate::wire::ids::Sequence;
 
 #[test]
@@ -24,6 +26,38 @@ fn the_second_copy_of_a_message_that_is_given_back_is_dropped() {
     for name in TRIO {
         assert_eq!((cluster.view(name).copies, cluster.view(name).outbox), (0, 0), "{name}");
     }
+}
+
+#[test]
+fn a_message_that_is_given_again_keeps_its_copy_when_the_withdrawal_of_the_first_one_comes_late() {
+    // covers Q04, T07
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    cluster.away("dc", "bob");
+    let twice = || Head { copies: 2, ..durable(&alice, "bob", "m-1") };
+    let withdrawal = |cluster: &Cluster| {
+        let (incarnation, memory) = cluster.backup("dc");
+        let messages = memory.messages.into_iter().map(|kept| (Sequence(kept.order), kept.key)).collect();
+        let (to, from) = (node("agni"), node("dc"));
+        Frame::Withdraw(Withdraw { to, from, incarnation, messages, hops_left: 1 })
+    };
+    cluster.lost = |frame| matches!(frame, Frame::Hold(..) | Frame::Withdraw(..));
+    cluster.submit(&alice, twice());
+    cluster.run(seconds(1));
+    let late = withdrawal(&cluster);
+    cluster.run(seconds(6));
+    assert_eq!(cluster.states(&alice, "m-1"), [State::Refused], "no second machine has it");
+    cluster.lost = |_| false;
+    cluster.submit(&alice, twice());
+    cluster.run(seconds(1));
+    assert_eq!(cluster.states(&alice, "m-1"), [State::Refused, State::Accepted, State::Stored]);
+    cluster.inject("agni", "dc", late);
+    cluster.run(Duration::from_millis(100));
+    assert_eq!(cluster.view("agni").copies, 1, "its sender was told that it is on two machines");
+    let meant = withdrawal(&cluster);
+    cluster.inject("agni", "dc", meant);
+    cluster.run(Duration::from_millis(100));
+    assert_eq!(cluster.view("agni").copies, 0);
 }
 
 #[test]

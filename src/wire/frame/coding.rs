@@ -26,6 +26,7 @@ impl Frame {
             Frame::Inquire(head) => pack(kind, head, none()),
             Frame::Hold(head, body) => pack(kind, head, body.clone()),
             Frame::Release(head) => pack(kind, head, none()),
+            Frame::Withdraw(head) => pack(kind, head, none()),
             Frame::Heard(head) => pack(kind, head, none()),
             Frame::Attach(head) => pack(kind, head, none()),
             Frame::Attached(session, registered_ms) => pack(kind, &(session, registered_ms), none()),
@@ -85,6 +86,7 @@ impl Frame {
             kind::Inquire => (Frame::Inquire(unpack(kind, head)?), false),
             kind::Hold => (Frame::Hold(unpack(kind, head)?, body), true),
             kind::Release => (Frame::Release(unpack(kind, head)?), false),
+            kind::Withdraw => (Frame::Withdraw(unpack(kind, head)?), false),
             kind::Heard => (Frame::Heard(unpack(kind, head)?), false),
             kind::Attach => (Frame::Attach(unpack(kind, head)?), false),
             kind::Attached => {

@@ -128,6 +128,22 @@ pub struct Release {
     pub hops_left: u8,
 }
 
+/// Second copies of messages that were given back to their senders. A sender may have given its message again meanwhile, and that one
+/// overtakes: only the copies of these attempts are meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdraw {
+    /// The node that has them.
+    pub to: NodeName,
+    /// The node that asked for them.
+    pub from: NodeName,
+    /// In which life.
+    pub incarnation: Incarnation,
+    /// Which messages, with the numbers that [`super::Frame::Hold`] gave them.
+    pub messages: Vec<(Sequence, MessageKey)>,
+    /// Nodes it may still go through.
+    pub hops_left: u8,
+}
+
 /// What became of a message, on its way back to the node that took it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {

@@ -44,6 +44,7 @@ use crate::rt::{clock, queue, sdnotify, signals, tasks, wake};
 use crate::store;
 use crate::wire::frame::{Hello, ROOMS};
 use crate::wire::ids::{Incarnation, NodeName};
+use crate::wire::record::Past;
 
 mod accept;
 mod asks;
@@ -218,7 +219,7 @@ impl Ready {
         let (reader, health) = (self.store.reader, self.store.health);
         let (recorder, trace) = store::trace::open(&self.config.node.data_dir);
         let started = node::start(node::Settings {
-            mesh: mesh_config(&self.config, incarnation, self.store.previous, serial),
+            mesh: mesh_config(&self.config, incarnation, (self.store.past, self.store.damaged.is_some()), serial),
             memory: self.store.memory,
             disk: Disk::Store(self.store.jobs, self.store.done),
             records: Some(for_node),
@@ -327,7 +328,7 @@ impl Running {
 fn mesh_config(
     config: &NodeConfig,
     incarnation: Incarnation,
-    previous: Option<Incarnation>,
+    (past, damaged): (Option<Past>, bool),
     serial: String,
 ) -> mesh::Config {
     let heartbeat = Duration::from_millis(config.mesh.heartbeat_ms);
@@ -341,7 +342,8 @@ fn mesh_config(
         serial,
         heartbeat,
         silence: (heartbeat * 3).max(SILENCE),
-        previous,
+        past,
+        damaged,
         limits: mesh_limits(&config.limits),
         ..mesh::Config::new(config.node.name.clone(), incarnation)
     }

@@ -12,7 +12,7 @@ use crate::wire::close::{LinkClose, Refusal};
 use crate::wire::envelope::{Head, MessageKey};
 use crate::wire::frame::{Call, Frame, Method};
 use crate::wire::ids::{AgentAddr, Incarnation, LinkId, MessageId, NodeName, Sequence, SessionNo};
-use crate::wire::record::Record;
+use crate::wire::record::{Past, Record};
 
 /// A moment on the driver's monotonic clock, in microseconds. The mesh never asks for it: it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -37,8 +37,10 @@ pub struct Config {
     pub node: NodeName,
     /// Its life: persisted before the mesh is made.
     pub incarnation: Incarnation,
-    /// Its life before this one, by its store; `None`: it has a new store.
-    pub previous: Option<Incarnation>,
+    /// What its store knows of its lives before this one; `None`: the store is new.
+    pub past: Option<Past>,
+    /// Its store is damaged: what of it can't be read is not known, and nothing is written.
+    pub damaged: bool,
     /// Whether it holds the key of the mesh CA.
     pub holds_ca: bool,
     /// Where others may dial it.
@@ -66,7 +68,8 @@ impl Config {
         Config {
             node,
             incarnation,
-            previous: None,
+            past: None,
+            damaged: false,
             holds_ca: false,
             addresses: Vec::new(),
             serial: String::new(),

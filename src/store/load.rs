@@ -10,7 +10,7 @@ use super::writes::Known;
 use crate::wire::envelope::MessageKey;
 use crate::wire::frame::{AgentState, Presence};
 use crate::wire::ids::{AgentAddr, AgentName, Incarnation, Namespace, NodeName};
-use crate::wire::record::{Elsewhere, KnownNode, Memory, Numbers};
+use crate::wire::record::{Elsewhere, KnownNode, Memory, Numbers, Past};
 
 /// A message that was damaged and is kept aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +77,15 @@ pub(super) fn incarnation(connection: &Connection) -> rusqlite::Result<Option<In
     let last =
         connection.query_row("SELECT incarnation FROM life", [], |row| row.get::<_, i64>(0)).optional()?;
     Ok(last.map(|last| Incarnation(last as u64)))
+}
+
+/// The same, and what is known of the lives before it.
+pub(super) fn lives(connection: &Connection) -> rusqlite::Result<Option<(Incarnation, Past)>> {
+    let Some(last) = incarnation(connection)? else { return Ok(None) };
+    // A damaged file may be an older release's, and lack it.
+    let past = connection.query_row("SELECT past FROM life", [], |row| row.get::<_, String>(0));
+    let past = past.ok().and_then(|past| serde_json::from_str(&past).ok());
+    Ok(Some((last, past.unwrap_or_else(|| Past::of(last)))))
 }
 
 /// The columns of a message without its payload, as [`row`] reads them.

@@ -26,7 +26,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use crate::rt::{clock, queue};
 use crate::wire::ids::Incarnation;
-use crate::wire::record::{Memory, Record};
+use crate::wire::record::{Memory, Past, Record};
 
 mod check;
 mod checkpoint;
@@ -158,8 +158,8 @@ pub struct Done {
 pub struct Opened {
     /// This start of the node: higher than every one before, and on disk.
     pub incarnation: Incarnation,
-    /// The start before; `None`: this is the first, or it can't be read any more.
-    pub previous: Option<Incarnation>,
+    /// What the file knows of the starts before; `None`: this is the first, or it can't be read any more.
+    pub past: Option<Past>,
     /// What was written before. Of messages the payload is there where it may be sent again: not of those that died
     /// ([`Reader::dead_letter`] has it), were handed over or have ended.
     pub memory: Memory,
@@ -224,7 +224,7 @@ pub fn open(folder: &Path, wall_ms: u64) -> Result<Opened, Error> {
         .map_err(unusable)?;
     Ok(Opened {
         incarnation: read.incarnation,
-        previous: read.previous,
+        past: read.past,
         memory: read.loaded.memory,
         quarantined: read.loaded.quarantined,
         damaged: read.damaged,
@@ -243,7 +243,7 @@ fn log_pages() -> Arc<AtomicUsize> {
 struct Read {
     connection: Option<Connection>,
     incarnation: Incarnation,
-    previous: Option<Incarnation>,
+    past: Option<Past>,
     loaded: load::Loaded,
     quarantine_size: (u64, u64),
     damaged: Option<String>,
@@ -282,13 +282,12 @@ fn read(path: &Path, log_pages: Arc<AtomicUsize>, wall_ms: u64) -> Result<Read, 
         tracing::error!(key, why = message.why, rest = %message.rest, "a message is damaged on disk; it is put aside");
     }
     let quarantine_size = load::quarantine_size(&connection).map_err(failed)?;
-    let previous = load::incarnation(&connection).map_err(failed)?;
-    let incarnation = next_incarnation(previous, wall_ms);
-    // One statement outside a transaction is a transaction: with synchronous=FULL it is on disk afterwards.
-    connection
-        .execute("INSERT OR REPLACE INTO life (one, incarnation) VALUES (1, ?1)", [incarnation.0 as i64])
+    let lives = load::lives(&connection).map_err(failed)?;
+    let incarnation = next_incarnation(lives.as_ref(), wall_ms);
+    let past = lives.map(|(last, past)| past.then(last));
+    writes::begin_life(&connection, incarnation, &past.clone().unwrap_or_else(|| Past::new(incarnation)))
         .map_err(failed)?;
-    Ok(Read { connection: Some(connection), incarnation, previous, loaded, quarantine_size, damaged: None })
+    Ok(Read { connection: Some(connection), incarnation, past, loaded, quarantine_size, damaged: None })
 }
 
 /// Where damage was found before, perhaps by more than the check of pages, nothing is written until it is known to be gone.
@@ -315,12 +314,12 @@ fn read_damaged(path: &Path, damage: String, wall_ms: u64) -> Read {
     file::note_damage(path, &damage);
     let connection = file::connect_to_read(path).ok();
     let loaded = connection.as_ref().map(load::load_damaged).unwrap_or_default();
-    let previous = connection.as_ref().and_then(|connection| load::incarnation(connection).ok().flatten());
+    let lives = connection.as_ref().and_then(|connection| load::lives(connection).ok().flatten());
     let quarantine_size = connection.as_ref().and_then(|c| load::quarantine_size(c).ok()).unwrap_or_default();
     Read {
         connection: None,
-        incarnation: next_incarnation(previous, wall_ms),
-        previous,
+        incarnation: next_incarnation(lives.as_ref(), wall_ms),
+        past: lives.map(|(last, past)| past.then(last)),
         loaded,
         quarantine_size,
         damaged: Some(damage),
@@ -329,8 +328,8 @@ fn read_damaged(path: &Path, damage: String, wall_ms: u64) -> Read {
 
 /// Higher than the last one, and by the wall clock when that is higher still: a node whose disk was lost
 /// does not start again from one.
-fn next_incarnation(last: Option<Incarnation>, wall_ms: u64) -> Incarnation {
-    Incarnation(last.map_or(0, |last| last.0 + 1).max(wall_ms))
+fn next_incarnation(lives: Option<&(Incarnation, Past)>, wall_ms: u64) -> Incarnation {
+    Incarnation(lives.map_or(0, |(last, _)| last.0 + 1).max(wall_ms))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ struct Migration {
 }
 
 /// The n-th makes version n of version n - 1. What was released is never changed.
-const MIGRATIONS: [Migration; 5] = [
+const MIGRATIONS: [Migration; 6] = [
     Migration {
         up: "CREATE TABLE life (one INTEGER PRIMARY KEY CHECK (one = 1), incarnation INTEGER NOT NULL);
              CREATE TABLE agent (
@@ -76,6 +76,12 @@ const MIGRATIONS: [Migration; 5] = [
                  PRIMARY KEY (room, origin)) WITHOUT ROWID;",
         down: "DROP TABLE room_floor; DROP TABLE room_message;",
         loses: &[("SELECT count(*) FROM room_message", "messages of rooms")],
+    },
+    // What is known of the node's lives, as JSON; empty: no more than the latest one.
+    Migration {
+        up: "ALTER TABLE life ADD COLUMN past TEXT NOT NULL DEFAULT '';",
+        down: "ALTER TABLE life DROP COLUMN past;",
+        loses: &[],
     },
 ];
 

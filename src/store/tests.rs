@@ -4,7 +4,7 @@ use super::testing::{agent, change, kept, key};
 use super::*;
 use crate::wire::envelope::State;
 use crate::wire::ids::NodeName;
-use crate::wire::record::{Elsewhere, Kept, KnownNode, Place};
+use crate::wire::record::{Elsewhere, Kept, KnownNode, Past, Place};
 
 mod damage;
 mod numbers;
@@ -60,12 +60,12 @@ async fn a_start_is_higher_than_every_one_before_and_agents_are_remembered() {
     ];
     write_all(&mut first, writes).await;
     let incarnation = first.incarnation;
-    assert_eq!((incarnation, first.previous), (Incarnation(1000), None));
+    assert_eq!((incarnation, first.past.clone()), (Incarnation(1000), None));
     close(first).await;
 
     let second = open(folder.path(), 5).unwrap();
     assert!(second.incarnation > incarnation, "also when the wall clock went back");
-    assert_eq!(second.previous, Some(incarnation));
+    assert_eq!(second.past, Some(Past::new(incarnation)));
     assert_eq!(second.memory.agents, vec![agent("a")]);
     let known = KnownNode { heard_ms: 7, agents: [(agent("c").agent, agent("c"))].into() };
     assert_eq!(second.memory.elsewhere, [(there, known)].into());
@@ -165,7 +165,7 @@ async fn a_file_of_schema_1_is_taken_over_and_can_go_back() {
     std::fs::write(file::database(folder.path()), include_bytes!("../../tests/store/schema-1.sqlite"))
         .unwrap();
     let mut store = open(folder.path(), 1).unwrap();
-    assert_eq!(store.previous, Some(Incarnation(1_767_225_600_000)));
+    assert_eq!(store.past, Some(Past::of(Incarnation(1_767_225_600_000))));
     let names: Vec<String> = store.memory.agents.iter().map(|state| state.agent.to_string()).collect();
     assert_eq!(names, ["trishula/agni.planner", "trishula/dc"]);
     write_all(&mut store, vec![keep(1, Place::Mailbox, b"one")]).await;

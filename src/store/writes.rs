@@ -4,7 +4,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::index::Index;
 use super::row::{self, KeyText, Step, has_payload, place_index, place_word, read_place};
-use crate::wire::record::{Change, Elsewhere, Kept, Numbers, Place, Record};
+use crate::wire::ids::Incarnation;
+use crate::wire::record::{Change, Elsewhere, Kept, Numbers, Past, Place, Record};
 
 /// Payloads up to this size lie in their message's row.
 pub(super) const INLINE: usize = 2048;
@@ -83,6 +84,10 @@ pub(super) fn write(connection: &Connection, record: &Record, known: &mut Known)
         Record::RoomKeep(..) | Record::RoomFloor(..) | Record::RoomGone(_) => {
             super::rooms::write(connection, record)?;
         }
+        Record::Past(past) => {
+            let past = serde_json::to_string(past).unwrap_or_default();
+            connection.prepare_cached("UPDATE life SET past = ?1")?.execute([past])?;
+        }
         Record::Numbers(Numbers { from, to, epoch, ranges }) => {
             let ranges = serde_json::to_string(ranges).unwrap_or_default();
             connection
@@ -91,6 +96,18 @@ pub(super) fn write(connection: &Connection, record: &Record, known: &mut Known)
         }
     }
     Ok(())
+}
+
+/// A life of the node begins. One statement outside a transaction is a transaction: with synchronous=FULL it is on disk
+/// afterwards.
+pub(super) fn begin_life(
+    connection: &Connection,
+    incarnation: Incarnation,
+    past: &Past,
+) -> rusqlite::Result<()> {
+    let past = serde_json::to_string(past).unwrap_or_default();
+    let sql = "INSERT OR REPLACE INTO life (one, incarnation, past) VALUES (1, ?1, ?2)";
+    connection.execute(sql, params![incarnation.0 as i64, past]).map(drop)
 }
 
 fn elsewhere(connection: &Connection, node: &str, news: &Elsewhere) -> rusqlite::Result<()> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::close::Refusal;
 use super::envelope::{Head, MessageKey, State};
@@ -37,6 +38,47 @@ pub enum Record {
     RoomFloor(RoomKey, NodeName, Position),
     /// Nothing of a room is kept any more.
     RoomGone(RoomKey),
+    /// What is known of this node's lives; replaces what was.
+    Past(Past),
+}
+
+/// What a store knows of its node's lives. With what others have seen of them it tells whether the store is an old one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// The latest life at whose beginning another node knew of none that the store does not; or the first one.
+    pub confirmed: Incarnation,
+    /// The lives after that one, in order: no other node has said anything yet.
+    pub unconfirmed: Vec<Incarnation>,
+    /// A life that others have seen and this store has not: the node stands still until its operator has said how to go on.
+    pub missing: Option<Incarnation>,
+    /// Nothing is lost of what was written since this life began. 0: nothing at all.
+    pub whole_since: Incarnation,
+}
+
+impl Past {
+    /// So many unconfirmed lives are told apart; of more, the oldest counts as confirmed.
+    const MAX_UNCONFIRMED: usize = 256;
+
+    /// Of a new store.
+    pub fn new(first: Incarnation) -> Past {
+        Past { confirmed: first, unconfirmed: Vec::new(), missing: None, whole_since: first }
+    }
+
+    /// Of a store that knows no more than its latest life.
+    pub fn of(last: Incarnation) -> Past {
+        Past { whole_since: Incarnation(0), ..Past::new(last) }
+    }
+
+    /// As the next life finds it; `last` is the latest one.
+    pub fn then(mut self, last: Incarnation) -> Past {
+        if last > self.confirmed && !self.unconfirmed.contains(&last) {
+            self.unconfirmed.push(last);
+        }
+        while self.unconfirmed.len() > Past::MAX_UNCONFIRMED {
+            self.confirmed = self.unconfirmed.remove(0);
+        }
+        self
+    }
 }
 
 /// A message of a room, as every node that keeps the room has it.

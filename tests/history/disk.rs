@@ -7,8 +7,8 @@ use bytes::Bytes;
 use trishula::mesh::Ticket;
 use trishula::wire::envelope::{MessageKey, State};
 use trishula::wire::frame::AgentState;
-use trishula::wire::ids::{AgentAddr, NodeName};
-use trishula::wire::record::{Kept, KnownNode, KnownRoom, Memory, Numbers, Place, Record};
+use trishula::wire::ids::{AgentAddr, Incarnation, NodeName};
+use trishula::wire::record::{Kept, KnownNode, KnownRoom, Memory, Numbers, Past, Place, Record};
 use trishula::wire::room::RoomKey;
 
 use crate::clock::Us;
@@ -23,11 +23,19 @@ pub struct Platter {
     pub horizons: BTreeMap<AgentAddr, u64>,
     pub numbers: BTreeMap<(AgentAddr, AgentAddr), Numbers>,
     pub rooms: BTreeMap<RoomKey, KnownRoom>,
-    /// The node's latest life, written before its first frame leaves.
-    pub incarnation: Option<u64>,
+    /// The node's latest life, written before its first frame leaves, and what is known of those before.
+    pub lives: Option<(Incarnation, Past)>,
 }
 
 impl Platter {
+    /// A life begins; answers what is known of those before.
+    pub fn begin_life(&mut self, incarnation: u64) -> Option<Past> {
+        let incarnation = Incarnation(incarnation);
+        let past = self.lives.take().map(|(last, past)| past.then(last));
+        self.lives = Some((incarnation, past.clone().unwrap_or_else(|| Past::new(incarnation))));
+        past
+    }
+
     /// Answers the message that it changes, as it is now.
     fn apply(&mut self, record: Record) -> Option<Changed> {
         match record {
@@ -56,6 +64,11 @@ impl Platter {
             Record::Horizon(sender, sent_ms) => drop(self.horizons.insert(sender, sent_ms)),
             Record::RoomKeep(ref key, _) | Record::RoomFloor(ref key, ..) | Record::RoomGone(ref key) => {
                 self.rooms.entry(key.clone()).or_default().note(&record);
+            }
+            Record::Past(past) => {
+                if let Some(lives) = &mut self.lives {
+                    lives.1 = past;
+                }
             }
             Record::Numbers(numbers) => {
                 drop(self.numbers.insert((numbers.from.clone(), numbers.to.clone()), numbers));

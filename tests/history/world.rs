@@ -273,7 +273,7 @@ impl World {
         if let Some(limits) = &self.bounds.limits {
             config.limits = limits.clone();
         }
-        config.previous = machine.disk.platter.incarnation.replace(machine.incarnation).map(Incarnation);
+        config.past = machine.disk.platter.begin_life(machine.incarnation);
         (config.heartbeat, config.silence) =
             (self.heartbeat, (self.heartbeat * 3).max(Duration::from_secs(3)));
         let mut memory = counted(|| machine.disk.memory());

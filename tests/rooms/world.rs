@@ -147,13 +147,12 @@ impl World {
         let (now, rooms, sabotage) = (self.now, self.limits.clone(), self.sabotage);
         let machine = &mut self.machines[m];
         machine.life += 1;
-        let previous = machine.disk.platter.incarnation.map(Incarnation);
         if sabotage != Some(Sabotage::LivesTheSameLife) || machine.incarnation == 0 {
             machine.incarnation = machine.clock.wall_ms(now).max(machine.incarnation + 1);
         }
-        machine.disk.platter.incarnation = Some(machine.incarnation);
+        let past = machine.disk.platter.begin_life(machine.incarnation);
         let incarnation = Incarnation(machine.incarnation);
-        let config = Config { previous, rooms, ..Config::new(machine.name.clone(), incarnation) };
+        let config = Config { past, rooms, ..Config::new(machine.name.clone(), incarnation) };
         let mut memory = machine.disk.memory();
         if sabotage == Some(Sabotage::ForgetsHistory) {
             memory.rooms.clear();

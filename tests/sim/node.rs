@@ -14,7 +14,7 @@ use trishula::node::{self, Disk, Handle, Settings};
 use trishula::rt::{queue, tasks};
 use trishula::wire::frame::Hello;
 use trishula::wire::ids::{Incarnation, LinkId, NodeName};
-use trishula::wire::record::Memory;
+use trishula::wire::record::{Memory, Past};
 
 use crate::net::SimNet;
 use crate::pki::pki;
@@ -33,12 +33,12 @@ pub struct Plan {
 pub struct Store {
     pub disk: Disk,
     pub memory: Memory,
-    pub previous: Option<Incarnation>,
+    pub past: Option<Past>,
 }
 
 impl Store {
     pub fn none() -> Store {
-        Store { disk: Disk::None, memory: Memory::default(), previous: None }
+        Store { disk: Disk::None, memory: Memory::default(), past: None }
     }
 }
 
@@ -55,7 +55,7 @@ impl SimNode {
     pub fn start(net: &SimNet, plan: &Plan, store: Store) -> SimNode {
         let identity = pki().identity(&plan.name);
         let mut mesh = Config::new(plan.name.clone(), plan.incarnation);
-        mesh.previous = store.previous;
+        mesh.past = store.past;
         let started = node::start(Settings {
             mesh,
             memory: store.memory,

@@ -78,13 +78,13 @@ impl SimDisk {
         let (jobs, waiting) = queue::bounded("sim.jobs", BOUND);
         let (told, done) = queue::bounded("sim.done", BOUND);
         let mut inner = self.lock();
-        let previous = inner.disk.platter.incarnation;
-        let incarnation = previous.map_or(0, |last| last + 1).max(wall_ms);
-        inner.disk.platter.incarnation = Some(incarnation);
+        let last = inner.disk.platter.lives.as_ref().map(|(last, _)| last.0);
+        let incarnation = last.map_or(0, |last| last + 1).max(wall_ms);
+        let past = inner.disk.platter.begin_life(incarnation);
         let store = Store {
             disk: Given::Store(jobs, done),
             memory: inner.disk.memory(),
-            previous: previous.map(Incarnation),
+            past,
         };
         let writer = tasks::spawn("sim.writer", self.clone().write(waiting, told));
         (Incarnation(incarnation), store, writer)

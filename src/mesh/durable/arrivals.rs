@@ -415,6 +415,8 @@ impl Mesh {
                 let outcome = Outcome::Reached(mark.state, mark.reason.clone());
                 self.report(&asker, outcome);
             }
+            // What can't be read may still come back. The asker asks again.
+            None if !self.remembers_all() => {}
             None => self.report(&asker, self.unknown(key)),
         }
     }

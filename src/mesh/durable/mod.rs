@@ -142,6 +142,8 @@ pub(super) struct Durable {
     doubtful: BTreeSet<No>,
     /// The operator has said how to go on.
     went_on: bool,
+    /// Another node has said that the store is not an old one, or the operator how to go on: that is on its way to the disk.
+    confirmed: bool,
     /// Items whose recipient's home is looked at again in the next round.
     unplaced: BTreeSet<No>,
 }

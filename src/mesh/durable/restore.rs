@@ -15,6 +15,7 @@ impl Mesh {
         numbers: Vec<Numbers>,
     ) {
         self.durable.started = self.now;
+        self.stand_still_again();
         // A clock that was set back while this node was off would make what waits wait longer.
         let latest_ms = messages.iter().map(|kept| kept.taken_ms).max().unwrap_or(0);
         self.wall.1 = self.wall.1.max(latest_ms);
@@ -27,7 +28,7 @@ impl Mesh {
             let (no, place, told) = (kept.order, kept.place, kept.told);
             let unseen = self.still_unseen(&kept);
             let mut item = restored(kept);
-            let doubtful = unseen && self.config.previous.is_some();
+            let doubtful = unseen && self.config.past.is_some();
             item.redelivered = !unseen || doubtful;
             if doubtful {
                 self.durable.doubtful.insert(no);

@@ -10,7 +10,7 @@ use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::State;
 use crate::wire::frame::Known;
 use crate::wire::ids::Incarnation;
-use crate::wire::record::Place;
+use crate::wire::record::{Past, Place, Record};
 
 /// How an operator lets a node go on whose store is older than what others have seen of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -23,20 +23,53 @@ pub enum GoOn {
 }
 
 impl Mesh {
-    /// A peer tells what it knows of this node: if that is a life after the one in the store, the store is old.
+    /// An earlier life of this store stood still, and nobody has said how to go on: neither has a restart.
+    pub(super) fn stand_still_again(&mut self) {
+        if let Some(Past { missing: Some(seen), confirmed, .. }) = self.config.past {
+            self.durable.rolled_back = Some(seen);
+            self.event(Event::RolledBack { previous: confirmed, seen });
+        }
+    }
+
+    /// A peer tells what it knows of this node: if that is a life after those in the store, the store is old.
     pub(in crate::mesh) fn look_for_rollback(&mut self, theirs: &[Known]) {
-        let Some(previous) = self.config.previous else { return };
+        let Some(past) = &self.config.past else { return };
         if self.durable.rolled_back.is_some() || self.durable.went_on {
             return;
         }
         let me = &self.config.node;
         let seen = theirs.iter().find(|known| known.origin == *me).map(|known| known.incarnation);
-        if let Some(seen) = seen.filter(|seen| *seen > previous && *seen < self.config.incarnation) {
-            self.durable.rolled_back = Some(seen);
-            self.event(Event::RolledBack { previous, seen });
-        } else if seen == Some(previous) {
+        let Some(seen) = seen.filter(|seen| *seen >= past.confirmed && *seen < self.config.incarnation) else {
+            return;
+        };
+        if past.unconfirmed.contains(&seen) {
+            // That life met a node and ended before it had an answer: what waits stays marked in this life.
+            self.confirm_the_store();
+        } else if seen == past.confirmed {
             self.trust_the_store();
+            self.confirm_the_store();
+        } else {
+            let (previous, past) = (past.confirmed, Past { missing: Some(seen), ..past.clone() });
+            self.durable.rolled_back = Some(seen);
+            self.persist(Record::Past(past));
+            self.event(Event::RolledBack { previous, seen });
         }
+    }
+
+    /// Others know of no life of this node that its store does not: from the next one on this one is what they are to know.
+    fn confirm_the_store(&mut self) {
+        if !std::mem::replace(&mut self.durable.confirmed, true)
+            && let Some(past) = &self.config.past
+        {
+            let past = Past { whole_since: past.whole_since, ..Past::new(self.config.incarnation) };
+            self.persist(Record::Past(past));
+        }
+    }
+
+    /// Whether this node can tell of everything that it ever took: with a damaged store, or an old one, it can't say of a message
+    /// that it does not know it.
+    pub(super) fn remembers_all(&self) -> bool {
+        self.durable.rolled_back.is_none() && !self.config.damaged
     }
 
     /// The life before this one is the one that the store knows: what it says nobody has got, nobody has got.
@@ -70,6 +103,7 @@ impl Mesh {
             return;
         }
         self.durable.went_on = true;
+        self.confirm_the_store();
         let waiting: Vec<No> =
             self.durable.table.iter().filter(|(_, item)| item.is_ours()).map(|(no, _)| no).collect();
         for no in &waiting {

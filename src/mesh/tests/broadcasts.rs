@@ -46,7 +46,7 @@ fn broadcasts_that_two_nodes_took_at_the_same_time_stay_two() {
     // covers T06, Q04
     let mut cluster = Cluster::meshed(&TRIO);
     let alice = cluster.register("dc", "alice");
-    let incarnation = cluster.backup("dc").0;
+    let incarnation = cluster.life("dc");
     for (n, (id, recipient)) in [("m-1", "bob"), ("m-2", "carol")].into_iter().enumerate() {
         cluster.away("agni", recipient);
         let head = Head { taken: 77, ..durable(&alice, "broadcast", id) };

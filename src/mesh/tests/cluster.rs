@@ -10,7 +10,7 @@ use crate::wire::close::LinkClose;
 use crate::wire::envelope::{Class, Head, Kind, MessageKey, Target};
 use crate::wire::frame::{AgentState, Attach, Call, Method};
 use crate::wire::ids::{AgentAddr, Incarnation, MessageId, Namespace, Sequence, SessionNo};
-use crate::wire::record::{Kept, KnownNode, KnownRoom, Numbers, Place};
+use crate::wire::record::{Kept, KnownNode, KnownRoom, Numbers, Past, Place};
 use crate::wire::room::RoomKey;
 
 mod links;
@@ -76,6 +76,7 @@ struct Machine {
     elsewhere: BTreeMap<NodeName, KnownNode>,
     numbers: BTreeMap<(AgentAddr, AgentAddr), Numbers>,
     rooms: BTreeMap<RoomKey, KnownRoom>,
+    past: Option<Past>,
     /// Answers calls.
     answers: bool,
 }
@@ -101,6 +102,7 @@ impl Machine {
             Record::RoomKeep(key, _) | Record::RoomFloor(key, ..) | Record::RoomGone(key) => {
                 self.rooms.entry(key.clone()).or_default().note(record);
             }
+            Record::Past(past) => self.past = Some(past.clone()),
             Record::Numbers(numbers) => {
                 let pair = (numbers.from.clone(), numbers.to.clone());
                 drop(self.numbers.insert(pair, numbers.clone()));
@@ -191,24 +193,30 @@ impl Cluster {
         self.boot(config, Memory { agents: known, ..Memory::default() });
     }
 
-    /// A copy of what a node has on disk, with the life that it was made in.
-    pub fn backup(&self, name: &str) -> (Incarnation, Memory) {
+    pub fn life(&self, name: &str) -> Incarnation {
+        self.mesh(name).config.incarnation
+    }
+
+    /// A copy of what a node has on disk, with what that knows of the node's lives.
+    pub fn backup(&self, name: &str) -> (Past, Memory) {
         let machine = &self.machines[&node(name)];
-        (machine.mesh.config.incarnation, machine.on_disk())
+        let life = machine.mesh.config.incarnation;
+        let past = machine.past.clone().or_else(|| machine.mesh.config.past.clone());
+        (past.unwrap_or_else(|| Past::new(life)).then(life), machine.on_disk())
     }
 
     /// Starts a node with a copy instead of what it has on disk.
-    pub fn restore(&mut self, name: &str, (previous, memory): (Incarnation, Memory)) {
+    pub fn restore(&mut self, name: &str, (past, memory): (Past, Memory)) {
         let mut config = self.machines[&node(name)].mesh.config.clone();
-        config.previous = Some(previous);
+        config.past = Some(past);
         config.incarnation.0 += 1;
         self.boot(config, memory);
     }
 
     /// Starts a node again with what it has on disk.
     pub fn restart(&mut self, name: &str) {
-        let (previous, memory) = self.backup(name);
-        self.restore(name, (previous, memory));
+        let backup = self.backup(name);
+        self.restore(name, backup);
     }
 
     fn boot(&mut self, config: Config, memory: Memory) {
@@ -236,6 +244,7 @@ impl Cluster {
             elsewhere,
             numbers,
             rooms,
+            past: None,
             answers: true,
         };
         self.machines.insert(name, machine);

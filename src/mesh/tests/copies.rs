@@ -36,7 +36,7 @@ fn a_message_that_is_given_again_keeps_its_copy_when_the_withdrawal_of_the_first
     cluster.away("dc", "bob");
     let twice = || Head { copies: 2, ..durable(&alice, "bob", "m-1") };
     let withdrawal = |cluster: &Cluster| {
-        let (incarnation, memory) = cluster.backup("dc");
+        let (incarnation, (_, memory)) = (cluster.life("dc"), cluster.backup("dc"));
         let messages = memory.messages.into_iter().map(|kept| (Sequence(kept.order), kept.key)).collect();
         let (to, from) = (node("agni"), node("dc"));
         Frame::Withdraw(Withdraw { to, from, incarnation, messages, hops_left: 1 })
@@ -72,7 +72,7 @@ fn what_a_session_was_handed_fills_its_window_until_it_says_otherwise() {
     cluster.run(seconds(1));
     assert_eq!(cluster.handings(&bob).len(), 64);
     // The node with the second copy knows an end of the first message, while bob is still at it.
-    let (incarnation, memory) = cluster.backup("agni");
+    let (incarnation, (_, memory)) = (cluster.life("agni"), cluster.backup("agni"));
     let first = memory.messages.into_iter().find(|kept| kept.key.id.as_str() == "m-0").unwrap();
     let reports = vec![(Sequence(first.order), Outcome::Reached(State::Acked, None))];
     let holder = first.other.unwrap();
@@ -95,7 +95,7 @@ fn a_copy_whose_node_asks_whether_the_message_came_in_time_has_one_end() {
     cluster.run(seconds(1));
     assert_eq!((cluster.view("agni").copies, cluster.view("dc").mailbox), (1, 1));
     let head = Head { copies: 2, ttl_ms: Some(0), ..durable(&alice, "bob", "m-1") };
-    let incarnation = cluster.backup("dc").0;
+    let incarnation = cluster.life("dc");
     cluster.inject("agni", "dc", Frame::Forward(to_agni(incarnation, 1, head), Bytes::new()));
     cluster.run(seconds(8));
     for name in TRIO {

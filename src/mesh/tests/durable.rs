@@ -438,6 +438,10 @@ fn a_node_with_an_old_store_stands_still_until_its_operator_says_how_to_go_on() 
         cluster.connect("dc", "agni");
         cluster.run(seconds(3));
         assert_eq!(cluster.mesh("dc").rolled_back(), Some(Incarnation(2)));
+        cluster.restart("dc");
+        assert_eq!(cluster.mesh("dc").rolled_back(), Some(Incarnation(2)), "to start again is no answer");
+        cluster.connect("dc", "agni");
+        cluster.run(seconds(3));
         let bob = cluster.register("dc", "bob");
         assert!(cluster.handings(&bob).is_empty(), "it is not known whether it was delivered");
         cluster.post(&bob, "alice", "m-2");
@@ -455,6 +459,49 @@ fn a_node_with_an_old_store_stands_still_until_its_operator_says_how_to_go_on() 
             GoOn::Bury => vec![("m-3".to_owned(), false)],
         };
         assert_eq!(got, expected);
+        cluster.restart("dc");
+        cluster.connect("dc", "agni");
+        cluster.run(seconds(3));
+        assert_eq!(cluster.mesh("dc").rolled_back(), None, "that was the answer");
+    }
+}
+
+#[test]
+fn an_old_store_is_found_out_also_when_its_node_met_nobody_at_first() {
+    // covers B26, Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("agni", "alice");
+    cluster.away("dc", "bob");
+    cluster.post(&alice, "bob", "m-1");
+    let backup = cluster.backup("dc");
+    cluster.restart("dc");
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(3));
+
+    cluster.restore("dc", backup);
+    for _ in 0..3 {
+        cluster.restart("dc");
+        cluster.run(seconds(1));
+    }
+    assert_eq!(cluster.mesh("dc").rolled_back(), None, "nobody was there to tell");
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(3));
+    assert_eq!(cluster.mesh("dc").rolled_back(), Some(Incarnation(2)));
+}
+
+#[test]
+fn lives_without_company_are_no_sign_of_an_old_store() {
+    // covers B26, Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    cluster.run(seconds(3));
+    for _ in 0..3 {
+        for _ in 0..3 {
+            cluster.restart("dc");
+            cluster.run(seconds(1));
+        }
+        cluster.connect("dc", "agni");
+        cluster.run(seconds(3));
+        assert_eq!(cluster.mesh("dc").rolled_back(), None);
     }
 }
 

@@ -163,7 +163,7 @@ fn what_waited_for_an_earlier_one_while_its_recipient_was_elsewhere_is_marked() 
         };
         let forward = |to: Dest| Forward {
             origin: node("dc"),
-            incarnation: cluster.backup("dc").0,
+            incarnation: cluster.life("dc"),
             head: durable(&alice, "bob", &format!("m-{}", to.number.0)),
             to: vec![to],
             hops_left: 1,

@@ -171,7 +171,7 @@ fn the_time_that_a_message_waits_for_an_earlier_one_is_its_own() {
     let mut cluster = Cluster::meshed(&TRIO);
     let alice = cluster.register("dc", "alice");
     let bob = cluster.register("agni", "bob");
-    let incarnation = cluster.backup("dc").0;
+    let incarnation = cluster.life("dc");
     let forward = |number, after, ttl_ms| {
         let head = Head { ttl_ms: Some(ttl_ms), ..durable(&alice, "bob", &format!("m-{number}")) };
         let mut forward = to_agni(incarnation, number, head);

@@ -106,7 +106,7 @@ async fn a_damaged_file_is_read_as_far_as_it_goes_and_never_written() {
     let before = std::fs::read(file::database(folder.path())).unwrap();
     let mut store = open(folder.path(), 2).unwrap();
     assert!(store.damaged.is_some());
-    assert_eq!((store.previous, store.incarnation), (Some(Incarnation(1)), Incarnation(2)));
+    assert_eq!((store.past.clone(), store.incarnation), (Some(Past::new(Incarnation(1))), Incarnation(2)));
     assert_eq!(store.memory.agents, vec![agent("a")]);
     let orders: Vec<u64> = store.memory.messages.iter().map(|kept| kept.order).collect();
     assert!(orders.len() > 150 && orders.len() < 200, "{}", orders.len());
@@ -140,7 +140,7 @@ async fn what_a_damaged_file_still_has_is_saved_into_a_new_one() {
     let mut store = open(out.path(), 3).unwrap();
     assert_eq!((store.damaged.clone(), store.quarantined.len()), (None, 0));
     assert_eq!(store.memory.messages.len() as u64, messages.rows);
-    assert_eq!((store.memory.agents.len(), store.previous), (1, Some(Incarnation(1))));
+    assert_eq!((store.memory.agents.len(), store.past.clone()), (1, Some(Past::new(Incarnation(1)))));
     write_all(&mut store, vec![keep(900, Place::Mailbox, b"goes on")]).await;
 }
 

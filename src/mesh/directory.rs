@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Time;
 use super::topology::MAX_NODES;
-use crate::wire::frame::{AgentState, Agents, Presence};
+use crate::wire::frame::{AgentState, Agents, Presence, Remembers};
 use crate::wire::ids::{AgentAddr, Incarnation, Namespace, NodeName};
 use crate::wire::record::{Elsewhere, KnownNode};
 
@@ -33,6 +33,8 @@ struct List {
     lost: Option<Time>,
     /// Its agents were forgotten, as it stayed away for too long.
     aged_out: bool,
+    /// Agents of its that it has lost with what it remembered.
+    forgotten: BTreeSet<AgentAddr>,
 }
 
 /// What is to be done about another node's list.
@@ -76,6 +78,8 @@ pub struct Directory {
     away_since: BTreeMap<AgentAddr, Option<u64>>,
     /// Agents of other nodes of which the disk does not have the latest yet.
     unwritten: BTreeSet<(NodeName, AgentAddr)>,
+    /// Since when other nodes remember their agents, by what a life of theirs said.
+    memories: BTreeMap<NodeName, (Incarnation, Incarnation)>,
 }
 
 impl Directory {
@@ -93,6 +97,7 @@ impl Directory {
             online: BTreeMap::new(),
             away_since: BTreeMap::new(),
             unwritten: BTreeSet::new(),
+            memories: BTreeMap::new(),
         };
         let list = List { incarnation, version: 1, ..List::default() };
         directory.lists.insert(me.clone(), list);
@@ -158,8 +163,50 @@ impl Directory {
             changed.insert(state.agent.clone());
             self.set(&news.origin, state);
         }
+        if news.base.is_none() {
+            self.keep_what_was_lost(&news.origin, &before);
+        }
         self.note_unwritten(&news.origin, &before, &changed);
         Learned::News(changed.into_iter().collect())
+    }
+
+    /// A node says since when its list lacks nobody for want of memory.
+    pub fn note_memory(&mut self, Remembers { origin, incarnation, since }: Remembers) {
+        let known = self.memories.get(&origin).map(|(life, _)| *life);
+        let room = known.is_some() || self.memories.len() < MAX_NODES;
+        if origin != self.me && room && known <= Some(incarnation) {
+            self.memories.insert(origin, (incarnation, since));
+        }
+    }
+
+    /// What a life of another node said of that.
+    pub fn remembers_since(&self, node: &NodeName, incarnation: Incarnation) -> Option<Incarnation> {
+        self.memories.get(node).filter(|(life, _)| *life == incarnation).map(|(_, since)| *since)
+    }
+
+    /// Agents that are not in a node's list any more, and registered before what that node can remember: they are away, and
+    /// what comes for them waits. Their node is told of them.
+    fn keep_what_was_lost(&mut self, node: &NodeName, before: &BTreeMap<AgentAddr, AgentState>) {
+        let life = self.version(node).0;
+        let Some(since) = self.remembers_since(node, life) else { return };
+        for state in before.values().filter(|state| state.registered_ms < since.0) {
+            let Some(list) = self.lists.get(node) else { return };
+            let room = list.agents.len() < MAX_AGENTS && list.bytes + bytes_of(state) <= MAX_LIST_BYTES;
+            if room && !list.agents.contains_key(&state.agent) {
+                self.set(node, AgentState { presence: Presence::Away, ..state.clone() });
+                if let Some(list) = self.lists.get_mut(node) {
+                    list.forgotten.insert(state.agent.clone());
+                }
+            }
+        }
+    }
+
+    /// What a node is to be told of its own agents.
+    pub fn lost_at(&self, node: &NodeName) -> Option<Agents> {
+        let list = self.lists.get(node).filter(|list| !list.forgotten.is_empty())?;
+        let agents = list.forgotten.iter().filter_map(|agent| list.agents.get(agent)).cloned().collect();
+        let (incarnation, version) = (list.incarnation, list.version);
+        Some(Agents { origin: node.clone(), incarnation, base: None, version, agents })
     }
 
     /// What is known of these agents of a node.
@@ -280,6 +327,7 @@ impl Directory {
     pub fn forget(&mut self, node: &NodeName) {
         self.clear(node);
         self.lists.remove(node);
+        self.memories.remove(node);
         self.unwritten.retain(|(of, _)| of != node);
     }
 
@@ -362,6 +410,7 @@ impl Directory {
         }
         let Some(list) = self.lists.get_mut(node) else { return };
         let agent = state.agent.clone();
+        list.forgotten.remove(&agent);
         if state.presence == Presence::Gone {
             if let Some(old) = list.agents.remove(&agent) {
                 list.bytes -= bytes_of(&old);
@@ -416,6 +465,7 @@ impl Directory {
     fn clear(&mut self, node: &NodeName) -> BTreeMap<AgentAddr, AgentState> {
         let Some(list) = self.lists.get_mut(node) else { return BTreeMap::new() };
         list.bytes = 0;
+        list.forgotten.clear();
         let old = std::mem::take(&mut list.agents);
         old.values().for_each(|state| self.unindex(node, state));
         old

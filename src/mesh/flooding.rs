@@ -8,8 +8,9 @@ use bytes::Bytes;
 use super::directory::Learned;
 use super::topology::MAX_NODES;
 use super::{Mesh, Output};
-use crate::wire::frame::{Agents, Frame, Known, LinkState};
+use crate::wire::frame::{AgentState, Agents, Frame, Known, LinkState, Presence, Remembers};
 use crate::wire::ids::{LinkId, NodeName};
+use crate::wire::record::Record;
 
 impl Mesh {
     /// Sends a frame to every neighbour but the one it came from.
@@ -27,6 +28,9 @@ impl Mesh {
     }
 
     pub(super) fn agents(&mut self, from: LinkId, news: Agents) {
+        if news.origin == self.config.node {
+            return self.remember_again(news);
+        }
         // A list can come before its node's links, but not of a node that was thrown out.
         if self.topology.is_expelled(&news.origin, news.incarnation) {
             return;
@@ -35,6 +39,11 @@ impl Mesh {
             Learned::Old => {}
             Learned::Gap => self.send_digest(from),
             Learned::News(changed) => {
+                if let Some(link) = self.neighbours.get(&news.origin).copied()
+                    && let Some(lost) = self.directory.lost_at(&news.origin)
+                {
+                    self.send(link, Frame::Agents(lost));
+                }
                 self.flood(&Frame::Agents(news), Some(from));
                 self.write_elsewhere();
                 self.yield_to_newer_homes(&changed);
@@ -42,6 +51,21 @@ impl Mesh {
                 for agent in &changed {
                     self.tell_untold(agent);
                 }
+            }
+        }
+    }
+
+    /// A peer remembers agents of this node that its own disk has lost.
+    fn remember_again(&mut self, lost: Agents) {
+        if lost.incarnation != self.config.incarnation {
+            return;
+        }
+        for state in lost.agents {
+            let known = self.directory.own(&state.agent).is_some() || self.sessions.is_registering(&state.agent);
+            let state = AgentState { presence: Presence::Away, ..state };
+            if !known && self.may_have_forgotten(state.registered_ms) && self.directory.has_room_for(&state) {
+                self.persist(Record::Agent(state.clone()));
+                self.announce_agent(state);
             }
         }
     }
@@ -77,6 +101,11 @@ impl Mesh {
         let nodes: Vec<NodeName> = self.topology.all().map(|state| state.origin.clone()).collect();
         for node in nodes {
             let known = theirs.iter().find(|known| known.origin == node);
+            if self.neighbours.get(&node) == Some(&link)
+                && let Some(lost) = self.directory.lost_at(&node)
+            {
+                self.send(link, Frame::Agents(lost));
+            }
             let has = known.map(|k| (k.incarnation, k.links_version));
             if let Some(state) = self.topology.announced(&node)
                 && has < Some((state.incarnation, state.version))
@@ -88,9 +117,23 @@ impl Mesh {
             if has < Some(self.directory.version(&node))
                 && let Some(whole) = self.directory.whole(&node)
             {
+                if let Some(since) = self.remembers(&whole) {
+                    self.send(link, Frame::Remembers(since));
+                }
                 self.send(link, Frame::Agents(whole));
             }
         }
+    }
+
+    /// What goes before a whole list.
+    fn remembers(&self, whole: &Agents) -> Option<Remembers> {
+        let Agents { origin, incarnation, .. } = whole;
+        let since = if *origin == self.config.node {
+            self.memory_is_whole_since()
+        } else {
+            self.directory.remembers_since(origin, *incarnation)?
+        };
+        Some(Remembers { origin: origin.clone(), incarnation: *incarnation, since })
     }
 
     /// A peer has a newer revocation list than we: the driver verifies it first.

@@ -206,6 +206,7 @@ impl Mesh {
             (Role::Node, Frame::Goodbye(_)) => self.goodbye(link),
             (Role::Node, Frame::LinkState(news)) => self.link_state(link, news),
             (Role::Node, Frame::Agents(news)) => self.agents(link, news),
+            (Role::Node, Frame::Remembers(since)) => self.directory.note_memory(since),
             (Role::Node, Frame::Digest(known)) => self.digest(link, &known),
             (Role::Node, Frame::Call(call, body)) => self.call(call, body),
             (Role::Node, Frame::Reply(reply, body)) => self.reply(reply, body),

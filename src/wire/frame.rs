@@ -170,6 +170,18 @@ pub struct Agents {
     pub agents: Vec<AgentState>,
 }
 
+/// Since when a node's list of agents lacks none for want of memory: goes before the list. Who registered there earlier and is not in
+/// the list may have been lost with a disk, and is still known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembers {
+    /// Whose list.
+    pub origin: NodeName,
+    /// In which life.
+    pub incarnation: Incarnation,
+    /// The life, by which are meant the milliseconds of its beginning.
+    pub since: Incarnation,
+}
+
 /// What of one node's announcements the sender has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
@@ -269,6 +281,8 @@ pub enum Frame {
     LinkState(LinkState),
     /// See [`Agents`].
     Agents(Agents),
+    /// See [`Remembers`].
+    Remembers(Remembers),
     /// What the sender has of everybody's announcements: on a new link, then every ten seconds.
     Digest(Vec<Known>),
     /// The mesh's revocation list with its number; the payload is the DER of an X.509 CRL (RFC 5280).
@@ -374,7 +388,7 @@ macro_rules! kinds {
 // A number is never used for another kind again.
 kinds! {
     Hello = 1, Ping = 2, Pong = 3, Goodbye = 4,
-    LinkState = 8, Agents = 9, Digest = 10, Revocations = 11, RoomList = 12, RoomDigest = 13,
+    LinkState = 8, Agents = 9, Digest = 10, Revocations = 11, RoomList = 12, RoomDigest = 13, Remembers = 14,
     Call = 16, Reply = 17,
     Forward = 24, Receipt = 25, Confirm = 26, Inquire = 27, Hold = 28, Release = 29, Heard = 30, Withdraw = 31,
     Attach = 32, Attached = 33, Detach = 34, Evict = 35,

@@ -258,9 +258,6 @@ impl World {
             Hurt::None => {}
             Hurt::Corrupt => self.corrupt(m),
             Hurt::Wiped => {
-                // Who is away meanwhile: until the others have told it, their home knows them no more.
-                let here = (0..self.agents.len()).filter(|agent| self.agents[*agent].home == Some(m));
-                self.model.unknown.extend(here);
                 let whole = std::mem::take(&mut self.machines[m].disk.platter);
                 self.excuse(whole.messages.into_values().collect());
             }

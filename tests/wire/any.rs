@@ -8,7 +8,7 @@ use trishula::wire::close::{Code, Refusal};
 use trishula::wire::envelope::{Class, Form, Head, Kind, MessageKey, Numbered, Priority, State, Target};
 use trishula::wire::frame::{
     Adjacency, AgentState, Agents, Attach, Call, Confirm, Deliver, Dest, Forward, Frame, Handing, Heard,
-    Hello, Inquire, Known, LinkState, Method, Outcome, Presence, Receipt, Release, Reply, Settlement,
+    Hello, Inquire, Known, LinkState, Method, Outcome, Presence, Receipt, Release, Remembers, Reply, Settlement,
     Withdraw,
 };
 use trishula::wire::ids::{
@@ -247,6 +247,9 @@ fn any_announcement() -> impl Strategy<Value = Frame> {
         any::<u64>().prop_map(Frame::Goodbye),
         link_state,
         agents,
+        (any_node(), any_life(), any_life())
+            .prop_map(|(origin, incarnation, since)| Remembers { origin, incarnation, since })
+            .prop_map(Frame::Remembers),
         vec(known, 0..5).prop_map(Frame::Digest),
         (any::<u64>(), any_body()).prop_map(|(number, der)| Frame::Revocations(number, der)),
     ]

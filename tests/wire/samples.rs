@@ -5,8 +5,8 @@ use trishula::wire::close::{Code, Refusal};
 use trishula::wire::envelope::{Class, Form, Head, Kind, MessageKey, Numbered, Priority, State, Target};
 use trishula::wire::frame::{
     Adjacency, AgentState, Agents, Attach, Call, Confirm, Deliver, Dest, Forward, Frame, Handing, Heard,
-    Hello, Inquire, Known, LinkState, Method, Outcome, Presence, Receipt, Release, Reply, Settlement,
-    Withdraw,
+    Hello, Inquire, Known, LinkState, Method, Outcome, Presence, Receipt, Release, Remembers, Reply,
+    Settlement, Withdraw,
 };
 use trishula::wire::ids::{
     AgentAddr, Incarnation, MessageId, Namespace, NodeName, RoomName, Sequence, SessionNo,
@@ -165,6 +165,7 @@ fn messages_and_links() -> Vec<Frame> {
             version: 4,
             agents: vec![agent_state("agni.planner")],
         }),
+        Frame::Remembers(Remembers { origin: node("agni"), incarnation, since: Incarnation(7) }),
         Frame::Digest(vec![Known {
             origin: node("agni"),
             incarnation,

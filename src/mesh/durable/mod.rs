@@ -140,6 +140,8 @@ pub(super) struct Durable {
     rolled_back: Option<Incarnation>,
     /// Nobody has got these, unless the store is an old one: they are marked until another node has said that it is not.
     doubtful: BTreeSet<No>,
+    /// Since when nothing is lost of what was written.
+    whole_since: Incarnation,
     /// The operator has said how to go on.
     went_on: bool,
     /// Another node has said that the store is not an old one, or the operator how to go on: that is on its way to the disk.

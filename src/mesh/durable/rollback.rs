@@ -25,6 +25,8 @@ pub enum GoOn {
 impl Mesh {
     /// An earlier life of this store stood still, and nobody has said how to go on: neither has a restart.
     pub(super) fn stand_still_again(&mut self) {
+        let past = self.config.past.as_ref().filter(|_| !self.config.damaged);
+        self.durable.whole_since = past.map_or(self.config.incarnation, |past| past.whole_since);
         if let Some(Past { missing: Some(seen), confirmed, .. }) = self.config.past {
             self.durable.rolled_back = Some(seen);
             self.event(Event::RolledBack { previous: confirmed, seen });
@@ -49,8 +51,10 @@ impl Mesh {
             self.trust_the_store();
             self.confirm_the_store();
         } else {
-            let (previous, past) = (past.confirmed, Past { missing: Some(seen), ..past.clone() });
-            self.durable.rolled_back = Some(seen);
+            let whole_since = self.config.incarnation;
+            let (previous, past) =
+                (past.confirmed, Past { missing: Some(seen), whole_since, ..past.clone() });
+            (self.durable.rolled_back, self.durable.whole_since) = (Some(seen), whole_since);
             self.persist(Record::Past(past));
             self.event(Event::RolledBack { previous, seen });
         }
@@ -59,11 +63,21 @@ impl Mesh {
     /// Others know of no life of this node that its store does not: from the next one on this one is what they are to know.
     fn confirm_the_store(&mut self) {
         if !std::mem::replace(&mut self.durable.confirmed, true)
-            && let Some(past) = &self.config.past
+            && self.config.past.is_some()
         {
-            let past = Past { whole_since: past.whole_since, ..Past::new(self.config.incarnation) };
+            let past = Past { whole_since: self.durable.whole_since, ..Past::new(self.config.incarnation) };
             self.persist(Record::Past(past));
         }
+    }
+
+    /// See [`Past::whole_since`].
+    pub(in crate::mesh) fn memory_is_whole_since(&self) -> Incarnation {
+        self.durable.whole_since
+    }
+
+    /// Whether an agent that others know here may have been lost with what this node remembered.
+    pub(in crate::mesh) fn may_have_forgotten(&self, registered_ms: u64) -> bool {
+        registered_ms < self.durable.whole_since.0
     }
 
     /// Whether this node can tell of everything that it ever took: with a damaged store, or an old one, it can't say of a message

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::cluster::*;
-use super::durable::TRIO;
+use super::durable::{TRIO, durable};
 use crate::mesh::directory::{Directory, Learned};
 use crate::mesh::topology::MAX_NODES;
 use crate::mesh::{Config, Input};
 use crate::wire::close::Code;
-use crate::wire::envelope::State;
+use crate::wire::envelope::{Head, State};
 use crate::wire::frame::{AgentState, Agents, Presence};
 use crate::wire::ids::Incarnation;
 use crate::wire::record::{Elsewhere, KnownNode, Memory, Record};
@@ -44,6 +44,53 @@ fn a_node_that_starts_cut_off_takes_messages_for_agents_it_knew() {
     assert_eq!(cluster.home("dc", "bob"), Some(("agni".into(), true)));
     assert_eq!(cluster.handings(&bob).len(), 1);
     assert_eq!(cluster.states(&alice, "m-1"), [State::Accepted, State::Stored]);
+}
+
+#[test]
+fn the_agents_of_a_node_whose_disk_was_lost_are_remembered_by_the_others() {
+    // covers Q04, T05, T07
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    cluster.away("agni", "bob");
+    cluster.run(seconds(3));
+    cluster.cut("dc", "agni");
+    cluster.cut("rushabdev", "agni");
+    cluster.run(seconds(5));
+    cluster.post(&alice, "bob", "m-1");
+    cluster.submit(&alice, Head { copies: 2, ..durable(&alice, "bob", "m-2") });
+    cluster.run(seconds(2));
+    let config = Config::new(node("agni"), Incarnation(cluster.wall_ms()));
+    cluster.start(config, Vec::new());
+    for other in ["dc", "rushabdev"] {
+        cluster.connect(other, "agni");
+    }
+    cluster.run(Duration::from_secs(300));
+    for name in TRIO {
+        assert_eq!(cluster.home(name, "bob"), Some(("agni".into(), false)), "at {name}");
+    }
+    cluster.post(&alice, "bob", "m-3");
+    let bob = cluster.register("agni", "bob");
+    cluster.run(seconds(10));
+    let got: Vec<String> = cluster.handings(&bob).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(got, ["m-1", "m-2", "m-3"]);
+    assert!(cluster.refusals(&alice).is_empty());
+}
+
+#[test]
+fn who_was_unregistered_is_not_remembered_when_a_disk_is_lost() {
+    // covers T05
+    let mut cluster = Cluster::meshed(&TRIO);
+    cluster.away("agni", "bob");
+    let carol = cluster.register("agni", "carol");
+    cluster.run(seconds(3));
+    cluster.detach(&carol, true);
+    cluster.run(seconds(3));
+    let config = Config::new(node("agni"), Incarnation(cluster.wall_ms()));
+    cluster.start(config, Vec::new());
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(30));
+    assert_eq!(cluster.home("dc", "bob"), Some(("agni".into(), false)));
+    assert_eq!((cluster.home("dc", "carol"), cluster.home("agni", "carol")), (None, None));
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! The second machine: messages that were sent with `copies: 2`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::table::{Known, No};
+use super::outbox::ASK_AT_ONCE;
+use super::table::{Item, Known, No};
 use super::taking::Whose;
 use crate::mesh::{Event, Mesh};
 use crate::wire::close::{Code, Refusal};
@@ -152,6 +154,60 @@ impl Mesh {
         }
     }
 
+    /// Once a round: a node that was started again may have lost its second copies. It is asked, until it has said of each.
+    pub(super) fn ask_new_lives(&mut self) {
+        let others = self.topology.all().filter(|state| state.origin != self.config.node);
+        let lives: Vec<_> = others.map(|state| (state.origin.clone(), state.incarnation)).collect();
+        for (node, life) in &lives {
+            if self.durable.lives.insert(node.clone(), *life) != Some(*life) {
+                self.doubt_copies_at(node);
+            }
+        }
+        self.durable.lives.retain(|node, _| lives.iter().any(|(known, _)| known == node));
+        for node in self.durable.doubted.keys().cloned().collect::<Vec<_>>() {
+            let (table, doubted) = (&self.durable.table, &mut self.durable.doubted);
+            let nos = doubted.entry(node.clone()).or_default();
+            nos.retain(|no| table.get(*no).is_some_and(|item| item.has_second_at(&node)));
+            let asked: Vec<No> = nos.iter().take(ASK_AT_ONCE).copied().collect();
+            if asked.is_empty() {
+                doubted.remove(&node);
+            }
+            self.inquire_about(&node, &asked);
+        }
+    }
+
+    fn doubt_copies_at(&mut self, node: &NodeName) {
+        let there = self.durable.table.iter().filter(|(_, item)| item.has_second_at(node));
+        let nos: BTreeSet<No> = there.map(|(no, _)| no).collect();
+        for no in &nos {
+            if let Some(item) = self.durable.table.get_mut(*no) {
+                item.other = Some(node.clone());
+            }
+        }
+        if !nos.is_empty() {
+            self.durable.doubted.insert(node.clone(), nos);
+        }
+    }
+
+    /// A node that was asked has answered. `true`: the second copy is gone, and another machine is asked to keep one.
+    pub(super) fn answers_doubt(&mut self, no: No, node: &NodeName, outcome: &Outcome) -> bool {
+        if !self.durable.doubted.get_mut(node).is_some_and(|nos| nos.remove(&no)) {
+            return false;
+        }
+        let lost = match outcome {
+            Outcome::Unknown => true,
+            Outcome::Reached(State::Refused, why) => why.as_ref().is_some_and(|why| why.code == Code::TooOld),
+            _ => false,
+        };
+        let Some(item) = self.durable.table.get_mut(no).filter(|item| lost && item.has_second_at(node)) else {
+            return false;
+        };
+        (item.second, item.other) = (false, None);
+        self.durable.seconds.insert(no);
+        self.hold_elsewhere(no);
+        true
+    }
+
     /// A sender gives a message here that another node has taken: what that one has on disk is not known here.
     pub(super) fn unsure_of_second(&mut self, no: No) {
         if let Some(item) = self.durable.table.get_mut(no).filter(|item| item.head.copies > 1 && !item.ending)
@@ -281,5 +337,14 @@ impl Mesh {
         if let Some(item) = self.durable.table.remove(no) {
             self.persist_erasure(item.key);
         }
+    }
+}
+
+impl Item {
+    /// Whether this is the first copy of two, and the second lies at that node.
+    fn has_second_at(&self, node: &NodeName) -> bool {
+        let came_from = |upstream: &Upstream| matches!(upstream, Upstream::Node(from, ..) if from == node);
+        let there = self.other.as_ref().map_or_else(|| self.upstream.iter().any(came_from), |other| other == node);
+        self.head.copies > 1 && self.second && self.is_ours() && !self.ending && there
     }
 }

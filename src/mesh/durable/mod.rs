@@ -134,6 +134,10 @@ pub(super) struct Durable {
     heard_here: BTreeMap<MessageKey, (State, Time)>,
     /// Items of which it is not sure any more that a second machine has them, as was asked.
     seconds: BTreeSet<No>,
+    /// The lives of other nodes, as they were when second copies were last asked about.
+    lives: BTreeMap<NodeName, Incarnation>,
+    /// Items whose second copy lies at a node that was started again, and has not said yet that it still has it.
+    doubted: BTreeMap<NodeName, BTreeSet<No>>,
     /// When those machines are asked again.
     next_seconds: Time,
     /// See [`Mesh::rolled_back`].

@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Between two questions about messages that a node has taken over.
 const ASK_AFTER: Duration = Duration::from_secs(30);
 /// Messages in one question.
-const ASK_AT_ONCE: usize = 500;
+pub(super) const ASK_AT_ONCE: usize = 500;
 
 /// What items have in common that share a frame.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -227,6 +227,9 @@ impl Mesh {
     }
 
     fn reported(&mut self, node: &NodeName, no: No, outcome: Outcome) {
+        if self.answers_doubt(no, node, &outcome) {
+            return;
+        }
         let Some(item) = self.durable.table.get(no) else { return };
         let asked = item.sent.as_ref().is_some_and(|sent| sent.node == *node);
         let theirs = item.other.as_ref() == Some(node);

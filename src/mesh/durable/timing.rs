@@ -35,6 +35,7 @@ impl Mesh {
         self.look_into_the_dark();
         self.write_again();
         self.ask_for_seconds();
+        self.ask_new_lives();
         self.tell_elsewhere();
         self.forget_heard();
         self.drop_long_held();

@@ -7,10 +7,12 @@ use bytes::Bytes;
 use super::cluster::*;
 use super::durable::{TRIO, durable};
 use super::moves::to_agni;
+use crate::mesh::Config;
 use crate::wire::close::Code;
 use crate::wire::envelope::{Head, State};
 use crate::wire::frame::{Confirm, Frame, Outcome, Settlement, Withdraw};
-use crate::wire::ids::Sequence;
+use crate::wire::ids::{Incarnation, Sequence};
+use crate::wire::record::Place;
 
 #[test]
 fn the_second_copy_of_a_message_that_is_given_back_is_dropped() {
@@ -25,6 +27,37 @@ fn the_second_copy_of_a_message_that_is_given_back_is_dropped() {
     cluster.run(seconds(90));
     for name in TRIO {
         assert_eq!((cluster.view(name).copies, cluster.view(name).outbox), (0, 0), "{name}");
+    }
+}
+
+#[test]
+fn a_second_copy_that_was_lost_with_its_disk_is_made_again() {
+    // covers Q04, T07
+    for home in ["dc", "agni"] {
+        let mut cluster = Cluster::meshed(&TRIO);
+        let alice = cluster.register("dc", "alice");
+        cluster.away(home, "bob");
+        cluster.run(seconds(3));
+        cluster.submit(&alice, Head { copies: 2, ..durable(&alice, "bob", "m-1") });
+        cluster.run(seconds(3));
+        let has = |cluster: &Cluster, name: &&str| {
+            let (_, memory) = cluster.backup(name);
+            memory.messages.iter().any(|kept| matches!(kept.place, Place::Mailbox | Place::Copy))
+        };
+        let holders: Vec<&str> = TRIO.into_iter().filter(|name| has(&cluster, name)).collect();
+        assert_eq!(holders.len(), 2, "{holders:?}");
+        let second = holders.into_iter().find(|name| *name != home).unwrap();
+        // First the one machine loses its disk, then, later, the other.
+        for lost in [second, home] {
+            cluster.start(Config::new(node(lost), Incarnation(cluster.wall_ms())), Vec::new());
+            for other in TRIO.into_iter().filter(|other| *other != lost) {
+                cluster.connect(other, lost);
+            }
+            cluster.run(Duration::from_secs(90));
+        }
+        let bob = cluster.register("rushabdev", "bob");
+        cluster.run(seconds(10));
+        assert_eq!(cluster.handings(&bob).len(), 1, "home was {home}");
     }
 }
 

@@ -219,7 +219,12 @@ impl Ready {
         let (reader, health) = (self.store.reader, self.store.health);
         let (recorder, trace) = store::trace::open(&self.config.node.data_dir);
         let started = node::start(node::Settings {
-            mesh: mesh_config(&self.config, incarnation, (self.store.past, self.store.damaged.is_some()), serial),
+            mesh: mesh_config(
+                &self.config,
+                incarnation,
+                (self.store.past, self.store.damaged.is_some()),
+                serial,
+            ),
             memory: self.store.memory,
             disk: Disk::Store(self.store.jobs, self.store.done),
             records: Some(for_node),

@@ -61,7 +61,8 @@ impl Mesh {
             return;
         }
         for state in lost.agents {
-            let known = self.directory.own(&state.agent).is_some() || self.sessions.is_registering(&state.agent);
+            let known =
+                self.directory.own(&state.agent).is_some() || self.sessions.is_registering(&state.agent);
             let state = AgentState { presence: Presence::Away, ..state };
             if !known && self.may_have_forgotten(state.registered_ms) && self.directory.has_room_for(&state) {
                 self.persist(Record::Agent(state.clone()));

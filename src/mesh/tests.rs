@@ -18,5 +18,6 @@ mod messages;
 mod moves;
 mod numbers;
 mod parting;
+mod rollback;
 mod silence;
 mod takeover;

@@ -81,11 +81,7 @@ impl SimDisk {
         let last = inner.disk.platter.lives.as_ref().map(|(last, _)| last.0);
         let incarnation = last.map_or(0, |last| last + 1).max(wall_ms);
         let past = inner.disk.platter.begin_life(incarnation);
-        let store = Store {
-            disk: Given::Store(jobs, done),
-            memory: inner.disk.memory(),
-            past,
-        };
+        let store = Store { disk: Given::Store(jobs, done), memory: inner.disk.memory(), past };
         let writer = tasks::spawn("sim.writer", self.clone().write(waiting, told));
         (Incarnation(incarnation), store, writer)
     }

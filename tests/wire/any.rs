@@ -8,8 +8,8 @@ use trishula::wire::close::{Code, Refusal};
 use trishula::wire::envelope::{Class, Form, Head, Kind, MessageKey, Numbered, Priority, State, Target};
 use trishula::wire::frame::{
     Adjacency, AgentState, Agents, Attach, Call, Confirm, Deliver, Dest, Forward, Frame, Handing, Heard,
-    Hello, Inquire, Known, LinkState, Method, Outcome, Presence, Receipt, Release, Remembers, Reply, Settlement,
-    Withdraw,
+    Hello, Inquire, Known, LinkState, Method, Outcome, Presence, Receipt, Release, Remembers, Reply,
+    Settlement, Withdraw,
 };
 use trishula::wire::ids::{
     AgentAddr, AgentName, Incarnation, MessageId, Namespace, NodeName, RoomName, Sequence, SessionNo,

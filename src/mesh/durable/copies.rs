@@ -199,7 +199,8 @@ impl Mesh {
             Outcome::Reached(State::Refused, why) => why.as_ref().is_some_and(|why| why.code == Code::TooOld),
             _ => false,
         };
-        let Some(item) = self.durable.table.get_mut(no).filter(|item| lost && item.has_second_at(node)) else {
+        let Some(item) = self.durable.table.get_mut(no).filter(|item| lost && item.has_second_at(node))
+        else {
             return false;
         };
         (item.second, item.other) = (false, None);
@@ -344,7 +345,8 @@ impl Item {
     /// Whether this is the first copy of two, and the second lies at that node.
     fn has_second_at(&self, node: &NodeName) -> bool {
         let came_from = |upstream: &Upstream| matches!(upstream, Upstream::Node(from, ..) if from == node);
-        let there = self.other.as_ref().map_or_else(|| self.upstream.iter().any(came_from), |other| other == node);
+        let there =
+            self.other.as_ref().map_or_else(|| self.upstream.iter().any(came_from), |other| other == node);
         self.head.copies > 1 && self.second && self.is_ours() && !self.ending && there
     }
 }

@@ -41,7 +41,8 @@ impl Mesh {
         }
         let me = &self.config.node;
         let seen = theirs.iter().find(|known| known.origin == *me).map(|known| known.incarnation);
-        let Some(seen) = seen.filter(|seen| *seen >= past.confirmed && *seen < self.config.incarnation) else {
+        let Some(seen) = seen.filter(|seen| *seen >= past.confirmed && *seen < self.config.incarnation)
+        else {
             return;
         };
         if past.unconfirmed.contains(&seen) {
@@ -62,9 +63,7 @@ impl Mesh {
 
     /// Others know of no life of this node that its store does not: from the next one on this one is what they are to know.
     fn confirm_the_store(&mut self) {
-        if !std::mem::replace(&mut self.durable.confirmed, true)
-            && self.config.past.is_some()
-        {
+        if !std::mem::replace(&mut self.durable.confirmed, true) && self.config.past.is_some() {
             let past = Past { whole_since: self.durable.whole_since, ..Past::new(self.config.incarnation) };
             self.persist(Record::Past(past));
         }

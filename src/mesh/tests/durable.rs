@@ -5,11 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::cluster::*;
-use crate::mesh::{DurableView, GoOn, Input};
+use crate::mesh::DurableView;
 use crate::wire::close::Code;
 use crate::wire::envelope::{Class, Head, Priority, State, Target};
 use crate::wire::frame::{Deliver, Frame, Handing, Settlement};
-use crate::wire::ids::{Incarnation, MessageId};
+use crate::wire::ids::MessageId;
 
 pub(super) const TRIO: [&str; 3] = ["agni", "dc", "rushabdev"];
 
@@ -415,94 +415,6 @@ fn a_loop_of_answers_is_stopped_with_a_reason() {
         cluster.forget_but_last();
     }
     panic!("the loop goes on");
-}
-
-#[test]
-fn a_node_with_an_old_store_stands_still_until_its_operator_says_how_to_go_on() {
-    // covers B26, Q04
-    for how in [GoOn::Redeliver, GoOn::Bury] {
-        let mut cluster = Cluster::meshed(&TRIO);
-        let alice = cluster.register("agni", "alice");
-        cluster.away("dc", "bob");
-        cluster.post(&alice, "bob", "m-1");
-        let backup = cluster.backup("dc");
-        cluster.restart("dc");
-        cluster.connect("dc", "agni");
-        cluster.run(seconds(3));
-        let bob = cluster.register("dc", "bob");
-        cluster.settle(&bob, "m-1", Settlement::Acked);
-        cluster.detach(&bob, false);
-        cluster.run(seconds(1));
-
-        cluster.restore("dc", backup);
-        cluster.connect("dc", "agni");
-        cluster.run(seconds(3));
-        assert_eq!(cluster.mesh("dc").rolled_back(), Some(Incarnation(2)));
-        cluster.restart("dc");
-        assert_eq!(cluster.mesh("dc").rolled_back(), Some(Incarnation(2)), "to start again is no answer");
-        cluster.connect("dc", "agni");
-        cluster.run(seconds(3));
-        let bob = cluster.register("dc", "bob");
-        assert!(cluster.handings(&bob).is_empty(), "it is not known whether it was delivered");
-        cluster.post(&bob, "alice", "m-2");
-        assert_eq!(cluster.refusals(&bob), [Code::Unavailable]);
-        cluster.post(&alice, "bob", "m-3");
-        assert_eq!(cluster.states(&alice, "m-3"), [State::Accepted], "it waits where it was taken");
-
-        cluster.input("dc", Input::GoOn(how));
-        cluster.run(seconds(10));
-        let got: Vec<(String, bool)> =
-            cluster.handings(&bob).into_iter().map(|(id, handing)| (id, handing.redelivered)).collect();
-        let expected = match how {
-            // The second waited where it was taken: nobody can have got it.
-            GoOn::Redeliver => vec![("m-1".to_owned(), true), ("m-3".to_owned(), false)],
-            GoOn::Bury => vec![("m-3".to_owned(), false)],
-        };
-        assert_eq!(got, expected);
-        cluster.restart("dc");
-        cluster.connect("dc", "agni");
-        cluster.run(seconds(3));
-        assert_eq!(cluster.mesh("dc").rolled_back(), None, "that was the answer");
-    }
-}
-
-#[test]
-fn an_old_store_is_found_out_also_when_its_node_met_nobody_at_first() {
-    // covers B26, Q04
-    let mut cluster = Cluster::meshed(&TRIO);
-    let alice = cluster.register("agni", "alice");
-    cluster.away("dc", "bob");
-    cluster.post(&alice, "bob", "m-1");
-    let backup = cluster.backup("dc");
-    cluster.restart("dc");
-    cluster.connect("dc", "agni");
-    cluster.run(seconds(3));
-
-    cluster.restore("dc", backup);
-    for _ in 0..3 {
-        cluster.restart("dc");
-        cluster.run(seconds(1));
-    }
-    assert_eq!(cluster.mesh("dc").rolled_back(), None, "nobody was there to tell");
-    cluster.connect("dc", "agni");
-    cluster.run(seconds(3));
-    assert_eq!(cluster.mesh("dc").rolled_back(), Some(Incarnation(2)));
-}
-
-#[test]
-fn lives_without_company_are_no_sign_of_an_old_store() {
-    // covers B26, Q04
-    let mut cluster = Cluster::meshed(&TRIO);
-    cluster.run(seconds(3));
-    for _ in 0..3 {
-        for _ in 0..3 {
-            cluster.restart("dc");
-            cluster.run(seconds(1));
-        }
-        cluster.connect("dc", "agni");
-        cluster.run(seconds(3));
-        assert_eq!(cluster.mesh("dc").rolled_back(), None);
-    }
 }
 
 #[test]

@@ -215,6 +215,8 @@ pub fn open(folder: &Path, wall_ms: u64) -> Result<Opened, Error> {
         checkpoints: checkpoint::Checkpoints::start(&path).map_err(unusable)?,
         log_pages,
         check,
+        lacking: 0,
+        probed: clock::Stopwatch::start(),
         lock,
         file: path,
     };

@@ -278,6 +278,7 @@ async fn nearly_fills_its_disk() {
     while !store.health.borrow().writable {
         assert_eq!(write(&mut store, number, 10).await.error, None);
         number += 1;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     close(store).await;
 }

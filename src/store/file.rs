@@ -67,6 +67,15 @@ pub(super) fn usable(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// What is wrong with a file without a byte: SQLite takes it for a new database.
+pub(super) const EMPTY: &str = "the file is empty";
+
+/// Whether there is a database without a byte, and no log of it: none that a start has made stays so.
+pub(super) fn is_empty(database: &Path) -> bool {
+    let length = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    database.exists() && length(database) == 0 && length(&database.with_extension("sqlite-wal")) == 0
+}
+
 /// Whether so many bytes can be written beside the database now; what is written for it is gone again at once.
 pub(super) fn has_room(database: &Path, bytes: usize) -> bool {
     let probe = database.with_file_name(WRITE_TEST);

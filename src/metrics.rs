@@ -139,6 +139,8 @@ metric! {
     MESSAGES_KEPT: IntGaugeVec = gauges("trishula_messages_kept", "Durable messages that this node keeps", &["place"]);
     /// Marks by which messages that have ended are recognised.
     MARKS: IntGauge = IntGauge::new("trishula_marks", "Marks of messages that have ended");
+    /// Answers that agents of this node got lately, whose depth in answers to answers is remembered; at most 65,536.
+    ANSWERS_REMEMBERED: IntGauge = IntGauge::new("trishula_answers_remembered", "Answers whose depth in a chain of answers is remembered, against loops");
     /// Payloads of durable messages in memory.
     KEPT_BYTES: IntGauge = IntGauge::new("trishula_kept_bytes", "Bytes of the payloads of durable messages that this node keeps");
     /// By how much the wall clocks of the nodes that there is a link to are ahead of this one's; a mesh has at most 256.

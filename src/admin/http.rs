@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::metrics;
 use crate::node::Handle;
-use crate::node::status::{Status, StoreStatus};
+use crate::node::status::{DurableStatus, Status, StoreStatus};
 use crate::rt::{accept, clock};
 
 /// Connections at the same time.
@@ -70,7 +70,7 @@ async fn answer(request: &Request<Incoming>, node: &Handle) -> Response<Full<Byt
     }
 }
 
-/// 200 while the node task answers and its disk writes, 503 otherwise. A mesh that is not whole is a warning, and so is a disk
+/// 200 while the node task answers and takes messages, 503 otherwise. A mesh that is not whole is a warning, and so is a disk
 /// that is slow: this node still serves.
 async fn health(node: &Handle) -> (StatusCode, Value) {
     let timestamp = OffsetDateTime::from(clock::wall()).format(&Rfc3339).unwrap_or_default();
@@ -88,22 +88,22 @@ async fn health(node: &Handle) -> (StatusCode, Value) {
     }
 }
 
-/// 503 also while the disk refuses: senders are refused until it writes again.
+/// 503 also while the disk refuses, or the node stands still as its store is an old copy: senders are refused until that is mended.
 fn checked(status: &Status, timestamp: &str) -> (StatusCode, Value) {
     let store = status.durable.as_ref().and_then(|durable| durable.store.as_ref());
-    let trouble = store.and_then(StoreStatus::trouble);
+    let trouble = status.durable.as_ref().and_then(DurableStatus::trouble);
     let mesh = if status.whole { "passing" } else { "warning" };
     let certificate = match status.certificate_days_left {
         Some(days) if days < CERTIFICATE_WARNING_DAYS => "warning",
         _ => "passing",
     };
-    let disk = match (trouble, store.is_some_and(StoreStatus::is_slow)) {
+    let disk = match (&trouble, store.is_some_and(StoreStatus::is_slow)) {
         (Some(_), _) => "failing",
         (None, true) => "warning",
         (None, false) => "passing",
     };
     let all_pass = [mesh, certificate, disk] == ["passing"; 3];
-    let (code, word) = match trouble {
+    let (code, word) = match &trouble {
         Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
         None if all_pass => (StatusCode::OK, "healthy"),
         None => (StatusCode::OK, "degraded"),

@@ -5,17 +5,24 @@ use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use super::cert::days;
-use super::common::{ConfigArg, human_bytes, now};
+use super::common::{ConfigArg, block_on, human_bytes, now};
 use super::findings::{Findings, Level, shell};
 use super::layout;
+use crate::admin::client::Client;
+use crate::admin::protocol::Request;
 use crate::config::node::NodeConfig;
 use crate::daemon;
 use crate::identity::bundle::Bundle;
 use crate::identity::ca::Authority;
 use crate::identity::{Role, RoleKind};
+use crate::node::status::{RESUME, Status};
 use crate::store::maintenance;
+
+/// A node that takes longer to say how it is has its own finding in `trishula status`.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -49,6 +56,7 @@ impl Args {
         // What the node itself has taken is not taken by somebody else.
         if std::os::unix::net::UnixStream::connect(&config.admin.socket).is_ok() {
             findings.ok("ports", "in use by this node, which is running");
+            running(&config, &mut findings);
         } else {
             ports(&config, &mut findings);
         }
@@ -188,6 +196,25 @@ fn store(folder: &Path, findings: &mut Findings) {
         let found =
             format!("{}: the store is damaged and is not written any more ({damage})", folder.display());
         findings.bad(Level::Warning, "store", found, mend);
+    }
+}
+
+/// What the node itself says, where nothing beside it tells: that it stands still.
+fn running(config: &NodeConfig, findings: &mut Findings) {
+    let asked = block_on(async {
+        let asked = async {
+            let mut node = Client::connect(&config.admin.socket).await?;
+            node.ask::<Status>(&Request::Status { node: None }).await
+        };
+        Ok(tokio::time::timeout(ANSWERS_WITHIN, asked).await?)
+    });
+    // One that can't be asked says so itself: trishula status.
+    let Ok(Ok(Status { durable: Some(durable), .. })) = asked else { return };
+    if let Some(seen) = durable.rolled_back {
+        let found = format!(
+            "it stands still and takes nothing: its store is an old copy, the mesh has seen life {seen} of this node"
+        );
+        findings.bad(Level::Fault, "node", found, RESUME);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::common::{SocketArg, block_on, human_bytes, human_seconds, now_ms};
 use super::print;
 use crate::admin::protocol::Request;
-use crate::node::status::{DurableStatus, EarlyStatus, LimitStatus, LinkStatus, NodeStatus, Status};
+use crate::node::status::{DurableStatus, EarlyStatus, LimitStatus, LinkStatus, NodeStatus, RESUME, Status};
 use crate::wire::ids::NodeName;
 
 #[derive(Debug, clap::Args)]
@@ -92,7 +92,7 @@ fn early_line(early: &EarlyStatus) -> String {
 fn show_durable(durable: &DurableStatus) -> anyhow::Result<()> {
     if let Some(seen) = durable.rolled_back {
         print::line(&format!(
-            "STANDS STILL: the store is an old copy, the mesh has seen life {seen} of this node; say how to go on: trishula store resume --redeliver, or --bury"
+            "STANDS STILL: the store is an old copy, the mesh has seen life {seen} of this node; say how to go on: {RESUME}"
         ))?;
     }
     print::line(&format!(

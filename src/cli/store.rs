@@ -155,6 +155,7 @@ fn show(survey: &Survey) -> anyhow::Result<()> {
     let used = if survey.in_use { "in use by a running node" } else { "not in use" };
     print::line(&format!("{}: {used}, {}", survey.file.display(), bytes(survey.file_bytes)))?;
     let schema = match survey.schema {
+        0 if survey.damage.is_some() => "it can't be read",
         found if found == survey.newest_schema => "this release's",
         found if found > survey.newest_schema => "A NEWER RELEASE'S; run that one",
         _ => "an older release's; the node brings it up at its start",
@@ -244,6 +245,9 @@ impl Salvage {
             vec![saved.table.to_owned(), saved.rows.to_string(), whole.to_owned()]
         };
         print::table(&["table", "rows", ""], &saved.iter().map(row).collect::<Vec<_>>())?;
+        if let Some((missing, all)) = maintenance::missing_pages(&folder) {
+            print::note(&format!("the end of the file is cut off: {missing} of its {all} pages of 4 KiB are missing"));
+        }
         match self.out {
             Some(out) => print::note(&format!(
                 "written to {}/node.sqlite; move all that is called {}/node.sqlite* away (and keep it), then this one to its place",

@@ -18,7 +18,7 @@ use crate::wire::ids::{AgentAddr, LinkId, NodeName, SessionNo};
 impl Mesh {
     /// A session's message. The entrance authenticated the session; that it speaks for its own agent only is
     /// checked here again, so that one faulty edge can't speak for the clients of another.
-    pub(super) fn submit(&mut self, link: LinkId, session: SessionNo, head: Head, payload: Bytes) {
+    pub(super) fn submit(&mut self, link: LinkId, session: SessionNo, mut head: Head, payload: Bytes) {
         let refusal = match self.sessions.get((link, session)) {
             Some(known) if known.agent != head.from => {
                 let message = format!("this session is {}, not {}", known.agent, head.from);
@@ -37,6 +37,10 @@ impl Mesh {
         }
         if head.class == Class::Durable {
             return self.take((link, session), head, payload);
+        }
+        head.depth = self.depth_of(&head);
+        if let Err(refusal) = self.brake(&head) {
+            return self.refuse_at((link, session), &head, refusal);
         }
         match head.to.clone() {
             Target::Agent(agent) => self.send_to_agent(agent, head, payload),
@@ -187,6 +191,7 @@ impl Mesh {
             return self.refuse_to(origin, head, Refusal::new(code, message));
         };
         let confirm = (head.receipt == Some(State::Delivered)).then(|| origin.clone());
+        self.note_depth(agent, &head);
         self.event(Event::HandedOver);
         self.send(link, Frame::Deliver(Deliver { to: vec![Handing::live(session)], head, confirm }, payload));
     }
@@ -204,6 +209,7 @@ impl Mesh {
         let mut by_link: BTreeMap<LinkId, Vec<Handing>> = BTreeMap::new();
         for agent in agents {
             if let Some((link, session)) = self.sessions.next_of(&agent) {
+                self.note_depth(&agent, head);
                 by_link.entry(link).or_default().push(Handing::live(session));
             }
         }

@@ -13,6 +13,7 @@ mod forming;
 mod hostile;
 mod letters;
 mod limits;
+mod loops;
 mod marks;
 mod messages;
 mod moves;

@@ -123,6 +123,22 @@ pub struct DurableStatus {
     pub store: Option<StoreStatus>,
 }
 
+impl DurableStatus {
+    /// Why it takes nothing, though it runs, and what to do where that is known.
+    pub fn trouble(&self) -> Option<String> {
+        let stands_still = |seen| {
+            format!(
+                "it stands still: its store is an old copy, the mesh has seen life {seen} of this node; say how to go on: {RESUME}"
+            )
+        };
+        let store = || self.store.as_ref().and_then(StoreStatus::trouble).map(str::to_owned);
+        self.rolled_back.map(stands_still).or_else(store)
+    }
+}
+
+/// How an operator lets a node go on that stands still.
+pub const RESUME: &str = "trishula store resume --redeliver, or --bury";
+
 /// One limit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LimitStatus {

@@ -20,6 +20,9 @@ const CACHE_KIB: i64 = 16 * 1024;
 /// Prepared statements: more than there are.
 const STATEMENTS: usize = 32;
 
+/// A file that is written to see whether that can be done.
+const WRITE_TEST: &str = ".write-test";
+
 /// The database of a data folder.
 pub(super) fn database(folder: &Path) -> PathBuf {
     folder.join("node.sqlite")
@@ -58,10 +61,27 @@ fn lock_file(folder: &Path) -> PathBuf {
 pub(super) fn usable(folder: &Path) -> Result<(), Error> {
     let unusable = |why| Error::Folder { folder: folder.into(), why };
     std::fs::create_dir_all(folder).map_err(unusable)?;
-    let probe = folder.join(".write-test");
+    let probe = folder.join(WRITE_TEST);
     std::fs::write(&probe, b"").map_err(unusable)?;
     let _ = std::fs::remove_file(&probe);
     Ok(())
+}
+
+/// What is wrong with a file without a byte: SQLite takes it for a new database.
+pub(super) const EMPTY: &str = "the file is empty";
+
+/// Whether there is a database without a byte, and no log of it: none that a start has made stays so.
+pub(super) fn is_empty(database: &Path) -> bool {
+    let length = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    database.exists() && length(database) == 0 && length(&database.with_extension("sqlite-wal")) == 0
+}
+
+/// Whether so many bytes can be written beside the database now; what is written for it is gone again at once.
+pub(super) fn has_room(database: &Path, bytes: usize) -> bool {
+    let probe = database.with_file_name(WRITE_TEST);
+    let written = std::fs::write(&probe, vec![0xa5; bytes]);
+    let _ = std::fs::remove_file(&probe);
+    written.is_ok()
 }
 
 /// Writes down beside the file that it was found to be damaged: a start looks at pages only, and takes some damage for none.

@@ -19,7 +19,7 @@ pub const SLOW_SECONDS: f64 = 1.0;
 /// How the store is. Times are milliseconds of the wall clock.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct Health {
-    /// Whether what is given to it is written: the last group was.
+    /// Whether what is given to it is written: the last group was, and one as large as what a full disk has refused would be.
     pub writable: bool,
     /// Since when that is so.
     pub since_ms: u64,
@@ -130,15 +130,15 @@ impl Report {
         self.sender.clone()
     }
 
-    /// A group is on disk.
-    pub fn committed(&mut self, seconds: f64, waiting: usize, tally: &Tally) {
+    /// A group is on disk; `enough`: what was refused would be written now as well.
+    pub fn committed(&mut self, seconds: f64, waiting: usize, tally: &Tally, enough: bool) {
         metrics::STORE_COMMIT.observe(seconds);
         let now = clock::wall_ms();
         self.slow(seconds, now);
         let slowest_seconds = self.slowest[0].max(self.slowest[1]);
         self.sender.send_modify(|health| {
             // The full check may have found damage meanwhile.
-            if !health.writable && health.damaged.is_none() {
+            if enough && !health.writable && health.damaged.is_none() {
                 metrics::STORE_WRITABLE.set(1);
                 let seconds = now.saturating_sub(health.since_ms) / 1000;
                 tracing::info!(after_seconds = seconds, "the store writes again");

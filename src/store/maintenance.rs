@@ -3,8 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, params_from_iter};
+use rusqlite::{Connection, OpenFlags};
 
 use super::file::{self, check, database, is_damage};
 use super::health::by_word;
@@ -14,6 +13,8 @@ use super::schema::{self, SCHEMA};
 use super::writes::Count;
 use super::{Error, log_pages};
 use crate::wire::record::Place;
+
+pub use super::salvage::{Saved, missing_pages, salvage};
 
 /// Damaged messages that are shown one by one.
 const ASIDE: usize = 20;
@@ -25,7 +26,7 @@ pub struct Survey {
     pub file: PathBuf,
     /// Whether a process has it open for writing.
     pub in_use: bool,
-    /// The version of its tables.
+    /// The version of its tables; 0: it can't be read.
     pub schema: i64,
     /// The one that this release writes.
     pub newest_schema: i64,
@@ -67,9 +68,10 @@ pub struct Aside {
     pub rest: String,
 }
 
-/// The damage that was found in the store of a folder, if its node has not found it mended since.
+/// The damage that was found in the store of a folder, if its node has not found it mended since; or what is seen at once.
 pub fn noted_damage(folder: &Path) -> Option<String> {
-    file::noted_damage(&database(folder))
+    let path = database(folder);
+    file::noted_damage(&path).or_else(|| file::is_empty(&path).then(|| file::EMPTY.to_owned()))
 }
 
 /// Looks at a store; nothing is changed, and the node may run. `full`: every index and row, not only pages; so it is where
@@ -93,6 +95,10 @@ pub fn survey(folder: &Path, full: bool) -> Result<Survey, Error> {
         damage: None,
         file: path.clone(),
     };
+    if file::is_empty(&path) {
+        survey.damage = Some(file::EMPTY.to_owned());
+        return Ok(survey);
+    }
     let connection = connect_to_look(&path).map_err(failed)?;
     survey.damage =
         check(&connection, if full { "integrity_check" } else { "quick_check" }).map_err(failed)?;
@@ -182,164 +188,13 @@ pub fn migrate(folder: &Path, target: i64) -> Result<i64, Error> {
     Ok(found)
 }
 
-/// What can be saved of one table.
-#[derive(Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Saved {
-    /// Which.
-    pub table: &'static str,
-    /// Rows that can be read.
-    pub rows: u64,
-    /// Whether some can't.
-    pub whole: bool,
-}
-
-/// Tables with the column by which they are read, and whether that is a number that can be skipped along.
-const TABLES: [(&str, &str, bool); 11] = [
-    ("life", "one", true),
-    ("agent", "namespace, name", false),
-    ("elsewhere", "node, namespace, name", false),
-    ("heard", "node", false),
-    ("horizon", "sender", false),
-    ("numbers", "sender, recipient", false),
-    ("message", "n", true),
-    ("body", "n", true),
-    ("room_message", "row", true),
-    ("room_floor", "room, origin", false),
-    ("quarantine", "rowid", true),
-];
-
-/// Reads what can be read of a store, with its node stopped; with `out`, into a new store in that folder. Messages whose
-/// rows can be read and are damaged are found, and put aside, when the new store is opened.
-pub fn salvage(folder: &Path, out: Option<&Path>) -> Result<Vec<Saved>, Error> {
-    let path = existing(folder)?;
-    let _lock = file::lock(folder)?;
-    let from = connect_to_look(&path).map_err(|why| Error::of(&path, why))?;
-    let version = schema::version(&from).map_err(|why| Error::of(&path, why))?;
-    if !(1..=SCHEMA).contains(&version) {
-        return Err(Error::TooNew { file: path, found: version });
-    }
-    let mut to = out.map(|out| new_store(out, version)).transpose()?;
-    let transaction = match &mut to {
-        Some((connection, path)) => {
-            Some((connection.transaction().map_err(|why| Error::of(path, why))?, path.clone()))
-        }
-        None => None,
-    };
-    let mut saved = Vec::new();
-    for (table, key, skips) in TABLES {
-        let is_there = "SELECT count(*) FROM sqlite_schema WHERE name = ?1";
-        let is_there: i64 =
-            from.query_row(is_there, [table], |row| row.get(0)).map_err(|why| Error::of(&path, why))?;
-        if is_there == 0 {
-            continue;
-        }
-        let mut copy = Copy { table, to: transaction.as_ref().map(|(t, _)| &**t), rows: 0 };
-        let whole = copy
-            .all(&from, key, skips)
-            .map_err(|why| Error::of(transaction.as_ref().map_or(&path, |(_, path)| path), why))?;
-        saved.push(Saved { table, rows: copy.rows, whole });
-    }
-    if let Some((transaction, path)) = transaction {
-        transaction.commit().map_err(|why| Error::of(&path, why))?;
-    }
-    Ok(saved)
-}
-
-fn new_store(out: &Path, version: i64) -> Result<(Connection, PathBuf), Error> {
-    file::usable(out)?;
-    let path = database(out);
-    if path.exists() {
-        return Err(Error::Exists { file: path });
-    }
-    let mut connection = file::connect(&path, log_pages()).map_err(|why| Error::of(&path, why))?;
-    schema::migrate(&mut connection, version).map_err(|why| Error::of(&path, why))?;
-    Ok((connection, path))
-}
-
-struct Copy<'a> {
-    table: &'static str,
-    to: Option<&'a Connection>,
-    rows: u64,
-}
-
-impl Copy<'_> {
-    /// Whether all could be read. A row that is hit twice, from both sides of the damage, is there once.
-    fn all(&mut self, from: &Connection, key: &str, skips: bool) -> rusqlite::Result<bool> {
-        let (last, end) = self.run(from, &format!("ORDER BY {key}"))?;
-        if end == End::Whole {
-            return Ok(true);
-        }
-        if !skips {
-            self.run(from, &format!("ORDER BY {} DESC", key.replace(',', " DESC,")))?;
-            return Ok(false);
-        }
-        // Over the damaged page, however many rows it had, and over the next one.
-        let (mut last, mut step) = (last.unwrap_or(0), 1_i64);
-        while let Some(next) = last.checked_add(step) {
-            let (reached, end) = self.run(from, &format!("WHERE {key} >= {next} ORDER BY {key}"))?;
-            match (reached, end) {
-                (_, End::Whole) => break,
-                (Some(reached), End::Damage) => (last, step) = (reached, 1),
-                (None, End::Damage) => step = step.saturating_mul(2),
-            }
-        }
-        Ok(false)
-    }
-
-    /// Reads until the end or the damage; answers the last key if that is a number.
-    fn run(&mut self, from: &Connection, order: &str) -> rusqlite::Result<(Option<i64>, End)> {
-        let mut last = None;
-        let sql = format!("SELECT rowid, * FROM {} {order}", self.table);
-        let without_rowid = format!("SELECT 0, * FROM {} {order}", self.table);
-        let mut select = match from.prepare(&sql) {
-            Ok(select) => select,
-            Err(why) if is_damage(&why) => return Ok((None, End::Damage)),
-            Err(_) => from.prepare(&without_rowid)?,
-        };
-        let columns = select.column_count();
-        let mut rows = match select.query([]) {
-            Ok(rows) => rows,
-            Err(why) if is_damage(&why) => return Ok((None, End::Damage)),
-            Err(why) => return Err(why),
-        };
-        loop {
-            let row = match rows.next() {
-                Ok(Some(row)) => row,
-                Ok(None) => return Ok((last, End::Whole)),
-                Err(why) if is_damage(&why) => return Ok((last, End::Damage)),
-                Err(why) => return Err(why),
-            };
-            last = Some(row.get(0)?);
-            let values: Vec<Value> = (1..columns).map(|column| row.get(column)).collect::<Result<_, _>>()?;
-            self.take(values)?;
-        }
-    }
-
-    fn take(&mut self, values: Vec<Value>) -> rusqlite::Result<()> {
-        let Some(to) = self.to else {
-            self.rows += 1;
-            return Ok(());
-        };
-        let marks = vec!["?"; values.len()].join(", ");
-        let sql = format!("INSERT OR IGNORE INTO {} VALUES ({marks})", self.table);
-        self.rows += to.prepare_cached(&sql)?.execute(params_from_iter(values))? as u64;
-        Ok(())
-    }
-}
-
-#[derive(PartialEq, Eq)]
-enum End {
-    Whole,
-    Damage,
-}
-
-fn existing(folder: &Path) -> Result<PathBuf, Error> {
+pub(super) fn existing(folder: &Path) -> Result<PathBuf, Error> {
     let path = database(folder);
     if path.exists() { Ok(path) } else { Err(Error::Missing { file: path }) }
 }
 
 /// Also where the folder can't be written, if no log is left beside the file.
-fn connect_to_look(path: &Path) -> rusqlite::Result<Connection> {
+pub(super) fn connect_to_look(path: &Path) -> rusqlite::Result<Connection> {
     let connection = file::connect_to_read(path)?;
     match schema::version(&connection) {
         Err(why) if !is_damage(&why) && bytes_of(&path.with_extension("sqlite-wal")) == 0 => {

@@ -14,7 +14,7 @@
 //! | `index` | which row a message has, in memory |
 //! | `checkpoint` | the log written into the database, beside the writer |
 //! | `check` | the full check, in the background; what it finds ends the writing |
-//! | [`maintenance`] | what `trishula store` does |
+//! | [`maintenance`] | what `trishula store` does; `salvage`: with a damaged file |
 //! | [`trace`] | hop records, in a file of their own; `missing`: when some were dropped |
 //! | `file` | opening, the lock, checks |
 
@@ -39,6 +39,7 @@ mod missing;
 mod reader;
 mod rooms;
 mod row;
+mod salvage;
 mod schema;
 #[cfg(test)]
 mod testing;
@@ -82,6 +83,14 @@ pub enum Error {
     /// The file is damaged where it is needed.
     #[error("{}: the store is damaged ({why}); see what can be saved with: trishula store salvage, or restore a backup", file.display())]
     Damaged {
+        /// Which.
+        file: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The file is damaged so that nothing of it can be read.
+    #[error("{}: nothing can be saved of it ({why}); stop the node, move all that is called node.sqlite* there away (and keep it), or restore a backup: without one the node starts with an empty store, and what other nodes hold for it comes from them", file.display())]
+    Hopeless {
         /// Which.
         file: PathBuf,
         /// What is wrong.
@@ -203,7 +212,8 @@ pub fn open(folder: &Path, wall_ms: u64) -> Result<Opened, Error> {
     let (jobs, waiting) = queue::bounded("store.jobs", BOUND);
     let (done_in, done) = queue::bounded("store.done", BOUND);
     let unusable = |why| Error::Folder { folder: folder.into(), why };
-    let reader = reader::start(&path, read.loaded.known.index.clone()).map_err(unusable)?;
+    let index = read.loaded.known.index.clone();
+    let reader = reader::start(&path, index, read.damaged.is_some()).map_err(unusable)?;
     let check = match &read.damaged {
         None => check::start(&path, report.sender()).map_err(unusable)?,
         Some(_) => None,
@@ -215,6 +225,8 @@ pub fn open(folder: &Path, wall_ms: u64) -> Result<Opened, Error> {
         checkpoints: checkpoint::Checkpoints::start(&path).map_err(unusable)?,
         log_pages,
         check,
+        lacking: 0,
+        probed: clock::Stopwatch::start(),
         lock,
         file: path,
     };
@@ -262,10 +274,20 @@ fn read(path: &Path, log_pages: Arc<AtomicUsize>, wall_ms: u64) -> Result<Read, 
             Failed::Store(Error::of(path, why))
         }
     };
+    if file::is_empty(path) {
+        return Err(Failed::Damage(file::EMPTY.to_owned()));
+    }
     if let Some(damage) = look_again(path).map_err(failed)? {
         return Err(Failed::Damage(damage));
     }
-    let mut connection = file::connect(path, log_pages).map_err(failed)?;
+    let is_new = !path.exists();
+    let mut connection = file::connect(path, log_pages).map_err(|why| {
+        if is_new && file::is_empty(path) {
+            // A disk without room: it is not to be taken for a store that has lost all.
+            let _ = std::fs::remove_file(path);
+        }
+        failed(why)
+    })?;
     if let Some(damage) = file::check(&connection, "quick_check").map_err(failed)? {
         return Err(Failed::Damage(damage));
     }
@@ -312,7 +334,7 @@ fn read_damaged(path: &Path, damage: String, wall_ms: u64) -> Read {
         "the store is damaged: nothing is accepted, and where messages stand can be asked; see: trishula store salvage"
     );
     file::note_damage(path, &damage);
-    let connection = file::connect_to_read(path).ok();
+    let connection = file::connect_to_read(path).and_then(salvage::tolerant).ok();
     let loaded = connection.as_ref().map(load::load_damaged).unwrap_or_default();
     let lives = connection.as_ref().and_then(|connection| load::lives(connection).ok().flatten());
     let quarantine_size = connection.as_ref().and_then(|c| load::quarantine_size(c).ok()).unwrap_or_default();

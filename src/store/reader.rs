@@ -13,6 +13,7 @@ use super::file;
 use super::index::Index;
 use super::load::{self, COLUMNS, PAYLOAD};
 use super::row::{KeyText, Message, Step};
+use super::salvage::tolerant;
 use crate::rt::queue;
 use crate::wire::close::Refusal;
 use crate::wire::envelope::{Head, MessageKey};
@@ -120,15 +121,16 @@ impl Reader {
     }
 }
 
-/// Starts the thread that answers; it ends with the last handle.
-pub(super) fn start(file: &Path, index: Index) -> std::io::Result<Reader> {
+/// Starts the thread that answers; it ends with the last handle. A file that is `damaged` is read as far as it goes.
+pub(super) fn start(file: &Path, index: Index, damaged: bool) -> std::io::Result<Reader> {
     let (questions, mut asked) = queue::bounded::<Question>("store.questions", BOUND);
     let path: PathBuf = file.into();
     std::thread::Builder::new().name("store.reader".into()).spawn(move || {
         let mut connection: Option<Connection> = None;
         while let Some(question) = asked.blocking_recv() {
             if connection.is_none() {
-                connection = match file::connect_to_read(&path) {
+                let opened = file::connect_to_read(&path);
+                connection = match if damaged { opened.and_then(tolerant) } else { opened } {
                     Ok(connection) => Some(connection),
                     Err(why) => {
                         question(Err(why));

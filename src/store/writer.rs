@@ -19,6 +19,8 @@ use crate::wire::record::Record;
 const GROUP_BYTES: usize = 8 << 20;
 /// What a record costs in the log beside its payload, roughly.
 const RECORD_BYTES: usize = 1024;
+/// What a record's tables need beside it, roughly.
+const SPARE_BYTES: usize = 64 * 1024;
 /// After a group of at least so many records the next ones are looked for a moment before the thread sleeps: whoever wrote
 /// them writes again as soon as it hears, and waking a sleeping thread takes as long as half a commit.
 const BUSY_GROUP: usize = 16;
@@ -37,6 +39,11 @@ pub(super) struct Writer {
     pub log_pages: Arc<AtomicUsize>,
     /// The full check of this start, while it runs.
     pub check: Option<InterruptHandle>,
+    /// Bytes of the largest record that a full disk has refused; while one so large has not gone through, the store does not write
+    /// again, though smaller ones may.
+    pub lacking: usize,
+    /// Since it was last tried whether the disk writes again.
+    pub probed: clock::Stopwatch,
     /// Held as long as something may be written.
     pub lock: Lock,
 }
@@ -46,6 +53,8 @@ pub(super) struct Writer {
 struct Group {
     numbers: Vec<u64>,
     bytes: usize,
+    /// Of its largest record.
+    largest: usize,
 }
 
 impl Group {
@@ -55,10 +64,9 @@ impl Group {
 
     fn add(&mut self, job: &Job) {
         self.numbers.push(job.number);
-        self.bytes += RECORD_BYTES;
-        if let Record::Keep(kept) = &job.record {
-            self.bytes += kept.payload.len();
-        }
+        let payload = if let Record::Keep(kept) = &job.record { kept.payload.len() } else { 0 };
+        self.bytes += RECORD_BYTES + payload;
+        self.largest = self.largest.max(RECORD_BYTES + payload);
     }
 }
 
@@ -70,10 +78,15 @@ impl Writer {
             let mut group = Group::default();
             let began = clock::Stopwatch::start();
             let error = self.commit(first, &mut waiting, &mut group).err();
-            let error = error.map(|why| self.give_up(&why, waiting.len()));
+            let error = error.map(|why| {
+                if why.sqlite_error_code() == Some(ErrorCode::DiskFull) {
+                    self.lacking = self.lacking.max(group.largest);
+                }
+                self.give_up(&why, waiting.len())
+            });
             last = group.numbers.len();
             if error.is_none() {
-                self.report.committed(began.seconds(), waiting.len(), &self.known.tally);
+                self.committed(began.seconds(), waiting.len(), group.largest);
             }
             if done.blocking_send(Done { numbers: group.numbers, error }).is_err() {
                 break;
@@ -99,7 +112,7 @@ impl Writer {
 
     /// The next job; while the disk can't be written, it is tried in between whether it can.
     fn next(&mut self, waiting: &mut queue::Receiver<Job>, last: usize) -> Option<Job> {
-        let mut tried = clock::Stopwatch::start();
+        let tried = clock::Stopwatch::start();
         while last >= BUSY_GROUP && tried.seconds() < LOOK_SECONDS {
             if let Ok(job) = waiting.try_recv() {
                 return Some(job);
@@ -110,19 +123,28 @@ impl Writer {
             if self.report.is_writable() || self.report.damage().is_some() {
                 return waiting.blocking_recv();
             }
+            if self.probed.seconds() > PROBE.as_secs_f64() {
+                self.probed = clock::Stopwatch::start();
+                match self.probe() {
+                    Ok(()) => self.committed(self.probed.seconds(), waiting.len(), self.lacking),
+                    Err(why) => drop(self.give_up(&why, waiting.len())),
+                }
+            }
             match waiting.try_recv() {
                 Ok(job) => return Some(job),
                 Err(tokio::sync::mpsc::error::TryRecvError::Disconnected) => return None,
                 Err(tokio::sync::mpsc::error::TryRecvError::Empty) => std::thread::sleep(GLANCE),
             }
-            if tried.seconds() > PROBE.as_secs_f64() {
-                tried = clock::Stopwatch::start();
-                match self.probe() {
-                    Ok(()) => self.report.committed(tried.seconds(), waiting.len(), &self.known.tally),
-                    Err(why) => drop(self.give_up(&why, waiting.len())),
-                }
-            }
         }
+    }
+
+    /// Something is on disk whose largest record has so many bytes.
+    fn committed(&mut self, seconds: f64, waiting: usize, largest: usize) {
+        let enough = largest >= self.lacking;
+        if enough {
+            self.lacking = 0;
+        }
+        self.report.committed(seconds, waiting, &self.known.tally, enough);
     }
 
     /// One transaction: this job, and all that have come by the time it would be over.
@@ -169,11 +191,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Something small that is written as a message would be.
+    /// Something small that is written as a message would be; and whether there is room for what a full disk has refused.
     fn probe(&mut self) -> rusqlite::Result<()> {
         self.connect()?;
         let Some(connection) = &self.connection else { return Ok(()) };
-        connection.execute("UPDATE life SET incarnation = incarnation", []).map(drop)
+        connection.execute("UPDATE life SET incarnation = incarnation", [])?;
+        if self.lacking > 0 && !file::has_room(&self.file, self.lacking + self.lacking / 4 + SPARE_BYTES) {
+            return Err(file::failure(rusqlite::ffi::SQLITE_FULL, "database or disk is full"));
+        }
+        Ok(())
     }
 
     /// The group is refused as a whole, and the file is opened again before the next: after a failed fsync nobody knows
@@ -184,6 +210,7 @@ impl Writer {
         }
         let damage = self.stop_if_damaged();
         self.connection = None;
+        self.probed = clock::Stopwatch::start();
         // It reads, and what is opened again must be alone with its log for a moment.
         self.end_check();
         let said = match &damage {

@@ -261,7 +261,12 @@ impl Raw<'_> {
                 let token = self.control::<Token>(text)?.token;
                 Ok(ClientFrame::Auth { token })
             }
-            "REGISTER" => self.control::<RawRegister>(text)?.check().map(ClientFrame::Register),
+            "REGISTER" => {
+                if self.has_payload() {
+                    register::check_beside(text)?;
+                }
+                self.control::<RawRegister>(text)?.check().map(ClientFrame::Register)
+            }
             "UNREGISTER" => Ok(ClientFrame::Unregister),
             "AGENTS" => Ok(ClientFrame::Agents),
             "NACK" => self.nack(text, speaker),

@@ -40,10 +40,21 @@ fn a_node_whose_store_is_an_old_copy_stands_still_and_says_what_to_do() {
     assert!(shown.contains("STANDS STILL") && shown.contains("trishula store resume"), "{shown}");
     let sent = mesh.machine("agni").run(&["send", "agni.cli", "hello", "--timeout", "5s"]);
     assert!(!sent.status.success(), "nothing is accepted meanwhile");
+    let (code, health) = mesh.machine("agni").health();
+    assert_eq!((code, &health["status"], &health["checks"]["store"]), (503, &"unhealthy".into(), &"failing".into()));
+    assert!(health["store_error"].as_str().unwrap().contains("trishula store resume"), "{health}");
+    let checked = mesh.machine("agni").run(&["check"]);
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    let finding = said.lines().find(|line| line.contains("stands still")).unwrap_or_default();
+    assert!(finding.starts_with("FAULT") && finding.contains("trishula store resume"), "{said}");
+    assert!(!checked.status.success());
 
     let resumed = mesh.machine("agni").run(&["store", "resume", "--redeliver"]);
     assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
     assert!(!stands_still(&mut mesh));
+    assert_ne!(mesh.machine("agni").health().0, 503);
+    let said = mesh.machine("agni").run(&["check"]).stdout;
+    assert!(!String::from_utf8_lossy(&said).contains("stands still"));
     let again = mesh.machine("agni").run(&["store", "resume", "--bury"]);
     assert!(!again.status.success(), "there is nothing to decide any more");
     let sent = mesh.machine("agni").run(&["send", "agni.cli", "hello", "--timeout", "5s"]);

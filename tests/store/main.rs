@@ -240,6 +240,51 @@ async fn fills_its_disk() {
 
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "needs mount namespaces: Linux")]
+fn a_disk_with_room_for_small_records_alone_does_not_write_again() {
+    // covers T10, B19
+    on_a_small_disk("nearly_fills_its_disk", "size=3m");
+}
+
+#[tokio::test]
+#[ignore = "a child of a_disk_with_room_for_small_records_alone_does_not_write_again"]
+async fn nearly_fills_its_disk() {
+    let folder = given_folder();
+    let mut store = store::open(&folder, 1).unwrap();
+    assert_eq!(write(&mut store, 1, 1000).await.error, None);
+    // The database has its size, and its log begins anew.
+    close(store).await;
+    let mut store = store::open(&folder, 2).unwrap();
+    let filler = folder.join("somebody-elses");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let full = file.metadata().unwrap().len();
+    file.set_len(full - 256 * 1024).unwrap();
+
+    assert!(write(&mut store, 2, 500_000).await.error.is_some());
+    store.health.borrow_and_update();
+    for number in 3..15 {
+        // Small ones go in, and nobody says so of the large one; which is tried at each second time.
+        let refused = number % 2 == 1 && write(&mut store, 100 + number, 500_000).await.error.is_some();
+        let small = write(&mut store, number, 10).await.error;
+        assert!(refused || small.is_none(), "{number}: {small:?}");
+        let health = store.health.borrow().clone();
+        assert!(!health.writable && health.error.is_some_and(|why| why.contains("full")), "{number}");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    // Whoever wanted the large one has given up, and small ones come without a pause: still it finds out.
+    drop(file);
+    std::fs::remove_file(filler).unwrap();
+    let mut number = 15;
+    while !store.health.borrow().writable {
+        assert_eq!(write(&mut store, number, 10).await.error, None);
+        number += 1;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    close(store).await;
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs mount namespaces: Linux")]
 fn a_disk_without_room_for_the_first_write_is_named() {
     // covers B19
     on_a_small_disk("starts_on_a_full_disk", "size=16k");

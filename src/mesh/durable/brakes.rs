@@ -7,7 +7,7 @@ use super::table::Known;
 use crate::mesh::{Mesh, Time};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Head, MessageKey, Target};
-use crate::wire::ids::AgentAddr;
+use crate::wire::ids::{AgentAddr, MessageId};
 
 /// Pairs that are followed at once; of more, the idle ones are forgotten.
 const MAX_PAIRS: usize = 10_000;
@@ -69,7 +69,8 @@ struct Bucket {
 /// The rates of all pairs, and the hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", OPODIS 2014).
 #[derive(Debug, Default)]
 pub(super) struct Brakes {
-    pairs: BTreeMap<(AgentAddr, AgentAddr), Bucket>,
+    /// By sender, and whom or what it sends to.
+    pairs: BTreeMap<(AgentAddr, Target), Bucket>,
     clock: u64,
 }
 
@@ -88,21 +89,20 @@ impl Brakes {
 }
 
 impl Mesh {
-    /// Whether a message may pass.
-    pub(super) fn brake(&mut self, head: &Head) -> Result<(), Refusal> {
+    /// Whether a new message may pass.
+    pub(in crate::mesh) fn brake(&mut self, head: &Head) -> Result<(), Refusal> {
         let limits = &self.config.limits;
         if head.depth > limits.reply_depth {
             let message = format!(
-                "{} answers, each to the one before: {} and its partner are in a loop",
+                "{} answers, each to the one before: {} and those that it talks with are in a loop",
                 limits.reply_depth, head.from
             );
             return Err(Refusal::new(Code::LoopStopped, message));
         }
-        let Target::Agent(to) = &head.to else { return Ok(()) };
         let (full, rate) = (u64::from(limits.pair_burst) * 1000, u64::from(limits.pair_rate));
         let now = self.now;
         let pairs = &mut self.durable.brakes.pairs;
-        let pair = (head.from.clone(), to.clone());
+        let pair = (head.from.clone(), head.to.clone());
         if pairs.len() >= MAX_PAIRS && !pairs.contains_key(&pair) {
             return Ok(());
         }
@@ -116,21 +116,31 @@ impl Mesh {
                 Ok(())
             }
             None => {
-                let message = format!("{} sends {to} more than {rate} messages a second", head.from);
+                let message = format!("{} sends {} more than {rate} messages a second", head.from, head.to);
                 Err(Refusal::new(Code::RateLimited, message))
             }
         }
     }
 
-    /// How deep a message lies in answers to answers, as far as this node has seen them.
-    pub(super) fn depth_of(&self, head: &Head) -> u16 {
-        let (Some(answered), Target::Agent(to)) = (&head.reply_to, &head.to) else { return 0 };
+    /// How deep a message of an agent of this node lies in answers to answers: one deeper than what it answers, which was handed
+    /// over here, whoever had sent it. Of a durable message between the same two the mark tells it for longer.
+    pub(in crate::mesh) fn depth_of(&self, head: &Head) -> u16 {
+        let Some(answered) = &head.reply_to else { return 0 };
+        let latest = self.durable.depths.of(&head.from, answered);
+        latest.unwrap_or_else(|| self.depth_by_table(head, answered)).saturating_add(1)
+    }
+
+    /// A live message is handed to this agent.
+    pub(in crate::mesh) fn note_depth(&mut self, to: &AgentAddr, head: &Head) {
+        self.durable.depths.note(to, head);
+    }
+
+    fn depth_by_table(&self, head: &Head, answered: &MessageId) -> u16 {
+        let Target::Agent(to) = &head.to else { return 0 };
         let key = MessageKey { from: to.clone(), id: answered.clone(), to: head.from.clone() };
         match self.durable.table.known(&key) {
-            Some(Known::Item(no)) => {
-                self.durable.table.get(no).map_or(0, |item| item.head.depth.saturating_add(1))
-            }
-            Some(Known::Mark(mark)) => mark.depth.saturating_add(1),
+            Some(Known::Item(no)) => self.durable.table.get(no).map_or(0, |item| item.head.depth),
+            Some(Known::Mark(mark)) => mark.depth,
             None => 0,
         }
     }

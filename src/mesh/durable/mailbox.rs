@@ -128,6 +128,7 @@ impl Mesh {
         self.durable.doubtful.remove(&no);
         self.durable.mailboxes.waits(no, item, false);
         let (head, payload, urgent) = (item.head.clone(), item.payload.clone(), item.urgent());
+        self.durable.depths.note(&item.key.to, &head);
         self.durable.hands.insert(hand, InHand { no, urgent, bytes: payload.len() });
         self.sessions.holds((link, session), urgent, payload.len(), true);
         self.event(Event::HandedOver);

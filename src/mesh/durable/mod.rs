@@ -28,6 +28,7 @@
 //! | `takeover` | it steps in for the first one |
 //! | `timing` | what happens because time passes |
 //! | `brakes` | loops and floods |
+//! | `depths` | answers to answers, as far as they are remembered |
 //! | `restore` | what was on disk at the start |
 //! | `rollback` | an old store brought back |
 
@@ -45,6 +46,7 @@ mod arrivals;
 mod brakes;
 mod copies;
 mod counting;
+mod depths;
 mod mailbox;
 mod numbers;
 mod order;
@@ -69,6 +71,7 @@ pub use view::{DurableView, Use};
 use arrivals::Arrivals;
 use brakes::Brakes;
 use counting::Counts;
+use depths::Depths;
 use mailbox::Mailboxes;
 use order::Order;
 use outbox::Peer;
@@ -117,6 +120,7 @@ pub(super) struct Durable {
     /// Those of them that the operator does not wait for any longer.
     given_up: BTreeSet<NodeName>,
     brakes: Brakes,
+    depths: Depths,
     next_round: Time,
     /// When a peer whose queue was full is tried again.
     pump_at: Option<Time>,

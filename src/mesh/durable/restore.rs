@@ -26,6 +26,7 @@ impl Mesh {
         let mut items = Vec::new();
         for kept in messages {
             let (no, place, told) = (kept.order, kept.place, kept.told);
+            self.durable.depths.note(&kept.key.to, &kept.head);
             let unseen = self.still_unseen(&kept);
             let mut item = restored(kept);
             let doubtful = unseen && self.config.past.is_some();

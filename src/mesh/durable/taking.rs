@@ -41,12 +41,14 @@ impl Mesh {
         head.depth = self.depth_of(&head);
         head.taken = self.next_clock();
         self.heed_number(&mut head);
-        let recipients = match self.recipients_of(&head) {
-            Ok(recipients) => recipients,
-            Err(refusal) => return self.refuse_at(sender, &head, refusal),
-        };
+        if let Some(refusal) = self.stands_still() {
+            return self.refuse_at(sender, &head, refusal);
+        }
         let Target::Agent(to) = head.to.clone() else {
-            return self.take_several(sender, &head, &payload, recipients);
+            return match self.recipients_of(&head) {
+                Ok(recipients) => self.take_several(sender, &head, &payload, recipients),
+                Err(refusal) => self.refuse_at(sender, &head, refusal),
+            };
         };
         let key = MessageKey { from: head.from.clone(), id: head.id.clone(), to };
         match self.durable.table.known(&key) {
@@ -55,7 +57,11 @@ impl Mesh {
                 let (state, reason) = (mark.state, mark.reason.clone());
                 self.ended_before(&key, &head, state, reason);
             }
-            None => match self.take_new(Some(sender), key, head.clone(), payload) {
+            // Only what is new is braked: what was accepted is answered as it stands.
+            None => match self
+                .brake(&head)
+                .and_then(|()| self.take_new(Some(sender), key, head.clone(), payload))
+            {
                 Ok(no) => {
                     self.place(no);
                     self.pump_all(&[no]);
@@ -132,26 +138,25 @@ impl Mesh {
         self.event(Event::Hop(Box::new(hop)));
     }
 
+    /// For whom a broadcast is, if it may pass.
     fn recipients_of(&mut self, head: &Head) -> Result<Vec<AgentAddr>, Refusal> {
-        if let Some(refusal) = self.stands_still() {
-            return Err(refusal);
+        let Target::Broadcast(namespace) = &head.to else {
+            return Err(Refusal::unserved("a message to a room"));
+        };
+        let all = self.directory.agents(Some(namespace));
+        let others = all.map(|(_, state)| state.agent.clone()).filter(|agent| *agent != head.from);
+        let most = self.config.limits.broadcast_recipients;
+        let recipients: Vec<AgentAddr> = others.take(most + 1).collect();
+        if recipients.len() > most {
+            let message = format!("{namespace} has more than {most} agents: too many at once");
+            return Err(Refusal::new(Code::RateLimited, message));
         }
-        self.brake(head)?;
-        match &head.to {
-            Target::Agent(agent) => Ok(vec![agent.clone()]),
-            Target::Broadcast(namespace) => {
-                let all = self.directory.agents(Some(namespace));
-                let others = all.map(|(_, state)| state.agent.clone()).filter(|agent| *agent != head.from);
-                let most = self.config.limits.broadcast_recipients;
-                let recipients: Vec<AgentAddr> = others.take(most + 1).collect();
-                if recipients.len() > most {
-                    let message = format!("{namespace} has more than {most} agents: too many at once");
-                    return Err(Refusal::new(Code::RateLimited, message));
-                }
-                Ok(recipients)
-            }
-            Target::Room(..) => Err(Refusal::unserved("a message to a room")),
+        let (from, id) = (&head.from, &head.id);
+        let key = |to: &AgentAddr| MessageKey { from: from.clone(), id: id.clone(), to: to.clone() };
+        if !recipients.iter().any(|to| self.durable.table.known(&key(to)).is_some()) {
+            self.brake(head)?;
         }
+        Ok(recipients)
     }
 
     /// `sender`: whoever gave it; `None`: its operator.

@@ -32,6 +32,8 @@ pub struct DurableView {
     pub no_room: usize,
     /// Broadcasts that are not answered yet.
     pub counting: usize,
+    /// Answers that agents here got lately, whose depth is remembered.
+    pub answers: usize,
     /// Flows from other nodes that are followed.
     pub flows: usize,
     /// Messages that the disk has refused so far.
@@ -83,6 +85,7 @@ impl Mesh {
             held_back: durable.order.held_back(),
             no_room: durable.peers.values().map(|peer| peer.no_room.len()).sum(),
             counting: durable.counts.len(),
+            answers: durable.depths.len(),
             flows: durable.arrivals.flows(),
             unwritten: durable.unwritten.len() + durable.rewrites.len() + durable.unerased.len(),
             bytes: durable.table.bytes,

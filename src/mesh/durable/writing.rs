@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::Waiting;
 use super::table::{Item, Known, No};
-use crate::mesh::{Mesh, Step, Ticket};
+use crate::mesh::{Event, Mesh, Step, Ticket};
 use crate::wire::close::{Code, Refusal};
-use crate::wire::envelope::MessageKey;
-use crate::wire::record::{Change, Record};
+use crate::wire::envelope::{MessageKey, State};
+use crate::wire::record::{Change, Record, Upstream};
 
 impl Mesh {
     /// Writes an item, in its turn: were it on disk before an earlier one of its flow that the disk has refused, and the power went,
@@ -59,9 +59,10 @@ impl Mesh {
             (Some(Waiting::Kept(no)), None) => self.kept(no),
             (Some(Waiting::Kept(no)), Some(why)) => self.not_kept(no, why),
             (Some(Waiting::End(no, state, reason)), None) => self.ended(no, state, reason),
-            // Nobody is told before it is written in a later round.
-            (Some(Waiting::End(no, state, reason)), Some(_)) => {
+            // That it ended nobody is told before it is written in a later round.
+            (Some(Waiting::End(no, state, reason)), Some(why)) => {
                 self.durable.unwritten.insert(no, Some((state, reason)));
+                self.refused_in_hand(no, why);
             }
             (Some(Waiting::Changed(_) | Waiting::Erased(_)), None) => {}
             (Some(Waiting::Changed(changed)), Some(_)) => self.not_changed(*changed),
@@ -91,6 +92,29 @@ impl Mesh {
         if !item.ending || item.state.is_end() {
             self.write_later(no);
         }
+        self.refused_in_hand(no, why);
+    }
+
+    /// Its recipient may have got it, and its sender is not to wait until the disk takes it: it is told at once that this is not
+    /// accepted. When it comes again it is recognised, and answered once it is on disk.
+    fn refused_in_hand(&mut self, no: No, why: &str) {
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        if item.on_disk || !item.is_of_this_node() || item.told.is_some() {
+            return;
+        }
+        item.upstream.retain(|upstream| *upstream != Upstream::Sender);
+        let (key, several) = (item.key.clone(), item.is_of_a_broadcast());
+        let message = format!(
+            "the disk of node {} refused it, and it may have arrived: {why}; sent again under the same id it is recognised",
+            self.config.node
+        );
+        let refusal = Refusal::new(Code::Unavailable, message);
+        self.event(Event::Refused(refusal.code.as_str()));
+        if several {
+            return self.counted(no, &key, Some(refusal));
+        }
+        let receipt = self.receipt_of(&key, State::Refused, Some(refusal), false);
+        self.tell_sender(receipt);
     }
 
     /// A change is not on disk: it is written again, unless what is written since says more.

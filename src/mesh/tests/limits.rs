@@ -318,20 +318,56 @@ fn while_the_disk_refuses_new_messages_are_refused_at_once_and_not_put_into_hand
     let (alice, bob) = (cluster.register("dc", "alice"), cluster.register("dc", "bob"));
     cluster.disk("dc", Disk::Fails);
     cluster.post(&alice, "bob", "m-1");
-    assert!(cluster.states(&alice, "m-1").is_empty(), "bob has it, the disk has not");
+    assert_eq!(cluster.states(&alice, "m-1"), [State::Refused], "bob has it, the disk has not");
     for n in 2..20 {
         cluster.post(&alice, "bob", &format!("m-{n}"));
         cluster.run(Duration::from_millis(37));
     }
-    assert_eq!(cluster.refusals(&alice), [Code::Unavailable; 18]);
+    assert_eq!(cluster.refusals(&alice), [Code::Unavailable; 19]);
     let handed: Vec<String> = cluster.handings(&bob).into_iter().map(|(id, _)| id).collect();
     assert_eq!(handed, ["m-1"]);
 
     cluster.disk("dc", Disk::Works);
     cluster.run(seconds(2));
-    assert!(cluster.states(&alice, "m-1").contains(&State::Accepted));
     cluster.post(&alice, "bob", "m-20");
     assert!(cluster.states(&alice, "m-20").contains(&State::Accepted), "it recovers by itself");
+}
+
+#[test]
+fn who_sent_what_is_in_hand_when_the_disk_refuses_it_is_told_at_once_and_it_is_recognised_when_it_comes_again() {
+    // covers B19, Q04, T04
+    for (acked, to) in [(false, "bob"), (true, "bob"), (false, "broadcast"), (true, "broadcast")] {
+        let mut cluster = limited(&["dc"], &Limits::default());
+        let (alice, bob) = (cluster.register("dc", "alice"), cluster.register("dc", "bob"));
+        let receipt = if to == "bob" { State::Acked } else { State::Accepted };
+        let message = || Head { receipt: Some(receipt), ..durable(&alice, to, "m-1") };
+        cluster.disk("dc", Disk::Fails);
+        cluster.submit(&alice, message());
+        if acked {
+            // Its end is what the disk refuses.
+            let (_, handing) = cluster.handings(&bob)[0].clone();
+            cluster.frame(&bob, Frame::Settle(bob.session, vec![(handing.tag, Settlement::Acked)]));
+        }
+        cluster.run(Duration::from_millis(100));
+        assert_eq!(cluster.states(&alice, "m-1"), [State::Refused], "{acked} {to}");
+        let said = reason(&cluster, &alice);
+        assert!(said.contains("may have arrived") && said.contains("disk full"), "{said}");
+        cluster.submit(&alice, message());
+        cluster.run(seconds(2));
+        assert_eq!(cluster.refusals(&alice), [Code::Unavailable; 2], "once each time it is given: {acked} {to}");
+
+        cluster.disk("dc", Disk::Works);
+        cluster.run(seconds(2));
+        assert_eq!(cluster.states(&alice, "m-1").len(), 2, "it was given back");
+        cluster.submit(&alice, message());
+        cluster.run(seconds(2));
+        if !acked {
+            cluster.settle(&bob, "m-1", Settlement::Acked);
+        }
+        assert!(cluster.states(&alice, "m-1").contains(&receipt), "{acked} {to}");
+        assert_eq!(cluster.handings(&bob).len(), 1, "bob got it once: {acked} {to}");
+        assert_eq!((cluster.view("dc").unwritten, cluster.view("dc").marks), (0, 1), "{acked} {to}");
+    }
 }
 
 #[test]

@@ -95,6 +95,7 @@ impl Node {
             metrics::MESSAGES_KEPT.with_label_values(&[place]).set(count as i64);
         }
         metrics::MARKS.set(marks as i64);
+        metrics::ANSWERS_REMEMBERED.set(view.answers as i64);
         metrics::KEPT_BYTES.set(bytes as i64);
     }
 

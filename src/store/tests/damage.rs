@@ -123,6 +123,44 @@ async fn a_damaged_file_is_read_as_far_as_it_goes_and_never_written() {
 }
 
 #[tokio::test]
+async fn a_file_whose_end_is_cut_off_is_read_as_far_as_it_goes() {
+    // covers B26
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path(), 1).unwrap();
+    let mut writes = vec![Record::Agent(agent("a"))];
+    writes.extend((1..=200).map(|n| keep(n, Place::Mailbox, &LARGE[..1000])));
+    write_all(&mut store, writes).await;
+    close(store).await;
+    let path = file::database(folder.path());
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 20 * 1024]).unwrap();
+    let store = open(folder.path(), 2).unwrap();
+    assert!(store.damaged.is_some());
+    assert_eq!((store.previous, store.memory.agents.len()), (Some(Incarnation(1)), 1));
+    assert!(store.memory.messages.len() > 150, "{}", store.memory.messages.len());
+    let found = store.reader.find(None, key(1).id).await.unwrap();
+    assert_eq!(found.len(), 1, "where messages stand can be asked");
+    close(store).await;
+}
+
+#[tokio::test]
+async fn a_file_without_a_byte_is_damaged_and_no_new_store() {
+    // covers B26
+    let folder = tempfile::tempdir().unwrap();
+    close(open(folder.path(), 1).unwrap()).await;
+    let path = file::database(folder.path());
+    std::fs::write(&path, b"").unwrap();
+    let store = open(folder.path(), 2).unwrap();
+    assert_eq!(store.damaged.as_deref(), Some("the file is empty"));
+    close(store).await;
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 0, "it is left alone");
+    std::fs::remove_file(&path).unwrap();
+    let store = open(folder.path(), 3).unwrap();
+    assert_eq!(store.damaged, None, "as it is told to be mended");
+    close(store).await;
+}
+
+#[tokio::test]
 async fn what_a_damaged_file_still_has_is_saved_into_a_new_one() {
     // covers B26
     let folder = tempfile::tempdir().unwrap();

@@ -1,6 +1,9 @@
 //! REGISTER: how an agent wants to be served.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::{copies_of, present};
 use crate::wire::close::{Code, Refusal};
@@ -79,6 +82,23 @@ impl Default for RawRegister {
     }
 }
 
+/// What REGISTER has in its payload.
+const FIELDS: [&str; 8] =
+    ["agent", "capabilities", "ack", "window", "shared", "receipts", "copies", "heartbeat_ms"];
+
+/// Beside a payload none of them is read: who writes one there is told, or would be served in another way than it asked for.
+pub(super) fn check_beside(text: &str) -> Result<(), Refusal> {
+    let bad = |message: String| Err(Refusal::new(Code::BadFrame, message));
+    let Ok(fields) = serde_json::from_str::<BTreeMap<String, &RawValue>>(text) else {
+        return bad("the frame can't be read".into());
+    };
+    let given = |field: &&str| fields.get(*field).is_some_and(|value| value.get() != "null");
+    match FIELDS.into_iter().find(given) {
+        None => Ok(()),
+        Some(field) => bad(format!("{field}: stands beside the payload of REGISTER; put it into the payload")),
+    }
+}
+
 impl RawRegister {
     /// Checks names and bounds.
     pub(super) fn check(self) -> Result<Register, Refusal> {
@@ -119,5 +139,62 @@ impl Register {
     /// The last state to be told of when a message does not say.
     pub fn receipt_wish(&self) -> Option<State> {
         State::parse_wish(&self.receipts).ok().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::wire::client::{ClientFrame, DEFAULT_MAX_FRAME, Speaker, parse};
+    use crate::wire::ids::{MessageId, Namespace};
+
+    fn read(text: &str) -> Result<Register, Refusal> {
+        let namespace = Namespace::new("trishula").unwrap();
+        let speaker = Speaker {
+            agent: None,
+            namespace: &namespace,
+            max_frame: DEFAULT_MAX_FRAME,
+            receipts: None,
+            copies: 1,
+        };
+        let text = Bytes::copy_from_slice(text.as_bytes());
+        match parse(&text, speaker, || (MessageId::new("m-1").unwrap(), 1)) {
+            Ok(parsed) => match parsed.frame {
+                ClientFrame::Register(register) => Ok(register),
+                other => panic!("{other:?}"),
+            },
+            Err(refused) => Err(refused.refusal),
+        }
+    }
+
+    #[test]
+    fn what_stands_beside_the_payload_is_refused_and_not_passed_over() {
+        // covers T04, B20
+        for (field, value) in [
+            ("agent", "\"dc\""),
+            ("capabilities", "[]"),
+            ("ack", "\"manual\""),
+            ("window", "7"),
+            ("shared", "true"),
+            ("receipts", "\"acked\""),
+            ("copies", "2"),
+            ("heartbeat_ms", "2000"),
+        ] {
+            let beside = format!(r#"{{"type":"REGISTER","{field}":{value},"payload":{{}}}}"#);
+            let refusal = read(&beside).unwrap_err();
+            assert_eq!(refusal.code, Code::BadFrame, "{beside}");
+            assert!(refusal.message.starts_with(&format!("{field}: ")), "{}", refusal.message);
+            for good in [
+                format!(r#"{{"type":"REGISTER","{field}":{value}}}"#),
+                format!(r#"{{"type":"REGISTER","{field}":{value},"payload":null}}"#),
+                format!(r#"{{"type":"REGISTER","payload":{{"{field}":{value}}}}}"#),
+                format!(r#"{{"type":"REGISTER","{field}":null,"id":"r-1","payload":{{"{field}":{value}}}}}"#),
+            ] {
+                read(&good).unwrap_or_else(|refusal| panic!("{good}: {refusal:?}"));
+            }
+        }
+        assert_eq!(read(r#"{"type":"REGISTER","ack":"manual","window":7}"#).unwrap().window, 7);
     }
 }

@@ -146,6 +146,57 @@ fn a_full_disk_refuses_at_once_loses_nothing_and_mends_itself() {
 // covers B19, T04
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "needs mount namespaces: Linux")]
+fn what_a_connected_recipient_has_and_a_full_disk_has_not_is_told_at_once_and_recognised_when_it_comes_again() {
+    let mut mesh = Mesh::init(&["agni"]);
+    fs::create_dir(mesh.machine("agni").folder.join("data")).unwrap();
+    start_behind(mesh.machine("agni"), &format!("mount -t tmpfs -o {SMALL} tmpfs \"$1\""));
+    mesh.machine("agni").start_edge();
+    mesh.wait_whole();
+    run(async {
+        let agni = mesh.machine("agni");
+        let mut worker = Door::of(agni, "worker").must_open(manual()).await;
+        let mut sender = Door::of(agni, "sender").must_open(json!({})).await;
+        assert_eq!(said(&mut sender, command("worker", "m-0", "accepted", json!({}))).await, "accepted");
+        fs::write(inside(agni, "filler"), vec![1; 8 << 20]).unwrap_err();
+        let large = json!({"payload": "x".repeat(30_000)});
+        let mut n = 0;
+        let refused = loop {
+            n += 1;
+            assert!(n < 60, "it goes on accepting on a full disk");
+            let id = format!("m-{n}");
+            sender.say(command("worker", &id, "accepted", large.clone())).await.unwrap();
+            let answer = sender.answer(&id).await;
+            match word(&answer).as_str() {
+                "accepted" => {}
+                "unavailable" => break answer["payload"]["message"].as_str().unwrap().to_owned(),
+                other => panic!("{id} is {other}"),
+            }
+        };
+        assert!(refused.contains("may have arrived") && refused.contains("the disk is full"), "{refused}");
+        until("agni says that its disk is full", || refuses(agni, "the disk is full"));
+
+        fs::remove_file(inside(agni, "filler")).unwrap();
+        let freed = Instant::now();
+        let again = command("worker", &format!("m-{n}"), "accepted", large);
+        while said(&mut sender, again.clone()).await != "accepted" {
+            assert!(freed.elapsed() < PATIENCE, "it does not come back by itself");
+        }
+        assert_eq!(said(&mut sender, command("worker", "last", "accepted", json!({}))).await, "accepted");
+        for id in (0..=n).map(|n| format!("m-{n}")).chain(["last".into()]) {
+            let message = worker.message().await;
+            assert_eq!(message["id"], id.as_str(), "each of them once");
+            worker.ack(&message).await.unwrap();
+        }
+        until("agni says that it writes again", || is_well(agni));
+    });
+    let log = mesh.machine("agni").node_log();
+    let words = |words: &str| log.matches(words).count();
+    assert_eq!((words("the store can't write"), words("the store writes again after_seconds")), (1, 1), "{log}");
+}
+
+// covers B19, T04
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs mount namespaces: Linux")]
 fn a_node_whose_disk_is_read_only_does_not_start_and_nothing_accepted_is_lost() {
     let mut mesh = Mesh::start(&["agni"]);
     let agni = mesh.machine("agni");

@@ -212,3 +212,37 @@ fn answers_to_answers_end_at_the_depth_that_is_allowed_and_new_messages_pass() {
         accepted(&mut other, &command("one", "b-0", "accepted", json!({}))).await;
     });
 }
+
+// covers B19, Q05, Q06
+#[test]
+fn rings_and_live_answers_and_answers_to_everybody_end_at_the_depth_that_is_allowed() {
+    let mut mesh = limited("reply_depth = 6");
+    run(async {
+        let agni = mesh.machine("agni");
+        for (names, class, everybody) in [
+            (&["ring-a", "ring-b", "ring-c"][..], "durable", false),
+            (&["live-a", "live-b"][..], "live", false),
+            (&["all-a", "all-b"][..], "durable", true),
+            (&["now-a", "now-b"][..], "live", true),
+        ] {
+            let mut clients = Vec::new();
+            for name in names {
+                clients.push(Door::of(agni, name).must_open(json!({})).await);
+            }
+            let mut answered = Value::Null;
+            for n in 0..8 {
+                let (at, next) = (n % names.len(), (n + 1) % names.len());
+                let id = format!("{}-{n}", names[at]);
+                let to = if everybody { "broadcast" } else { names[next] };
+                let frame = json!({"type": "RESULT", "to": to, "id": id, "reply_to": answered, "class": class});
+                clients[at].say(frame).await.unwrap();
+                if n == 7 {
+                    assert_eq!(word(&clients[at].answer(&id).await), "loop_stopped", "{names:?}");
+                    break;
+                }
+                clients[next].until(&id, |frame| frame["id"] == id.as_str()).await;
+                answered = id.into();
+            }
+        }
+    });
+}

@@ -16,7 +16,8 @@ use rusqlite::{Connection, params_from_iter};
 use super::file::{self, database, is_damage};
 use super::maintenance::{connect_to_look, existing};
 use super::schema::{self, SCHEMA};
-use super::{Error, log_pages};
+use super::{Error, log_pages, writes};
+use crate::rt::clock;
 
 /// Of the file's header (SQLite's file format, 1.3), in big-endian numbers.
 const HEADER: usize = 100;
@@ -84,6 +85,10 @@ pub fn salvage(folder: &Path, out: Option<&Path>) -> Result<Vec<Saved>, Error> {
             // It is as empty as the one that a start would make.
             let _ = std::fs::remove_file(path);
         } else {
+            if saved.iter().any(|saved| !saved.whole) {
+                writes::remembers_since(&transaction, clock::wall_ms())
+                    .map_err(|why| Error::of(&path, why))?;
+            }
             transaction.commit().map_err(|why| Error::of(&path, why))?;
         }
     }

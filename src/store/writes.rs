@@ -3,10 +3,14 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::index::Index;
+use super::load;
 use super::row::{self, KeyText, Step, has_payload, place_index, place_word, read_place};
+use super::schema;
 use crate::wire::ids::Incarnation;
 use crate::wire::record::{Change, Elsewhere, Kept, Numbers, Past, Place, Record};
 
+/// The first schema with what is known of a node's lives.
+const PAST: i64 = 6;
 /// Payloads up to this size lie in their message's row.
 pub(super) const INLINE: usize = 2048;
 
@@ -108,6 +112,17 @@ pub(super) fn begin_life(
     let past = serde_json::to_string(past).unwrap_or_default();
     let sql = "INSERT OR REPLACE INTO life (one, incarnation, past) VALUES (1, ?1, ?2)";
     connection.execute(sql, params![incarnation.0 as i64, past]).map(drop)
+}
+
+/// Some of what was written before now is lost: who registered with this node is asked of others.
+pub(super) fn remembers_since(connection: &Connection, wall_ms: u64) -> rusqlite::Result<()> {
+    let Some((_, past)) = load::lives(connection)? else { return Ok(()) };
+    let past = Past { whole_since: Incarnation(wall_ms), ..past };
+    match schema::version(connection)? {
+        // An older release's file has no place for it.
+        ..PAST => Ok(()),
+        _ => write(connection, &Record::Past(past), &mut Known::default()),
+    }
 }
 
 fn elsewhere(connection: &Connection, node: &str, news: &Elsewhere) -> rusqlite::Result<()> {

@@ -146,7 +146,8 @@ fn a_full_disk_refuses_at_once_loses_nothing_and_mends_itself() {
 // covers B19, T04
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "needs mount namespaces: Linux")]
-fn what_a_connected_recipient_has_and_a_full_disk_has_not_is_told_at_once_and_recognised_when_it_comes_again() {
+fn what_a_connected_recipient_has_and_a_full_disk_has_not_is_told_at_once_and_recognised_when_it_comes_again()
+{
     let mut mesh = Mesh::init(&["agni"]);
     fs::create_dir(mesh.machine("agni").folder.join("data")).unwrap();
     start_behind(mesh.machine("agni"), &format!("mount -t tmpfs -o {SMALL} tmpfs \"$1\""));
@@ -191,7 +192,11 @@ fn what_a_connected_recipient_has_and_a_full_disk_has_not_is_told_at_once_and_re
     });
     let log = mesh.machine("agni").node_log();
     let words = |words: &str| log.matches(words).count();
-    assert_eq!((words("the store can't write"), words("the store writes again after_seconds")), (1, 1), "{log}");
+    assert_eq!(
+        (words("the store can't write"), words("the store writes again after_seconds")),
+        (1, 1),
+        "{log}"
+    );
 }
 
 // covers B19, T04

@@ -246,7 +246,9 @@ impl Salvage {
         };
         print::table(&["table", "rows", ""], &saved.iter().map(row).collect::<Vec<_>>())?;
         if let Some((missing, all)) = maintenance::missing_pages(&folder) {
-            print::note(&format!("the end of the file is cut off: {missing} of its {all} pages of 4 KiB are missing"));
+            print::note(&format!(
+                "the end of the file is cut off: {missing} of its {all} pages of 4 KiB are missing"
+            ));
         }
         match self.out {
             Some(out) => print::note(&format!(

@@ -55,7 +55,8 @@ fn with_messages() -> (Place, std::path::PathBuf) {
     place.ok(&["store", "up", "--data", "mesh/dc/store"]);
     let path = place.path("mesh/dc/store/node.sqlite");
     let connection = rusqlite::Connection::open(&path).unwrap();
-    let before: i64 = connection.query_row("SELECT coalesce(max(n), 0) FROM message", [], |row| row.get(0)).unwrap();
+    let before: i64 =
+        connection.query_row("SELECT coalesce(max(n), 0) FROM message", [], |row| row.get(0)).unwrap();
     for n in before + 1..=ROWS {
         connection
             .execute(
@@ -86,7 +87,8 @@ fn saved(place: &Place) -> (i64, String) {
     assert!(place.ok(&["store", "status", "--data", "new"]).contains("nothing found"));
     let connection = rusqlite::Connection::open(place.path("new/node.sqlite")).unwrap();
     let count = connection.query_row("SELECT count(*) FROM message", [], |row| row.get(0)).unwrap();
-    let left: Vec<_> = std::fs::read_dir(place.path("new")).unwrap().flatten().map(|e| e.file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(place.path("new")).unwrap().flatten().map(|e| e.file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().contains("salvage")), "{left:?}");
     (count, said.into_owned())
 }
@@ -112,7 +114,9 @@ fn a_store_whose_header_is_overwritten_is_saved() {
         if log {
             // As a node leaves it that was killed: the latest row is in the log alone.
             let connection = rusqlite::Connection::open(&path).unwrap();
-            connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+            connection
+                .set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+                .unwrap();
             connection.execute("UPDATE message SET n = n + 1000 WHERE n = 1", []).unwrap();
         }
         bytes[..100].fill(0xa5);

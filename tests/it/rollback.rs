@@ -41,7 +41,10 @@ fn a_node_whose_store_is_an_old_copy_stands_still_and_says_what_to_do() {
     let sent = mesh.machine("agni").run(&["send", "agni.cli", "hello", "--timeout", "5s"]);
     assert!(!sent.status.success(), "nothing is accepted meanwhile");
     let (code, health) = mesh.machine("agni").health();
-    assert_eq!((code, &health["status"], &health["checks"]["store"]), (503, &"unhealthy".into(), &"failing".into()));
+    assert_eq!(
+        (code, &health["status"], &health["checks"]["store"]),
+        (503, &"unhealthy".into(), &"failing".into())
+    );
     assert!(health["store_error"].as_str().unwrap().contains("trishula store resume"), "{health}");
     let checked = mesh.machine("agni").run(&["check"]);
     let said = String::from_utf8_lossy(&checked.stdout).into_owned();

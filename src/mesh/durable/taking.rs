@@ -58,16 +58,16 @@ impl Mesh {
                 self.ended_before(&key, &head, state, reason);
             }
             // Only what is new is braked: what was accepted is answered as it stands.
-            None => match self
-                .brake(&head)
-                .and_then(|()| self.take_new(Some(sender), key, head.clone(), payload))
-            {
-                Ok(no) => {
-                    self.place(no);
-                    self.pump_all(&[no]);
+            None => {
+                match self.brake(&head).and_then(|()| self.take_new(Some(sender), key, head.clone(), payload))
+                {
+                    Ok(no) => {
+                        self.place(no);
+                        self.pump_all(&[no]);
+                    }
+                    Err(refusal) => self.refuse_at(sender, &head, refusal),
                 }
-                Err(refusal) => self.refuse_at(sender, &head, refusal),
-            },
+            }
         }
     }
 

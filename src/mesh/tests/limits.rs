@@ -334,7 +334,8 @@ fn while_the_disk_refuses_new_messages_are_refused_at_once_and_not_put_into_hand
 }
 
 #[test]
-fn who_sent_what_is_in_hand_when_the_disk_refuses_it_is_told_at_once_and_it_is_recognised_when_it_comes_again() {
+fn who_sent_what_is_in_hand_when_the_disk_refuses_it_is_told_at_once_and_it_is_recognised_when_it_comes_again()
+ {
     // covers B19, Q04, T04
     for (acked, to) in [(false, "bob"), (true, "bob"), (false, "broadcast"), (true, "broadcast")] {
         let mut cluster = limited(&["dc"], &Limits::default());
@@ -354,7 +355,11 @@ fn who_sent_what_is_in_hand_when_the_disk_refuses_it_is_told_at_once_and_it_is_r
         assert!(said.contains("may have arrived") && said.contains("disk full"), "{said}");
         cluster.submit(&alice, message());
         cluster.run(seconds(2));
-        assert_eq!(cluster.refusals(&alice), [Code::Unavailable; 2], "once each time it is given: {acked} {to}");
+        assert_eq!(
+            cluster.refusals(&alice),
+            [Code::Unavailable; 2],
+            "once each time it is given: {acked} {to}"
+        );
 
         cluster.disk("dc", Disk::Works);
         cluster.run(seconds(2));

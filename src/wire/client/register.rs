@@ -95,7 +95,9 @@ pub(super) fn check_beside(text: &str) -> Result<(), Refusal> {
     let given = |field: &&str| fields.get(*field).is_some_and(|value| value.get() != "null");
     match FIELDS.into_iter().find(given) {
         None => Ok(()),
-        Some(field) => bad(format!("{field}: stands beside the payload of REGISTER; put it into the payload")),
+        Some(field) => {
+            bad(format!("{field}: stands beside the payload of REGISTER; put it into the payload"))
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{command, goes_away, manual, open_when_it_can, run, said, told, word};
+use super::{accepted, command, goes_away, manual, open_when_it_can, run, said, told, word};
 use crate::harness::{Machine, Mesh, PATIENCE, Process, TRISHULA, until};
 use crate::wss::Door;
 
@@ -146,7 +146,8 @@ fn a_full_disk_refuses_at_once_loses_nothing_and_mends_itself() {
 // covers B19, T04
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "needs mount namespaces: Linux")]
-fn what_a_connected_recipient_has_and_a_full_disk_has_not_is_told_at_once_and_recognised_when_it_comes_again() {
+fn what_a_connected_recipient_has_and_a_full_disk_has_not_is_told_at_once_and_recognised_when_it_comes_again()
+{
     let mut mesh = Mesh::init(&["agni"]);
     fs::create_dir(mesh.machine("agni").folder.join("data")).unwrap();
     start_behind(mesh.machine("agni"), &format!("mount -t tmpfs -o {SMALL} tmpfs \"$1\""));
@@ -191,7 +192,11 @@ fn what_a_connected_recipient_has_and_a_full_disk_has_not_is_told_at_once_and_re
     });
     let log = mesh.machine("agni").node_log();
     let words = |words: &str| log.matches(words).count();
-    assert_eq!((words("the store can't write"), words("the store writes again after_seconds")), (1, 1), "{log}");
+    assert_eq!(
+        (words("the store can't write"), words("the store writes again after_seconds")),
+        (1, 1),
+        "{log}"
+    );
 }
 
 // covers B19, T04
@@ -209,13 +214,25 @@ fn a_node_whose_disk_is_read_only_does_not_start_and_nothing_accepted_is_lost() 
         start_behind(agni, "mount --bind -o ro \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\"");
         let status = agni.node.as_mut().unwrap().wait();
         let log = agni.node_log();
-        assert!(status != Some(0) && log.contains("data_dir"), "{status:?}: {log}");
+        let data = agni.folder.join("data").display().to_string();
+        let why = log.lines().find(|line| line.contains("the data folder can't be used")).unwrap_or_default();
+        assert!(status.is_some_and(|code| code != 0), "it ends by itself: {status:?}: {log}");
+        for what in
+            [&data, "Read-only file system", "give the user of this process write access", "[node] data_dir"]
+        {
+            assert!(why.contains(what), "{what}: {log}");
+        }
+        assert!(!log.contains("panicked"), "{log}");
         let asked = Instant::now();
         assert_eq!(said(&mut sender, command("worker", "m-1", "accepted", json!({}))).await, "unavailable");
         assert!(asked.elapsed() < Duration::from_secs(10), "at once: {:?}", asked.elapsed());
 
+        // The disk is writable again.
         agni.start_node();
         let mut worker = open_when_it_can(&Door::of(agni, "worker")).await;
         assert_eq!(worker.message().await["id"], "m-0");
+        accepted(&mut sender, &command("worker", "m-1", "accepted", json!({}))).await;
+        assert_eq!(worker.message().await["id"], "m-1");
+        assert!(agni.node.as_mut().unwrap().runs());
     });
 }

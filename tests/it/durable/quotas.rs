@@ -234,7 +234,8 @@ fn rings_and_live_answers_and_answers_to_everybody_end_at_the_depth_that_is_allo
                 let (at, next) = (n % names.len(), (n + 1) % names.len());
                 let id = format!("{}-{n}", names[at]);
                 let to = if everybody { "broadcast" } else { names[next] };
-                let frame = json!({"type": "RESULT", "to": to, "id": id, "reply_to": answered, "class": class});
+                let frame =
+                    json!({"type": "RESULT", "to": to, "id": id, "reply_to": answered, "class": class});
                 clients[at].say(frame).await.unwrap();
                 if n == 7 {
                     assert_eq!(word(&clients[at].answer(&id).await), "loop_stopped", "{names:?}");

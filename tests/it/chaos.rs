@@ -87,6 +87,12 @@ fn what_was_accepted_arrives_once_and_in_order_whatever_is_killed() {
     );
     assert!(verdict.is_clean(), "CHAOS_SEED={seed}: {verdict:#?}");
     assert!(accepted > 100 && in_order > 50, "too little went on to mean anything");
+    let faults::Done { kills, stops, restarts } = faults.done;
+    assert!(kills > 0 && stops > 0 && restarts > 0, "{kills} kills, {stops} stops, {restarts} restarts");
+    assert!(
+        redelivered > 0 && resent > 0,
+        "nothing was hit by them: {redelivered} marked, {resent} sent again"
+    );
     for machine in &mesh.machines {
         let panicked =
             |file| std::fs::read_to_string(machine.folder.join(file)).unwrap().contains("panicked");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{command, goes_away, manual, open_when_it_can, run, said, told, word};
+use super::{accepted, command, goes_away, manual, open_when_it_can, run, said, told, word};
 use crate::harness::{Machine, Mesh, PATIENCE, Process, TRISHULA, until};
 use crate::wss::Door;
 
@@ -214,13 +214,25 @@ fn a_node_whose_disk_is_read_only_does_not_start_and_nothing_accepted_is_lost() 
         start_behind(agni, "mount --bind -o ro \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\"");
         let status = agni.node.as_mut().unwrap().wait();
         let log = agni.node_log();
-        assert!(status != Some(0) && log.contains("data_dir"), "{status:?}: {log}");
+        let data = agni.folder.join("data").display().to_string();
+        let why = log.lines().find(|line| line.contains("the data folder can't be used")).unwrap_or_default();
+        assert!(status.is_some_and(|code| code != 0), "it ends by itself: {status:?}: {log}");
+        for what in
+            [&data, "Read-only file system", "give the user of this process write access", "[node] data_dir"]
+        {
+            assert!(why.contains(what), "{what}: {log}");
+        }
+        assert!(!log.contains("panicked"), "{log}");
         let asked = Instant::now();
         assert_eq!(said(&mut sender, command("worker", "m-1", "accepted", json!({}))).await, "unavailable");
         assert!(asked.elapsed() < Duration::from_secs(10), "at once: {:?}", asked.elapsed());
 
+        // The disk is writable again.
         agni.start_node();
         let mut worker = open_when_it_can(&Door::of(agni, "worker")).await;
         assert_eq!(worker.message().await["id"], "m-0");
+        accepted(&mut sender, &command("worker", "m-1", "accepted", json!({}))).await;
+        assert_eq!(worker.message().await["id"], "m-1");
+        assert!(agni.node.as_mut().unwrap().runs());
     });
 }

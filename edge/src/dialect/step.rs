@@ -71,6 +71,8 @@ pub enum Note {
     RateLimited,
     /// A frame that has no effect in this dialect.
     Ignored,
+    /// A message to this client alone of an agent that is not its service; it is dropped. The client has no part in it.
+    NotOfService,
     /// Something for the client that does not fit into a frame of its.
     TooLarge,
     /// A request that nobody answered in time.
@@ -105,6 +107,7 @@ impl Note {
             Note::BadName => "bad_name",
             Note::RateLimited => "rate_limit",
             Note::Ignored => "ignored",
+            Note::NotOfService => "not_of_service",
             Note::TooLarge => "too_large",
             Note::Unanswered => "unanswered",
             Note::Full => "full",

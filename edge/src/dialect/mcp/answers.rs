@@ -188,18 +188,28 @@ impl Mcp {
         }
     }
 
-    /// An agent speaks: the service with its answer, a room, or somebody to this client alone.
+    /// An agent speaks: a room, or the service, with an answer or to this client alone. Nobody else has a say here: what a client
+    /// is told without a room is the word of its service, and the rules of rooms must not be gone around by writing to it directly.
     fn agent_said(&mut self, now: Now, said: &Said<'_>, out: &mut Steps) {
         let kind = said.kind.to_ascii_uppercase();
-        if said.room().is_none() && matches!(kind.as_str(), "RESULT" | "ERROR") {
-            let of_service = said.of_service(&self.settings.namespace);
-            let asked = said.reply_to.as_deref().filter(|_| of_service);
-            if let Some(asked) = asked.and_then(|id| self.pending.remove(id)) {
-                return self.service_answered(now, &asked, &kind, said, out);
+        // Acknowledgements and signs of life are between agents of the mesh.
+        if matches!(kind.as_str(), "ACK" | "HEARTBEAT") {
+            return out.note(Note::Ignored);
+        }
+        if said.room().is_none() {
+            if !said.of_service(&self.settings.namespace) {
+                return out.note(Note::NotOfService);
+            }
+            if matches!(kind.as_str(), "RESULT" | "ERROR") {
+                let asked = said.reply_to.as_deref().and_then(|id| self.pending.remove(id));
+                return match asked {
+                    Some(asked) => self.service_answered(now, &asked, &kind, said, out),
+                    // It came too late, or nobody has asked.
+                    None => out.note(Note::Ignored),
+                };
             }
         }
-        // Acknowledgements and signs of life are between agents of the mesh.
-        if !self.is_greeted() || matches!(kind.as_str(), "ACK" | "HEARTBEAT") {
+        if !self.is_greeted() {
             return out.note(Note::Ignored);
         }
         let (body, other) = (said.payload::<Body<'_>>(), wrapped(said.payload));

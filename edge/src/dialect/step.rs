@@ -77,6 +77,8 @@ pub enum Note {
     TooLarge,
     /// A request that nobody answered in time.
     Unanswered,
+    /// A room that the mesh could not give now; it is asked for again.
+    Held,
     /// More under way than is kept.
     Full,
     /// So many bad frames in a row that the connection ends.
@@ -110,6 +112,7 @@ impl Note {
             Note::NotOfService => "not_of_service",
             Note::TooLarge => "too_large",
             Note::Unanswered => "unanswered",
+            Note::Held => "held",
             Note::Full => "full",
             Note::BadFrames => "bad_frames",
         }

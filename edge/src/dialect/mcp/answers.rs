@@ -25,7 +25,7 @@ struct Receipt {
 /// Payload of SUBSCRIBED.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Joined {
+pub(super) struct Joined {
     room: String,
     recovered: Option<bool>,
 }
@@ -86,6 +86,7 @@ impl Mcp {
     fn mesh_said(&mut self, now: Now, said: &Said<'_>, out: &mut Steps) {
         let about = said.reply_to.as_deref();
         match said.kind.as_str() {
+            "SUBSCRIBED" | "ERROR" if self.wish_answered(now, said, out) => {}
             "RECEIPT" => self.receipt(now, said, out),
             "ERROR" => {
                 let asked = about.and_then(|id| self.pending.remove(id));
@@ -106,13 +107,13 @@ impl Mcp {
 
     /// Whether something of a room is missing. A first SUBSCRIBE names no place from where anything could be, so this is always
     /// about a room that the client reads already.
-    fn joined(&mut self, now: Now, joined: &Joined, out: &mut Steps) {
+    pub(super) fn joined(&mut self, now: Now, joined: &Joined, out: &mut Steps) {
         if joined.recovered == Some(false) {
             self.missed(now, &joined.room, out);
         }
     }
 
-    fn answered(&mut self, now: Now, asked: &Asked, said: &Said<'_>, out: &mut Steps) {
+    pub(super) fn answered(&mut self, now: Now, asked: &Asked, said: &Said<'_>, out: &mut Steps) {
         if asked.quiet {
             return;
         }
@@ -129,7 +130,7 @@ impl Mcp {
                 let data = recent(channel, said.payload());
                 self.respond(now, to, &asked.event, data, Beside::default(), out);
             }
-            What::Refresh | What::Service(_) => {}
+            What::Left | What::Refresh | What::Service(_) => {}
         }
     }
 
@@ -152,8 +153,11 @@ impl Mcp {
     }
 
     /// The mesh refused something; what it was, if that is still known.
-    fn refused(&mut self, now: Now, asked: Option<Asked>, refused: &Refused, out: &mut Steps) {
+    pub(super) fn refused(&mut self, now: Now, asked: Option<Asked>, refused: &Refused, out: &mut Steps) {
         let to = asked.as_ref().and_then(|asked| asked.answer_to.as_deref());
+        if asked.as_ref().is_some_and(|asked| asked.what == What::Left) {
+            return;
+        }
         let (what, channel) = match &asked {
             Some(asked) => (Some(asked.what), asked.channel.as_deref().unwrap_or("this")),
             None => (None, "this"),

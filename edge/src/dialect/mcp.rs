@@ -169,6 +169,11 @@ impl Mcp {
             CloseCode::Unauthorized if greeted => {
                 (Some((code::AUTH_FAILED, BAD_TOKEN)), CloseCode::PolicyViolation, "Authentication failed")
             }
+            // The address has shown too many wrong ones, and this one was not looked at.
+            CloseCode::RateLimited if let Some(to) = self.token_under_way() => {
+                self.error(now, to.as_deref(), code::AUTH_FAILED, reason, out);
+                return self.end(CloseCode::PolicyViolation, "Authentication failed", out);
+            }
             // The one in its request.
             CloseCode::Unauthorized => return self.auth_failed(now, None, BAD_TOKEN, out),
             CloseCode::AuthTimeout => return self.auth_required(now, out),
@@ -191,6 +196,14 @@ impl Mcp {
             self.error(now, None, code, message, out);
         }
         self.end(close, words, out);
+    }
+
+    /// What an answer to the token carries that is being looked at; `None`: there is none.
+    fn token_under_way(&mut self) -> Option<Option<String>> {
+        match &mut self.stage {
+            Stage::Authenticating { answer_to, .. } => Some(answer_to.take()),
+            _ => self.pending.take_refresh().map(|asked| asked.answer_to),
+        }
     }
 
     /// The client has closed, or is gone.

@@ -74,6 +74,12 @@ impl Pending {
         self.0.remove(id)
     }
 
+    /// Takes out the one about a token.
+    pub(super) fn take_refresh(&mut self) -> Option<Asked> {
+        let id = self.0.iter().find(|(_, asked)| asked.what == What::Refresh)?.0.clone();
+        self.0.remove(&id)
+    }
+
     pub(super) fn next_due(&self) -> Option<u64> {
         self.0.values().map(|asked| asked.due).min()
     }

@@ -177,6 +177,31 @@ fn a_history_is_cut_to_what_fits() {
 }
 
 #[test]
+fn a_message_that_fits_into_no_history_hides_no_other() {
+    // covers B06, B07
+    let mut mcp = known("admin");
+    let asked =
+        given(&mut mcp, r#"{"type":"request","event":"get_recent","data":{"channel":"global"},"id":"h"}"#);
+    let id = to_session(&asked)[0]["id"].clone();
+    let sizes = [10, 600_000, 10, (1 << 20) - 1000];
+    let messages = sizes.iter().enumerate().map(|(n, size)| {
+        json!({"type": "STATUS", "from": "service", "id": format!("e-{n}"), "timestamp": n,
+            "to": "room:global", "payload": {"event": "x", "data": {"big": "x".repeat(*size)}}})
+    });
+    let messages: Vec<Value> = messages.collect();
+    let history = json!({"type": "HISTORY", "from": "mesh", "id": "m", "reply_to": id,
+        "payload": {"room": "global", "messages": messages, "cursor": "A", "complete": true}});
+    let answer = to_client(&told(&mut mcp, history)).remove(0);
+    let data = &answer["data"];
+    assert_eq!(
+        (&answer["type"], &data["complete"], &data["count"]),
+        (&json!("response"), &json!(false), &json!(3))
+    );
+    let ids: Vec<&Value> = data["messages"].as_array().unwrap().iter().map(|row| &row["id"]).collect();
+    assert_eq!(ids, ["e-0", "e-1", "e-2"]);
+}
+
+#[test]
 fn requests_without_answers_have_a_limit_and_an_end() {
     // covers B06, B19
     let mut mcp = known("admin");

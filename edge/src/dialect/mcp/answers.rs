@@ -265,11 +265,11 @@ fn told<'a>(said: &'a Said<'a>, body: &'a Body<'a>, other: &'a RawValue, fallbac
     }
 }
 
-/// The latest messages of a history that fit into a frame, oldest first.
+/// The latest messages of a history that fit into a frame, oldest first; one that is too large for what is left is passed over.
 fn recent<'a>(channel: &'a str, history: History<'_>) -> Recent<'a> {
     let mut left = MAX_FRAME - AROUND;
     let total = history.messages.len();
-    let rows = history.messages.iter().rev().map_while(|raw| {
+    let rows = history.messages.iter().rev().filter_map(|raw| {
         let said = Said::read(raw.get().as_bytes())?;
         let (body, other) = (said.payload::<Body<'_>>(), wrapped(said.payload));
         let fallback = said.kind.to_ascii_lowercase();

@@ -211,6 +211,32 @@ async fn requests_that_are_refused_are_counted_and_do_not_fill_the_log() {
     assert!(counted("handshake") >= before + 20);
 }
 
+#[tokio::test]
+async fn each_connection_of_a_user_with_a_long_name_is_an_agent_of_its_own() {
+    // covers B03, B15
+    let world = World::serving(&three_tries("mcp")).await;
+    let bearer = format!("Bearer {}", brief("watcher", 600));
+    let ours = [("authorization", bearer.as_str()), ("sec-websocket-protocol", "trishula.v2+json")];
+    let mut watcher = world.upgrade("/", &ours).await.unwrap().0;
+    watcher.say(json!({"type": "REGISTER"})).await;
+    assert_eq!(watcher.hear().await["type"], "REGISTERED");
+    for user in ["x".repeat(55), "y".repeat(56), "z".repeat(64)] {
+        let _both = [logged_in(&world, "mcp", &user, 600).await, logged_in(&world, "mcp", &user, 600).await];
+        for turn in 0.. {
+            watcher.say(json!({"type": "AGENTS", "id": "a"})).await;
+            let list = watcher.hear().await;
+            let agents = list["payload"]["agents"].as_array().unwrap();
+            let names = agents.iter().map(|agent| agent["agent"].as_str().unwrap().to_owned());
+            let own = names.filter(|name| name.starts_with(&user[..24]) && *name != user).count();
+            if own == 2 {
+                break;
+            }
+            assert!(turn < 100, "{user}: {list}");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+}
+
 /// Whether a metric has a channel of this name.
 fn shows(channel: &str) -> bool {
     metrics::render().contains(&format!("channel=\"{channel}\""))

@@ -20,6 +20,8 @@ use crate::config::{Refuse, ServiceSection};
 const FAILURES: u32 = 10;
 /// Lines of the log a minute of what anybody can cause who connects, for one address.
 const LINES: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
+/// The same of refusals at the door: so many are what somebody guesses who is turned away after ten of them.
+const REFUSAL_LINES: NonZeroU32 = NonZeroU32::MIN.saturating_add(29);
 /// Connections of one address that it has in any case, where the operator says nothing.
 const AT_LEAST: usize = 64;
 
@@ -154,7 +156,7 @@ impl Door {
             limits_own: (section.max_connections_per_address.is_some(), failures.is_some()),
             frames: Rates::per_second("frames", section.message_rate_limit_per_address),
             lines: Rates::per_minute("log_lines", LINES),
-            refusal_lines: Rates::per_minute("refusal_lines", LINES),
+            refusal_lines: Rates::per_minute("refusal_lines", REFUSAL_LINES),
         }
     }
 

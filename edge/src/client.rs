@@ -18,7 +18,7 @@ use crate::dialect::carrier::{Seen, Translated, Watcher};
 use crate::dialect::sniff::{self, Tongue};
 use crate::dialect::{Dialect, Note};
 use crate::door::{Seat, Turned};
-use crate::front::known::{Hearing, Known, Refusals};
+use crate::front::known::{Gate, Hearing, Known, Refusals};
 use crate::front::measured::{Measured, Open};
 use crate::listener::{Caller, Service};
 use crate::msgpack::carrier::Packed;
@@ -197,7 +197,7 @@ impl Login {
 
     /// It was refused. Who was in had a good token: that it has ended, or was taken back, is no attempt to come in.
     fn failed(&self, service: &Service, from: SocketAddr) {
-        if !self.known.is_known() {
+        if !self.known.is_known() && !self.known.has_failed() {
             service.door.failed(from);
         }
     }
@@ -216,7 +216,9 @@ struct Held {
 /// The session.
 async fn hold<C: Carrier>(carrier: C, opening: Opening, mut held: Held) {
     let (known, refused) = (held.login.known.clone(), held.refused.take());
-    let carrier = Hearing::new(carrier, known, opening.verifier.is_some(), refused);
+    // The older dialects note by themselves what comes to nothing.
+    let gate = Gate { door: held.service.door.clone(), from: held.from, counts: refused.is_some() };
+    let carrier = Hearing::new(carrier, known, opening.verifier.is_some().then_some(gate), refused);
     let ended = session::serve(carrier, opening, &held.service.hub).await;
     let Held { from, service, login, open, .. } = &mut held;
     open.closed(ended.code, login.noted.get().copied());
@@ -289,6 +291,9 @@ fn watcher(service: Arc<Service>, from: SocketAddr, login: Login) -> Watcher {
             if *note == Note::AuthFailed {
                 login.failed(&service, from);
             }
+        }
+        if seen == Seen::Note(Note::RefreshFailed) {
+            return service.door.refresh_failed(from);
         }
         let event = match &seen {
             Seen::Note(note) if note.is_odd() => note.as_str(),

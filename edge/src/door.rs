@@ -20,6 +20,8 @@ use crate::config::{Refuse, ServiceSection};
 const FAILURES: u32 = 10;
 /// Lines of the log a minute of what anybody can cause who connects, for one address.
 const LINES: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
+/// The same of refusals at the door: so many are what somebody guesses who is turned away after ten of them.
+const REFUSAL_LINES: NonZeroU32 = NonZeroU32::MIN.saturating_add(29);
 /// Connections of one address that it has in any case, where the operator says nothing.
 const AT_LEAST: usize = 64;
 
@@ -41,6 +43,8 @@ pub struct Door {
     /// Frames of each address.
     pub frames: Option<Rates>,
     lines: Rates,
+    /// The same of refusals at the door: cheaper noise must not hide them.
+    refusal_lines: Rates,
 }
 
 /// Room for one connection; given back when dropped.
@@ -152,6 +156,7 @@ impl Door {
             limits_own: (section.max_connections_per_address.is_some(), failures.is_some()),
             frames: Rates::per_second("frames", section.message_rate_limit_per_address),
             lines: Rates::per_minute("log_lines", LINES),
+            refusal_lines: Rates::per_minute("refusal_lines", REFUSAL_LINES),
         }
     }
 
@@ -173,8 +178,31 @@ impl Door {
             if matches!(turned, Turned::Token(_)) {
                 self.failed(from);
             }
-            self.log(from, turned.word(), &turned.refusal().message);
+            self.log_limited(&self.refusal_lines, from, turned.word(), &turned.refusal().message);
         })
+    }
+
+    /// Whether a token from there is looked at now, which is to be asked at each one that comes over an open connection: who opens
+    /// a hundred first is not to have a hundred tries.
+    ///
+    /// # Errors
+    ///
+    /// Tokens from there were wrong too often; counted and logged already.
+    pub fn hears_tokens(&self, from: SocketAddr) -> Result<(), Turned> {
+        self.blocked(from).inspect_err(|turned| {
+            self.log_limited(&self.refusal_lines, from, turned.word(), &turned.refusal().message);
+        })
+    }
+
+    /// A token that was to replace a good one was wrong. Its client stays, and the address has one try less.
+    pub fn refresh_failed(&self, from: SocketAddr) {
+        self.failed(from);
+        self.log_limited(
+            &self.refusal_lines,
+            from,
+            "auth_failed",
+            "a token that was to replace a good one was refused",
+        );
     }
 
     /// Lets a connection begin with its handshakes, if there are not too many of its address at that; it holds the place until
@@ -238,7 +266,11 @@ impl Door {
 
     /// The same of what costs nothing to cause: it is always counted, and of one address only some are in the log.
     pub fn log_some(&self, from: SocketAddr, event: &'static str, why: &str) {
-        if self.lines.take(from.ip(), clock::micros()).is_ok() {
+        self.log_limited(&self.lines, from, event, why);
+    }
+
+    fn log_limited(&self, lines: &Rates, from: SocketAddr, event: &'static str, why: &str) {
+        if lines.take(from.ip(), clock::micros()).is_ok() {
             return self.log(from, event, why);
         }
         metrics::EDGE_REFUSED.with_label_values(&[event]).inc();

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -33,6 +32,7 @@ use crate::echo;
 use crate::front::handshake::{is_connect, says, switch};
 use crate::front::head::{self, MAX_HEADERS};
 use crate::front::measured::Series;
+use crate::front::pinned::Pinned;
 use crate::front::{self, health, reload};
 use crate::listener::Counts;
 use crate::msgpack;
@@ -44,6 +44,8 @@ pub(crate) const MAX_REQUEST: usize = 32 * 1024;
 /// A connection that does not become a WebSocket ends after so many times what a request may take: one that sends
 /// requests and reads no answer would stay for ever.
 pub(crate) const REQUESTS_WITHIN: u32 = 6;
+/// Characters of a request's path that the log shows.
+const SHOWN_PATH: usize = 100;
 /// A request that can't be read or does not come, in the metrics and the log.
 pub(crate) const REQUEST: &str = "request";
 /// A connection that ends as nothing came of its requests, likewise.
@@ -81,7 +83,8 @@ pub struct Page {
 }
 
 impl Page {
-    fn count_refused(&self, answer: &Answer) {
+    /// An upgrade was refused. Requests cost nothing: they are counted, and of one address only some are in the log.
+    fn count_refused(&self, answer: &Answer, from: SocketAddr, path: &str) {
         let what = match (answer.extensions().get::<ErrorType>(), answer.status()) {
             (Some(ErrorType(what)), _) => what,
             (None, StatusCode::UNAUTHORIZED) => "auth_required",
@@ -91,6 +94,11 @@ impl Page {
         };
         if let Some(namespace) = &self.namespace {
             Series::of(namespace).connection_error(what);
+        }
+        // What the door has refused it has told.
+        if let (None, Some(door)) = (answer.extensions().get::<ErrorType>(), &self.door) {
+            let path: String = path.chars().take(SHOWN_PATH).collect();
+            door.log_some(from, what, &format!("an upgrade was refused: {}, {path}", answer.status()));
         }
     }
 }
@@ -225,7 +233,7 @@ where
 /// No request came, or none that could be read.
 fn refused(from: SocketAddr, pages: &Pages<'_>, event: &'static str, why: &str) {
     if let Some(door) = &pages(None).0.door {
-        door.log(from, event, why);
+        door.log_some(from, event, why);
     }
 }
 
@@ -240,22 +248,6 @@ pub(crate) fn host(request: &Request<Incoming>) -> Option<&str> {
 pub(crate) fn without_port(host: &str) -> &str {
     // An address of IPv6 has a bracket behind its colons.
     host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(host, _)| host)
-}
-
-/// A service whose futures are boxed, as taking a connection back by hand needs them to be movable.
-struct Pinned<T>(T);
-
-impl<T, R, F> hyper::service::Service<R> for Pinned<T>
-where
-    T: hyper::service::Service<R, Future = F>,
-    F: Future<Output = Result<T::Response, T::Error>>,
-{
-    type Response = T::Response;
-    type Error = T::Error;
-    type Future = std::pin::Pin<Box<F>>;
-    fn call(&self, request: R) -> Self::Future {
-        Box::pin(self.0.call(request))
-    }
 }
 
 /// The answer to one request, where it came from, and what the connection becomes if it is an upgrade that is granted.
@@ -334,8 +326,7 @@ async fn granted(
                 None => upgrade(request, page, terms, from, stopping),
             };
             if let Err(answer) = &upgraded {
-                tracing::warn!(%from, status = answer.status().as_u16(), path, "an upgrade was refused");
-                page.count_refused(answer);
+                page.count_refused(answer, from, path);
             }
             upgraded
         }
@@ -438,7 +429,7 @@ fn turned_away(turned: &Turned) -> Box<Answer> {
 fn misdirected(page: &Page, from: SocketAddr) -> Answer {
     let why = "the TLS handshake was for another host, whose clients are asked for other certificates";
     if let Some(door) = &page.door {
-        door.log(from, "misdirected", why);
+        door.log_some(from, "misdirected", why);
     }
     let hint = "connect anew, and name this host in the handshake (SNI)";
     refuse(StatusCode::MISDIRECTED_REQUEST, "misdirected", why, hint)

@@ -382,10 +382,9 @@ async fn refusals_are_logged_with_the_address_and_no_token_ever() {
     let log: Vec<String> = log.map(|line| plain(&line)).collect();
     assert_eq!(edge.wait().unwrap().code(), Some(0));
     for peer in &peers[..2] {
-        let line = log
-            .iter()
-            .find(|line| line.contains("an upgrade was refused") && line.contains(&peer.to_string()));
-        assert!(line.is_some_and(|line| line.contains("401") && line.contains("WARN")), "{log:#?}");
+        let line =
+            log.iter().find(|line| line.contains("security event") && line.contains(&peer.to_string()));
+        assert!(line.is_some_and(|line| line.contains("\"token\"") && line.contains("WARN")), "{log:#?}");
     }
     for secret in [&good, &bad, std::str::from_utf8(support::SECRET).unwrap()] {
         let tail = secret.rsplit('.').next().unwrap();

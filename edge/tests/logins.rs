@@ -111,6 +111,132 @@ async fn a_token_that_ends_amid_a_session_is_no_failed_login_of_its_address() {
     }
 }
 
+/// A token that nobody has signed.
+const WRONG: &str = "eyJhbGciOiJIUzI1NiJ9.e30.x";
+
+/// A service where an address has three tries.
+fn three_tries(dialect: &str) -> String {
+    format!(
+        "[[service]]\nname = \"tries\"\ndialect = \"{dialect}\"\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\n\
+         auth_failures_per_minute = 2\n"
+    )
+}
+
+#[tokio::test]
+async fn who_has_opened_many_connections_first_has_no_more_tries_with_tokens() {
+    // covers B09, B17
+    for (dialect, wrong, blocked) in
+        [("trishula", 4401, 4029), ("mcp", 1008, 1008), ("session-buddy", 4001, 1008), ("relay", 1008, 1008)]
+    {
+        let world = World::serving(&three_tries(dialect)).await;
+        let mut all = Vec::new();
+        for _ in 0..8 {
+            all.push(client(&world).await);
+        }
+        let before = counted("auth_failures");
+        for (n, one) in all.iter_mut().enumerate() {
+            // What comes after the tries is not looked at, be it as good as it may.
+            let token = if n == 7 { brief("one", 600) } else { WRONG.to_owned() };
+            for text in hello(dialect, "one", &token).0 {
+                let _ = futures_util::SinkExt::send(&mut one.socket, Message::text(text)).await;
+            }
+            if dialect == "mcp" {
+                let error = one.hear().await;
+                assert_eq!(
+                    (&error["error_code"], &error["correlation_id"]),
+                    (&json!("AUTH_FAILED"), &json!("a"))
+                );
+                let looked_at = error["error_message"] == "Invalid or expired token";
+                assert_eq!(looked_at, n < 3, "{n}: {error}");
+            }
+            let (code, reason) = one.closed().await;
+            assert_eq!(code, if n < 3 { wrong } else { blocked }, "{dialect}, {n}: {reason}");
+            if n >= 3 && dialect != "mcp" {
+                assert!(reason.starts_with("tokens from this address were wrong too often"), "{reason}");
+            }
+        }
+        assert!(counted("auth_failures") >= before + 5, "{dialect}: each is counted");
+    }
+}
+
+#[tokio::test]
+async fn fresh_tokens_that_are_wrong_count_as_failed_logins_do() {
+    // covers B09, B17
+    for (dialect, code) in [("trishula", 4029), ("mcp", 1008)] {
+        let world = World::serving(&three_tries(dialect)).await;
+        let mut one = logged_in(&world, dialect, "one", 600).await;
+        if dialect == "mcp" {
+            assert_eq!(one.hear().await["event"], "session.created");
+        }
+        let before = [counted("auth_failed"), counted("auth_failures")];
+        let refresh = match dialect {
+            "mcp" => {
+                json!({"type": "request", "event": "refresh_token", "data": {"token": WRONG}, "id": "f"})
+            }
+            _ => json!({"type": "AUTH", "id": "f", "token": WRONG}),
+        };
+        for _ in 0..3 {
+            one.say(refresh.clone()).await;
+            let refused = one.hear().await;
+            assert_eq!(refused["type"].as_str().unwrap().to_lowercase(), "error", "{refused}");
+        }
+        let written = json!({"t\u{79}pe": "Auth", "id": "f", "token": WRONG}).to_string();
+        match dialect {
+            "mcp" => {
+                one.say(refresh.clone()).await;
+                let refused = one.hear().await;
+                assert_eq!(
+                    (&refused["error_code"], &refused["correlation_id"]),
+                    (&json!("AUTH_FAILED"), &json!("f"))
+                );
+            }
+            _ => one.send(Message::text(written.replace("\"type\"", "\"t\\u0079pe\""))).await,
+        }
+        assert_eq!(one.closed().await.0, code, "{dialect}");
+        // Other tests count as well.
+        let after = [counted("auth_failed"), counted("auth_failures")];
+        assert!(after[0] >= before[0] + 3 && after[1] > before[1], "{dialect}: {before:?}, {after:?}");
+    }
+}
+
+#[tokio::test]
+async fn requests_that_are_refused_are_counted_and_do_not_fill_the_log() {
+    // covers B09, B17
+    let world = World::serving(&three_tries("mcp")).await;
+    let before = counted("handshake");
+    for _ in 0..20 {
+        let (status, ..) = world.get("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        assert_eq!(status, 426);
+    }
+    assert!(counted("handshake") >= before + 20);
+}
+
+#[tokio::test]
+async fn each_connection_of_a_user_with_a_long_name_is_an_agent_of_its_own() {
+    // covers B03, B15
+    let world = World::serving(&three_tries("mcp")).await;
+    let bearer = format!("Bearer {}", brief("watcher", 600));
+    let ours = [("authorization", bearer.as_str()), ("sec-websocket-protocol", "trishula.v2+json")];
+    let mut watcher = world.upgrade("/", &ours).await.unwrap().0;
+    watcher.say(json!({"type": "REGISTER"})).await;
+    assert_eq!(watcher.hear().await["type"], "REGISTERED");
+    for user in ["x".repeat(55), "y".repeat(56), "z".repeat(64)] {
+        let _both = [logged_in(&world, "mcp", &user, 600).await, logged_in(&world, "mcp", &user, 600).await];
+        for turn in 0.. {
+            watcher.say(json!({"type": "AGENTS", "id": "a"})).await;
+            let list = watcher.hear().await;
+            let agents = list["payload"]["agents"].as_array().unwrap();
+            let names = agents.iter().map(|agent| agent["agent"].as_str().unwrap().to_owned());
+            let own = names.filter(|name| name.starts_with(&user[..24]) && *name != user).count();
+            if own == 2 {
+                break;
+            }
+            assert!(turn < 100, "{user}: {list}");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+}
+
 /// Whether a metric has a channel of this name.
 fn shows(channel: &str) -> bool {
     metrics::render().contains(&format!("channel=\"{channel}\""))

@@ -132,6 +132,38 @@ fn who_brings_no_handshake_or_finds_no_place_is_in_the_log_with_its_address() {
     assert!((5..15).contains(&lines), "{lines} lines of 30 attempts");
 }
 
+#[test]
+fn refused_upgrades_and_tokens_are_all_counted_and_do_not_fill_the_log() {
+    // covers B09, B17
+    const MANY: usize = 200;
+    let (machine, at, metrics) = (Machine::new(), free_port(), free_port());
+    let program = Program::on(&machine, at, metrics);
+    let last = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let plain = "GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(MANY - 1) + last;
+    let token = |close: &str| {
+        format!(
+            "GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade{close}\r\nUpgrade: websocket\r\nAuthorization: Bearer x\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+    };
+    let tokens = token("").repeat(MANY - 1) + &token(", close");
+    for (what, said, events) in [("handshake", plain, vec!["handshake"]), ("token", tokens, vec!["token"])] {
+        let (mut client, address) = tls(&machine, at, &[]);
+        client.write_all(said.as_bytes()).unwrap();
+        let _ = client.read_to_end(&mut Vec::new());
+        let of =
+            |event: &&str| metric(metrics, &format!("trishula_edge_refused_total{{reason=\"{event}\"}}"));
+        let began = Instant::now();
+        while events.iter().map(of).sum::<u64>() < MANY as u64 {
+            assert!(began.elapsed() < PATIENCE, "{what}");
+        }
+        let line = program.says("security event");
+        assert!(line.contains(&address) && line.contains("security") && line.contains(what), "{line}");
+        let lines = program.log.try_iter().filter(|line| line.contains(&address)).count();
+        assert!(lines < 40, "{lines} lines of {MANY} {what}");
+    }
+}
+
 /// A connection by HTTP/2, and its address.
 fn h2(machine: &Machine, at: SocketAddr) -> (StreamOwned<ClientConnection, TcpStream>, String) {
     tls(machine, at, &[b"h2"])

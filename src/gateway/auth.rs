@@ -20,6 +20,7 @@ use crate::wire::ids::{AgentName, Namespace};
 pub use guest::{Guests, Verifier};
 pub use keys::{KeySet, Mark, Revoked};
 pub use token::{NewToken, Own, Rules, Trust, issue};
+pub use user::base_of;
 
 /// What a session may do, as its token or its certificate says.
 #[derive(Debug, Clone, PartialEq)]

@@ -43,6 +43,8 @@ struct Town {
     stage: Stage,
     site: Site,
     relay: Site,
+    /// Another namespace at the same edge.
+    others: Site,
     /// Signs tokens of the service by its public key.
     signer: KeyPair,
     neighbour: Neighbour,
@@ -56,7 +58,7 @@ impl Town {
             "handshake_timeout_ms = {HANDSHAKE_MS}\njwks_file = \"jwks.json\"\n\n\
              [[service]]\nname = \"relay\"\ndialect = \"relay\"\nlisten = [\"127.0.0.1:{relay}\"]\nsecret_file = \"{SERVICE}.secret\"\n"
         );
-        let mut stage = Stage::prepare(&["agni"], &[SERVICE], &more);
+        let mut stage = Stage::prepare(&["agni"], &["crackerjack", SERVICE], &more);
         let signer = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
         let machine = stage.machine("agni");
         fs::write(machine.folder.join("jwks.json"), published(&signer)).unwrap();
@@ -64,10 +66,11 @@ impl Town {
         machine.start_edge();
         stage.mesh.wait_whole();
         let site = stage.site("agni", SERVICE);
+        let others = stage.site("agni", "crackerjack");
         let door = site.door.clone().through(relay, Ipv4Addr::LOCALHOST);
         let relay = Site { service: "relay", port: relay, door };
         let neighbour = Neighbour::of(&site);
-        Town { stage, site, relay, signer, neighbour, told: Vec::new() }
+        Town { stage, site, relay, others, signer, neighbour, told: Vec::new() }
     }
 
     fn log(&mut self) -> String {
@@ -322,7 +325,19 @@ fn frames_that_break_the_rules_are_in_the_log_with_their_address() {
                 left -= 1;
             }
         };
-        timeout(PATIENCE, async { tokio::join!(storm, answers) }).await.expect("each has its answer");
+        // Somebody of another namespace begins anew meanwhile, and feels nothing.
+        let (others, began) = (town.others.clone(), Instant::now());
+        let beside = async {
+            let mut other = others.ours("newcomer", &["admin"], json!({})).await;
+            other.say(json!({"type": "SUBSCRIBE", "to": "room:deploys", "id": "s"})).await;
+            assert_eq!(other.next("SUBSCRIBED").await["reply_to"], "s");
+            other.say(json!({"type": "COMMAND", "to": "newcomer", "id": "m", "receipt": "stored", "payload": 1})).await;
+            while other.next("RECEIPT").await["payload"]["state"] != "stored" {}
+            began.elapsed()
+        };
+        let all = timeout(PATIENCE, async { tokio::join!(storm, answers, beside) }).await;
+        let (.., took) = all.expect("each has its answer");
+        assert!(took < 3 * DISTURBED, "the neighbour of another namespace took {took:?} for three things");
         assert!(limited > 100, "{limited}");
         town.told("a storm of subscriptions", from, "rate_limit").await;
     });

@@ -154,13 +154,18 @@ fn a_bomb_ends_its_own_connection_and_is_counted() {
         let (first, _, text) = other.message().await;
         assert_eq!((first, text), (FIN | RSV1 | TEXT, "the others feel nothing; ".repeat(20).into_bytes()));
     });
-    let mut mesh = machine("echo = true", false);
+    let mut mesh = machine(LARGE, false);
     let agni = mesh.machine("agni");
     run(async {
-        let mut bomb = Client::open(agni, "/echo").await;
-        let packed = bomb.pack(&[0; 1_000_000]);
-        bomb.send(FIN | RSV1 | BINARY, &packed).await;
-        assert_eq!(bomb.closed().await, 1009, "within the limit, but nobody writes so");
+        let mut client = Client::open(agni, "/echo").await;
+        let pixels = vec![b' '; 900_000];
+        let packed = client.pack(&pixels);
+        assert!(pixels.len() / packed.len() > 200);
+        client.send(FIN | RSV1 | BINARY, &packed).await;
+        assert!(client.message().await.2 == pixels, "what fits without compression does with it");
+        let packed = client.pack(&vec![0; 2_000_000]);
+        client.send(FIN | RSV1 | BINARY, &packed).await;
+        assert_eq!(client.closed().await, 1009, "within the limit, but nobody writes so");
         assert_eq!(refused(agni, "ratio"), 1);
     });
 }

@@ -1,6 +1,7 @@
 //! Rooms, with clients that know no more of them than section 10 of docs/protocol.md.
 
 mod behind;
+mod old;
 
 use std::fs;
 use std::time::Duration;

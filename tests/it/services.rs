@@ -125,7 +125,7 @@ fn the_real_client_of_the_envelope_lives_through_a_restart_of_its_edge() {
     assert!(!log.contains(&good) && !log.contains(SECRET), "nothing secret is in the log");
 }
 
-// covers B01, B06, T04, T11
+// covers B01, B06, T04
 #[test]
 fn clients_of_the_old_relay_and_of_session_buddy_are_served_as_they_are() {
     let ports = free_ports(2);

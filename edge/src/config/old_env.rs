@@ -11,7 +11,7 @@ use super::service::Given;
 /// Variables without a service's name before them: nothing here needs them.
 const OF_NO_USE: [&str; 2] = ["REDIS_URL", "PROMETHEUS_METRICS_PORT"];
 /// What follows a service's name and is of no use here: where to look instead, if anywhere.
-const NEEDLESS: [(&str, &str); 7] = [
+const NEEDLESS: [(&str, &str); 8] = [
     ("REDIS_HOST", "no Redis is needed"),
     ("REDIS_PORT", "no Redis is needed"),
     ("REDIS_DB", "no Redis is needed"),
@@ -19,6 +19,8 @@ const NEEDLESS: [(&str, &str); 7] = [
     ("METRICS_ENABLED", "metrics are always served; see [metrics]"),
     ("METRICS_PORT", "the metrics of all services have one port; see [metrics]"),
     ("SERVER_NAME", "see [edge] name"),
+    // They had it in their files and closed nothing for it: who only listens stays.
+    ("CONNECTION_TIMEOUT", "the older servers closed no silent client either; see connection_timeout_s"),
 ];
 
 /// The service whose variables begin so has its secret from this one, which several tools share, where it has none of its own.
@@ -108,7 +110,6 @@ pub(super) fn laid_over(environment: &BTreeMap<String, String>, service: &str, k
     let ends: &[&str] = match key {
         "max_connections" => &["MAX_CONNECTIONS"],
         "message_rate_limit" => &["RATE_LIMIT"],
-        "connection_timeout_s" => &["CONNECTION_TIMEOUT"],
         "token_expiry_s" => &["TOKEN_EXPIRY", "JWT_EXPIRY"],
         _ => return None,
     };
@@ -152,7 +153,6 @@ fn one(
         "MAX_CONNECTIONS" => given.max_connections = Some(read(value, "a number")?),
         // Some documents call it a minute's; the old servers took it as a second's.
         "RATE_LIMIT" => given.message_rate_limit = Some(read(value, "a number")?),
-        "CONNECTION_TIMEOUT" => given.connection_timeout_s = Some(read(value, "a number of seconds")?),
         // The old servers gave so much to the tokens that they made; here it is what any token gets at the most.
         "TOKEN_EXPIRY" | "JWT_EXPIRY" => given.token_expiry_s = Some(read(value, "a number of seconds")?),
         "LOG_LEVEL" => besides.level = Some(level(value)?.to_owned()),

@@ -216,6 +216,10 @@ impl Given {
         if certified || self.auth.or(below.auth).unwrap_or(true) {
             below.anonymous_permissions = None;
         }
+        // A preset's share of one address is one of its own number.
+        if self.max_connections.is_some() {
+            below.max_connections_per_address = None;
+        }
         // Who says what signs tokens says all of it.
         let secret =
             self.secret_file.is_some() || self.secret_env.is_some() || self.secret_credential.is_some();

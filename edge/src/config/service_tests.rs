@@ -64,7 +64,12 @@ fn an_old_environment_works_as_it_is() {
     assert_eq!(service.key.as_deref(), Some(Path::new("/etc/ssl/private/mahavishnu-key.pem")));
     assert_eq!(service.secret_env.as_deref(), Some("MAHAVISHNU_JWT_SECRET"));
     assert_eq!((service.max_connections, service.message_rate_limit), (10_000, 100));
-    assert_eq!((service.connection_timeout_s, service.token_expiry_s), (300, 3600));
+    assert_eq!((service.connection_timeout_s, service.token_expiry_s), (0, 3600), "who only listens stays");
+    assert!(
+        config.notes.iter().any(|note| note.starts_with("MAHAVISHNU_CONNECTION_TIMEOUT")),
+        "{:?}",
+        config.notes
+    );
     assert!(service.tls && service.auth);
     assert_eq!((config.log.level.as_str(), config.log.format), ("warn", LogFormat::Json));
     assert!(config.notes.iter().any(|note| note.starts_with("MAHAVISHNU_REDIS_HOST")), "{:?}", config.notes);
@@ -78,6 +83,28 @@ fn an_old_environment_works_as_it_is() {
     }
     assert!(config.services[1].cert.is_some() && config.services[0].cert.is_none());
     assert!(config.notes.iter().any(|note| note.starts_with("REDIS_URL")), "{:?}", config.notes);
+}
+
+#[test]
+fn where_an_old_server_took_a_hundred_clients_one_address_may_have_them_all() {
+    // covers B02, B09
+    for name in ["excalidraw-mcp", "fastblocks"] {
+        let of = |more: &str, environment: &[(&str, &str)]| {
+            let service = load_in(&(preset(name) + more), environment).unwrap().services.remove(0);
+            (service.max_connections, service.max_connections_per_address)
+        };
+        assert_eq!(of("", &[]), (100, Some(100)));
+        assert_eq!(
+            of("max_connections = 500\n", &[]),
+            (500, None),
+            "the preset's share is of the preset's number"
+        );
+        assert_eq!(of("max_connections = 500\nmax_connections_per_address = 7\n", &[]), (500, Some(7)));
+        assert_eq!(of("max_connections_per_address = 7\n", &[]), (100, Some(7)));
+    }
+    let more = [("FASTBLOCKS_MAX_CONNECTIONS", "500")];
+    let service = load_in(&preset("fastblocks"), &more).unwrap().services.remove(0);
+    assert_eq!((service.max_connections, service.max_connections_per_address), (500, None));
 }
 
 #[test]

@@ -12,8 +12,9 @@ use super::{Agreed, Refused, Shared};
 const HIGH: usize = 64 * 1024;
 /// Bytes that are unmasked at once.
 const STEP: usize = 4096;
-/// Up to this size nobody asks how well a message was compressed.
-const RATIO_FROM: u64 = 256 * 1024;
+/// Up to this size nobody asks how well a message was compressed: so much any client may have us hold without compression, and
+/// snapshots of grids and pixels are as much alike as a bomb is.
+const RATIO_FROM: u64 = 1024 * 1024;
 /// What a message may take on the wire beyond twice its limit: heads of fragments, and blocks that did not get smaller.
 const WIRE_BEYOND: u64 = 64 * 1024;
 

@@ -54,7 +54,7 @@ pub struct Settings {
     pub mem_level: u8,
     /// Whether a message may refer to those before it. Without, a connection keeps nothing between messages.
     pub context_takeover: bool,
-    /// A message of more than 256 KiB that is so many times as large as what it came as is refused.
+    /// A message of more than 1 MiB that is so many times as large as what it came as is refused.
     pub max_ratio: u32,
 }
 

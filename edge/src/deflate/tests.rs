@@ -206,8 +206,15 @@ fn a_bomb_is_refused_while_it_inflates() {
     let lax = Settings { max_ratio: 1032, ..Settings::default() };
     assert_eq!(try_it(&bomb(200 << 20), lax.clone()), Err(Refused::TooLarge(LIMIT as u64)));
     assert!(try_it(&bomb(LIMIT), lax.clone()).is_ok());
-    assert_eq!(try_it(&bomb(LIMIT), Settings::default()), Err(Refused::Ratio(200)));
-    assert!(try_it(&bomb(200_000), Settings::default()).is_ok(), "small ones may be as good as they are");
+    assert!(try_it(&bomb(LIMIT), Settings::default()).is_ok(), "small ones may be as good as they are");
+    let large = |plain: usize| {
+        let shared = Shared::new(&Settings::default(), 16 << 20).unwrap();
+        let mut inbound = Inbound::new(shared, &agreed(true, 15));
+        cooked(&mut inbound, &bomb(plain), 4096).map(|out| out.len())
+    };
+    assert!(large(1 << 20).is_ok());
+    assert_eq!(large((1 << 20) + 1), Err(Refused::Ratio(200)));
+    assert_eq!(large(15 << 20), Err(Refused::Ratio(200)));
     // Fragments without end that inflate to nothing.
     let nothing =
         [framed(RSV1 | 1, &[]), framed(CONTINUATION, &[0, 0, 0, 0xff, 0xff]).repeat(250_000)].concat();

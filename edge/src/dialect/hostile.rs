@@ -177,24 +177,74 @@ fn a_history_is_cut_to_what_fits() {
 }
 
 #[test]
+fn a_message_that_fits_into_no_history_hides_no_other() {
+    // covers B06, B07
+    let mut mcp = known("admin");
+    let asked =
+        given(&mut mcp, r#"{"type":"request","event":"get_recent","data":{"channel":"global"},"id":"h"}"#);
+    let id = to_session(&asked)[0]["id"].clone();
+    let sizes = [10, 600_000, 10, (1 << 20) - 1000];
+    let messages = sizes.iter().enumerate().map(|(n, size)| {
+        json!({"type": "STATUS", "from": "service", "id": format!("e-{n}"), "timestamp": n,
+            "to": "room:global", "payload": {"event": "x", "data": {"big": "x".repeat(*size)}}})
+    });
+    let messages: Vec<Value> = messages.collect();
+    let history = json!({"type": "HISTORY", "from": "mesh", "id": "m", "reply_to": id,
+        "payload": {"room": "global", "messages": messages, "cursor": "A", "complete": true}});
+    let answer = to_client(&told(&mut mcp, history)).remove(0);
+    let data = &answer["data"];
+    assert_eq!(
+        (&answer["type"], &data["complete"], &data["count"]),
+        (&json!("response"), &json!(false), &json!(3))
+    );
+    let ids: Vec<&Value> = data["messages"].as_array().unwrap().iter().map(|row| &row["id"]).collect();
+    assert_eq!(ids, ["e-0", "e-1", "e-2"]);
+}
+
+#[test]
 fn requests_without_answers_have_a_limit_and_an_end() {
     // covers B06, B19
     let mut mcp = known("admin");
-    let frame = r#"{"type":"request","event":"subscribe","data":{"channel":"pool:p"},"id":"s"}"#;
-    let mut passed = 0;
-    for _ in 0..1000 {
-        let steps = given(&mut mcp, frame);
-        passed += to_session(&steps).len();
-        let refused = to_client(&steps);
-        assert!(refused.iter().all(|answer| answer["error_code"] == "SERVER_ERROR"), "{refused:?}");
+    // The same room is asked for once, however many wait for it.
+    for (request, asked) in [("get_presence", 64), ("subscribe", 1)] {
+        let frame = json!({"type": "request", "event": request, "data": {"channel": "pool:p"}, "id": "s"});
+        let mut passed = 0;
+        for _ in 0..1000 {
+            let steps = given(&mut mcp, frame.to_string());
+            passed += to_session(&steps).len();
+            let refused = to_client(&steps);
+            assert!(refused.iter().all(|answer| answer["error_code"] == "SERVER_ERROR"), "{refused:?}");
+        }
+        assert_eq!(passed, asked, "{request}");
     }
-    assert_eq!(passed, 64);
     let mut steps = Steps::new();
     let late = Now { micros: BEGIN.after(Duration::from_secs(10)), ..BEGIN };
     mcp.due(late, &mut steps);
     let told: Vec<Step> = steps.take().collect();
-    assert_eq!(to_client(&told).len(), 64);
+    assert_eq!(to_client(&told).len(), 2 * 64);
     assert_eq!(mcp.next_due(), None);
+}
+
+#[test]
+fn rooms_that_are_not_there_yet_have_a_limit() {
+    // covers B06, B19
+    let (mut mcp, mut refused) = (known("admin"), 0);
+    for n in 0..1000 {
+        let frame = json!({"type": "event", "event": "subscribe", "data": {"room": format!("pool:{n}")}});
+        for step in given(&mut mcp, frame.to_string()) {
+            match step {
+                Step::ToSession(frame) => {
+                    let asked: Value = serde_json::from_slice(&frame).unwrap();
+                    let refusal = json!({"type": "ERROR", "from": "mesh", "id": "m", "reply_to": asked["id"],
+                        "payload": {"code": "unavailable", "message": "there is no link"}});
+                    assert_eq!(told(&mut mcp, refusal), [Step::Note(Note::Held)]);
+                }
+                Step::ToClient(_) => refused += 1,
+                other => assert_eq!(other, Step::Note(Note::Full)),
+            }
+        }
+    }
+    assert_eq!(refused, 1000 - trishula::wire::room::MAX_SUBSCRIPTIONS);
 }
 
 #[test]

@@ -8,13 +8,12 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use serde::Serialize;
+use trishula::gateway::auth::base_of;
 use trishula::wire::ids::AgentName;
 
 use super::ours::{Authenticated, Refused, Said, Say};
 use super::step::{Ids, Steps};
 
-/// Longest agent name.
-const MAX_NAME: usize = 64;
 /// What a client without a token is called.
 const ANONYMOUS: &str = "anonymous";
 /// Frames that wait for the registration.
@@ -122,11 +121,9 @@ impl Login {
         if self.registers() {
             return;
         }
-        let base = self.user.as_ref().map_or(ANONYMOUS, |user| user.name.as_str());
+        let base = self.user.as_ref().map_or(ANONYMOUS.into(), |user| base_of(&user.name));
         let own: String = ids.next_id().chars().filter(|c| *c != '-').take(8).collect();
-        let agent = format!("{base}.{own}");
-        let fits = agent.len() <= MAX_NAME;
-        self.ask(ids, fits.then_some(agent.as_str()), out);
+        self.ask(ids, Some(&format!("{base}.{own}")), out);
     }
 
     fn ask(&mut self, ids: &mut dyn Ids, agent: Option<&str>, out: &mut Steps) {

@@ -6,11 +6,13 @@
 //! | `envelope` | the nine keys |
 //! | `requests` | what each frame of the client becomes |
 //! | `answers` | what each frame of the session becomes |
+//! | `joins` | rooms that were asked for and are not there yet |
 //! | `pending` | what waits for an answer, and what waits behind it |
 //! | `say` | frames for the client |
 
 mod answers;
 pub(super) mod envelope;
+mod joins;
 mod pending;
 mod requests;
 mod say;
@@ -26,6 +28,7 @@ use super::step::{Ids, Note, Now, Pace, Steps};
 use super::{Auth, MAX_FRAME, Settings, old_code};
 
 use envelope::{Envelope, Type};
+use joins::Joins;
 use pending::{Held, Pending};
 use say::{Status, code};
 
@@ -40,6 +43,7 @@ pub struct Mcp {
     login: Login,
     stage: Stage,
     pending: Pending,
+    joins: Joins,
     held: Held,
     bad: BadFrames,
 }
@@ -77,6 +81,7 @@ impl Mcp {
             login: Login::new(user),
             stage: Stage::Fresh { until: now.after(wait) },
             pending: Pending::default(),
+            joins: Joins::default(),
             held: Held::default(),
             bad: BadFrames::default(),
         }
@@ -129,7 +134,8 @@ impl Mcp {
             Stage::Ended => return None,
             _ => None,
         };
-        [stage, self.pending.next_due(), self.held.next_due()].into_iter().flatten().min()
+        let due = [stage, self.pending.next_due(), self.joins.next_due(), self.held.next_due()];
+        due.into_iter().flatten().min()
     }
 
     /// Does what is due.
@@ -146,6 +152,7 @@ impl Mcp {
         while let Some(asked) = self.pending.overdue(now) {
             self.unanswered(now, asked, out);
         }
+        self.wishes_due(now, out);
         self.settle(out);
         self.held.due(now, out);
     }
@@ -161,6 +168,11 @@ impl Mcp {
         let (error, close, words) = match given {
             CloseCode::Unauthorized if greeted => {
                 (Some((code::AUTH_FAILED, BAD_TOKEN)), CloseCode::PolicyViolation, "Authentication failed")
+            }
+            // The address has shown too many wrong ones, and this one was not looked at.
+            CloseCode::RateLimited if let Some(to) = self.token_under_way() => {
+                self.error(now, to.as_deref(), code::AUTH_FAILED, reason, out);
+                return self.end(CloseCode::PolicyViolation, "Authentication failed", out);
             }
             // The one in its request.
             CloseCode::Unauthorized => return self.auth_failed(now, None, BAD_TOKEN, out),
@@ -184,6 +196,14 @@ impl Mcp {
             self.error(now, None, code, message, out);
         }
         self.end(close, words, out);
+    }
+
+    /// What an answer to the token carries that is being looked at; `None`: there is none.
+    fn token_under_way(&mut self) -> Option<Option<String>> {
+        match &mut self.stage {
+            Stage::Authenticating { answer_to, .. } => Some(answer_to.take()),
+            _ => self.pending.take_refresh().map(|asked| asked.answer_to),
+        }
     }
 
     /// The client has closed, or is gone.
@@ -289,9 +309,14 @@ impl Mcp {
         out.close(code, reason);
     }
 
+    /// Whether the client waits for a frame.
+    fn owes_an_answer(&self) -> bool {
+        self.pending.owes_an_answer() || self.joins.owes_an_answer()
+    }
+
     /// Events go on once nothing is owed any more.
     fn settle(&mut self, out: &mut Steps) {
-        if !self.pending.owes_an_answer() {
+        if !self.owes_an_answer() {
             self.held.settled(out);
         }
     }

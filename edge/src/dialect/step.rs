@@ -71,10 +71,14 @@ pub enum Note {
     RateLimited,
     /// A frame that has no effect in this dialect.
     Ignored,
+    /// A message to this client alone of an agent that is not its service; it is dropped. The client has no part in it.
+    NotOfService,
     /// Something for the client that does not fit into a frame of its.
     TooLarge,
     /// A request that nobody answered in time.
     Unanswered,
+    /// A room that the mesh could not give now; it is asked for again.
+    Held,
     /// More under way than is kept.
     Full,
     /// So many bad frames in a row that the connection ends.
@@ -105,8 +109,10 @@ impl Note {
             Note::BadName => "bad_name",
             Note::RateLimited => "rate_limit",
             Note::Ignored => "ignored",
+            Note::NotOfService => "not_of_service",
             Note::TooLarge => "too_large",
             Note::Unanswered => "unanswered",
+            Note::Held => "held",
             Note::Full => "full",
             Note::BadFrames => "bad_frames",
         }

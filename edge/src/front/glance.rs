@@ -1,5 +1,5 @@
-//! A glance at the beginning of a frame: its `type` and `to`, without reading the rest. For counting only: nothing is decided
-//! by it.
+//! A glance at the beginning of a frame: its `type` and `to`, without reading the rest. For counting: who decides something by a
+//! type reads the frame where nothing is seen here.
 
 /// How far is looked, in bytes.
 const FAR: usize = 1024;

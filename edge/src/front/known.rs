@@ -1,16 +1,20 @@
 //! Whether a client has authenticated, and who has ended its connection: what is counted of it hangs on that, and what it
 //! means when it is refused, and what it was refused.
 
+use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use serde::Deserialize;
 use trishula::gateway::carrier::{Carrier, Incoming, Lost};
 use trishula::metrics::IntCounter;
 use trishula::wire::close::CloseCode;
 
 use super::{glance, measured};
+use crate::door::Door;
 
 /// What everything around one session knows of its client.
 #[derive(Debug, Clone)]
@@ -22,6 +26,8 @@ struct State {
     /// What counts it once it is known.
     counter: Option<IntCounter>,
     ended: AtomicBool,
+    /// That its token was wrong counts against its address already.
+    failed: AtomicBool,
     /// The code of the close that was begun; 0: none was.
     closed_with: AtomicU16,
 }
@@ -29,9 +35,9 @@ struct State {
 impl Known {
     /// `already`: its request or its certificate has said who it is; `counter`: counts it when a token does.
     pub fn new(already: bool, counter: Option<IntCounter>) -> Known {
-        let (known, ended, closed_with) =
-            (AtomicBool::new(already), AtomicBool::new(false), AtomicU16::new(0));
-        Known(Arc::new(State { known, counter, ended, closed_with }))
+        let known = AtomicBool::new(already);
+        let (ended, failed) = (AtomicBool::new(false), AtomicBool::new(false));
+        Known(Arc::new(State { known, counter, ended, failed, closed_with: AtomicU16::new(0) }))
     }
 
     /// Whether it is known who it is.
@@ -42,6 +48,11 @@ impl Known {
     /// Whether what stands before its session has ended the connection.
     pub fn was_ended(&self) -> bool {
         self.0.ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether it counts against its address already that its token was wrong.
+    pub fn has_failed(&self) -> bool {
+        self.0.failed.load(Ordering::Relaxed)
     }
 
     /// The client is told this code.
@@ -69,19 +80,95 @@ pub type Refusals = Box<dyn FnMut(&'static str) + Send>;
 /// How a session's own frames begin that refuse something; those of agents have other fields there, or are looked at in vain.
 const REFUSAL: &[u8] = b"{\"type\":\"ERROR\"";
 
-/// A session's carrier that hears when a token is good, and when the connection is ended before the session does it.
+/// Whether tokens of a client are looked at, and who hears of those that were wrong.
+pub struct Gate {
+    /// The service's.
+    pub door: Arc<Door>,
+    /// Where the client is.
+    pub from: SocketAddr,
+    /// Whether it is told here what the session says of them; an older dialect notes it by itself.
+    pub counts: bool,
+}
+
+/// A session's carrier that hears when a token is good, and when the connection is ended before the session does it. And it
+/// asks at each token whether those of this address are looked at.
 pub struct Hearing<C> {
     inner: C,
     known: Known,
-    /// Otherwise it says the same to everybody.
-    reads: bool,
+    /// `None`: the session reads no tokens, and says the same to everybody.
+    gate: Option<Gate>,
     refused: Option<Refusals>,
 }
 
+/// What it takes to know AUTH where a glance is not enough.
+#[derive(Deserialize)]
+struct Typed<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+}
+
+/// Whether a session will take this frame for AUTH.
+fn is_auth(frame: &[u8]) -> bool {
+    let is = |kind: &str| kind.eq_ignore_ascii_case("AUTH");
+    match glance::at(frame).kind {
+        Some(kind) if !kind.contains('\\') => is(kind),
+        // Far behind, or written with escapes.
+        _ => serde_json::from_slice::<Typed<'_>>(frame).is_ok_and(|typed| is(&typed.kind)),
+    }
+}
+
+/// What an ERROR of the session's own says of the frame that it refuses.
+#[derive(Deserialize)]
+struct Refusing<'a> {
+    #[serde(borrow)]
+    payload: About<'a>,
+}
+
+#[derive(Deserialize)]
+struct About<'a> {
+    #[serde(borrow)]
+    code: Cow<'a, str>,
+    #[serde(borrow, default)]
+    frame: Option<Cow<'a, str>>,
+}
+
+/// Whether a session says by this that a token is no good.
+fn refuses_token(frame: &[u8]) -> bool {
+    let read = serde_json::from_slice::<Refusing<'_>>(frame);
+    read.is_ok_and(|Refusing { payload }| {
+        payload.frame.as_deref() == Some("AUTH") && payload.code.starts_with("token_")
+    })
+}
+
 impl<C: Carrier> Hearing<C> {
-    /// Around a carrier of our own frames; `reads`: whether the session reads tokens; `refused`: who is told what it refuses.
-    pub fn new(inner: C, known: Known, reads: bool, refused: Option<Refusals>) -> Hearing<C> {
-        Hearing { inner, known, reads, refused }
+    /// Around a carrier of our own frames; `gate`: for a session that reads tokens; `refused`: who is told what it refuses.
+    pub fn new(inner: C, known: Known, gate: Option<Gate>, refused: Option<Refusals>) -> Hearing<C> {
+        Hearing { inner, known, gate, refused }
+    }
+
+    /// How the connection ends with this frame, if that is a token of an address whose tokens are not looked at now.
+    fn turned(&self, frame: &[u8]) -> Option<Incoming> {
+        let gate = self.gate.as_ref().filter(|_| is_auth(frame))?;
+        let turned = gate.door.hears_tokens(gate.from).err()?;
+        self.known.0.ended.store(true, Ordering::Relaxed);
+        Some(Incoming::Ended(turned.close(), turned.refusal().message))
+    }
+
+    /// The session has refused something.
+    fn refusing(&mut self, frame: &[u8]) {
+        if let Some(gate) = self.gate.as_ref().filter(|gate| gate.counts && refuses_token(frame)) {
+            // At once: others of this address show theirs at this moment.
+            if self.known.is_known() {
+                gate.door.refresh_failed(gate.from);
+            } else if !self.known.0.failed.swap(true, Ordering::Relaxed) {
+                gate.door.failed(gate.from);
+            }
+        }
+        if let Some(told) = &mut self.refused
+            && let Some(what) = measured::error_type(frame)
+        {
+            told(what);
+        }
     }
 }
 
@@ -100,8 +187,14 @@ impl<C: Carrier> Carrier for Hearing<C> {
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         let incoming = self.inner.poll_recv(cx);
-        if matches!(incoming, Poll::Ready(Incoming::Ended(..))) {
-            self.known.0.ended.store(true, Ordering::Relaxed);
+        match &incoming {
+            Poll::Ready(Incoming::Ended(..)) => self.known.0.ended.store(true, Ordering::Relaxed),
+            Poll::Ready(Incoming::Frame(frame)) => {
+                if let Some(turned) = self.turned(frame) {
+                    return Poll::Ready(turned);
+                }
+            }
+            _ => {}
         }
         incoming
     }
@@ -112,14 +205,11 @@ impl<C: Carrier> Carrier for Hearing<C> {
 
     fn send(&mut self, frame: Bytes) -> Result<(), Lost> {
         // Only the session itself says so: other agents' frames have types of their own.
-        if self.reads && !self.known.is_known() && glance::at(&frame).kind == Some("AUTHENTICATED") {
+        if self.gate.is_some() && !self.known.is_known() && glance::at(&frame).kind == Some("AUTHENTICATED") {
             self.known.learn();
         }
-        if let Some(told) = &mut self.refused
-            && frame.starts_with(REFUSAL)
-            && let Some(what) = measured::error_type(&frame)
-        {
-            told(what);
+        if frame.starts_with(REFUSAL) {
+            self.refusing(&frame);
         }
         self.inner.send(frame)
     }
@@ -138,5 +228,28 @@ impl<C: Carrier> Carrier for Hearing<C> {
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.inner.poll_closed(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_known_however_it_is_written() {
+        // covers B09
+        let far = format!(r#"{{"x":"{}","type":"AUTH","token":"t"}}"#, "x".repeat(5000));
+        for frame in [
+            r#"{"type":"AUTH","token":"t"}"#,
+            r#"{ "token" : "t", "type" : "auth" }"#,
+            r#"{"type":"A\u0055TH","token":"t"}"#,
+            r#"{"t\u0079pe":"AUTH","to":"x"}"#,
+            &far,
+        ] {
+            assert!(is_auth(frame.as_bytes()), "{frame}");
+        }
+        for frame in ["", "[]", r#"{"type":"STATUS","to":"x","payload":{"type":"AUTH"}}"#, r#"{"type":1}"#] {
+            assert!(!is_auth(frame.as_bytes()), "{frame}");
+        }
     }
 }

@@ -14,6 +14,7 @@
 //! | [`head`] | what the head of a request must keep to |
 //! | [`handshake`] | the opening handshake of a WebSocket |
 //! | [`h2`] | WebSockets over HTTP/2 (RFC 8441) |
+//! | [`pinned`] | what the library of HTTP needs to give a connection back |
 //! | [`resets`] | streams that HTTP/2 refuses of its own |
 //! | [`headers`] | what browsers are told, and whose pages may connect |
 //! | [`health`] | `/health` and `/ready` |
@@ -42,6 +43,7 @@ pub mod health;
 pub mod known;
 pub mod measured;
 pub mod net;
+pub mod pinned;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod redirect;

@@ -113,6 +113,8 @@ impl Own {
     /// The agent of whom a token is about.
     fn agent(&self, claims: &Claims) -> Result<(AgentName, Option<String>), Refusal> {
         let name = match (&claims.sub, &claims.user_id) {
+            // The older servers' own claim; of the other they only asked that it is text.
+            (Some(_), Some(name)) if self.rules.own_names => name,
             (Some(sub), Some(user)) if sub != user => {
                 return Err(invalid("the token's sub and user_id are two different names"));
             }
@@ -135,7 +137,7 @@ impl Own {
 
     /// The names below an agent's, where its connections have names of their own.
     pub(super) fn names_below(&self, agent: &AgentName) -> Option<Pattern> {
-        self.rules.own_names.then(|| Pattern::Prefix(format!("{agent}.")))
+        self.rules.own_names.then(|| Pattern::Prefix(format!("{}.", user::base_of(agent.as_str()))))
     }
 
     /// Reads a token at the wall-clock time `now_ms`. Nothing of the token is in the refusal.
@@ -146,6 +148,12 @@ impl Own {
             && millis(nbf) > now_ms
         {
             return Err(invalid("the token is not valid yet: nbf lies ahead of the server's clock"));
+        }
+        // As the older servers did, of whole seconds.
+        if let Some(iat) = claims.iat.filter(|_| self.rules.own_names)
+            && millis(iat.floor()) > now_ms
+        {
+            return Err(invalid("the token is not valid yet: iat lies ahead of the server's clock"));
         }
         match claims.exp {
             None if self.rules.require_exp => return Err(invalid("the token has no exp, and must have one")),

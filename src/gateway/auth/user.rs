@@ -4,13 +4,15 @@ use std::fmt::Write;
 
 use aws_lc_rs::digest;
 
-use crate::wire::ids::AgentName;
+use crate::wire::ids::{AgentName, MAX_AGENT_NAME};
 
 /// Longest name of a user, in bytes.
 const MAX_USER: usize = 256;
 /// How much of a user's name can be read in the agent's, in bytes: with the digest there is room for names below it
 /// (`NAME.xxxxxxxx`) and for a short namespace before it.
 const READABLE: usize = 24;
+/// What a name below it takes: `.xxxxxxxx`.
+const BELOW: usize = 9;
 /// Bytes of the digest in the agent's name: by chance two users share one only where there are some 4 billion (2^32) of them.
 const DIGEST: usize = 8;
 
@@ -23,6 +25,16 @@ pub(super) fn agent_of(user: &str) -> Option<AgentName> {
     if user.trim().is_empty() || user.len() > MAX_USER || user.chars().any(char::is_control) {
         return None;
     }
+    AgentName::new(&shortened(user)).ok()
+}
+
+/// What stands before the dot in the names below an agent's: its own, or, where that would leave no room behind the dot, one that
+/// is shortened as those are that are no agents'.
+pub fn base_of(agent: &str) -> String {
+    if agent.len() + BELOW <= MAX_AGENT_NAME { agent.to_owned() } else { shortened(agent) }
+}
+
+fn shortened(user: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
     let kept: String = user.chars().map(plain).take(READABLE).collect();
     let kept = kept.trim_matches(|c: char| !c.is_ascii_alphanumeric());
@@ -32,7 +44,7 @@ pub(super) fn agent_of(user: &str) -> Option<AgentName> {
         // Writing to a string does not fail.
         let _ = write!(name, "{byte:02x}");
     }
-    AgentName::new(&name).ok()
+    name
 }
 
 #[cfg(test)]
@@ -67,6 +79,13 @@ mod tests {
             assert!(name.len() + ".xxxxxxxx".len() <= crate::wire::ids::MAX_AGENT_NAME, "{name}");
         }
         assert_eq!(agents[0], "alice-example-com-ff8d9819fc0e12bf");
+        for length in 50..=64 {
+            let (name, other) = ("y".repeat(length), "y".repeat(length - 1) + "z");
+            let base = base_of(&name);
+            assert!(AgentName::new(&format!("{base}.xxxxxxxx")).is_ok(), "{length}");
+            assert_eq!(base == name, length <= 55, "{length}: {base}");
+            assert_ne!(base, base_of(&other), "{length}");
+        }
         for nobody in ["", " ", "a\n", "a\0", &"x".repeat(MAX_USER + 1)] {
             assert_eq!(agent_of(nobody), None, "{nobody:?}");
         }

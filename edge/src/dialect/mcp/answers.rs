@@ -25,7 +25,7 @@ struct Receipt {
 /// Payload of SUBSCRIBED.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Joined {
+pub(super) struct Joined {
     room: String,
     recovered: Option<bool>,
 }
@@ -86,6 +86,7 @@ impl Mcp {
     fn mesh_said(&mut self, now: Now, said: &Said<'_>, out: &mut Steps) {
         let about = said.reply_to.as_deref();
         match said.kind.as_str() {
+            "SUBSCRIBED" | "ERROR" if self.wish_answered(now, said, out) => {}
             "RECEIPT" => self.receipt(now, said, out),
             "ERROR" => {
                 let asked = about.and_then(|id| self.pending.remove(id));
@@ -106,13 +107,13 @@ impl Mcp {
 
     /// Whether something of a room is missing. A first SUBSCRIBE names no place from where anything could be, so this is always
     /// about a room that the client reads already.
-    fn joined(&mut self, now: Now, joined: &Joined, out: &mut Steps) {
+    pub(super) fn joined(&mut self, now: Now, joined: &Joined, out: &mut Steps) {
         if joined.recovered == Some(false) {
             self.missed(now, &joined.room, out);
         }
     }
 
-    fn answered(&mut self, now: Now, asked: &Asked, said: &Said<'_>, out: &mut Steps) {
+    pub(super) fn answered(&mut self, now: Now, asked: &Asked, said: &Said<'_>, out: &mut Steps) {
         if asked.quiet {
             return;
         }
@@ -129,7 +130,7 @@ impl Mcp {
                 let data = recent(channel, said.payload());
                 self.respond(now, to, &asked.event, data, Beside::default(), out);
             }
-            What::Refresh | What::Service(_) => {}
+            What::Left | What::Refresh | What::Service(_) => {}
         }
     }
 
@@ -152,8 +153,11 @@ impl Mcp {
     }
 
     /// The mesh refused something; what it was, if that is still known.
-    fn refused(&mut self, now: Now, asked: Option<Asked>, refused: &Refused, out: &mut Steps) {
+    pub(super) fn refused(&mut self, now: Now, asked: Option<Asked>, refused: &Refused, out: &mut Steps) {
         let to = asked.as_ref().and_then(|asked| asked.answer_to.as_deref());
+        if asked.as_ref().is_some_and(|asked| asked.what == What::Left) {
+            return;
+        }
         let (what, channel) = match &asked {
             Some(asked) => (Some(asked.what), asked.channel.as_deref().unwrap_or("this")),
             None => (None, "this"),
@@ -188,18 +192,28 @@ impl Mcp {
         }
     }
 
-    /// An agent speaks: the service with its answer, a room, or somebody to this client alone.
+    /// An agent speaks: a room, or the service, with an answer or to this client alone. Nobody else has a say here: what a client
+    /// is told without a room is the word of its service, and the rules of rooms must not be gone around by writing to it directly.
     fn agent_said(&mut self, now: Now, said: &Said<'_>, out: &mut Steps) {
         let kind = said.kind.to_ascii_uppercase();
-        if said.room().is_none() && matches!(kind.as_str(), "RESULT" | "ERROR") {
-            let of_service = said.of_service(&self.settings.namespace);
-            let asked = said.reply_to.as_deref().filter(|_| of_service);
-            if let Some(asked) = asked.and_then(|id| self.pending.remove(id)) {
-                return self.service_answered(now, &asked, &kind, said, out);
+        // Acknowledgements and signs of life are between agents of the mesh.
+        if matches!(kind.as_str(), "ACK" | "HEARTBEAT") {
+            return out.note(Note::Ignored);
+        }
+        if said.room().is_none() {
+            if !said.of_service(&self.settings.namespace) {
+                return out.note(Note::NotOfService);
+            }
+            if matches!(kind.as_str(), "RESULT" | "ERROR") {
+                let asked = said.reply_to.as_deref().and_then(|id| self.pending.remove(id));
+                return match asked {
+                    Some(asked) => self.service_answered(now, &asked, &kind, said, out),
+                    // It came too late, or nobody has asked.
+                    None => out.note(Note::Ignored),
+                };
             }
         }
-        // Acknowledgements and signs of life are between agents of the mesh.
-        if !self.is_greeted() || matches!(kind.as_str(), "ACK" | "HEARTBEAT") {
+        if !self.is_greeted() {
             return out.note(Note::Ignored);
         }
         let (body, other) = (said.payload::<Body<'_>>(), wrapped(said.payload));
@@ -251,11 +265,11 @@ fn told<'a>(said: &'a Said<'a>, body: &'a Body<'a>, other: &'a RawValue, fallbac
     }
 }
 
-/// The latest messages of a history that fit into a frame, oldest first.
+/// The latest messages of a history that fit into a frame, oldest first; one that is too large for what is left is passed over.
 fn recent<'a>(channel: &'a str, history: History<'_>) -> Recent<'a> {
     let mut left = MAX_FRAME - AROUND;
     let total = history.messages.len();
-    let rows = history.messages.iter().rev().map_while(|raw| {
+    let rows = history.messages.iter().rev().filter_map(|raw| {
         let said = Said::read(raw.get().as_bytes())?;
         let (body, other) = (said.payload::<Body<'_>>(), wrapped(said.payload));
         let fallback = said.kind.to_ascii_lowercase();

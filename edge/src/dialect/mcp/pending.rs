@@ -7,6 +7,8 @@ use bytes::Bytes;
 
 use crate::dialect::step::{Now, Steps};
 
+/// How long the session may take for an answer of its own. The client of old waits for 30 s.
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Requests under way at once.
 const MAX_PENDING: usize = 64;
 /// How long an event stands behind an answer.
@@ -18,6 +20,8 @@ const MAX_HELD: (usize, usize) = (64, 256 * 1024);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
     Join,
+    /// The same, and the client has left meanwhile.
+    Left,
     Leave,
     Refresh,
     Members,
@@ -27,7 +31,7 @@ pub(super) enum What {
 }
 
 /// A question under way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Asked {
     pub(super) what: What,
     /// `event` of the request, which the answer repeats.
@@ -40,6 +44,13 @@ pub(super) struct Asked {
     pub(super) quiet: bool,
     /// When it is answered with an error.
     pub(super) due: u64,
+}
+
+impl Asked {
+    /// Whose answer is nothing to tell.
+    pub(super) fn no_matter(due: u64) -> Asked {
+        Asked { what: What::Left, event: String::new(), channel: None, answer_to: None, quiet: true, due }
+    }
 }
 
 /// Questions by the id that they went to the session with.
@@ -61,6 +72,12 @@ impl Pending {
 
     pub(super) fn remove(&mut self, id: &str) -> Option<Asked> {
         self.0.remove(id)
+    }
+
+    /// Takes out the one about a token.
+    pub(super) fn take_refresh(&mut self) -> Option<Asked> {
+        let id = self.0.iter().find(|(_, asked)| asked.what == What::Refresh)?.0.clone();
+        self.0.remove(&id)
     }
 
     pub(super) fn next_due(&self) -> Option<u64> {

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use trishula::wire::ids::RoomName;
 
 use super::envelope::{Empty, Envelope, Type};
-use super::pending::{Asked, What};
+use super::pending::{ANSWER_WITHIN, Asked, What};
 use super::say::code;
 use super::{Mcp, Stage};
 use crate::access::Action;
@@ -15,8 +15,6 @@ use crate::dialect::ours::{SERVICE_AGENT, Say};
 use crate::dialect::services::Request;
 use crate::dialect::step::{Note, Now, Steps};
 
-/// How long the session may take for an answer of its own. The client of old waits for 30 s.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long it may take until it is known that the service is there.
 const DELIVER_WITHIN: Duration = Duration::from_millis(900);
 /// Messages of a room's history, when the client does not say.
@@ -46,7 +44,7 @@ struct Limit {
 
 /// How a client asked for a room, or to leave it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
+pub(super) enum Form {
     /// It waits for an answer.
     Request,
     /// It does not.
@@ -128,13 +126,12 @@ impl Mcp {
             let why = format!("Not authorized to subscribe to {channel}");
             return self.refuse(now, envelope, code::FORBIDDEN, &why, out);
         }
-        let id = self.ids.next_id();
-        let frame = Say::room("SUBSCRIBE", &channel, &id, Empty {}).text();
-        self.ask(now, envelope, (id, frame), What::Join, Some(channel), form, out);
+        self.wish(now, envelope, channel, form, out);
     }
 
     fn leave(&mut self, now: Now, envelope: &Envelope<'_>, form: Form, out: &mut Steps) {
         let Some(channel) = self.channel(now, envelope, out) else { return };
+        self.unwish(now, &channel, out);
         let id = self.ids.next_id();
         let frame = Say::room("UNSUBSCRIBE", &channel, &id, Empty {}).text();
         self.ask(now, envelope, (id, frame), What::Leave, Some(channel), form, out);
@@ -260,7 +257,14 @@ impl Mcp {
         self.refuse(now, envelope, code::REQUEST_ERROR, &format!("Missing argument: {argument}"), out);
     }
 
-    fn refuse(&mut self, now: Now, envelope: &Envelope<'_>, code: &str, why: &str, out: &mut Steps) {
+    pub(super) fn refuse(
+        &mut self,
+        now: Now,
+        envelope: &Envelope<'_>,
+        code: &str,
+        why: &str,
+        out: &mut Steps,
+    ) {
         self.error(now, envelope.answer_to().as_deref(), code, why, out);
     }
 
@@ -270,8 +274,14 @@ impl Mcp {
 
     /// A question has had its time.
     pub(super) fn unanswered(&mut self, now: Now, asked: Asked, out: &mut Steps) {
+        if asked.what == What::Left {
+            return;
+        }
         out.note(Note::Unanswered);
         let why = match asked.what {
+            What::Join => {
+                format!("No answer to {} from the mesh; it is asked again until there is one", asked.event)
+            }
             What::Service(_) => format!("No answer to {} from the service", asked.event),
             What::Refresh => "Authentication is not possible now".to_owned(),
             _ => format!("No answer to {} from the mesh", asked.event),
@@ -285,7 +295,13 @@ impl Mcp {
     }
 }
 
-fn question(now: Now, envelope: &Envelope<'_>, what: What, channel: Option<String>, form: Form) -> Asked {
+pub(super) fn question(
+    now: Now,
+    envelope: &Envelope<'_>,
+    what: What,
+    channel: Option<String>,
+    form: Form,
+) -> Asked {
     let within = if matches!(what, What::Service(_)) { DELIVER_WITHIN } else { ANSWER_WITHIN };
     let event = match (envelope.kind, &envelope.event, what) {
         (Type::Request, Some(event), _) => event.clone(),

@@ -143,7 +143,7 @@ impl Mcp {
                 format!("An event for {room} has {} bytes; at most {MAX_FRAME} can be sent", text.len());
             return self.error(now, None, code::SERVER_ERROR, &why, out);
         }
-        let owes = self.pending.owes_an_answer();
+        let owes = self.owes_an_answer();
         self.held.event(now, text, owes, out);
     }
 
@@ -151,7 +151,7 @@ impl Mcp {
     pub(super) fn missed(&mut self, now: Now, channel: &str, out: &mut Steps) {
         let data = Missed { channel, recovered: false };
         let frame = Out { room: Some(channel), ..self.blank(now, Type::Event, Some(MISSED), data) };
-        let owes = self.pending.owes_an_answer();
+        let owes = self.owes_an_answer();
         self.held.event(now, frame.text(), owes, out);
     }
 

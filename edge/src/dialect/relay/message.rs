@@ -216,8 +216,12 @@ fn unwrapped(said: &Said<'_>, home: &Namespace) -> Option<Bytes> {
     let object = said.object()?;
     match ours::field(object, "id") {
         Some(id) if id.get().starts_with('"') => Some(Bytes::copy_from_slice(text.as_bytes())),
-        // Another one beside it would not help.
-        Some(_) => None,
+        // A number, or nothing: the one around it takes its place, as another beside it would not help.
+        Some(id) => {
+            let at = (id.get().as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
+            let (before, behind) = (text.get(..at)?, text.get(at + id.get().len()..)?);
+            Some(Bytes::from(format!("{before}\"{}\"{behind}", said.id)))
+        }
         None if text[1..].trim_start().starts_with('}') => None,
         None => Some(behind_the_brace(text, &format!("\"id\":\"{}\",", said.id))),
     }

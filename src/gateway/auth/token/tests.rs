@@ -135,6 +135,34 @@ fn where_older_dialects_are_spoken_a_user_may_be_called_anything() {
 }
 
 #[test]
+fn where_older_dialects_are_spoken_a_token_is_read_as_the_older_servers_did() {
+    // covers B03, B27 02
+    let rules = Rules { own_names: true, require_exp: false, ..Rules::default() };
+    let (old, ours) = (verifier_of(trust(&[secret(b'a')]), rules), verifier());
+    let (now, exp) = (NOW / 1000, NOW / 1000 + 60);
+    let two = sign(serde_json::json!({"sub": "service-account-7", "user_id": "dc", "exp": exp}));
+    assert_eq!(old.verify(&two, NOW).unwrap().agent.unwrap().as_str(), "dc");
+    assert_eq!(
+        ours.verify(&two, NOW).unwrap_err().code,
+        Code::TokenInvalid,
+        "whose it is would not be known"
+    );
+    let number = sign(serde_json::json!({"sub": 7, "user_id": "dc", "exp": exp}));
+    assert_eq!(old.verify(&number, NOW).unwrap_err().code, Code::TokenInvalid);
+    for (iat, good) in
+        [(now as f64, true), (now as f64 + 0.9, true), (now as f64 + 1.0, false), (1e12, false)]
+    {
+        let made = sign(serde_json::json!({"user_id": "dc", "iat": iat, "exp": exp}));
+        assert_eq!(old.verify(&made, NOW).is_ok(), good, "{iat}");
+    }
+    let long = "x".repeat(60);
+    let named = old.verify(&sign(serde_json::json!({"user_id": long})), NOW).unwrap();
+    assert!(named.may_be(&AgentName::new(&long).unwrap()), "it is its own agent all the same");
+    let below = format!("{}.1a2b3c4d", crate::gateway::auth::base_of(&long));
+    assert!(named.may_be(&AgentName::new(&below).unwrap()), "{below}");
+}
+
+#[test]
 fn a_token_lives_no_longer_than_the_operator_lets_it() {
     // covers B03
     let rules = Rules { require_exp: false, longest_life_ms: Some(3_600_000), ..Rules::default() };

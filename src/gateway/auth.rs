@@ -24,7 +24,8 @@ pub use token::{NewToken, Own, Rules, Trust, issue};
 /// What a session may do, as its token or its certificate says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Identity {
-    /// Its own agent; `None` only where the operator has switched authentication off.
+    /// Its own agent; `None` only where the operator has switched authentication off: then all names are its own, unless
+    /// some are listed.
     pub agent: Option<AgentName>,
     /// What its token calls it, where that is not the agent's name.
     pub user: Option<String>,
@@ -99,11 +100,17 @@ impl Identity {
         }
     }
 
+    /// The same where only these names are anybody's.
+    pub fn stranger(namespace: Namespace, names: Pattern) -> Identity {
+        Identity { may_register: vec![names], ..Identity::anybody(namespace) }
+    }
+
     /// Whether the identity may be this agent.
     pub fn may_be(&self, agent: &AgentName) -> bool {
+        let may = || self.may_register.iter().any(|pattern| pattern.covers(agent));
         match &self.agent {
-            None => true,
-            Some(own) => own == agent || self.may_register.iter().any(|pattern| pattern.covers(agent)),
+            None => self.may_register.is_empty() || may(),
+            Some(own) => own == agent || may(),
         }
     }
 }
@@ -115,7 +122,16 @@ pub enum Pattern {
     Name(String),
     /// All that begin so.
     Prefix(String),
+    /// What the connections of this one are called that speak an older dialect: `NAME.` and eight hex digits.
+    Connection(String),
+    /// All but this one.
+    Except(String),
 }
+
+/// Digits of a connection in its agent's name.
+const CONNECTION: usize = 8;
+/// What clients are called that show no token, where they have no names of their own.
+pub const ANONYMOUS: &str = "anonymous";
 
 impl Pattern {
     /// Reads `name` or `prefix*`.
@@ -131,6 +147,12 @@ impl Pattern {
         match self {
             Pattern::Name(own) => own == name.as_str(),
             Pattern::Prefix(prefix) => name.as_str().starts_with(prefix),
+            Pattern::Connection(of) => {
+                let below = name.as_str().strip_prefix(of).and_then(|rest| rest.strip_prefix('.'));
+                let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+                below.is_some_and(|no| no.len() == CONNECTION && no.bytes().all(digit))
+            }
+            Pattern::Except(other) => other != name.as_str(),
         }
     }
 }

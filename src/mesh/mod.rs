@@ -50,6 +50,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 pub mod topology;
+mod transients;
 
 pub use durable::{DurableView, GoOn, Limits, NoTakeOver, TakeOver, Use};
 pub use io::{AskFailed, Config, Event, Hop, Input, Output, Queried, Role, Step, Ticket, Time};
@@ -62,6 +63,7 @@ use durable::Durable;
 use links::Link;
 use sessions::Sessions;
 use topology::Topology;
+use transients::Transients;
 
 /// Between two comparisons of what each end of a link has.
 const DIGEST_EVERY: Duration = Duration::from_secs(10);
@@ -80,6 +82,7 @@ pub struct Mesh {
     topology: Topology,
     directory: Directory,
     sessions: Sessions,
+    transients: Transients,
     calls: Calls,
     rooms: rooms::Rooms,
     durable: Durable,
@@ -97,7 +100,7 @@ pub struct Mesh {
 impl Mesh {
     /// A node that has just started and knows what it had on disk; with the wall clock in milliseconds.
     pub fn new(config: Config, now: Time, wall_ms: u64, memory: Memory) -> Mesh {
-        let Memory { agents: known, elsewhere, messages, horizons, numbers, rooms } = memory;
+        let Memory { agents: known, transient, elsewhere, messages, horizons, numbers, rooms } = memory;
         let own = LinkState {
             origin: config.node.clone(),
             incarnation: config.incarnation,
@@ -115,6 +118,7 @@ impl Mesh {
             topology: Topology::new(own),
             directory: Directory::new(config.node.clone(), config.incarnation, known, elsewhere),
             sessions: Sessions::default(),
+            transients: Transients::known(transient, now),
             calls: Calls::default(),
             rooms: rooms::Rooms::default(),
             durable: Durable::new(),
@@ -249,6 +253,7 @@ impl Mesh {
             self.forget_resuming();
             self.forget_old_agents(wall_ms);
             self.forget_those_who_left();
+            self.forget_transients();
             self.look_after_others();
         }
         if self.now >= self.next_digest {

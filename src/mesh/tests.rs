@@ -20,3 +20,4 @@ mod numbers;
 mod parting;
 mod silence;
 mod takeover;
+mod transient;

@@ -128,8 +128,6 @@ pub enum Pattern {
     Except(String),
 }
 
-/// Digits of a connection in its agent's name.
-const CONNECTION: usize = 8;
 /// What clients are called that show no token, where they have no names of their own.
 pub const ANONYMOUS: &str = "anonymous";
 
@@ -147,11 +145,7 @@ impl Pattern {
         match self {
             Pattern::Name(own) => own == name.as_str(),
             Pattern::Prefix(prefix) => name.as_str().starts_with(prefix),
-            Pattern::Connection(of) => {
-                let below = name.as_str().strip_prefix(of).and_then(|rest| rest.strip_prefix('.'));
-                let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-                below.is_some_and(|no| no.len() == CONNECTION && no.bytes().all(digit))
-            }
+            Pattern::Connection(of) => name.connection_of() == Some(of),
             Pattern::Except(other) => other != name.as_str(),
         }
     }

@@ -36,6 +36,7 @@ use crate::wire::ids::{LinkId, NodeName};
 use crate::wire::record::{Memory, Record};
 
 mod calls;
+mod created;
 mod delivery;
 pub mod directory;
 mod durable;
@@ -58,6 +59,7 @@ pub use rooms::{RoomLimits, RoomsView};
 pub use snapshot::{LinkView, NodeView, Snapshot};
 
 use calls::Calls;
+use created::Created;
 use directory::Directory;
 use durable::Durable;
 use links::Link;
@@ -83,6 +85,7 @@ pub struct Mesh {
     directory: Directory,
     sessions: Sessions,
     transients: Transients,
+    created: Created,
     calls: Calls,
     rooms: rooms::Rooms,
     durable: Durable,
@@ -116,6 +119,7 @@ impl Mesh {
             neighbours: BTreeMap::new(),
             resuming: early::Resuming::default(),
             topology: Topology::new(own),
+            created: Created::known(known.iter()),
             directory: Directory::new(config.node.clone(), config.incarnation, known, elsewhere),
             sessions: Sessions::default(),
             transients: Transients::known(transient, now),
@@ -259,6 +263,7 @@ impl Mesh {
         if self.now >= self.next_digest {
             self.next_digest = self.now.after(DIGEST_EVERY);
             self.send_digests();
+            self.forget_created();
         }
         self.expire_calls();
         self.durable_tick();

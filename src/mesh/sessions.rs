@@ -400,6 +400,7 @@ impl Mesh {
 
     pub(super) fn announce_agent(&mut self, state: AgentState) {
         let agent = state.agent.clone();
+        self.created.note(&state);
         if state.presence == Presence::Gone {
             self.transients.remove(&agent);
         }

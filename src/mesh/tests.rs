@@ -18,6 +18,7 @@ mod messages;
 mod moves;
 mod numbers;
 mod parting;
+mod shares;
 mod silence;
 mod takeover;
 mod transient;

@@ -45,6 +45,10 @@ impl Transients {
         self.since.contains_key(agent)
     }
 
+    pub(super) fn is_away(&self, agent: &AgentAddr) -> bool {
+        self.since.get(agent).is_some_and(Option::is_some)
+    }
+
     pub(super) fn remove(&mut self, agent: &AgentAddr) {
         self.since.remove(agent);
     }

@@ -110,6 +110,7 @@ fn mesh(nodes: usize) -> Mesh {
         registered_ms: 1,
         resumed: false,
         window: 64,
+        transient: false,
     };
     mesh.handle(Time(3), Input::Frame(ENTRANCE, Frame::Attach(attach)));
     while let Some(output) = mesh.poll_output() {

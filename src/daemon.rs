@@ -366,8 +366,10 @@ fn mesh_limits(given: &LimitsSection) -> mesh::Limits {
         pair_burst: given.pair_burst.try_into().unwrap_or(u32::MAX),
         node_messages: count(given.node_messages),
         node_bytes: mib(given.node_mib),
+        namespace_percent: count(given.namespace_percent),
         receipts_of_sender: count(given.receipts_of_sender),
         marks_of_sender: count(given.marks_of_sender),
+        created_agents: count(given.created_agents),
         broadcast_recipients: count(given.broadcast_recipients),
         takes_over_after: Duration::from_secs(given.takeover_seconds),
     }

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
-use trishula::gateway::auth::{Guests, Identity, Verifier};
+use trishula::gateway::auth::{ANONYMOUS, Guests, Identity, Pattern, Verifier};
 use trishula::gateway::session::{Opening, Settings};
 use trishula::identity::bundle::{Bundle, PUBLIC_CERTIFICATE, PUBLIC_KEY};
 use trishula::identity::{self, RoleKind};
 use trishula::link::wss::Outward;
 use trishula::rt::clock;
 
-use crate::config::{EdgeConfig, ServiceSection};
+use crate::config::{DialectName, EdgeConfig, ServiceSection};
+use crate::dialect::SERVICE_AGENT;
 use crate::front::auto_cert;
 use crate::front::measured::Series;
 use crate::front::secured::Secured;
@@ -125,7 +126,7 @@ pub fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared
         .map(Arc::new);
     let trust = Watched::load(section).map_err(|why| Error::Trust { service: name, why })?;
     let verifier = trust.as_ref().map(|watched| Arc::new(Verifier::of(watched.own.clone())));
-    let identity = (!section.auth).then(|| Identity::anybody(section.name.clone()));
+    let identity = (!section.auth).then(|| stranger(section));
     let settings = Settings {
         max_frame: section.max_frame,
         ping_interval: Duration::from_secs(section.ping_interval_s),
@@ -138,6 +139,21 @@ pub fn service(config: &EdgeConfig, section: &ServiceSection) -> Result<Prepared
     let opening =
         Opening { namespace: section.name.clone(), identity, verifier, settings: Arc::new(settings) };
     Ok(Prepared { section: section.clone(), tls, trust, opening })
+}
+
+/// Who a client is without a token, where it needs none. It is not `service`, whose answers all believe; but where no
+/// token is read nobody could be, and where all is open to everybody anyhow, anybody may.
+fn stranger(section: &ServiceSection) -> Identity {
+    let namespace = section.name.clone();
+    let open = section.anonymous_may_all() && !section.reads_tokens();
+    match section.dialect {
+        DialectName::Mcp | DialectName::SessionBuddy if !open => {
+            Identity::stranger(namespace, Pattern::Connection(ANONYMOUS.into()))
+        }
+        // A client of the relay says itself who it is.
+        DialectName::Auto if !open => Identity::stranger(namespace, Pattern::Except(SERVICE_AGENT.into())),
+        _ => Identity::anybody(namespace),
+    }
 }
 
 /// The TLS of a service; `None`: it has none.

@@ -43,10 +43,11 @@ impl Watched {
         if !section.reads_tokens() {
             return Ok(None);
         }
-        // Each connection of an older client is an agent of its own below its token's.
-        let own_names = section.dialect != DialectName::Trishula;
+        // Each connection of an older client is an agent of its own below its token's; those of a relay name themselves.
+        let own_names = !matches!(section.dialect, DialectName::Trishula | DialectName::Relay);
+        let any_users = section.dialect != DialectName::Trishula;
         let longest_life_ms = (section.token_expiry_s > 0).then_some(section.token_expiry_s * 1000);
-        let rules = Rules { require_exp: section.require_exp, own_names, longest_life_ms };
+        let rules = Rules { require_exp: section.require_exp, own_names, any_users, longest_life_ms };
         let mut watched = Watched {
             service: section.name.clone(),
             secret_file: section.secret_file.clone(),

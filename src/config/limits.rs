@@ -18,12 +18,18 @@ pub struct LimitsSection {
     /// Their payloads, in MiB. They are in memory as well as on disk.
     #[serde(deserialize_with = "range::<16, 65_536, _>")]
     pub node_mib: u64,
+    /// What one namespace may have of what clients may fill of both, while the node has agents of others: percent.
+    #[serde(deserialize_with = "range::<1, 100, _>")]
+    pub namespace_percent: u64,
     /// Receipts that are kept for one sender while it is away.
     #[serde(deserialize_with = "range::<10, 1_000_000, _>")]
     pub receipts_of_sender: u64,
     /// Marks of one sender's messages that have ended, by which one that is sent again is recognised.
     #[serde(deserialize_with = "range::<10, 200_000, _>")]
     pub marks_of_sender: u64,
+    /// Agents of one namespace that messages with `create` have made and as whom nobody has registered.
+    #[serde(deserialize_with = "range::<1, 10_000, _>")]
+    pub created_agents: u64,
     /// Recipients of one durable broadcast.
     #[serde(deserialize_with = "range::<1, 20_000, _>")]
     pub broadcast_recipients: u64,
@@ -48,8 +54,10 @@ impl Default for LimitsSection {
             mailbox_mib: 64,
             node_messages: 200_000,
             node_mib: 512,
+            namespace_percent: 50,
             receipts_of_sender: 10_000,
             marks_of_sender: 50_000,
+            created_agents: 1_000,
             broadcast_recipients: 4_096,
             reply_depth: 1_000,
             pair_per_second: 10_000,

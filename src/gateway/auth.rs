@@ -25,7 +25,8 @@ pub use user::base_of;
 /// What a session may do, as its token or its certificate says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Identity {
-    /// Its own agent; `None` only where the operator has switched authentication off.
+    /// Its own agent; `None` only where the operator has switched authentication off: then all names are its own, unless
+    /// some are listed.
     pub agent: Option<AgentName>,
     /// What its token calls it, where that is not the agent's name.
     pub user: Option<String>,
@@ -100,11 +101,17 @@ impl Identity {
         }
     }
 
+    /// The same where only these names are anybody's.
+    pub fn stranger(namespace: Namespace, names: Pattern) -> Identity {
+        Identity { may_register: vec![names], ..Identity::anybody(namespace) }
+    }
+
     /// Whether the identity may be this agent.
     pub fn may_be(&self, agent: &AgentName) -> bool {
+        let may = || self.may_register.iter().any(|pattern| pattern.covers(agent));
         match &self.agent {
-            None => true,
-            Some(own) => own == agent || self.may_register.iter().any(|pattern| pattern.covers(agent)),
+            None => self.may_register.is_empty() || may(),
+            Some(own) => own == agent || may(),
         }
     }
 }
@@ -116,7 +123,14 @@ pub enum Pattern {
     Name(String),
     /// All that begin so.
     Prefix(String),
+    /// What the connections of this one are called that speak an older dialect: `NAME.` and eight hex digits.
+    Connection(String),
+    /// All but this one.
+    Except(String),
 }
+
+/// What clients are called that show no token, where they have no names of their own.
+pub const ANONYMOUS: &str = "anonymous";
 
 impl Pattern {
     /// Reads `name` or `prefix*`.
@@ -132,6 +146,8 @@ impl Pattern {
         match self {
             Pattern::Name(own) => own == name.as_str(),
             Pattern::Prefix(prefix) => name.as_str().starts_with(prefix),
+            Pattern::Connection(of) => name.connection_of() == Some(of),
+            Pattern::Except(other) => other != name.as_str(),
         }
     }
 }

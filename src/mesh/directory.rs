@@ -354,6 +354,14 @@ impl Directory {
         self.lists.get(&self.me)?.agents.get(agent)
     }
 
+    /// Whether this node has agents of other namespaces than this one.
+    pub fn has_others(&self, namespace: &Namespace) -> bool {
+        let Some(list) = self.lists.get(&self.me) else { return false };
+        // They are in the order of their namespaces.
+        let ends = [list.agents.first_key_value(), list.agents.last_key_value()];
+        ends.into_iter().flatten().any(|(agent, _)| agent.namespace != *namespace)
+    }
+
     /// When an agent registered at a node last, by that node's clock; 0: it is not known there.
     pub fn registered_at(&self, agent: &AgentAddr, node: &NodeName) -> u64 {
         let state = self.lists.get(node).and_then(|list| list.agents.get(agent));

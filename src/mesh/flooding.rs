@@ -65,7 +65,12 @@ impl Mesh {
                 self.directory.own(&state.agent).is_some() || self.sessions.is_registering(&state.agent);
             let state = AgentState { presence: Presence::Away, ..state };
             if !known && self.may_have_forgotten(state.registered_ms) && self.directory.has_room_for(&state) {
-                self.persist(Record::Agent(state.clone()));
+                // Whose connection is not back soon does not come back.
+                let transient = state.agent.name.connection_of().is_some();
+                self.transients.note(&state.agent, transient);
+                self.transients.wait_for(&state.agent, self.now);
+                let record = if transient { Record::Transient } else { Record::Agent };
+                self.persist(record(state.clone()));
                 self.announce_agent(state);
             }
         }

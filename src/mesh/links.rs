@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::sessions::Over;
 use super::{Config, Event, Mesh, Output, Role, Time};
 use crate::wire::close::LinkClose;
 use crate::wire::frame::{Adjacency, Frame};
@@ -232,7 +233,7 @@ impl Mesh {
         self.resuming.end(id);
         let Some(link) = self.links.remove(&id) else { return };
         for session in link.sessions {
-            self.session_over(id, session, false);
+            self.session_over(id, session, Over::Lost);
         }
         if self.neighbours.get(&link.peer) == Some(&id) {
             self.neighbours.remove(&link.peer);

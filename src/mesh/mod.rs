@@ -36,6 +36,7 @@ use crate::wire::ids::{LinkId, NodeName};
 use crate::wire::record::{Memory, Record};
 
 mod calls;
+mod created;
 mod delivery;
 pub mod directory;
 mod durable;
@@ -50,6 +51,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 pub mod topology;
+mod transients;
 
 pub use durable::{DurableView, GoOn, Limits, NoTakeOver, TakeOver, Use};
 pub use io::{AskFailed, Config, Event, Hop, Input, Output, Queried, Role, Step, Ticket, Time};
@@ -57,11 +59,13 @@ pub use rooms::{RoomLimits, RoomsView};
 pub use snapshot::{LinkView, NodeView, Snapshot};
 
 use calls::Calls;
+use created::Created;
 use directory::Directory;
 use durable::Durable;
 use links::Link;
 use sessions::Sessions;
 use topology::Topology;
+use transients::Transients;
 
 /// Between two comparisons of what each end of a link has.
 const DIGEST_EVERY: Duration = Duration::from_secs(10);
@@ -80,6 +84,8 @@ pub struct Mesh {
     topology: Topology,
     directory: Directory,
     sessions: Sessions,
+    transients: Transients,
+    created: Created,
     calls: Calls,
     rooms: rooms::Rooms,
     durable: Durable,
@@ -97,7 +103,7 @@ pub struct Mesh {
 impl Mesh {
     /// A node that has just started and knows what it had on disk; with the wall clock in milliseconds.
     pub fn new(config: Config, now: Time, wall_ms: u64, memory: Memory) -> Mesh {
-        let Memory { agents: known, elsewhere, messages, horizons, numbers, rooms } = memory;
+        let Memory { agents: known, transient, elsewhere, messages, horizons, numbers, rooms } = memory;
         let own = LinkState {
             origin: config.node.clone(),
             incarnation: config.incarnation,
@@ -113,8 +119,10 @@ impl Mesh {
             neighbours: BTreeMap::new(),
             resuming: early::Resuming::default(),
             topology: Topology::new(own),
+            created: Created::known(known.iter()),
             directory: Directory::new(config.node.clone(), config.incarnation, known, elsewhere),
             sessions: Sessions::default(),
+            transients: Transients::known(transient, now),
             calls: Calls::default(),
             rooms: rooms::Rooms::default(),
             durable: Durable::new(),
@@ -250,11 +258,13 @@ impl Mesh {
             self.forget_resuming();
             self.forget_old_agents(wall_ms);
             self.forget_those_who_left();
+            self.forget_transients();
             self.look_after_others();
         }
         if self.now >= self.next_digest {
             self.next_digest = self.now.after(DIGEST_EVERY);
             self.send_digests();
+            self.forget_created();
         }
         self.expire_calls();
         self.durable_tick();

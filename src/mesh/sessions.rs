@@ -25,6 +25,17 @@ const LEAVING_FOR: Duration = Duration::from_secs(5);
 /// See [`LEAVING_FOR`].
 const MAX_LEAVING: usize = 4096;
 
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// By its client, its entrance or this node.
+    Closed,
+    /// The same, and its agent is to be forgotten.
+    Unregistered,
+    /// With the link of its entrance.
+    Lost,
+}
+
 /// A session, named across all entrances.
 pub(super) type Key = (LinkId, SessionNo);
 
@@ -178,9 +189,10 @@ impl Mesh {
             attach.registered_ms = attach.registered_ms.max(self.later_than_elsewhere(&attach.agent));
         }
         if self.sessions.by_key.get(&key).is_some_and(|session| session.agent != attach.agent) {
-            self.session_over(link, attach.session, false);
+            self.session_over(link, attach.session, Over::Closed);
         }
-        let record = Record::Agent(state_of(&attach));
+        let state = state_of(&attach);
+        let record = if attach.transient { Record::Transient(state) } else { Record::Agent(state) };
         // Registering again changes options; what is ready stays so meanwhile.
         let before = self.sessions.by_key.get(&key);
         let (ready, since, in_hand) = before.map_or((false, self.now, Default::default()), |session| {
@@ -265,6 +277,7 @@ impl Mesh {
         if !keys.contains(&key) {
             keys.push_back(key);
         }
+        self.transients.note(&attach.agent, attach.transient);
         self.doubt_what_came_late(&attach.agent);
         self.announce_agent(state_of(&attach));
         self.send(key.0, Frame::Attached(key.1, attach.registered_ms));
@@ -295,32 +308,38 @@ impl Mesh {
                 self.sessions.leaving.insert((link, session), (agent, self.now.after(LEAVING_FOR)));
             }
         }
-        self.session_over(link, session, forget);
+        self.session_over(link, session, if forget { Over::Unregistered } else { Over::Closed });
         if let Some(link) = self.links.get_mut(&link) {
             link.sessions.remove(&session);
         }
     }
 
-    /// A session ended. When it was the agent's last, the agent is away, or forgotten if that was asked.
-    pub(super) fn session_over(&mut self, link: LinkId, session: SessionNo, forget: bool) {
+    /// A session ended. When it was the agent's last, the agent is away; or forgotten, if that was asked or it is transient.
+    /// One whose entrance is lost may come back by another link, and is waited for.
+    pub(super) fn session_over(&mut self, link: LinkId, session: SessionNo, over: Over) {
         let no = session;
         let Some(session) = self.sessions.remove((link, session)) else { return };
+        let forget =
+            over == Over::Unregistered || (over == Over::Closed && self.transients.has(&session.agent));
         self.take_back(link, no, &session.agent);
         self.leave_rooms((link, no), forget);
         if self.sessions.by_agent.contains_key(&session.agent) {
             return;
         }
-        let Some(state) = self.directory.own(&session.agent) else { return };
-        let presence = if forget { Presence::Gone } else { Presence::Away };
-        let state = AgentState { presence, ..state.clone() };
+        let Some(state) = self.directory.own(&session.agent).cloned() else { return };
         if forget {
-            self.persist(Record::Forget(session.agent));
+            return self.forget_agent(state);
         }
+        self.transients.wait_for(&session.agent, self.now);
+        self.announce_agent(AgentState { presence: Presence::Away, ..state });
+    }
+
+    /// What still waits for it is dead, unless it lives elsewhere.
+    pub(super) fn forget_agent(&mut self, state: AgentState) {
         let agent = state.agent.clone();
-        self.announce_agent(state);
-        if forget {
-            self.bury(&agent);
-        }
+        self.persist(Record::Forget(agent.clone()));
+        self.announce_agent(AgentState { presence: Presence::Gone, ..state });
+        self.bury(&agent);
     }
 
     /// Agents that registered elsewhere later than here: their home is there now.
@@ -355,9 +374,7 @@ impl Mesh {
     pub(super) fn forget_old_agents(&mut self, wall_ms: u64) {
         for agent in self.directory.own_away_for(FORGET_AFTER_MS, wall_ms) {
             let Some(state) = self.directory.own(&agent).cloned() else { continue };
-            self.persist(Record::Forget(agent.clone()));
-            self.announce_agent(AgentState { presence: Presence::Gone, ..state });
-            self.bury(&agent);
+            self.forget_agent(state);
         }
     }
 
@@ -383,6 +400,10 @@ impl Mesh {
 
     pub(super) fn announce_agent(&mut self, state: AgentState) {
         let agent = state.agent.clone();
+        self.created.note(&state);
+        if state.presence == Presence::Gone {
+            self.transients.remove(&agent);
+        }
         if let Some(news) = self.directory.change(state) {
             self.flood(&Frame::Agents(news), None);
         }

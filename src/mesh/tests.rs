@@ -20,5 +20,7 @@ mod moves;
 mod numbers;
 mod parting;
 mod rollback;
+mod shares;
 mod silence;
 mod takeover;
+mod transient;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::row::{KeyText, Message, Rest, Row, place_word, read_agent};
+use super::row::{How, KeyText, Message, Rest, Row, place_word, read_agent};
 use super::writes::Known;
 use crate::wire::envelope::MessageKey;
 use crate::wire::frame::{AgentState, Presence};
@@ -39,7 +39,7 @@ pub(super) struct Loaded {
 /// Reads all of a file that is whole, and puts damaged rows aside.
 pub(super) fn load(connection: &mut Connection, wall_ms: u64) -> rusqlite::Result<Loaded> {
     let mut loaded = Loaded::default();
-    agents(connection, &mut loaded.memory.agents)?;
+    agents(connection, &mut loaded.memory)?;
     elsewhere(connection, &mut loaded.memory.elsewhere)?;
     horizons(connection, &mut loaded.memory.horizons)?;
     numbers(connection, &mut loaded.memory.numbers)?;
@@ -55,7 +55,7 @@ pub(super) fn load(connection: &mut Connection, wall_ms: u64) -> rusqlite::Resul
 /// Reads what can be read of a damaged file: from the front up to the damage, then from the back.
 pub(super) fn load_damaged(connection: &Connection) -> Loaded {
     let mut loaded = Loaded::default();
-    let _ = agents(connection, &mut loaded.memory.agents);
+    let _ = agents(connection, &mut loaded.memory);
     let _ = elsewhere(connection, &mut loaded.memory.elsewhere);
     let _ = horizons(connection, &mut loaded.memory.horizons);
     let _ = numbers(connection, &mut loaded.memory.numbers);
@@ -224,12 +224,16 @@ fn numbers(connection: &Connection, numbers: &mut Vec<Numbers>) -> rusqlite::Res
     Ok(())
 }
 
-fn agents(connection: &Connection, agents: &mut Vec<AgentState>) -> rusqlite::Result<()> {
+fn agents(connection: &Connection, memory: &mut Memory) -> rusqlite::Result<()> {
     let mut select =
         connection.prepare("SELECT namespace, name, registered_ms, shared, capabilities FROM agent")?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
-        agents.extend(agent(row)?);
+        let Some(state) = agent(row)? else { continue };
+        if How::of(row.get(3).unwrap_or_default()).transient {
+            memory.transient.insert(state.agent.clone());
+        }
+        memory.agents.push(state);
     }
     Ok(())
 }
@@ -245,7 +249,7 @@ fn agent(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<AgentState>> {
         agent: AgentAddr::new(namespace, name),
         presence: Presence::Away,
         registered_ms: row.get::<_, i64>(2).unwrap_or_default() as u64,
-        shared: row.get(3).unwrap_or_default(),
+        shared: How::of(row.get(3).unwrap_or_default()).shared,
         capabilities: serde_json::from_str(&text(row.get_ref(4)?)).unwrap_or_default(),
     }))
 }

@@ -70,6 +70,25 @@ fn bounded(reason: &Refusal) -> Refusal {
     Refusal::new(reason.code, reason.message.as_str())
 }
 
+/// How an agent is served: its column `shared`. Earlier releases write 0 or 1 there, and take all but 0 for shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct How {
+    /// Its sessions share its messages.
+    pub shared: bool,
+    /// It is forgotten with the last of them.
+    pub transient: bool,
+}
+
+impl How {
+    pub fn number(self) -> i64 {
+        i64::from(self.shared) | i64::from(self.transient) << 1
+    }
+
+    pub fn of(number: i64) -> How {
+        How { shared: number & 1 != 0, transient: number & 2 != 0 }
+    }
+}
+
 /// What is written once. The head is last: it is the part that grows.
 #[derive(Serialize)]
 struct FixedRef<'a> {

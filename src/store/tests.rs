@@ -3,6 +3,7 @@
 use super::testing::{agent, change, kept, key};
 use super::*;
 use crate::wire::envelope::State;
+use crate::wire::frame::AgentState;
 use crate::wire::ids::NodeName;
 use crate::wire::record::{Elsewhere, Kept, KnownNode, Past, Place};
 
@@ -70,6 +71,24 @@ async fn a_start_is_higher_than_every_one_before_and_agents_are_remembered() {
     let known = KnownNode { heard_ms: 7, agents: [(agent("c").agent, agent("c"))].into() };
     assert_eq!(second.memory.elsewhere, [(there, known)].into());
     assert_eq!(second.memory.horizons, vec![(agent("a").agent, 50)]);
+}
+
+#[tokio::test]
+async fn which_agents_are_transient_is_remembered_beside_how_they_are_served() {
+    // covers T05
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = open(folder.path(), 1).unwrap();
+    let shared = |name: &str| AgentState { shared: true, ..agent(name) };
+    let (plain, brief) =
+        (|name: &str| Record::Agent(agent(name)), |name: &str| Record::Transient(agent(name)));
+    let pool = Record::Transient(shared("pool"));
+    let writes =
+        vec![plain("a"), brief("a"), brief("b"), plain("b"), brief("c"), Record::Agent(shared("d")), pool];
+    write_all(&mut first, writes).await;
+    close(first).await;
+    let memory = open(folder.path(), 2).unwrap().memory;
+    assert_eq!(memory.agents, vec![agent("a"), agent("b"), agent("c"), shared("d"), shared("pool")]);
+    assert_eq!(memory.transient, ["a", "c", "pool"].map(|name| agent(name).agent).into());
 }
 
 #[tokio::test]

@@ -60,12 +60,14 @@ pub(super) struct Known {
 /// Writes one record.
 pub(super) fn write(connection: &Connection, record: &Record, known: &mut Known) -> rusqlite::Result<()> {
     match record {
-        Record::Agent(state) => {
+        Record::Agent(state) | Record::Transient(state) => {
+            let transient = matches!(record, Record::Transient(_));
+            let how = row::How { shared: state.shared, transient }.number();
             let capabilities = serde_json::to_string(&state.capabilities).unwrap_or_default();
             let (namespace, name) = (state.agent.namespace.as_str(), state.agent.name.as_str());
             connection
                 .prepare_cached("INSERT OR REPLACE INTO agent VALUES (?1, ?2, ?3, ?4, ?5)")?
-                .execute(params![namespace, name, state.registered_ms as i64, state.shared, capabilities])?;
+                .execute(params![namespace, name, state.registered_ms as i64, how, capabilities])?;
         }
         Record::Forget(agent) => {
             connection

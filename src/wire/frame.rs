@@ -5,7 +5,7 @@
 //! node of tomorrow can talk to one of today. The payload is never copied: it is a slice of what arrived.
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::close::Refusal;
 use super::envelope::Head;
@@ -213,6 +213,15 @@ pub struct Attach {
     /// Messages that it may have in its hands at once; as many again of priority 1. 0 for a session that is attached: it
     /// gets no more, and the answer comes when all that it has is settled.
     pub window: u16,
+    /// Whether the agent is forgotten with the last of its sessions, however that ends. Releases that do not know this
+    /// neither write nor read it; theirs stay known.
+    #[serde(deserialize_with = "written_last")]
+    pub transient: bool,
+}
+
+/// What stands at the end of a head since some release: one that is older has written nothing there.
+fn written_last<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(T::deserialize(from).unwrap_or_default())
 }
 
 /// What a call asks of a node.

@@ -188,6 +188,18 @@ impl fmt::Debug for AgentAddr {
     }
 }
 
+/// Hex digits of a connection in its agent's name.
+const CONNECTION: usize = 8;
+
+impl AgentName {
+    /// Whose connection it is the name of: each one of an older client is an agent `NAME.xxxxxxxx`.
+    pub fn connection_of(&self) -> Option<&str> {
+        let (of, no) = self.as_str().rsplit_once('.')?;
+        let digits = no.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        (no.len() == CONNECTION && digits && !of.is_empty()).then_some(of)
+    }
+}
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

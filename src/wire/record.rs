@@ -1,6 +1,6 @@
 //! What a node has on disk: the mesh says what is to be written, the store writes it, and reads it back at the next start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,8 @@ use super::room::{Position, RoomKey};
 pub enum Record {
     /// This agent is registered here.
     Agent(AgentState),
+    /// The same, of one that is forgotten with its last session.
+    Transient(AgentState),
     /// This agent is no longer known here.
     Forget(AgentAddr),
     /// News of another node.
@@ -268,6 +270,8 @@ impl KnownNode {
 pub struct Memory {
     /// Agents registered here.
     pub agents: Vec<AgentState>,
+    /// Which of them are forgotten unless their sessions come back soon: see [`Record::Transient`].
+    pub transient: BTreeSet<AgentAddr>,
     /// Other nodes and their agents.
     pub elsewhere: BTreeMap<NodeName, KnownNode>,
     /// Messages, by their order; those that have ended without payload.

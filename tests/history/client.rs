@@ -155,6 +155,7 @@ impl World {
             registered_ms: session.registered_ms,
             resumed: session.was_ready,
             window: session.window,
+            transient: false,
         };
         self.send_up(ix, &Frame::Attach(attach));
     }

@@ -1,7 +1,7 @@
 //! The reference model of a disk: records in the order in which they were given, a batch an fsync, and what is left
 //! when the power goes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use trishula::mesh::Ticket;
@@ -18,6 +18,7 @@ use crate::rng::Rng;
 #[derive(Debug, Clone, Default)]
 pub struct Platter {
     pub agents: BTreeMap<AgentAddr, AgentState>,
+    pub transient: BTreeSet<AgentAddr>,
     pub elsewhere: BTreeMap<NodeName, KnownNode>,
     pub messages: BTreeMap<MessageKey, Kept>,
     pub horizons: BTreeMap<AgentAddr, u64>,
@@ -39,8 +40,18 @@ impl Platter {
     /// Answers the message that it changes, as it is now.
     fn apply(&mut self, record: Record) -> Option<Changed> {
         match record {
-            Record::Agent(state) => drop(self.agents.insert(state.agent.clone(), state)),
-            Record::Forget(agent) => drop(self.agents.remove(&agent)),
+            Record::Agent(state) => {
+                self.transient.remove(&state.agent);
+                self.agents.insert(state.agent.clone(), state);
+            }
+            Record::Transient(state) => {
+                self.transient.insert(state.agent.clone());
+                self.agents.insert(state.agent.clone(), state);
+            }
+            Record::Forget(agent) => {
+                self.agents.remove(&agent);
+                self.transient.remove(&agent);
+            }
             Record::Elsewhere(node, news) => self.elsewhere.entry(node).or_default().note(&news),
             Record::Keep(kept) => {
                 let key = kept.key.clone();
@@ -190,6 +201,7 @@ impl Disk {
         let horizons = self.platter.horizons.iter().map(|(sender, ms)| (sender.clone(), *ms)).collect();
         let numbers = self.platter.numbers.values().cloned().collect();
         let rooms = self.platter.rooms.clone();
-        Memory { agents, elsewhere: self.platter.elsewhere.clone(), messages, horizons, numbers, rooms }
+        let (elsewhere, transient) = (self.platter.elsewhere.clone(), self.platter.transient.clone());
+        Memory { agents, transient, elsewhere, messages, horizons, numbers, rooms }
     }
 }

@@ -283,6 +283,7 @@ impl EvilEdge {
             registered_ms: 1,
             resumed: false,
             window: 64,
+            transient: false,
         }));
         while !matches!(edge.hear(), Frame::Attached(SessionNo(1), _)) {}
         edge

@@ -29,4 +29,5 @@ mod rollback;
 mod rooms;
 mod services;
 mod survival;
+mod transient;
 mod wss;

@@ -16,7 +16,7 @@ use crate::harness::{
 pub const SECRET: &str = "a secret of the tests, long enough to be one";
 
 /// One machine whose edge serves these presets as well, on ports of its own.
-fn serving(presets: &[(&str, u16)]) -> Mesh {
+pub fn serving(presets: &[(&str, u16)]) -> Mesh {
     let mut mesh = Mesh::init(&["agni"]);
     let machine = &mut mesh.machines[0];
     add_services(machine, presets);

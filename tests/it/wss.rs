@@ -48,6 +48,11 @@ impl Door {
         Door { port: machine.edge_port, from: None, token: machine.token(agent), tls: Arc::new(config) }
     }
 
+    /// The same at this port.
+    pub fn at(self, port: u16) -> Door {
+        Door { port, ..self }
+    }
+
     /// The same through a proxy at this port, from this address of the machine.
     pub fn through(self, port: u16, from: std::net::Ipv4Addr) -> Door {
         Door { port, from: Some(from), ..self }

@@ -143,6 +143,7 @@ impl World {
             registered_ms: self.machines[self.gates[gate].machine].clock.wall_ms(self.now),
             resumed: false,
             window: 64,
+            transient: false,
         };
         let no = self.open(gate, c, attach);
         self.note(|| format!("{} connects at gate {gate} as {no}", self.clients[c].agent));

@@ -110,6 +110,7 @@ impl Crowd {
                         registered_ms: 1 + self.errand.life,
                         resumed: false,
                         window: 64,
+                        transient: false,
                     };
                     self.send(Frame::Attach(attach));
                 }

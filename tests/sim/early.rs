@@ -83,6 +83,7 @@ impl Scene {
             registered_ms: self.lives,
             resumed: false,
             window: 64,
+            transient: false,
         };
         handle.try_send(&Frame::Attach(attach)).unwrap();
         let (frames, frames_heard) = queue::bounded("sim.client", 64);

@@ -294,6 +294,7 @@ impl Town {
             registered_ms: clock::wall_ms(),
             resumed: false,
             window: WINDOW,
+            transient: false,
         };
         self.to_node(link, &Frame::Attach(attach));
     }

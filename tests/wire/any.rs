@@ -293,9 +293,19 @@ fn any_message() -> impl Strategy<Value = Frame> {
 }
 
 fn any_session_frame() -> impl Strategy<Value = Frame> {
-    let attach = (any_session(), any_agent(), vec("\\PC{0,20}", 0..4), any::<(bool, u64, bool, u16)>())
-        .prop_map(|(session, agent, capabilities, (shared, registered_ms, resumed, window))| {
-            Frame::Attach(Attach { session, agent, capabilities, shared, registered_ms, resumed, window })
+    let attach = (any_session(), any_agent(), vec("\\PC{0,20}", 0..4), any::<(bool, u64, bool, u16, bool)>())
+        .prop_map(|(session, agent, capabilities, more)| {
+            let (shared, registered_ms, resumed, window, transient) = more;
+            Frame::Attach(Attach {
+                session,
+                agent,
+                capabilities,
+                shared,
+                registered_ms,
+                resumed,
+                window,
+                transient,
+            })
         });
     let settle = (any_session(), vec((any::<u64>(), any_settlement()), 0..6));
     let query = (any_session(), any_number(), any_agent(), any_id());

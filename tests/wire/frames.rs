@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::{BufMut, Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use trishula::wire::frame::{Encoded, Error, Frame, MAX_HEAD, MAX_PAYLOAD, Reader};
+use trishula::wire::frame::{Attach, Encoded, Error, Frame, MAX_HEAD, MAX_PAYLOAD, Reader};
 
 use crate::any::any_frame;
 use crate::samples::golden;
@@ -167,6 +167,19 @@ proptest! {
         let mut reader = Reader::default();
         reader.push(stream.freeze());
         prop_assert_eq!(read_all(&mut reader), Ok(vec![before, Frame::Unknown(kind), after]));
+    }
+}
+
+#[test]
+fn a_registration_of_an_entrance_that_knows_no_transient_agents_is_read() {
+    // covers T01
+    let Frame::Attach(attach) = sample("Attach") else { panic!("no Attach") };
+    for transient in [false, true] {
+        let (kind, head) = parts(&Frame::Attach(Attach { transient, ..attach.clone() }).encode());
+        assert_eq!(head.last(), Some(&u8::from(transient)), "it stands last, where older nodes read no more");
+        let mut older = raw(kind, &head[..head.len() - 1], &[]);
+        let read = Frame::Attach(Attach { transient: false, ..attach.clone() });
+        assert_eq!(Frame::decode(&mut older), Ok(Some(read)));
     }
 }
 

@@ -222,6 +222,7 @@ fn messages_and_links() -> Vec<Frame> {
             registered_ms: 1_767_225_600_000,
             resumed: true,
             window: 64,
+            transient: false,
         }),
         Frame::Attached(SessionNo(3), 1_767_225_600_000),
         Frame::Detach(SessionNo(3), true),

@@ -8,14 +8,12 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use serde::Serialize;
-use trishula::gateway::auth::base_of;
+use trishula::gateway::auth::{ANONYMOUS, base_of};
 use trishula::wire::ids::AgentName;
 
 use super::ours::{Authenticated, Refused, Said, Say};
 use super::step::{Ids, Steps};
 
-/// What a client without a token is called.
-const ANONYMOUS: &str = "anonymous";
 /// Frames that wait for the registration.
 const MAX_WAITING: usize = 64;
 /// Bytes of frames that wait beyond which the client is not read.
@@ -81,6 +79,8 @@ struct Register<'a> {
     agent: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     shared: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    transient: bool,
 }
 
 impl Login {
@@ -128,7 +128,9 @@ impl Login {
 
     fn ask(&mut self, ids: &mut dyn Ids, agent: Option<&str>, out: &mut Steps) {
         let (id, shared) = (ids.next_id(), agent.is_none());
-        out.to_session(Say::control("REGISTER", &id, Register { agent, shared }).text());
+        // An agent that is only for this connection ends with it, also where nobody is left to say so.
+        let register = Register { agent, shared, transient: !shared };
+        out.to_session(Say::control("REGISTER", &id, register).text());
         self.registration = Registration::Asked { id, shared };
     }
 

@@ -112,6 +112,64 @@ async fn without_a_token_all_is_allowed_as_it_was_unless_the_operator_says_other
     );
 }
 
+/// What a client of our protocol is answered that wants to be this agent; with a token of this user, if it has one.
+async fn becomes(world: &World, user: Option<&str>, agent: &str) -> Value {
+    let bearer = user.map(|user| format!("Bearer {}", signed(SECRET, claims(user, &[]))));
+    let mut headers = vec![("sec-websocket-protocol", "trishula.v2+json")];
+    headers.extend(bearer.as_deref().map(|bearer| ("authorization", bearer)));
+    let mut client = connect(world, world.address(), "localhost", &headers).await.unwrap();
+    client.say(json!({"type": "REGISTER", "id": "r", "payload": {"agent": agent}})).await;
+    let answer = client.hear().await;
+    if answer["type"] == "REGISTERED" {
+        answer["payload"]["agent"].clone()
+    } else {
+        answer["payload"]["code"].clone()
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_the_service_without_a_token() {
+    // covers B05, B27 04
+    let narrow = preset("akosha", "auth = false\nanonymous_permissions = [\"akosha:read\"]");
+    let open = preset("mahavishnu", "auth = false");
+    let buddy = preset("session-buddy", "auth = false");
+    for services in [&narrow, &open, &buddy] {
+        let world = serving(services).await;
+        for agent in ["service", "u1", "u1.5f0c2a91", "anonymous", "anonymous.service", "anonymous.5f0c2a911"]
+        {
+            assert_eq!(becomes(&world, None, agent).await, "forbidden", "{agent}");
+        }
+        assert_eq!(becomes(&world, None, "anonymous.5f0c2a91").await, "anonymous.5f0c2a91");
+        assert_eq!(becomes(&world, Some("service"), "service").await, "service");
+        let mut old = old(&world).await;
+        assert_ne!(old.hear().await["data"]["authenticated"], true);
+    }
+    // One of several dialects: the relay's clients say who they are.
+    let several = narrow.replace("preset = \"akosha\"", "preset = \"akosha\"\ndialect = \"auto\"");
+    let world = serving(&several).await;
+    assert_eq!(becomes(&world, None, "service").await, "forbidden");
+    assert_eq!(becomes(&world, None, "mac").await, "mac");
+    // Where no token is read and all is open there is nothing to be protected.
+    let bare = "[[service]]\nname = \"own\"\ndialect = \"mcp\"\nlisten = [\"127.0.0.1:0\"]\nauth = false\n";
+    let world = serving(&format!("{bare}anonymous_permissions = [\"*\"]\n")).await;
+    assert_eq!(becomes(&world, None, "service").await, "service");
+    let world = serving(&format!("{bare}anonymous_permissions = [\"own:read\"]\n")).await;
+    assert_eq!(becomes(&world, None, "service").await, "forbidden");
+}
+
+#[tokio::test]
+async fn no_user_has_a_name_below_anothers() {
+    // covers B03, B05
+    let world = serving(&preset("mahavishnu", "")).await;
+    for other in ["john.doe", "john.doe.3b312198", "john.1", "john.3B312198"] {
+        assert_eq!(becomes(&world, Some("john"), other).await, "forbidden", "{other}");
+    }
+    assert_eq!(becomes(&world, Some("john"), "john.3b312198").await, "john.3b312198");
+    assert_eq!(becomes(&world, Some("john.doe"), "john.doe").await, "forbidden");
+    let named = "john-doe-30f69670bba25e88";
+    assert_eq!(becomes(&world, Some("john.doe"), named).await, named);
+}
+
 #[tokio::test]
 async fn an_agent_of_another_service_comes_in_only_where_a_rule_lets_it() {
     // covers B15, B27 13

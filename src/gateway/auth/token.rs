@@ -20,9 +20,12 @@ const MAX_TOKEN: usize = 8 * 1024;
 pub struct Rules {
     /// Whether a token must end.
     pub require_exp: bool,
-    /// Whether a token for `dc` is good for every name that begins with `dc.` as well: each connection of a client
-    /// that speaks an older dialect has one of its own. And its users may have names that are no agents'.
+    /// Whether a token for `dc` is good for `dc.xxxxxxxx` as well: each connection of a client that speaks an older dialect
+    /// has such a name of its own. No user has one below another's: those with a dot are called like those that are no
+    /// agents' names.
     pub own_names: bool,
+    /// Whether users may have names that are no agents'; so it is where connections have names of their own.
+    pub any_users: bool,
     /// How long a token is good at the most, in milliseconds: from when it was made (`iat`), or, where it does not say, from
     /// when it is shown. `None`: for as long as it says.
     pub longest_life_ms: Option<u64>,
@@ -30,7 +33,7 @@ pub struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { require_exp: true, own_names: false, longest_life_ms: None }
+        Self { require_exp: true, own_names: false, any_users: false, longest_life_ms: None }
     }
 }
 
@@ -121,8 +124,8 @@ impl Own {
             (Some(name), _) | (None, Some(name)) => name,
             (None, None) => return Err(invalid("the token names no agent: neither sub nor user_id")),
         };
-        let agent = match self.rules.own_names {
-            true => user::agent_of(name)
+        let agent = match self.rules.own_names || self.rules.any_users {
+            true => user::agent_of(name, self.rules.own_names)
                 .ok_or_else(|| invalid("the token's user has no name of 1 to 256 bytes that can be seen"))?,
             false => AgentName::new(name).map_err(|e| invalid(format!("the token's agent: {e}")))?,
         };
@@ -137,7 +140,7 @@ impl Own {
 
     /// The names below an agent's, where its connections have names of their own.
     pub(super) fn names_below(&self, agent: &AgentName) -> Option<Pattern> {
-        self.rules.own_names.then(|| Pattern::Prefix(format!("{}.", user::base_of(agent.as_str()))))
+        self.rules.own_names.then(|| Pattern::Connection(user::base_of(agent.as_str())))
     }
 
     /// Reads a token at the wall-clock time `now_ms`. Nothing of the token is in the refusal.

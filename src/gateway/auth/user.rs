@@ -17,9 +17,11 @@ const BELOW: usize = 9;
 const DIGEST: usize = 8;
 
 /// The agent that a user is in the mesh: of the same name where that is one, else of what can be kept of it and a digest
-/// (SHA-256) of the whole, always the same. It is below nobody's name. `None`: nobody is called so.
-pub(super) fn agent_of(user: &str) -> Option<AgentName> {
-    if let Ok(agent) = AgentName::new(user) {
+/// (SHA-256) of the whole, always the same; also where it has a dot, if `alone`. Then it is below nobody's name. `None`:
+/// nobody is called so.
+pub(super) fn agent_of(user: &str, alone: bool) -> Option<AgentName> {
+    let below = alone && user.contains('.');
+    if let Some(agent) = AgentName::new(user).ok().filter(|_| !below) {
         return Some(agent);
     }
     if user.trim().is_empty() || user.len() > MAX_USER || user.chars().any(char::is_control) {
@@ -54,12 +56,16 @@ mod tests {
     #[test]
     fn every_user_is_an_agent_and_no_two_are_one() {
         // covers B03
-        let agent = |user: &str| agent_of(user).unwrap().to_string();
+        let agent = |user: &str| agent_of(user, true).unwrap().to_string();
         assert_eq!(agent("alice"), "alice");
         let long = "x".repeat(MAX_USER);
         let users = [
             "alice@example.com",
             "alice-example.com",
+            "alice",
+            "alice.smith",
+            "alice-smith",
+            "alice.3b312198",
             "Alice Example",
             "Alice  Example",
             "मीरा",
@@ -76,7 +82,7 @@ mod tests {
         let agents: Vec<String> = users.iter().map(|user| agent(user)).collect();
         for (at, name) in agents.iter().enumerate() {
             assert!(!agents[..at].contains(name), "{name}");
-            assert!(name.len() + ".xxxxxxxx".len() <= crate::wire::ids::MAX_AGENT_NAME, "{name}");
+            assert!(name.len() + ".xxxxxxxx".len() <= MAX_AGENT_NAME, "{name}");
         }
         assert_eq!(agents[0], "alice-example-com-ff8d9819fc0e12bf");
         for length in 50..=64 {
@@ -87,7 +93,9 @@ mod tests {
             assert_ne!(base, base_of(&other), "{length}");
         }
         for nobody in ["", " ", "a\n", "a\0", &"x".repeat(MAX_USER + 1)] {
-            assert_eq!(agent_of(nobody), None, "{nobody:?}");
+            assert_eq!(agent_of(nobody, true), None, "{nobody:?}");
         }
+        assert!(agents.iter().all(|agent| !agent.contains('.')), "none is below another's");
+        assert_eq!(agent_of("alice.smith", false).unwrap().as_str(), "alice.smith");
     }
 }

@@ -248,6 +248,7 @@ mod tests {
             registered_ms: REGISTERED_MS,
             resumed: false,
             window: 64,
+            transient: false,
         };
         seat.attach(attach).await.unwrap();
         node.grant().await;

@@ -116,6 +116,7 @@ mod tests {
             registered_ms: n,
             resumed: false,
             window: 64,
+            transient: false,
         };
         // The link is up when this has come.
         seat.attach(attach(0)).await.unwrap();

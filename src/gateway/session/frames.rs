@@ -216,7 +216,10 @@ impl<C: Carrier> Session<C> {
             return Err(Refusal::new(Code::NotRegistered, "agent: must be given, as there is no token"));
         };
         if !identity.may_be(&name) {
-            let message = format!("the token does not allow the agent {name}");
+            let message = match identity.agent {
+                Some(_) => format!("the token does not allow the agent {name}"),
+                None => format!("without a token nobody is the agent {name} here; show one that is for it"),
+            };
             return Err(Refusal::new(Code::Forbidden, message));
         }
         Ok(AgentAddr::new(self.namespace.clone(), name))
@@ -243,6 +246,7 @@ impl<C: Carrier> Session<C> {
             registered_ms: clock::wall_ms(),
             resumed: false,
             window: self.register.window,
+            transient: self.register.transient,
         };
         self.phase = Phase::Registered;
         // What another agent had in its hands is taken back with its registration.

@@ -212,7 +212,7 @@ impl Mesh {
             None => None,
         };
         let home = match home {
-            None if arrived.head.create => Some(self.create_agent(&arrived.key.to)),
+            None if arrived.head.create => self.create_agent(&arrived.key.to).ok(),
             home => home,
         };
         // Its node asks whether it came in time: it did not, and if it still comes it is recognised.

@@ -31,10 +31,14 @@ pub struct Limits {
     pub node_messages: usize,
     /// … and the bytes of their payloads: they are in memory as well as on disk.
     pub node_bytes: usize,
+    /// What one namespace may have of what clients may fill of both, while there are others here: percent.
+    pub namespace_percent: usize,
     /// Receipts kept for one sender that is away; of more, the oldest ends untold.
     pub receipts_of_sender: usize,
     /// Marks of one sender's messages that have ended; of more, the oldest is dropped.
     pub marks_of_sender: usize,
+    /// Agents of one namespace that messages have made and as whom nobody has registered.
+    pub created_agents: usize,
     /// Recipients of one broadcast.
     pub broadcast_recipients: usize,
     /// A node that stays away for so long is replaced by the one that has the second copy.
@@ -51,8 +55,10 @@ impl Default for Limits {
             pair_burst: 100_000,
             node_messages: 200_000,
             node_bytes: 512 << 20,
+            namespace_percent: 50,
             receipts_of_sender: 10_000,
             marks_of_sender: 50_000,
+            created_agents: 1_000,
             broadcast_recipients: 4096,
             takes_over_after: Duration::from_secs(60),
         }

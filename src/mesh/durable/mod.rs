@@ -22,6 +22,7 @@
 //! | `order` | what waits for an earlier message that lies elsewhere |
 //! | `mailbox` | in the hands of sessions |
 //! | `room` | what waits as its recipient's home is full |
+//! | `shares` | what each namespace may have of a node's room |
 //! | `writing` | what the disk is given, and what it refuses |
 //! | `receipts` | what upstream is told, and the end |
 //! | `copies` | the second machine |
@@ -56,6 +57,7 @@ mod receipts;
 mod restore;
 mod rollback;
 mod room;
+mod shares;
 mod table;
 mod takeover;
 mod taking;
@@ -207,6 +209,12 @@ impl Mesh {
                 item.redelivered |= waits && item.is_of_another_node();
             }
         }
+    }
+
+    /// Whether no message waits here for this agent.
+    pub(super) fn has_no_mail(&self, agent: &AgentAddr) -> bool {
+        let waits = |no: &No| self.durable.table.get(*no).is_some_and(table::Item::is_ours);
+        !self.durable.table.of_recipient(agent).iter().any(waits)
     }
 
     /// When [`Mesh::durable_tick`] has something to do.

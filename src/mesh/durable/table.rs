@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use super::numbers::{Numbers, number_of};
+use super::shares::Shares;
 use crate::mesh::Time;
 use crate::wire::close::Refusal;
 use crate::wire::envelope::{Head, MessageKey, Numbered, Priority, State};
@@ -170,6 +171,7 @@ pub(in crate::mesh) struct Table {
     /// When something is to be done about an item, by the wall clock in milliseconds.
     deadlines: BTreeSet<(u64, No)>,
     pub(super) bytes: usize,
+    pub(super) shares: Shares,
     last: No,
 }
 
@@ -215,6 +217,7 @@ impl Table {
     pub(super) fn insert(&mut self, no: No, item: Item) {
         self.last = self.last.max(no);
         self.bytes += item.payload.len();
+        self.shares.takes(&item.key.from.namespace, 1, item.payload.len());
         self.slots.insert(item.key.clone(), Slot::Item(no));
         self.by_recipient.entry(item.key.to.clone()).or_default().insert(no);
         self.deadlines.insert((item.expires_ms, no));
@@ -228,6 +231,7 @@ impl Table {
     pub(super) fn remove(&mut self, no: No) -> Option<Item> {
         let item = self.items.remove(&no)?;
         self.bytes -= item.payload.len();
+        self.shares.gives(&item.key.from.namespace, 1, item.payload.len());
         self.slots.remove(&item.key);
         self.deadlines.remove(&(item.expires_ms, no));
         self.deadlines.remove(&(item.not_before_ms, no));
@@ -256,6 +260,7 @@ impl Table {
         self.drop_payload(no);
         if let Some(item) = self.items.get_mut(&no) {
             self.bytes += payload.len();
+            self.shares.takes(&item.key.from.namespace, 0, payload.len());
             item.payload = payload;
         }
     }
@@ -264,6 +269,7 @@ impl Table {
     pub(super) fn drop_payload(&mut self, no: No) {
         if let Some(item) = self.items.get_mut(&no) {
             self.bytes -= item.payload.len();
+            self.shares.gives(&item.key.from.namespace, 0, item.payload.len());
             item.payload = Bytes::new();
         }
     }

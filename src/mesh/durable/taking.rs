@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::LONGEST_MS;
 use super::copies::SECOND_WITHIN_MS;
 use super::table::{Item, Known, No};
+use crate::mesh::created::NEVER_MS;
 use crate::mesh::{Event, Hop, Mesh, Output, Queried, Step, Time};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Head, MessageKey, State, Target};
@@ -31,7 +32,7 @@ pub(super) enum Whose {
 
 /// What clients may fill of all that a node keeps. An eighth is for what other nodes bring: two that are full of messages for
 /// each other would not get rid of any.
-fn keeping_back(all: usize) -> usize {
+pub(super) fn keeping_back(all: usize) -> usize {
     all - all.div_ceil(8)
 }
 
@@ -145,6 +146,8 @@ impl Mesh {
         };
         let all = self.directory.agents(Some(namespace));
         let others = all.map(|(_, state)| state.agent.clone()).filter(|agent| *agent != head.from);
+        // Nobody comes back for what is for all under the name of a connection that is lost.
+        let others = others.filter(|agent| !self.transients.is_away(agent));
         let most = self.config.limits.broadcast_recipients;
         let recipients: Vec<AgentAddr> = others.take(most + 1).collect();
         if recipients.len() > most {
@@ -170,7 +173,7 @@ impl Mesh {
         self.check_age(&head)?;
         let home = match self.directory.home(&key.to) {
             Some((home, _)) => home.clone(),
-            None if head.create => self.create_agent(&key.to),
+            None if head.create => self.create_agent(&key.to)?,
             None => {
                 let message = format!("no agent {} was ever registered", key.to);
                 return Err(Refusal::new(Code::UnknownRecipient, message));
@@ -179,6 +182,7 @@ impl Mesh {
         self.check_disk()?;
         self.check_size(payload.len())?;
         self.check_room(&key.to, payload.len(), Whose::Clients)?;
+        self.check_share(&key.from.namespace, payload.len())?;
         let second = if head.copies > 1 { Some(self.second_machine(&home)?) } else { None };
         let no = self.durable.table.next_no();
         let may_come_again = sender.is_some_and(|sender| self.may_come_again(sender, &head));
@@ -325,21 +329,22 @@ impl Mesh {
     }
 
     /// An agent that was never seen gets a mailbox here.
-    pub(super) fn create_agent(&mut self, agent: &AgentAddr) -> NodeName {
+    pub(super) fn create_agent(&mut self, agent: &AgentAddr) -> Result<NodeName, Refusal> {
         if self.sessions.is_registering(agent) {
             // It is about to be known, and better.
-            return self.config.node.clone();
+            return Ok(self.config.node.clone());
         }
         let state = AgentState {
             agent: agent.clone(),
             presence: Presence::Away,
-            registered_ms: 1,
+            registered_ms: NEVER_MS,
             shared: false,
             capabilities: Vec::new(),
         };
+        self.check_created(&state)?;
         self.persist(Record::Agent(state.clone()));
         self.announce_agent(state);
-        self.config.node.clone()
+        Ok(self.config.node.clone())
     }
 
     /// A registration came to nothing, for which a message waited that may create its recipient.
@@ -352,7 +357,8 @@ impl Mesh {
             table.get(*no).is_some_and(|item| item.head.create && item.is_ours() && item.homeless.is_none())
         };
         if table.of_recipient(agent).iter().any(waits) {
-            self.create_agent(agent);
+            // Where there is no room for it the message waits like one whose recipient is gone.
+            let _ = self.create_agent(agent);
         }
     }
 

@@ -326,17 +326,21 @@ impl Mesh {
         let share = MAX_ROOMS.saturating_sub(kept - all_own) / 2;
         if all_own >= share {
             let message = format!(
-                "this node keeps {MAX_ROOMS} rooms at most, and can keep no more of namespace {namespace}"
+                "node {} keeps {all_own} rooms of namespace {namespace}, of {MAX_ROOMS} in all, and can keep no more of it until some are forgotten",
+                self.config.node
             );
-            return Err(Refusal::new(Code::RateLimited, message));
+            return Err(Refusal::new(Code::Unavailable, message));
         }
         let Some(by) = by else { return Ok(()) };
-        let opened = own().filter(|(_, room)| room.by.as_ref() == Some(by)).count();
+        // All connections of an older client's user count as one.
+        let person = |agent: &AgentAddr| agent.name.connection_of().unwrap_or(agent.name.as_str()).to_owned();
+        let who = person(by);
+        let opened = own().filter(|(_, room)| room.by.as_ref().is_some_and(|by| person(by) == who)).count();
         if opened >= share.saturating_sub(all_own - opened) / 2 {
             let message = format!(
-                "{by} has opened {opened} rooms here, and may open no more until some are forgotten: the rest is for others"
+                "{namespace}/{who} has opened {opened} rooms here, and may open no more until some are forgotten: the rest is for others"
             );
-            return Err(Refusal::new(Code::RateLimited, message));
+            return Err(Refusal::new(Code::Unavailable, message));
         }
         Ok(())
     }

@@ -59,8 +59,16 @@ pub(super) fn reach(mesh: &mut Mesh, names: &[&str]) {
 fn session(mesh: &mut Mesh, no: u64, agent: &str) -> SessionNo {
     let agent = AgentAddr::parse(agent, &Namespace::new("trishula").unwrap()).unwrap();
     let (session, capabilities) = (SessionNo(no), Vec::new());
-    let attach =
-        Attach { session, agent, capabilities, shared: true, registered_ms: no, resumed: false, window: 64 };
+    let attach = Attach {
+        session,
+        agent,
+        capabilities,
+        shared: true,
+        registered_ms: no,
+        resumed: false,
+        window: 64,
+        transient: false,
+    };
     mesh.attach(LinkId(1), attach);
     disk::writes(mesh).iter().for_each(|(ticket, _)| mesh.persisted(*ticket));
     session

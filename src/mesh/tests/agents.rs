@@ -332,6 +332,7 @@ fn attach_large(cluster: &mut Cluster, at: &Client, n: u64) -> Client {
         registered_ms: 1,
         resumed: false,
         window: 64,
+        transient: false,
     };
     cluster.frame(&client, Frame::Attach(attach));
     client

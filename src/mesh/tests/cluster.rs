@@ -7,16 +7,17 @@ use bytes::Bytes;
 
 use super::super::*;
 use crate::wire::close::LinkClose;
-use crate::wire::envelope::{Class, Head, Kind, MessageKey, Target};
+use crate::wire::envelope::{Class, Head, Kind, Target};
 use crate::wire::frame::{AgentState, Attach, Call, Method};
 use crate::wire::ids::{AgentAddr, Incarnation, MessageId, Namespace, Sequence, SessionNo};
-use crate::wire::record::{Kept, KnownNode, KnownRoom, Numbers, Past, Place};
-use crate::wire::room::RoomKey;
+use crate::wire::record::Numbers;
 
+mod disk;
 mod links;
 mod lives;
 mod seen;
 
+use disk::Machine;
 use links::LinkEnd;
 
 /// One way over a link between nodes, unless a test says otherwise.
@@ -62,63 +63,12 @@ pub struct As {
     pub shared: bool,
     pub registered_ms: Option<u64>,
     pub resumed: bool,
+    pub transient: bool,
 }
 
-pub const PLAIN: As = As { shared: false, registered_ms: None, resumed: false };
-pub const SHARED: As = As { shared: true, registered_ms: None, resumed: false };
-
-struct Machine {
-    mesh: Mesh,
-    disk: Disk,
-    records: Vec<(Ticket, Record)>,
-    /// What is on its disk.
-    memory: BTreeMap<MessageKey, Kept>,
-    agents: BTreeMap<AgentAddr, AgentState>,
-    elsewhere: BTreeMap<NodeName, KnownNode>,
-    numbers: BTreeMap<(AgentAddr, AgentAddr), Numbers>,
-    rooms: BTreeMap<RoomKey, KnownRoom>,
-    past: Option<Past>,
-    /// Answers calls.
-    answers: bool,
-}
-
-impl Machine {
-    fn on_disk(&self) -> Memory {
-        let mut messages: Vec<Kept> = self.memory.values().cloned().collect();
-        messages.sort_by_key(|kept| kept.order);
-        let agents = self.agents.values().cloned().collect();
-        let numbers = self.numbers.values().cloned().collect();
-        let rooms = self.rooms.clone();
-        Memory { agents, elsewhere: self.elsewhere.clone(), messages, horizons: Vec::new(), numbers, rooms }
-    }
-
-    fn write(&mut self, record: &Record) {
-        match record {
-            Record::Agent(state) => drop(self.agents.insert(state.agent.clone(), state.clone())),
-            Record::Forget(agent) => drop(self.agents.remove(agent)),
-            Record::Elsewhere(node, news) => self.elsewhere.entry(node.clone()).or_default().note(news),
-            Record::Keep(kept) => drop(self.memory.insert(kept.key.clone(), (**kept).clone())),
-            Record::Erase(key) => drop(self.memory.remove(key)),
-            Record::Horizon(..) => {}
-            Record::RoomKeep(key, _) | Record::RoomFloor(key, ..) | Record::RoomGone(key) => {
-                self.rooms.entry(key.clone()).or_default().note(record);
-            }
-            Record::Past(past) => self.past = Some(past.clone()),
-            Record::Numbers(numbers) => {
-                let pair = (numbers.from.clone(), numbers.to.clone());
-                drop(self.numbers.insert(pair, numbers.clone()));
-            }
-            Record::Change(key, change) => {
-                let Some(kept) = self.memory.get_mut(key) else { return };
-                (kept.place, kept.state, kept.reason) = (change.place, change.state, change.reason.clone());
-                (kept.other, kept.told) = (change.other.clone(), change.told);
-                if matches!(change.place, Place::Handed | Place::Ended) {
-                    kept.payload = Bytes::new();
-                }
-            }
-        }
-    }
-}
+pub const PLAIN: As = As { shared: false, registered_ms: None, resumed: false, transient: false };
+pub const SHARED: As = As { shared: true, ..PLAIN };
+pub const TRANSIENT: As = As { transient: true, ..PLAIN };
 
 /// A frame that left a node.
 pub struct Sent {
@@ -206,6 +156,7 @@ impl Cluster {
         let on_disk = memory.messages.iter().map(|kept| (kept.key.clone(), kept.clone())).collect();
         let agents = memory.agents.iter().map(|state| (state.agent.clone(), state.clone())).collect();
         let (elsewhere, rooms) = (memory.elsewhere.clone(), memory.rooms.clone());
+        let transient = memory.transient.clone();
         let pair = |numbers: &Numbers| (numbers.from.clone(), numbers.to.clone());
         let numbers = memory.numbers.iter().map(|numbers| (pair(numbers), numbers.clone())).collect();
         let mesh = Mesh::new(config, self.now, self.wall_ms(), memory);
@@ -216,6 +167,7 @@ impl Cluster {
             records,
             memory: on_disk,
             agents,
+            transient,
             elsewhere,
             numbers,
             rooms,
@@ -299,6 +251,7 @@ impl Cluster {
             registered_ms: how.registered_ms.unwrap_or(self.last_wall),
             resumed: how.resumed,
             window: 64,
+            transient: how.transient,
         };
         self.frame(client, Frame::Attach(attach));
     }

@@ -87,6 +87,7 @@ fn attach(session: u64, name: &str) -> Attach {
         registered_ms: 1,
         resumed: false,
         window: 64,
+        transient: false,
     }
 }
 

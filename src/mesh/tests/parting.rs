@@ -15,6 +15,7 @@ impl Cluster {
             registered_ms: 0,
             resumed: true,
             window: 0,
+            transient: false,
         };
         self.frame(client, Frame::Attach(attach));
         self.run(seconds(1));

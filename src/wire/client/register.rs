@@ -27,6 +27,8 @@ pub struct Register {
     pub window: u16,
     /// Joins the agent's other sessions instead of taking over.
     pub shared: bool,
+    /// The agent is forgotten when its last session ends, whoever ends it and however.
+    pub transient: bool,
     /// The last state to be told of when a message does not say.
     pub receipts: String,
     /// On how many machines a durable message must be before it is accepted when it does not say: 1 or 2.
@@ -43,6 +45,7 @@ impl Default for Register {
             ack: None,
             window: 64,
             shared: false,
+            transient: false,
             receipts: "none".into(),
             copies: 1,
             heartbeat_ms: 30_000,
@@ -70,6 +73,7 @@ pub(super) struct RawRegister {
     ack: Option<AckMode>,
     window: u16,
     shared: bool,
+    transient: bool,
     receipts: String,
     copies: Option<u8>,
     heartbeat_ms: u32,
@@ -77,8 +81,19 @@ pub(super) struct RawRegister {
 
 impl Default for RawRegister {
     fn default() -> Self {
-        let Register { capabilities, ack, window, shared, receipts, heartbeat_ms, .. } = Register::default();
-        Self { agent: None, capabilities, ack, window, shared, receipts, copies: None, heartbeat_ms }
+        let Register { capabilities, ack, window, receipts, heartbeat_ms, .. } = Register::default();
+        let (shared, transient) = (false, false);
+        Self {
+            agent: None,
+            capabilities,
+            ack,
+            window,
+            shared,
+            transient,
+            receipts,
+            copies: None,
+            heartbeat_ms,
+        }
     }
 }
 
@@ -130,6 +145,7 @@ impl RawRegister {
             ack: self.ack,
             window: self.window,
             shared: self.shared,
+            transient: self.transient,
             receipts: self.receipts,
             copies: copies_of(self.copies)?.unwrap_or(1),
             heartbeat_ms: self.heartbeat_ms,

@@ -269,11 +269,25 @@ fn tokens_by_public_keys_are_read_and_no_key_stands_in_for_another() {
 fn a_token_is_good_for_names_below_its_own_only_where_that_is_said() {
     // covers B05, B06
     let token = sign(serde_json::json!({"sub": "dc", "exp": NOW / 1000 + 60}));
-    let name = |text| AgentName::new(text).unwrap();
-    assert!(!verifier().verify(&token, NOW).unwrap().may_be(&name("dc.1f")));
+    let name = |text: &str| AgentName::new(text).unwrap();
+    assert!(!verifier().verify(&token, NOW).unwrap().may_be(&name("dc.1f000000")));
     let rules = Rules { own_names: true, ..Rules::default() };
-    let identity = verifier_of(trust(&[secret(b'a')]), rules).verify(&token, NOW).unwrap();
-    assert!(identity.may_be(&name("dc.1f")) && !identity.may_be(&name("dcx")));
+    let verifier = verifier_of(trust(&[secret(b'a')]), rules);
+    let identity = verifier.verify(&token, NOW).unwrap();
+    assert!(identity.may_be(&name("dc.1f00c0de")) && identity.may_be(&name("dc")));
+    for other in ["dcx", "dc.doe", "dc.1f", "dc.1f00c0de5", "dc.1F00C0DE", "dc.doe.1f00c0de", "dcx1f00c0de"] {
+        assert!(!identity.may_be(&name(other)), "{other}");
+    }
+    // Nor is any other user's name, nor those of its connections.
+    for user in ["dc.doe", "dc.1f00c0de", "dc.1f00c0de.00000001"] {
+        let token = sign(serde_json::json!({"sub": user, "exp": NOW / 1000 + 60}));
+        let other = verifier.verify(&token, NOW).unwrap();
+        let agent = other.agent.clone().unwrap();
+        assert_eq!(other.user.as_deref(), Some(user));
+        let connection = name(&format!("{agent}.1f00c0de"));
+        assert!(!identity.may_be(&agent) && !identity.may_be(&connection));
+        assert!(!other.may_be(&name("dc.1f00c0de")));
+    }
 }
 
 #[test]

@@ -56,13 +56,15 @@ fn one_agent_leaves_rooms_for_others_of_its_namespace() {
         (opened, refusal.code, refusal.message)
     };
     let (opened, code, message) = opens("greedy", "a");
-    assert_eq!((opened, code), (1024, Code::RateLimited));
+    assert_eq!((opened, code), (1024, Code::Unavailable), "its rate has nothing to do with it");
     assert_eq!(
         message,
         "a/greedy has opened 1024 rooms here, and may open no more until some are forgotten: the rest is for others"
     );
     assert_eq!(opens("next", "a").0, 512);
     assert_eq!(opens("third", "a").0, 256);
+    // Connections of an older client's user are one.
+    assert_eq!((opens("user.00000001", "a").0, opens("user.00000002", "a").0), (128, 0));
     // It may still use those that others have opened.
     let by = AgentAddr::new(Namespace::new("a").unwrap(), AgentName::new("greedy").unwrap());
     mesh.keep_room(&named("a", "third-0"), Some(&by)).unwrap();

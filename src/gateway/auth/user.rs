@@ -76,7 +76,7 @@ mod tests {
         let agents: Vec<String> = users.iter().map(|user| agent(user)).collect();
         for (at, name) in agents.iter().enumerate() {
             assert!(!agents[..at].contains(name), "{name}");
-            assert!(name.len() + ".xxxxxxxx".len() <= crate::wire::ids::MAX_AGENT_NAME, "{name}");
+            assert!(name.len() + ".xxxxxxxx".len() <= MAX_AGENT_NAME, "{name}");
         }
         assert_eq!(agents[0], "alice-example-com-ff8d9819fc0e12bf");
         for length in 50..=64 {

@@ -171,7 +171,7 @@ metric! {
     EDGE_REFUSED: IntCounterVec = counters("trishula_edge_refused_total", "Connections and upgrades that an edge refused", &["reason"]);
     /// Connections that a listener of few closed at once, as it had as many as it may: metrics, redirect, the admin socket and others.
     LISTENER_FULL: IntCounterVec = counters("trishula_listener_full_total", "Connections that were closed as their listener was full", &["listener"]);
-    /// Addresses that an edge remembers something of, by what it is: connections, waiting, auth_failures, frames, log_lines.
+    /// Addresses that an edge remembers something of, by what it is: connections, waiting, auth_failures, frames, log_lines, refusal_lines.
     EDGE_ADDRESSES: IntGaugeVec = gauges("trishula_edge_addresses", "Addresses that an edge remembers something of", &["table"]);
     /// Certificates of services that an edge read again, by service and outcome (ok, refused).
     CERTIFICATE_RELOADS: IntCounterVec = counters("trishula_certificate_reloads_total", "Certificates that changed and were read again", &["service", "outcome"]);

@@ -425,6 +425,9 @@ impl<C: Carrier> Session<C> {
     /// Says why, where there is something to say, closes and waits a little for the client to see it.
     async fn close(&mut self, end: End) -> Ended {
         self.tell_settled();
+        // It takes nothing more: its node need not wait for a client that does not close, nor for the end of this process.
+        // Where the hub has ended, so have all.
+        let _ = self.seat.detach(false).await;
         let Some(code) = end.code else { return Ended { code: None, reason: end.reason } };
         if let Some(refusal) = &end.refusal
             && (!self.carrier.tells_close() || told_by_error(refusal.code))

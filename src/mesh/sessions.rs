@@ -319,8 +319,9 @@ impl Mesh {
     pub(super) fn session_over(&mut self, link: LinkId, session: SessionNo, over: Over) {
         let no = session;
         let Some(session) = self.sessions.remove((link, session)) else { return };
-        let forget =
-            over == Over::Unregistered || (over == Over::Closed && self.transients.has(&session.agent));
+        // One that is being registered again goes on, whichever of the two is heard first.
+        let stays = |agent| !self.transients.has(agent) || self.sessions.is_registering(agent);
+        let forget = over == Over::Unregistered || (over == Over::Closed && !stays(&session.agent));
         self.take_back(link, no, &session.agent);
         self.leave_rooms((link, no), forget);
         if self.sessions.by_agent.contains_key(&session.agent) {

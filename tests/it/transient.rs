@@ -78,7 +78,8 @@ fn nothing_is_left_of_the_connections_of_older_clients_and_a_restart_of_the_node
     // A token ends, and the edge closes.
     let mut short = connect(&clients, &mesh.machines[0], port, "short", 3);
     for socket in &mut short {
-        assert_eq!(clients.block_on(hear(socket)), None);
+        // It is told why first.
+        while clients.block_on(hear(socket)).is_some() {}
     }
     none_left(&mesh.machines[0], "short");
 

@@ -66,6 +66,25 @@ fn what_counts_is_what_an_agent_said_last() {
 }
 
 #[test]
+fn one_that_is_registered_again_before_its_old_session_ends_goes_on() {
+    // covers T05
+    let mut cluster = Cluster::meshed(&["agni", "dc"]);
+    let alice = cluster.register("agni", "alice");
+    let old = cluster.transient("dc", "brief");
+    cluster.disk("dc", Disk::Hangs);
+    let new = cluster.attach("dc", "brief", TRANSIENT);
+    cluster.detach(&old, false);
+    cluster.run(seconds(1));
+    cluster.submit(&alice, durable(&alice, "brief", "m-1"));
+    cluster.disk("dc", Disk::Works);
+    cluster.release("dc");
+    cluster.run(seconds(2));
+    assert_eq!((cluster.refusals(&alice), cluster.messages(&new)), (vec![], vec!["m-1".into()]));
+    cluster.restart("dc");
+    assert_eq!(cluster.home("dc", "brief"), Some(("dc".into(), false)));
+}
+
+#[test]
 fn one_whose_entrance_is_lost_is_waited_for_a_minute() {
     // covers T05, T09, B19
     let mut cluster = Cluster::meshed(&["agni", "dc"]);

@@ -140,21 +140,17 @@ impl Dialler {
             if self.local.is_stopping() {
                 return;
             }
-            let mut wakes = wake::subscribe();
             let began = clock::now();
             let configs = match self.local.known.configs(&self.local, self.target.name.as_ref()) {
                 Ok(configs) => configs,
                 // Only a broken build gets here: the same identity made the server's configuration.
                 Err(e) => return tracing::error!(why = %e, "this node cannot dial"),
             };
-            let ended = tokio::select! {
-                ended = self.connect(&configs) => ended,
-                true = wakes.next() => {
-                    // What was on its way may be lost, and is not waited for.
-                    backoff.reset();
-                    self.missed_since = clock::now();
-                    continue;
-                }
+            let Some(ended) = wake::unless(self.connect(&configs)).await else {
+                // What was on its way may be lost, and is not waited for.
+                backoff.reset();
+                self.missed_since = clock::now();
+                continue;
             };
             match ended {
                 Ok(connected) => {
@@ -274,20 +270,17 @@ impl Dialler {
 
     /// Of another node, whose addresses are those of one.
     async fn connect_wss(&self) -> Result<(usize, Dialled), Error> {
-        let mut last = Error::NoAddress;
-        for (place, address) in self.target.addresses.iter().enumerate() {
-            if !address.starts_with(WSS) {
-                continue;
-            }
+        let addresses = &self.target.addresses;
+        let is_edge = |place: &usize| addresses.get(*place).is_some_and(|address| address.starts_with(WSS));
+        let edges = (0..addresses.len()).filter(is_edge).collect();
+        let won = race::in_turn(edges, |place: usize| async move {
+            let Some(address) = addresses.get(place) else { return Err(Error::NoAddress) };
             self.pulse.step();
             let result = self.connect_through(address).await;
             count(wss::CARRIER, result.is_ok());
-            match result {
-                Ok(dialled) => return Ok((place, dialled)),
-                Err(e) => last = e,
-            }
-        }
-        Err(last)
+            result.map(|dialled| (place, dialled))
+        });
+        won.await.map_err(|last| last.unwrap_or(Error::NoAddress))
     }
 
     /// Through one edge.
@@ -303,13 +296,20 @@ impl Dialler {
         Ok(Dialled::Wss(Box::new(connected)))
     }
 
-    /// An entrance does not wait for a node that is silent before it tries the next.
+    /// What is silent is not waited for before the next is tried. An entrance, whose clients wait, tries those that failed again.
     async fn connect_in_turn(&self, round: &[usize], configs: &Configs) -> Result<(usize, Dialled), Error> {
         // Those of another node are raced with QUIC as a whole.
         let mine = |place: &usize| self.is_entrance() || !self.target.addresses[*place].starts_with(WSS);
         let round: Vec<usize> = round.iter().copied().filter(mine).collect();
-        let head_start = self.is_entrance().then_some(places::HEAD_START);
-        let won = places::first(&round, head_start, |place| self.connect_at(place, configs)).await;
+        let won = if self.is_entrance() {
+            places::first(&round, Some(places::HEAD_START), |place| self.connect_at(place, configs)).await
+        } else {
+            race::in_turn(
+                round,
+                |place: usize| async move { Ok((place, self.connect_at(place, configs).await?)) },
+            )
+            .await
+        };
         won.map_err(|last| last.unwrap_or(Error::NoAddress))
     }
 

@@ -6,22 +6,19 @@ use std::time::Duration;
 
 use super::super::early::{self, Begun, Configs};
 use super::super::quic::{self, Admitted, Certificate};
-use super::super::{Error, Role, race};
+use super::super::race::{self, BESIDE_EVERY, BESIDE_WITHIN, MAX_BESIDE};
+use super::super::{Error, Role};
 use super::Dialler;
 use crate::identity;
 use crate::rt::clock;
 
-/// So often another try begins beside one that has no answer: quinn doubles the time between the first flights of one
-/// (RFC 9002 section 6.2.1), so that a way that is open again would be found late …
-const BESIDE_EVERY: Duration = Duration::from_millis(500);
-/// … for so long after there was a link; then who is missed may be gone for good …
-const BESIDE_WITHIN: Duration = Duration::from_secs(60);
-/// … and so many at once: all that begin within the time that one address may take.
-const MAX_BESIDE: usize = 10;
 /// How long early data that follows a handshake may take, in round trips of that handshake …
 const FOLLOWS_WITHIN_RTTS: u32 = 3;
 /// … and at least: a busy peer is not taken for one that is gone.
 const FOLLOWS_WITHIN: Duration = Duration::from_millis(200);
+
+/// Addresses of one name that are tried.
+const MAX_RESOLVED: usize = 8;
 
 /// A connection, who is there, and how it began.
 pub(super) type Reached = (quinn::Connection, Admitted, Begun);
@@ -35,22 +32,26 @@ enum Failed {
 }
 
 impl Dialler {
-    /// By any of the name's addresses.
+    /// By any of the name's addresses: one that is silent keeps the others waiting for no longer than its head start.
     pub(super) async fn connect_to(&self, address: &str, configs: &Configs) -> Result<Reached, Error> {
         let failed = |why: String| Error::Dial { address: address.to_owned(), why };
         let named = self.target.name.clone().and_then(|name| identity::Role::Node(name).dns_name());
         let server_name = named.unwrap_or_else(|| identity::ANY_NODE.to_owned());
-        let mut last = failed("the name has no address".into());
-        for remote in
-            resolve(address, self.endpoint.local_addr().ok()).await.map_err(|e| failed(e.to_string()))?
-        {
-            match self.reach(remote, &server_name, configs).await {
-                Ok(connected) => return Ok(connected),
-                Err(Failed::For(e)) => return Err(e),
-                Err(Failed::Here(why)) => last = failed(why),
+        let found = resolve(address, self.endpoint.local_addr().ok()).await;
+        let found = found.map_err(|e| failed(e.to_string()))?;
+        let reached = race::in_turn(found, |remote| {
+            let reached = self.reach(remote, &server_name, configs);
+            async move {
+                match reached.await {
+                    Err(Failed::Here(why)) => Err(why),
+                    // That decides.
+                    Err(Failed::For(e)) => Ok(Err(e)),
+                    Ok(connected) => Ok(Ok(connected)),
+                }
             }
-        }
-        Err(last)
+        });
+        let none = || "the name has no address that this machine's socket can reach".to_owned();
+        reached.await.map_err(|why| failed(why.unwrap_or_else(none))).flatten()
     }
 
     /// One address: not long after there was a link by several tries, the first of which that ends decides.
@@ -63,7 +64,8 @@ impl Dialler {
         let recent = clock::since(self.missed_since) < BESIDE_WITHIN;
         let most = if recent { MAX_BESIDE } else { 1 };
         let follows = AtomicBool::new(false);
-        race::beside(most, BESIDE_EVERY, |_| self.connect_once((remote, server_name), configs, &follows)).await
+        race::beside(most, BESIDE_EVERY, |_| self.connect_once((remote, server_name), configs, &follows))
+            .await
     }
 
     /// One try. It has early data while tickets can be spared. In a long outage they can't: then a whole handshake finds out
@@ -141,8 +143,11 @@ fn admitted_node(peer: identity::PeerName) -> Result<Admitted, Error> {
     }
 }
 
-/// Addresses that this socket can reach: one bound to IPv4 can't send to IPv6.
+/// Addresses that this socket can reach, in the order in which they are tried: one bound to IPv4 can't send to IPv6.
 pub(super) async fn resolve(address: &str, local: Option<SocketAddr>) -> std::io::Result<Vec<SocketAddr>> {
     let found = tokio::net::lookup_host(address).await?;
-    Ok(found.filter(|to| local.is_none_or(|local| local.is_ipv6() || to.is_ipv4())).take(8).collect())
+    let reachable = found.filter(|to| local.is_none_or(|local| local.is_ipv6() || to.is_ipv4()));
+    let mut ordered = race::by_turns(reachable);
+    ordered.truncate(MAX_RESOLVED);
+    Ok(ordered)
 }

@@ -112,8 +112,8 @@ metric! {
     DOWN_IDLE_SECONDS: IntGauge = IntGauge::new("trishula_links_down_idle_seconds", "The longest that nothing has been done about a link that is down");
     /// Nodes that were neither linked nor being dialled, and are dialled anew. Always 0, or there is a fault in the program.
     NOT_DIALLED: IntCounter = IntCounter::new("trishula_links_not_dialled_total", "Times that a link was down and nobody dialled: 0, or there is a fault in the program");
-    /// Connections that were resumed with early data (0-RTT), by what became of it: offered, accepted or rejected as the
-    /// dialler sees it; received as the other end does.
+    /// Connections that were resumed with early data (0-RTT), by what became of it: offered, and of those accepted, rejected
+    /// or dropped as the dialler sees it; received as the other end does.
     EARLY_DATA: IntCounterVec = counters("trishula_early_data_total", "Connections resumed with early data", &["outcome"]);
     /// Messages that came as early data: all, and those that had come before and were recognised.
     EARLY_MESSAGES: IntCounterVec = counters("trishula_early_messages_total", "Messages that came as early data", &["what"]);

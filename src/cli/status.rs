@@ -83,9 +83,9 @@ fn show(status: &Status) -> anyhow::Result<()> {
 }
 
 fn early_line(early: &EarlyStatus) -> String {
-    let EarlyStatus { offered, accepted, rejected, received, messages, repeated } = early;
+    let EarlyStatus { offered, accepted, rejected, dropped, received, messages, repeated } = early;
     format!(
-        "Links begun again with early data: {offered} by us ({accepted} accepted, {rejected} rejected), {received} by others; {messages} messages came so, {repeated} of them again"
+        "Links begun again with early data: {offered} by us ({accepted} accepted, {rejected} rejected, {dropped} without an answer), {received} by others; {messages} messages came so, {repeated} of them again"
     )
 }
 

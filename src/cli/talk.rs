@@ -1,13 +1,12 @@
 //! A session of the client protocol (docs/protocol.md), as send, listen, request and ping use it: over the admin
 //! socket of this machine's node, or over QUIC, or a node's edge, with an agent's certificate.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use rand::RngExt;
 use serde_json::Value;
 
@@ -221,23 +220,12 @@ async fn over_network(entries: &[Entry], folder: &Path, options: Options) -> any
     let bundle = Bundle::load(folder, RoleKind::Agent, now())?;
     let revocations = Arc::new(Revocations::new(bundle.revoked.clone()));
     let identity = tls::Identity::new(&bundle, revocations, clock::for_tls())?;
-    let (mut ways, mut unknown) = (Ways::default(), Vec::new());
+    let mut ways = Ways::default();
     for entry in entries {
         ways = match entry {
-            Entry::Quic(node) => match by_quic(node, &identity).await {
-                Ok(quic) => ways.or(quic),
-                Err(why) => {
-                    unknown.push(why);
-                    ways
-                }
-            },
+            Entry::Quic(node) => ways.or(by_quic(node, &identity)?),
             Entry::Edge(url) => ways.or(Through::new(identity.relay_client(None)?, url.clone(), None)?),
         };
-    }
-    if unknown.len() == entries.len()
-        && let Some(why) = unknown.pop()
-    {
-        return Err(why);
     }
     let blocked = !entries.iter().any(|entry| matches!(entry, Entry::Edge(_)));
     Client::connect(ways, options).await.map_err(|error| match error {
@@ -253,20 +241,10 @@ async fn over_network(entries: &[Entry], folder: &Path, options: Options) -> any
     })
 }
 
-async fn by_quic(node: &HostPort, identity: &tls::Identity) -> anyhow::Result<Quic> {
+/// The name is looked up at each dial: it may get another address, or be unknown while there is no network.
+fn by_quic(node: &HostPort, identity: &tls::Identity) -> anyhow::Result<Quic> {
     let config = quinn::ClientConfig::new(Arc::new(tls::quic_client(identity.client(None)?)?));
-    let found = tokio::net::lookup_host(node.to_string()).await;
-    let remotes: Vec<SocketAddr> = found.with_context(|| format!("{node}: the name is not known"))?.collect();
-    let Some(first) = remotes.first() else { bail!("{node}: the name has no address") };
-    let local: SocketAddr = match first {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    // One socket reaches addresses of its own family only.
-    let alike = remotes.iter().filter(|remote| remote.is_ipv4() == first.is_ipv4());
-    let addresses = alike.map(ToString::to_string).collect();
-    let endpoint = quinn::Endpoint::client(local)?;
-    Ok(Quic { endpoint, config, server_name: ANY_NODE.into(), addresses })
+    Quic::new(config, ANY_NODE, vec![node.to_string()]).context("no UDP socket to dial from")
 }
 
 #[cfg(test)]

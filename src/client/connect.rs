@@ -1,17 +1,21 @@
 //! How a client reaches its node, and reaches it again.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::Error;
+use crate::link::quic;
+use crate::link::race::{self, BESIDE_EVERY, BESIDE_WITHIN, MAX_BESIDE};
 use crate::rt::wake::{self, Wakes};
-use crate::rt::{gone, places};
+use crate::rt::{clock, gone, places};
 use crate::wire::stream;
 
 /// Largest frame that a node may send us, in bytes.
@@ -20,6 +24,8 @@ const MAX_FRAME: usize = crate::wire::frame::MAX_PAYLOAD + 1024;
 const CHUNK: usize = 16 * 1024;
 /// How long one address may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// Addresses of one name that are tried.
+const MAX_RESOLVED: usize = 8;
 /// How long the reason of a QUIC close may take to arrive behind the end of the stream.
 const REASON_WITHIN: Duration = Duration::from_secs(1);
 
@@ -240,6 +246,49 @@ pub struct Quic {
 }
 
 impl Quic {
+    /// From a socket of its own that reaches addresses of both families, where this machine has both; `config` gets the
+    /// settings of the mesh's connections.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no socket.
+    pub fn new(
+        mut config: quinn::ClientConfig,
+        server_name: impl Into<String>,
+        addresses: Vec<String>,
+    ) -> std::io::Result<Quic> {
+        config.transport_config(Arc::new(quic::transport()));
+        let any: [SocketAddr; 2] = [(Ipv6Addr::UNSPECIFIED, 0).into(), (Ipv4Addr::UNSPECIFIED, 0).into()];
+        let endpoint = any.map(quinn::Endpoint::client).into_iter().reduce(Result::or);
+        let endpoint = endpoint.unwrap_or_else(|| Err(std::io::ErrorKind::AddrNotAvailable.into()))?;
+        Ok(Quic { endpoint, config, server_name: server_name.into(), addresses })
+    }
+
+    /// By any of the addresses that the names have now: one that is silent keeps no other waiting. With so many tries beside each
+    /// other at each.
+    async fn reach(&self, most: usize) -> Result<Connection, Error> {
+        let (mut found, mut why) = (Vec::new(), "no address was given".to_owned());
+        let both = self.endpoint.local_addr().is_ok_and(|local| local.is_ipv6());
+        for address in &self.addresses {
+            match tokio::net::lookup_host(address).await {
+                Ok(remotes) => {
+                    let mut remotes = race::by_turns(remotes.filter(|remote| both || remote.is_ipv4()));
+                    remotes.truncate(MAX_RESOLVED);
+                    why = format!("{address}: the name has no address that this machine's socket can reach");
+                    found.extend(remotes);
+                }
+                Err(e) => why = format!("{address}: the name is not known: {e}"),
+            }
+        }
+        let reached = race::in_turn(found, |remote: SocketAddr| async move {
+            let tries = race::beside(most, BESIDE_EVERY, |_| self.dial(remote));
+            let late = |_| format!("{remote}: no answer within {CONNECT_WITHIN:?}");
+            let reached = tokio::time::timeout(CONNECT_WITHIN, tries).await.map_err(late)?;
+            reached.map_err(|why| format!("{remote}: {why}"))
+        });
+        reached.await.map_err(|last| Error::Unreachable(last.unwrap_or(why)))
+    }
+
     async fn dial(&self, remote: SocketAddr) -> Result<Connection, String> {
         let connecting = self.endpoint.connect_with(self.config.clone(), remote, &self.server_name);
         let connection = connecting.map_err(|e| e.to_string())?.await.map_err(|e| e.to_string())?;
@@ -250,30 +299,13 @@ impl Quic {
 
 impl Connect for Quic {
     async fn connect(&mut self) -> Result<Connection, Error> {
-        let mut last = "no address was given".to_owned();
-        for address in &self.addresses {
-            let remotes = match tokio::net::lookup_host(address).await {
-                Ok(remotes) => remotes,
-                Err(e) => {
-                    last = format!("{address}: {e}");
-                    continue;
-                }
-            };
-            for remote in remotes {
-                match tokio::time::timeout(CONNECT_WITHIN, self.dial(remote)).await {
-                    Ok(Ok(connection)) => return Ok(connection),
-                    Ok(Err(why)) => last = format!("{address}: {why}"),
-                    Err(_) => last = format!("{address}: no answer within {CONNECT_WITHIN:?}"),
-                }
-            }
-        }
-        Err(Error::Unreachable(last))
+        self.reach(1).await
     }
 
     fn apart(self) -> Ways {
         let one = |address: &String| Quic { addresses: vec![address.clone()], ..self.clone() };
-        let each =
-            self.addresses.iter().map(|address| Roaming { quic: one(address), wakes: wake::subscribe() });
+        let roaming = |quic| Roaming { quic, wakes: wake::subscribe(), missed_since: None };
+        let each = self.addresses.iter().map(|address| roaming(one(address)));
         Ways(each.map(|roaming| Mutex::new(Box::new(roaming) as Box<dyn Reconnect>)).collect())
     }
 }
@@ -282,18 +314,25 @@ impl Connect for Quic {
 struct Roaming {
     quic: Quic,
     wakes: Wakes,
+    /// When the first try after a connection began.
+    missed_since: Option<Instant>,
 }
 
 impl Connect for Roaming {
     async fn connect(&mut self) -> Result<Connection, Error> {
         if self.wakes.any() {
+            self.missed_since = None;
             let local = self.quic.endpoint.local_addr();
             match local.and_then(|local| quinn::Endpoint::client((local.ip(), 0).into())) {
                 Ok(endpoint) => self.quic.endpoint = endpoint,
                 Err(why) => tracing::warn!(%why, "the UDP socket could not be replaced: it is used on"),
             }
         }
-        self.quic.connect().await
+        let missed_since = *self.missed_since.get_or_insert_with(clock::now);
+        let most = if clock::since(missed_since) < BESIDE_WITHIN { MAX_BESIDE } else { 1 };
+        let connected = self.quic.reach(most).await?;
+        self.missed_since = None;
+        Ok(connected)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::wire::client::ErrorPayload;
 /// The first wait before coming back, and the longest (docs/protocol.md).
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// See [`FIRST_WAIT`].
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// A connection that lasted so long was a good one: the next wait is short again.
 const GOOD_AFTER: Duration = Duration::from_secs(30);
 /// A client with several nodes to choose from takes the next at once, unless its connections end as fast as this.

@@ -196,6 +196,23 @@ async fn a_native_agent_comes_in_over_quic_and_its_close_code_travels() {
     assert!(soon(client.next()).await.is_none());
 }
 
+#[tokio::test]
+async fn a_native_agent_dials_each_address_of_both_families_and_waits_for_none_that_is_silent() {
+    // covers T01, Q01
+    let rig = Rig::new();
+    let (_endpoint, _accepting, there) = over_quic(&rig);
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut addresses = vec![silent.local_addr().unwrap().to_string()];
+    addresses.extend(there.addresses);
+    let mut quic = Quic::new(there.config, there.server_name, addresses).unwrap();
+    // From a socket that is IPv6's as well, wherever there is one.
+    let local = quic.endpoint.local_addr().unwrap();
+    assert_eq!(local.is_ipv6(), std::net::UdpSocket::bind("[::]:0").is_ok());
+    // Ten times its head start, and less than an address may take.
+    let connected = tokio::time::timeout(Duration::from_millis(2_500), quic.connect()).await;
+    assert!(connected.expect("the second address was not waited for").is_ok());
+}
+
 /// A client whose node is in the test's hands.
 struct Served {
     _rig: Rig,

@@ -181,7 +181,8 @@ async fn a_try_beside_another_uses_up_no_ticket_and_brings_some() {
     let server = machine(&ca, node("agni"), NOW);
     let client = machine(&ca, node("dc"), NOW);
     let port = listen(&server);
-    let [first, beside] = client.identity.client_and_sparing(None).unwrap().map(dialler);
+    let (both, tickets) = client.identity.client_and_sparing(None).unwrap();
+    let [first, beside] = both.map(dialler);
     // Flights that get no answer, as in an outage.
     let nobody = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let to = nobody.local_addr().unwrap();
@@ -194,7 +195,9 @@ async fn a_try_beside_another_uses_up_no_ticket_and_brings_some() {
         a.close(0u32.into(), b"");
         assert!((0..20).all(|_| !resumes(&beside)), "it has none to use up");
     }
+    assert_eq!(tickets.len(), 2 * super::sessions::TICKETS);
     assert_eq!((0..20).filter(|_| resumes(&first)).count(), 2 * super::sessions::TICKETS);
+    assert!(tickets.is_empty());
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 //! tickets, and a file that is brought back from a copy makes used ones good again: then a recorded flight can be replayed
 //! once more. That is harmless, as nothing is read from it but messages that are recognised when they come twice.
 //!
-//! The dialling side is rustls's own: tickets in memory, eight a peer, which end with the process.
+//! The dialling side keeps its tickets in memory ([`super::tls::Tickets`]), sixteen a peer; they end with the process.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,16 +21,16 @@ use super::tls::Clock;
 use super::trust::Trust;
 
 /// Sessions at once; of one more the oldest goes.
-pub const MAX_SESSIONS: usize = 2048;
+pub const MAX_SESSIONS: usize = 4096;
 /// How long a session can be resumed, in seconds: 24 hours, as TLS tells the peer.
 pub const SESSION_LIFE_S: u64 = 24 * 3600;
 /// A session's name and what is in it at most, in bytes; ours have some 2,000.
 const MAX_SESSION: usize = 32 * 1024;
-/// Tickets that a peer is given with each connection. Each attempt to connect uses up one, also in an outage, where
-/// nobody answers; but not those that begin beside another one.
-pub(super) const TICKETS: usize = 4;
-/// Tickets that who dials keeps of one peer.
-pub(super) const KEPT: usize = 8;
+/// Tickets that a peer is given with each connection. Each attempt to connect uses up one while there is more than one, also in
+/// an outage, where nobody answers. More would let the sessions of clients that come and go push out those of nodes sooner.
+pub(super) const TICKETS: usize = 8;
+/// Tickets that who dials keeps of one peer: those of two connections.
+pub(super) const KEPT: usize = 2 * TICKETS;
 
 /// What is in the file. Another version is not read.
 #[derive(Serialize, Deserialize)]

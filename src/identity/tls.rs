@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
+use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -32,6 +32,7 @@ mod tickets;
 mod verifiers;
 
 pub use clients::{ClientCas, ClientCertificates};
+pub use tickets::Tickets;
 
 /// Links: nodes, edges, native agents.
 pub const ALPN_LINK: &[u8] = b"trishula/2";
@@ -66,6 +67,9 @@ pub struct Identity {
     clock: Clock,
     sessions: Arc<Sessions>,
 }
+
+/// What [`Identity::client_and_sparing`] makes.
+pub type Dialling = ([Arc<ClientConfig>; 2], Arc<Tickets>);
 
 /// Which certificate is shown on links, and who is believed. What was made in another epoch is not to be used on.
 #[derive(Clone)]
@@ -145,14 +149,15 @@ impl Identity {
         Ok(Arc::new(config))
     }
 
-    /// The same, and one for tries beside it: that one uses up no ticket, and those that it gets are kept for the first.
-    pub fn client_and_sparing(&self, expected: Option<NodeName>) -> Result<[Arc<ClientConfig>; 2], Error> {
+    /// The same, and one for tries beside it: that one uses up no ticket, and those that it gets are kept for the first. And
+    /// those tickets.
+    pub fn client_and_sparing(&self, expected: Option<NodeName>) -> Result<Dialling, Error> {
         let mut config = ClientConfig::clone(&*self.client(expected)?);
-        let kept: Arc<dyn ClientSessionStore> = Arc::new(ClientSessionMemoryCache::new(sessions::KEPT));
-        config.resumption = Resumption::store(kept.clone());
+        let tickets = Arc::new(Tickets::default());
+        config.resumption = Resumption::store(tickets.clone());
         let mut sparing = config.clone();
-        sparing.resumption = Resumption::store(Arc::new(tickets::Sparing(kept)));
-        Ok([config, sparing].map(Arc::new))
+        sparing.resumption = Resumption::store(Arc::new(tickets::Sparing(tickets.clone())));
+        Ok(([config, sparing].map(Arc::new), tickets))
     }
 
     /// The accepting side of a link within a stream of bytes that an edge relays. Each handshake is a whole one: there

@@ -1,7 +1,7 @@
 //! Dialling: for ever, with back-off, and never while there is a link already.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,12 +10,11 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::early::{self, Begun, Configs};
-use super::quic::{self, Admitted, Certificate, Local};
+use super::early::{Begun, Configs};
+use super::quic::{self, Admitted, Local};
 use super::race::{self, Networks};
 use super::wss::{self, Outward};
 use super::{Error, Role, unix};
-use crate::identity;
 use crate::metrics;
 use crate::rt::backoff::Backoff;
 use crate::rt::places::{self, Places};
@@ -24,6 +23,9 @@ use crate::wire::ids::NodeName;
 use crate::wire::url::{WSS, WssUrl};
 
 mod carry;
+mod tries;
+
+use tries::resolve;
 
 /// The first wait after a failure, and the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -31,13 +33,6 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How long one address may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// So often another try begins beside one that has no answer: quinn doubles the time between the first flights of one
-/// (RFC 9002 section 6.2.1), so that a way that is open again would be found late …
-const BESIDE_EVERY: Duration = Duration::from_millis(500);
-/// … for so long after there was a link; then who is missed may be gone for good …
-const BESIDE_WITHIN: Duration = Duration::from_secs(60);
-/// … and so many at once: all that begin within [`CONNECT_WITHIN`].
-const MAX_BESIDE: usize = 10;
 /// The longest wait for a target on this machine.
 const LONGEST_WAIT_LOCAL: Duration = Duration::from_millis(500);
 /// How long one address of such a list may take.
@@ -115,14 +110,6 @@ enum Dialled {
     Unix(UnixStream),
 }
 
-/// Why there is no connection.
-enum Failed {
-    /// At this one of the target's addresses.
-    Here(String),
-    /// And it would be no better at another.
-    For(Error),
-}
-
 struct Dialler {
     local: Arc<Local>,
     endpoint: quinn::Endpoint,
@@ -146,7 +133,10 @@ impl Dialler {
         let mut failures = 0u64;
         self.wait_for_socket().await;
         loop {
-            self.until_needed().await;
+            if self.until_needed().await {
+                // There was a link, which the peer had dialled.
+                self.missed_since = clock::now();
+            }
             if self.local.is_stopping() {
                 return;
             }
@@ -156,7 +146,13 @@ impl Dialler {
                 // Only a broken build gets here: the same identity made the server's configuration.
                 Err(e) => return tracing::error!(why = %e, "this node cannot dial"),
             };
-            match self.connect(&configs).await {
+            let Some(ended) = wake::unless(self.connect(&configs)).await else {
+                // What was on its way may be lost, and is not waited for.
+                backoff.reset();
+                self.missed_since = clock::now();
+                continue;
+            };
+            match ended {
                 Ok(connected) => {
                     let since = clock::now();
                     self.pulse.step();
@@ -212,11 +208,13 @@ impl Dialler {
         self.target.name.is_none() || self.is_local()
     }
 
-    /// Waits while there is a link to the target: the peer may have dialled us.
-    async fn until_needed(&mut self) {
-        let Some(name) = &self.target.name else { return };
+    /// Waits while there is a link to the target: the peer may have dialled us. Answers whether there was one.
+    async fn until_needed(&mut self) -> bool {
+        let Some(name) = &self.target.name else { return false };
+        let linked = self.connected.borrow().contains(name);
         // An error means that the owner of links is gone; this task is dropped in a moment.
         let _ = self.connected.wait_for(|peers| !peers.contains(name)).await;
+        linked
     }
 
     /// QUIC first, and through the peer's edge as well when that takes long; the other way round on a network that is
@@ -272,20 +270,17 @@ impl Dialler {
 
     /// Of another node, whose addresses are those of one.
     async fn connect_wss(&self) -> Result<(usize, Dialled), Error> {
-        let mut last = Error::NoAddress;
-        for (place, address) in self.target.addresses.iter().enumerate() {
-            if !address.starts_with(WSS) {
-                continue;
-            }
+        let addresses = &self.target.addresses;
+        let is_edge = |place: &usize| addresses.get(*place).is_some_and(|address| address.starts_with(WSS));
+        let edges = (0..addresses.len()).filter(is_edge).collect();
+        let won = race::in_turn(edges, |place: usize| async move {
+            let Some(address) = addresses.get(place) else { return Err(Error::NoAddress) };
             self.pulse.step();
             let result = self.connect_through(address).await;
             count(wss::CARRIER, result.is_ok());
-            match result {
-                Ok(dialled) => return Ok((place, dialled)),
-                Err(e) => last = e,
-            }
-        }
-        Err(last)
+            result.map(|dialled| (place, dialled))
+        });
+        won.await.map_err(|last| last.unwrap_or(Error::NoAddress))
     }
 
     /// Through one edge.
@@ -301,13 +296,20 @@ impl Dialler {
         Ok(Dialled::Wss(Box::new(connected)))
     }
 
-    /// An entrance does not wait for a node that is silent before it tries the next.
+    /// What is silent is not waited for before the next is tried. An entrance, whose clients wait, tries those that failed again.
     async fn connect_in_turn(&self, round: &[usize], configs: &Configs) -> Result<(usize, Dialled), Error> {
         // Those of another node are raced with QUIC as a whole.
         let mine = |place: &usize| self.is_entrance() || !self.target.addresses[*place].starts_with(WSS);
         let round: Vec<usize> = round.iter().copied().filter(mine).collect();
-        let head_start = self.is_entrance().then_some(places::HEAD_START);
-        let won = places::first(&round, head_start, |place| self.connect_at(place, configs)).await;
+        let won = if self.is_entrance() {
+            places::first(&round, Some(places::HEAD_START), |place| self.connect_at(place, configs)).await
+        } else {
+            race::in_turn(
+                round,
+                |place: usize| async move { Ok((place, self.connect_at(place, configs).await?)) },
+            )
+            .await
+        };
         won.map_err(|last| last.unwrap_or(Error::NoAddress))
     }
 
@@ -329,72 +331,6 @@ impl Dialler {
         Ok(Dialled::Quic(connection, peer, begun))
     }
 
-    async fn connect_to(
-        &self,
-        address: &str,
-        configs: &Configs,
-    ) -> Result<(quinn::Connection, Admitted, Begun), Error> {
-        let failed = |why: String| Error::Dial { address: address.to_owned(), why };
-        let named = self.target.name.clone().and_then(|name| identity::Role::Node(name).dns_name());
-        let server_name = named.unwrap_or_else(|| identity::ANY_NODE.to_owned());
-        let mut last = failed("the name has no address".into());
-        for remote in
-            resolve(address, self.endpoint.local_addr().ok()).await.map_err(|e| failed(e.to_string()))?
-        {
-            let recent = clock::since(self.missed_since) < BESIDE_WITHIN;
-            let most = if recent { MAX_BESIDE } else { 1 };
-            let connected = race::beside(most, BESIDE_EVERY, |n| {
-                let config = if n == 0 { &configs.first } else { &configs.beside };
-                self.connect_once(remote, &server_name, config.clone())
-            });
-            match connected.await {
-                Ok(connected) => return Ok(connected),
-                Err(Failed::For(e)) => return Err(e),
-                Err(Failed::Here(why)) => last = failed(why),
-            }
-        }
-        Err(last)
-    }
-
-    /// One try.
-    async fn connect_once(
-        &self,
-        remote: SocketAddr,
-        server_name: &str,
-        config: quinn::ClientConfig,
-    ) -> Result<(quinn::Connection, Admitted, Begun), Failed> {
-        let connecting = match self.endpoint.connect_with(config, remote, server_name) {
-            Err(quinn::ConnectError::EndpointStopping) => return Err(Failed::For(Error::Stopping)),
-            other => other.map_err(|e| Failed::Here(e.to_string()))?,
-        };
-        let name = self.target.name.as_ref();
-        let connected = match early::begin(&self.local, name, connecting) {
-            Ok(attempt) => attempt.settle(&self.local).await,
-            Err(connecting) => connecting.await.map(|connection| (connection, Begun::Dialled)),
-        };
-        let (connection, begun) = match connected {
-            Ok(both) => both,
-            Err(quinn::ConnectionError::LocallyClosed) => return Err(Failed::For(Error::Stopping)),
-            Err(e) => {
-                if !matches!(e, quinn::ConnectionError::TimedOut) {
-                    self.local.known.forget(name);
-                }
-                return Err(Failed::Here(identity::tls::explain(&e)));
-            }
-        };
-        match quic::admit(&self.local, &connection).and_then(admitted_node) {
-            Ok(peer) => {
-                self.local.known.answered(name, &peer, connection.rtt());
-                Ok((connection, peer, begun))
-            }
-            Err(e) => {
-                // It may have resumed what it showed before its certificate was renewed.
-                self.local.known.forget(name);
-                Err(Failed::For(e))
-            }
-        }
-    }
-
     /// For the log.
     fn peer(&self) -> &str {
         self.target.name.as_ref().map_or("any node", |name| name.as_str())
@@ -414,18 +350,4 @@ impl Dialler {
 fn count(carrier: &str, connected: bool) {
     let outcome = if connected { "connected" } else { "failed" };
     metrics::DIALS.with_label_values(&[carrier, outcome]).inc();
-}
-
-fn admitted_node(peer: identity::PeerName) -> Result<Admitted, Error> {
-    let certificate = Certificate::of(&peer);
-    match peer.role {
-        identity::Role::Node(node) => Ok(Admitted { node, role: Role::Node, certificate }),
-        other => Err(Error::WrongRole(other.uri())),
-    }
-}
-
-/// Addresses that this socket can reach: one bound to IPv4 can't send to IPv6.
-async fn resolve(address: &str, local: Option<SocketAddr>) -> std::io::Result<Vec<SocketAddr>> {
-    let found = tokio::net::lookup_host(address).await?;
-    Ok(found.filter(|to| local.is_none_or(|local| local.is_ipv6() || to.is_ipv4())).take(8).collect())
 }

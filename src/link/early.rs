@@ -24,6 +24,8 @@ use crate::wire::ids::{LinkId, NodeName};
 
 /// Nodes that are remembered; a mesh has at most 256.
 const MAX_KNOWN: usize = 512;
+/// Tickets that are kept for when it is known that the way is open.
+const KEPT_BACK: usize = 1;
 /// A first round trip is not taken to be shorter than this: who is asked may be busy.
 const LEAST_RTT: Duration = Duration::from_millis(10);
 
@@ -41,8 +43,17 @@ pub(super) struct Memory(Mutex<BTreeMap<Option<NodeName>, Known>>);
 pub(super) struct Configs {
     /// Resumes where there is a ticket, and uses it up.
     pub(super) first: quinn::ClientConfig,
-    /// For tries beside that one: a whole handshake.
-    pub(super) beside: quinn::ClientConfig,
+    /// A whole handshake, which uses none.
+    pub(super) whole: quinn::ClientConfig,
+    /// What the first one has.
+    pub(super) tickets: Arc<tls::Tickets>,
+}
+
+impl Configs {
+    /// Whether a ticket may be used for a flight that perhaps nobody gets.
+    pub(super) fn can_spare(&self) -> bool {
+        self.tickets.len() > KEPT_BACK
+    }
 }
 
 /// One node. The configurations are kept, as the tickets are in them.
@@ -71,10 +82,10 @@ impl Memory {
         let mut configs = match known {
             Some(known) => known.configs.clone(),
             None => {
-                let both = local.identity.client_and_sparing(name.clone())?;
-                let [first, beside] = both.map(|tls| tls::quic_client(tls).map(Arc::new));
-                let [first, beside] = [first?, beside?].map(|tls| quinn::ClientConfig::new(tls));
-                let configs = Configs { first, beside };
+                let (both, tickets) = local.identity.client_and_sparing(name.clone())?;
+                let [first, whole] = both.map(|tls| tls::quic_client(tls).map(Arc::new));
+                let [first, whole] = [first?, whole?].map(|tls| quinn::ClientConfig::new(tls));
+                let configs = Configs { first, whole, tickets };
                 if all.len() >= MAX_KNOWN {
                     all.clear();
                 }
@@ -84,7 +95,7 @@ impl Memory {
         };
         let transport = Arc::new(transport);
         configs.first.transport_config(transport.clone());
-        configs.beside.transport_config(transport);
+        configs.whole.transport_config(transport);
         Ok(configs)
     }
 
@@ -175,6 +186,40 @@ pub(super) struct Attempt {
     connection: quinn::Connection,
     accepted: quinn::ZeroRttAccepted,
     expected: Admitted,
+    offered: Offered,
+}
+
+/// Counts what became of early data: unless the peer has said it, that the try was dropped, as another one came through
+/// or nobody answered.
+struct Offered(bool);
+
+impl Offered {
+    fn new() -> Offered {
+        count("offered");
+        Offered(true)
+    }
+
+    fn answered(mut self, accepted: bool) {
+        self.0 = false;
+        count(if accepted { "accepted" } else { "rejected" });
+    }
+}
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        if self.0 {
+            count("dropped");
+        }
+    }
+}
+
+/// Whether early data would be sent to this node if there were a ticket.
+pub(super) fn may_begin(local: &Local, name: Option<&NodeName>) -> bool {
+    expected(local, name).is_some()
+}
+
+fn expected(local: &Local, name: Option<&NodeName>) -> Option<Admitted> {
+    name.filter(|_| local.has_early_data()).and_then(|name| local.known.expected(local, name))
 }
 
 /// Begins with early data if there is a ticket for this node, and who listens to the links of this process takes part.
@@ -184,11 +229,9 @@ pub(super) fn begin(
     name: Option<&NodeName>,
     connecting: quinn::Connecting,
 ) -> Result<Attempt, quinn::Connecting> {
-    let expected = name.filter(|_| local.has_early_data()).and_then(|name| local.known.expected(local, name));
-    let Some(expected) = expected else { return Err(connecting) };
+    let Some(expected) = expected(local, name) else { return Err(connecting) };
     let (connection, accepted) = connecting.into_0rtt()?;
-    count("offered");
-    Ok(Attempt { connection, accepted, expected })
+    Ok(Attempt { connection, accepted, expected, offered: Offered::new() })
 }
 
 impl Attempt {
@@ -197,7 +240,7 @@ impl Attempt {
         self,
         local: &Local,
     ) -> Result<(quinn::Connection, Begun), quinn::ConnectionError> {
-        let Attempt { connection, accepted, expected } = self;
+        let Attempt { connection, accepted, expected, offered } = self;
         let remote = connection.remote_address().to_string();
         let (handle, mut outlets) = Handle::new(local.next_id(), "quic", remote);
         let said = Said::say(local, &expected.node, true, &handle).await;
@@ -214,7 +257,8 @@ impl Attempt {
         if let Some(why) = connection.close_reason() {
             return Err(why);
         }
-        count(if accepted { "accepted" } else { "rejected" });
+        offered.answered(accepted);
+        tracing::debug!(peer = %expected.node, accepted, "a connection began with early data");
         if !accepted {
             return Ok((connection, Begun::Dialled));
         }

@@ -92,7 +92,9 @@ pub async fn run(local: &Local, connection: quinn::Connection, expected: Admitte
     let (why, up) = link.run(handle, outlets, handshake, &mut said).await;
     let dropped = connection.close_reason().is_some_and(|why| identity::tls::was_dropped(&why));
     connection.close((why.code as u32).into(), why.why.as_bytes());
-    if !up && !dropped {
+    if !up && dropped && !dialled {
+        metrics::NOT_ADMITTED.with_label_values(&["dropped"]).inc();
+    } else if !up && !dropped {
         tracing::warn!(peer = %expected.node, remote = %connection.remote_address(), why = why.why, "a link did not come up");
     }
     if up || said.is_some() {

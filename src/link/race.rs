@@ -1,7 +1,7 @@
 //! Which carrier a link is to have: QUIC, and TLS in a WebSocket where QUIC does not get through.
 
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -10,6 +10,14 @@ use tokio::time::Instant;
 
 use super::Error;
 use crate::rt::{clock, wake};
+
+/// So often another try begins beside one that has no answer: quinn doubles the time between the first flights of one
+/// (RFC 9002 section 6.2.1), so that a way that is open again would be found late …
+pub const BESIDE_EVERY: Duration = Duration::from_millis(500);
+/// … for so long after there was a connection; then who is missed may be gone for good …
+pub const BESIDE_WITHIN: Duration = Duration::from_secs(60);
+/// … and so many at once: all that begin within the time that one address may take.
+pub const MAX_BESIDE: usize = 10;
 
 /// How long the one that is believed to be better is alone.
 pub const HEAD_START: Duration = Duration::from_millis(200);
@@ -47,6 +55,51 @@ pub async fn race<T>(
         },
     };
     second.await.map_err(|other| both(failed, other))
+}
+
+/// Begins with the first, and with the next one whenever one has failed or [`HEAD_START`] has passed, while the earlier ones go
+/// on (RFC 8305 section 5). The first that comes up wins, and the others are dropped.
+///
+/// # Errors
+///
+/// Each has failed: the last failure; `None`: there was nothing to begin with.
+pub async fn in_turn<I, T, E, F: Future<Output = Result<T, E>>>(
+    items: Vec<I>,
+    begin: impl Fn(I) -> F,
+) -> Result<T, Option<E>> {
+    let (mut left, mut begun, mut last) = (items.into_iter(), FuturesUnordered::new(), None);
+    loop {
+        if let Some(item) = left.next() {
+            begun.push(begin(item));
+        }
+        let more = left.len() > 0;
+        tokio::select! {
+            biased;
+            ended = begun.next() => match ended {
+                Some(Ok(won)) => return Ok(won),
+                Some(Err(why)) => last = Some(why),
+                None => return Err(last),
+            },
+            () = tokio::time::sleep(HEAD_START), if more => {}
+        }
+    }
+}
+
+/// Addresses of both families by turns, each family in its order (RFC 8305 section 4): if one family is dead, the other is
+/// not waited for long.
+pub fn by_turns(found: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let found: Vec<SocketAddr> = found.into_iter().collect();
+    let six_first = found.first().is_some_and(SocketAddr::is_ipv6);
+    let count = found.len();
+    let (first, second): (Vec<SocketAddr>, Vec<SocketAddr>) =
+        found.into_iter().partition(|to| to.is_ipv6() == six_first);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut ordered = Vec::with_capacity(count);
+    while ordered.len() < count {
+        ordered.extend(first.next());
+        ordered.extend(second.next());
+    }
+    ordered
 }
 
 /// Begins the first of so many, and the next one beside it whenever so long has passed and none has ended. The first that
@@ -221,6 +274,44 @@ mod tests {
             let ended = tokio::time::timeout(Duration::from_secs(60), ended).await.unwrap();
             assert_eq!((ended, clock::since(began).as_millis(), count.get()), (ends, at, begun), "{takes:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_silent_or_fails_keeps_no_other_address_waiting() {
+        // covers Q01
+        const NEVER: u64 = 3_600_000;
+        // Each: after how many milliseconds it ends, and whether it is up then. What comes of it, when, and how many began.
+        for (items, outcome, at, count) in [
+            (vec![(10, true), (10, true)], Ok(0), 10, 1),
+            (vec![(10, false), (10, true)], Ok(1), 20, 2),
+            (vec![(NEVER, true), (10, true)], Ok(1), 210, 2),
+            (vec![(NEVER, true), (NEVER, true), (50, true)], Ok(2), 450, 3),
+            (vec![(390, true), (NEVER, true)], Ok(0), 390, 2),
+            (vec![(10, false), (20, false)], Err(Some(1)), 30, 2),
+            (vec![], Err(None), 0, 0),
+        ] {
+            let (began, begun) = (clock::now(), std::cell::Cell::new(0));
+            let ended = in_turn(items.iter().copied().enumerate().collect(), |(n, (takes, up))| {
+                begun.set(begun.get() + 1);
+                async move {
+                    tokio::time::sleep(Duration::from_millis(takes)).await;
+                    if up { Ok(n) } else { Err(n) }
+                }
+            });
+            let ended = tokio::time::timeout(Duration::from_secs(60), ended).await.unwrap();
+            let took = clock::since(began).as_millis();
+            assert_eq!((ended, took, begun.get()), (outcome, at, count), "{items:?}");
+        }
+    }
+
+    #[test]
+    fn both_families_are_tried_by_turns() {
+        // covers Q01
+        let at = |text: &str| SocketAddr::new(text.parse().unwrap(), 1);
+        let found = ["2001:db8::1", "2001:db8::2", "2001:db8::3", "192.0.2.1"].map(at);
+        let ordered = ["2001:db8::1", "192.0.2.1", "2001:db8::2", "2001:db8::3"].map(at);
+        assert_eq!(by_turns(found), ordered);
+        assert_eq!(by_turns([]), []);
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,7 +26,7 @@ use super::proxy::{self, Proxies};
 use super::quic::{Admitted, Certificate};
 use super::stream::{self, Carried, Framing, PIECE, Trusted};
 use super::websocket::{self, WebSocketBytes};
-use super::{Error, Local, Role};
+use super::{Error, Local, Role, race};
 pub use crate::identity::ANY_NODE;
 use crate::identity::{self, tls};
 use crate::rt::{clock, platform};
@@ -271,15 +271,16 @@ fn admit(
 }
 
 async fn connect_tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {
-    let mut last = std::io::Error::other("the name has no address");
-    for address in tokio::net::lookup_host((host, port)).await?.take(MAX_TRIED) {
+    let mut found = race::by_turns(tokio::net::lookup_host((host, port)).await?);
+    found.truncate(MAX_TRIED);
+    let connected = race::in_turn(found, |address| async move {
         match tokio::time::timeout(TCP_WITHIN, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(e)) => last = std::io::Error::new(e.kind(), format!("{address}: {e}")),
-            Err(_) => last = std::io::Error::other(format!("{address}: no answer within {TCP_WITHIN:?}")),
+            Ok(connected) => connected.map_err(|e| std::io::Error::new(e.kind(), format!("{address}: {e}"))),
+            Err(_) => Err(std::io::Error::other(format!("{address}: no answer within {TCP_WITHIN:?}"))),
         }
-    }
-    Err(last)
+    });
+    let none = || std::io::Error::other("the name has no address");
+    connected.await.map_err(|last| last.unwrap_or_else(none))
 }
 
 fn no_upgrade(error: WsError) -> String {

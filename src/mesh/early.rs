@@ -30,7 +30,7 @@ struct Early {
 pub(super) struct Resuming(BTreeMap<LinkId, Early>);
 
 impl Resuming {
-    /// It is a link now, or will never be one.
+    /// It is a link now.
     pub(super) fn end(&mut self, link: LinkId) {
         self.0.remove(&link);
     }
@@ -52,6 +52,15 @@ impl Mesh {
         self.resuming.0.insert(link, Early { peer: peer.clone(), dialled, since: self.now });
         if dialled && self.way_to(&peer).is_none() {
             self.send_all_again(&peer);
+        }
+    }
+
+    /// A connection that will never be a link, or a link that is over. Of several that were tried at once another one may come
+    /// through: what went with this one goes with that.
+    pub(super) fn early_over(&mut self, link: LinkId) {
+        let Some(early) = self.resuming.0.remove(&link).filter(|early| early.dialled) else { return };
+        if self.way_to(&early.peer).is_none() && self.resuming.towards(&early.peer).is_some() {
+            self.send_all_again(&early.peer);
         }
     }
 

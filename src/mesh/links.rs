@@ -230,7 +230,7 @@ impl Mesh {
     }
 
     pub(super) fn link_down(&mut self, id: LinkId) {
-        self.resuming.end(id);
+        self.early_over(id);
         let Some(link) = self.links.remove(&id) else { return };
         for session in link.sessions {
             self.session_over(id, session, Over::Lost);

@@ -77,6 +77,10 @@ pub struct EarlyStatus {
     pub accepted: u64,
     /// Of those, where the peer had forgotten the session; it was sent again.
     pub rejected: u64,
+    /// Of those, such as ended before the peer answered: nobody was there, or another try came through. What is neither is
+    /// under way.
+    #[serde(default)]
+    pub dropped: u64,
     /// Connections of peers that began with early data.
     pub received: u64,
     /// Messages that came that way.

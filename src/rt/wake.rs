@@ -3,6 +3,7 @@
 //! Both are looked for twice a second, alike on every system: a wall clock that ran ahead of the monotonic one, which stands
 //! still while most machines sleep; a look that came late; and another address from which packets would leave.
 
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -104,6 +105,16 @@ pub async fn or_sleep(time: Duration) -> bool {
     subscribe().within(time).await
 }
 
+/// Does this, unless the machine wakes up or is on another network meanwhile: then what is under way is dropped, and `None`.
+pub async fn unless<T>(what: impl Future<Output = T>) -> Option<T> {
+    let mut wakes = subscribe();
+    tokio::select! {
+        biased;
+        done = what => Some(done),
+        true = wakes.next() => None,
+    }
+}
+
 fn wakes() -> &'static watch::Sender<u64> {
     static WAKES: OnceLock<watch::Sender<u64>> = OnceLock::new();
     WAKES.get_or_init(|| watch::channel(0).0)
@@ -192,6 +203,18 @@ mod tests {
         assert!(wakes.any());
         assert!(!wakes.any() && !wakes.within(Duration::from_secs(1)).await);
         assert!(!or_sleep(Duration::from_secs(1)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_under_way_does_not_outlast_a_wake() {
+        // covers T09
+        let _alone = ALONE.lock().await;
+        let dial = tokio::spawn(unless(std::future::pending::<()>()));
+        tokio::task::yield_now().await;
+        assert!(!dial.is_finished());
+        woke("clock");
+        assert_eq!(dial.await.unwrap(), None);
+        assert_eq!(unless(async { 7 }).await, Some(7));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod carriers;
 mod datagrams;
+mod dials;
 mod early;
 mod ends;
 mod lanes;

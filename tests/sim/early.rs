@@ -1,7 +1,8 @@
 //! Links that come back with early data (0-RTT): how soon the first message is there, and that each arrives once.
 
-use std::sync::Arc;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -255,9 +256,53 @@ fn the_first_message_after_a_flap_is_there_after_half_a_round_trip() {
     }
 }
 
-/// From the moment that the way is open again, after so long, until a message that waited is at its recipient's entrance.
-fn found_open(seed: u64, down: Duration) -> Duration {
-    in_virtual_time(seed, async {
+thread_local! {
+    static ACCEPTED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Counts how often early data was accepted on each thread, as the log says.
+struct Accepted;
+
+impl tracing::Subscriber for Accepted {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "trishula::link::early"
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        event.record(&mut Accepted);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+impl tracing::field::Visit for Accepted {
+    fn record_bool(&mut self, field: &tracing::field::Field, value: bool) {
+        if field.name() == "accepted" && value {
+            ACCEPTED.set(ACCEPTED.get() + 1);
+        }
+    }
+
+    fn record_debug(&mut self, _: &tracing::field::Field, _: &dyn std::fmt::Debug) {}
+}
+
+/// From the moment that the way is open again, after so long, until a message that waited is at its recipient's entrance;
+/// and whether early data was accepted.
+fn found_open(seed: u64, down: Duration, meanwhile: Meanwhile) -> (Duration, bool) {
+    // Once for the process; no other test here sets one.
+    static COUNTS: Once = Once::new();
+    COUNTS.call_once(|| tracing::subscriber::set_global_default(Accepted).expect("no other one"));
+    let before = ACCEPTED.get();
+    let took = in_virtual_time(seed, async {
         let mut scene = Scene::new(seed);
         let [mut peer, mut dialler] = scene.both().await;
         scene.set_cut(true);
@@ -265,19 +310,32 @@ fn found_open(seed: u64, down: Duration) -> Duration {
         dialler.alone().await;
         dialler.send(DIALLER, DIALLED, "m-1");
         dialler.told("m-1", State::Accepted).await;
-        let left = (cut + down).checked_sub(scene.net.elapsed()).expect("the silence was noticed before");
+        if meanwhile == Meanwhile::Restart {
+            let sessions = peer.node.sessions().snapshot();
+            scene.net.unplug(address(DIALLED));
+            drop(peer);
+            peer = scene.boot(DIALLED, Some(sessions)).await;
+        }
+        // A dial is on its way, and has tries beside the first.
+        let half = (down / 2).saturating_sub(scene.net.elapsed() - cut);
+        tokio::time::sleep(half).await;
+        dialler.send(DIALLER, DIALLED, "m-2");
+        // A short one is over when it is noticed.
+        let left = (cut + down).saturating_sub(scene.net.elapsed());
         tokio::time::sleep(left).await;
         let open = scene.net.elapsed();
         scene.set_cut(false);
         assert_eq!(peer.take().await, "m-1");
         let took = scene.net.elapsed() - open;
+        assert_eq!(peer.take().await, "m-2");
         dialler.told("m-1", State::Acked).await;
-        dialler.send(DIALLER, DIALLED, "m-2");
-        assert_eq!(peer.take().await, "m-2", "nothing came twice");
-        dialler.told("m-2", State::Acked).await;
+        dialler.send(DIALLER, DIALLED, "m-3");
+        assert_eq!(peer.take().await, "m-3", "nothing came twice");
+        dialler.told("m-3", State::Acked).await;
         assert_eq!((dialler.links().await, peer.links().await), (1, 1));
         took
-    })
+    });
+    (took, ACCEPTED.get() > before)
 }
 
 #[test]
@@ -286,9 +344,37 @@ fn a_way_that_is_open_again_is_found_within_a_second_however_long_it_was_not() {
     for (seed, down_ms) in
         (1..).zip([4_300, 5_100, 5_900, 6_300, 7_700, 8_600, 9_600, 14_900, 27_300, 44_000])
     {
-        let took = found_open(seed, Duration::from_millis(down_ms));
-        eprintln!("down for {down_ms} ms: the first message is there {took:?} after the way is open");
+        let (took, early) = found_open(seed, Duration::from_millis(down_ms), Meanwhile::Nothing);
+        eprintln!(
+            "down for {down_ms} ms: the first message is there {took:?} after the way is open, early {early}"
+        );
         assert!(took < Duration::from_secs(1), "down for {down_ms} ms: {took:?}");
+        assert!(early, "down for {down_ms} ms");
+    }
+}
+
+#[test]
+fn a_link_comes_back_with_early_data_after_flaps_and_restarts_of_seconds() {
+    // covers T02, Q01, Q02
+    for meanwhile in [Meanwhile::Nothing, Meanwhile::Restart] {
+        let flaps: Vec<(Duration, bool)> =
+            (0..20).map(|n| found_open(n, Duration::from_millis(2_000 + 523 * n), meanwhile)).collect();
+        let early = flaps.iter().filter(|(_, early)| *early).count();
+        let mut took: Vec<Duration> = flaps.iter().map(|(took, _)| *took).collect();
+        took.sort();
+        let without: Vec<usize> = (0..flaps.len()).filter(|n| !flaps[*n].1).collect();
+        eprintln!("{meanwhile:?}: {early} of 20 with early data, not {without:?}; open after {took:?}");
+        assert!(early >= 18, "{meanwhile:?}: {early} of 20");
+    }
+}
+
+#[test]
+fn a_link_comes_back_with_early_data_after_minutes() {
+    // covers T02, Q01
+    for (seed, down_s) in [(1, 70), (2, 300)] {
+        let (took, early) = found_open(seed, Duration::from_secs(down_s), Meanwhile::Nothing);
+        eprintln!("down for {down_s} s: the first message is there {took:?} after the way is open");
+        assert!(early, "down for {down_s} s");
     }
 }
 

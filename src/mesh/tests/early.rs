@@ -134,6 +134,30 @@ fn early_data_that_is_rejected_is_sent_again() {
 }
 
 #[test]
+fn what_left_with_one_of_several_tries_leaves_again_with_the_one_that_is_left() {
+    // covers T02, Q04
+    let mut cluster = Cluster::meshed(&["agni", "dc"]);
+    let alice = cluster.register("dc", "alice");
+    let bob = cluster.register("agni", "bob");
+    cluster.cut("agni", "dc");
+    cluster.run(SOON);
+    let (older, theirs) = cluster.resume("dc", "agni");
+    cluster.lost = |frame| matches!(frame, Frame::Forward(..));
+    let (newer, _) = cluster.resume("dc", "agni");
+    cluster.post(&alice, "bob", "m-1");
+    cluster.lost = |_| false;
+    assert_eq!(cluster.handings(&bob).len(), 0, "it went with the newer one");
+    // The older one comes through, and the other is given up before that is a link.
+    cluster.input("dc", Input::LinkDown(newer));
+    cluster.post(&alice, "bob", "m-2");
+    cluster.confirm_handshake("dc", "agni", older, theirs);
+    cluster.run(SOON);
+    let handed: Vec<String> = cluster.handings(&bob).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(handed, ["m-1", "m-2"]);
+    assert_eq!(cluster.states(&alice, "m-1"), [State::Accepted, State::Stored]);
+}
+
+#[test]
 fn a_recording_that_is_sent_again_is_recognised_and_harms_no_link() {
     // covers T02, T24, Q04
     let mut cluster = Cluster::meshed(&TRIO);

@@ -154,6 +154,7 @@ fn early_status() -> EarlyStatus {
         offered: links("offered"),
         accepted: links("accepted"),
         rejected: links("rejected"),
+        dropped: links("dropped"),
         received: links("received"),
         messages: messages("received"),
         repeated: messages("repeated"),

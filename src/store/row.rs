@@ -11,6 +11,11 @@ use crate::wire::envelope::{Head, MessageKey, State};
 use crate::wire::ids::{AgentAddr, AgentName, Incarnation, MessageId, Namespace, NodeName, Sequence};
 use crate::wire::record::{Change, Kept, Place, Upstream};
 
+mod place;
+
+pub use place::{PLACES, place_word};
+pub(super) use place::{has_payload, place_index, read_place};
+
 /// The first byte of `head`: how the rest is written. A head grows at its end, and a reader leaves what follows alone: so an
 /// earlier release reads what this one writes.
 const FORM: u8 = 1;
@@ -25,7 +30,7 @@ const LAST_STEPS: usize = 56;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// Where it lay from then on.
-    #[serde(with = "place_byte")]
+    #[serde(with = "place")]
     pub place: Place,
     /// How far it was.
     pub state: State,
@@ -383,61 +388,6 @@ fn sum_of(seed: u32, parts: &[&[u8]]) -> u32 {
     let mut sum = crc32fast::Hasher::new_with_initial(seed);
     parts.iter().for_each(|part| sum.update(part));
     sum.finalize()
-}
-
-/// Whether a message that lies there still has its payload.
-pub(super) fn has_payload(place: Place) -> bool {
-    !matches!(place, Place::Handed | Place::Ended)
-}
-
-/// Every place, and the word for it in the file and for people.
-pub const PLACES: [(Place, &str); 6] = [
-    (Place::Mailbox, "mailbox"),
-    (Place::Outbox, "outbox"),
-    (Place::Copy, "copy"),
-    (Place::Handed, "handed"),
-    (Place::Dead, "dead"),
-    (Place::Ended, "ended"),
-];
-
-/// The word for a place.
-pub fn place_word(place: Place) -> &'static str {
-    PLACES[place_index(place)].1
-}
-
-/// The place's line in [`PLACES`].
-pub(super) fn place_index(place: Place) -> usize {
-    match place {
-        Place::Mailbox => 0,
-        Place::Outbox => 1,
-        Place::Copy => 2,
-        Place::Handed => 3,
-        Place::Dead => 4,
-        Place::Ended => 5,
-    }
-}
-
-/// Reads the word.
-pub(super) fn read_place(word: &str) -> Option<Place> {
-    PLACES.iter().find(|(_, known)| *known == word).map(|(place, _)| *place)
-}
-
-/// A place is written as its line in [`PLACES`]: new ones go to the end.
-mod place_byte {
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use super::{PLACES, Place, place_index};
-
-    pub fn serialize<S: Serializer>(place: &Place, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u8(place_index(*place) as u8)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Place, D::Error> {
-        let index = u8::deserialize(from)?;
-        let known = PLACES.get(usize::from(index)).map(|(place, _)| *place);
-        known.ok_or_else(|| D::Error::custom("a place that is not known"))
-    }
 }
 
 #[cfg(test)]

@@ -217,14 +217,10 @@ impl Ready {
         let (desk_in, desk_questions) = queue::bounded("daemon.desk", DESK_QUEUE);
         let (for_node, records, inquiries) = node::records::inbox();
         let (reader, health) = (self.store.reader, self.store.health);
+        let past = (self.store.past, self.store.damaged.is_some());
         let (recorder, trace) = store::trace::open(&self.config.node.data_dir);
         let started = node::start(node::Settings {
-            mesh: mesh_config(
-                &self.config,
-                incarnation,
-                (self.store.past, self.store.damaged.is_some()),
-                serial,
-            ),
+            mesh: mesh_config(&self.config, incarnation, past, serial),
             memory: self.store.memory,
             disk: Disk::Store(self.store.jobs, self.store.done),
             records: Some(for_node),

@@ -16,15 +16,15 @@ fn a_store_goes_up_and_down_and_shows_how_it_is() {
     let (place, config) = with_store();
     let status = place.json(&["store", "status", "--config", config, "--json"]);
     assert_eq!((&status["schema"], &status["in_use"]), (&1.into(), &false.into()));
-    assert!(place.ok(&["store", "up", "--config", config]).contains("from version 1 to 5"));
-    assert!(place.ok(&["store", "up", "--config", config]).contains("version 5 already"));
+    assert!(place.ok(&["store", "up", "--config", config]).contains("from version 1 to 6"));
+    assert!(place.ok(&["store", "up", "--config", config]).contains("version 6 already"));
     let shown = place.ok(&["store", "status", "--data", "mesh/dc/store"]);
     assert!(
-        shown.contains("schema 5") && shown.contains("nothing found") && shown.contains("mailbox"),
+        shown.contains("schema 6") && shown.contains("nothing found") && shown.contains("mailbox"),
         "{shown}"
     );
-    assert!(place.ok(&["store", "down", "--data", "mesh/dc/store"]).contains("from version 5 to 4"));
-    assert!(place.fails(1, &["store", "up", "9", "--data", "mesh/dc/store"]).contains("1 to 5"));
+    assert!(place.ok(&["store", "down", "--data", "mesh/dc/store"]).contains("from version 6 to 5"));
+    assert!(place.fails(1, &["store", "up", "9", "--data", "mesh/dc/store"]).contains("1 to 6"));
     assert!(place.fails(1, &["store", "status", "--data", "nowhere"]).contains("no store here"));
     assert!(place.fails(64, &["store", "status", "--config", "nowhere"]).contains("cannot be read"));
 }

@@ -198,6 +198,26 @@ fn a_shared_agents_sessions_take_turns() {
 }
 
 #[test]
+fn sessions_of_a_pool_at_another_node_stand_by_and_go_on_when_none_is_left_there() {
+    // covers T05, T06
+    let mut cluster = Cluster::meshed(&PAIR);
+    let alice = cluster.register("agni", "alice");
+    let first = cluster.attach("dc", "pool", SHARED);
+    cluster.run(seconds(1));
+    let newest = cluster.attach("agni", "pool", SHARED);
+    cluster.run(seconds(1));
+    assert!(cluster.evicted(&first).is_none());
+    for n in 0..4 {
+        cluster.send(&alice, "pool", &format!("m-{n}"));
+    }
+    assert_eq!([&first, &newest].map(|member| cluster.messages(member).len()), [0, 4]);
+    cluster.detach(&newest, false);
+    cluster.run(seconds(1));
+    cluster.send(&alice, "pool", "n-0");
+    assert_eq!([&first, &newest].map(|member| cluster.messages(member).len()), [1, 4]);
+}
+
+#[test]
 fn shared_and_not_shared_take_over_from_each_other() {
     // covers T05
     let mut cluster = Cluster::meshed(&PAIR);

@@ -1,5 +1,7 @@
 //! What senders do: write, keep what is not accepted and send it again, and take note of what they are told.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use trishula::wire::envelope::{Class, Head, Kind, Priority, State, Target};
 use trishula::wire::frame::{Forward, Frame, Outcome, Receipt};
@@ -217,7 +219,10 @@ impl World {
                 }
                 match receipt.counts {
                     Some((accepted, _)) => self.check_count(origin.unwrap_or(m), accepted, &receipt.id),
-                    None => self.check_on_disk(origin, m, receipt.state, &receipt.id, recipient),
+                    None => {
+                        self.check_on_disk(origin, m, receipt.state, &receipt.id, recipient);
+                        self.check_copies(m, receipt.state, &receipt.id, recipient);
+                    }
                 }
             }
             Frame::Confirm(confirm) if self.machines[m].name == confirm.node => {
@@ -253,6 +258,20 @@ impl World {
             {
                 return self.fail(|| format!("{name:?} names two messages: {before:?} and {now:?}"));
             }
+        }
+    }
+
+    /// What is accepted to be on two machines is on the disks of two, or has ended.
+    fn check_copies(&mut self, m: MachineNo, state: State, id: &MessageId, to: Option<AgentNo>) {
+        let Some(message) = self.model.get(id).filter(|message| message.copies > 1 && message.to.is_some())
+        else {
+            return;
+        };
+        let Some(part) = to.and_then(|to| message.parts.get(&to)) else { return };
+        let machines: BTreeSet<MachineNo> = part.on_disk.iter().map(|(machine, ..)| *machine).collect();
+        let ended = part.on_disk.iter().any(|(.., state)| state.is_end());
+        if state == State::Accepted && !ended && machines.len() < 2 {
+            self.fail(|| format!("n{m} says that {id} is on two machines, and it is on {machines:?}"));
         }
     }
 

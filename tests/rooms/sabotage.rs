@@ -89,7 +89,8 @@ impl Sabotage {
 fn each_planted_fault_is_found() {
     // covers B07
     for fault in ALL {
-        let found = (0..1_000).find_map(|seed| Some((seed, scenario::run_with(seed, false, Some(*fault)).0?)));
+        let found =
+            (0..1_000).find_map(|seed| Some((seed, scenario::run_with(seed, false, Some(*fault)).0?)));
         match found {
             Some((seed, why)) => eprintln!("{fault:?}: seed {seed}: {why}"),
             None => panic!("{fault:?} was not found"),

@@ -26,14 +26,23 @@ impl Mesh {
         if *home != self.config.node && self.topology.route(home).is_some() {
             return Ok(home.clone());
         }
-        let others = self.topology.all().map(|state| &state.origin).filter(|node| *node != home);
-        let cost = |node: &&NodeName| self.topology.route(node).map(|route| route.cost_us);
-        let nearest =
-            others.filter(|node| cost(node).is_some()).min_by_key(|node| (cost(node), (*node).clone()));
-        nearest.cloned().ok_or_else(|| {
+        self.nearest_after(None, home).ok_or_else(|| {
             let message = "copies: 2 needs a second machine, and none can be reached";
             Refusal::new(Code::Unavailable, message)
         })
+    }
+
+    /// The nearest machine that can be reached, or the next one after another; never `but`.
+    fn nearest_after(&self, one: Option<&NodeName>, but: &NodeName) -> Option<NodeName> {
+        let place = |node: &NodeName| Some((self.topology.route(node)?.cost_us, node.clone()));
+        let others = self.topology.all().map(|state| &state.origin).filter(|node| *node != but);
+        let one = match one {
+            // It can't be reached any more: who is next is not known.
+            Some(one) => Some(place(one)?),
+            None => None,
+        };
+        let (_, next) = others.filter_map(place).filter(|place| Some(place) > one.as_ref()).min()?;
+        Some(next)
     }
 
     /// Sends the second copy of an item in a mailbox here to where it is to lie.
@@ -124,6 +133,22 @@ impl Mesh {
         self.look_at_time(no);
     }
 
+    /// The machine that was asked keeps no second copy: the next one is asked, and after the last the nearest again in the next round.
+    pub(super) fn not_held_at(&mut self, no: No, node: &NodeName) {
+        let next = self.nearest_after(Some(node), &self.config.node);
+        let Some(item) = self.durable.table.get_mut(no).filter(|item| item.other.as_ref() == Some(node))
+        else {
+            return;
+        };
+        if item.second || item.ending || matches!(item.place, Place::Copy | Place::Handed) {
+            return;
+        }
+        item.other = next.clone();
+        if next.is_some() && item.place == Place::Mailbox {
+            self.hold_elsewhere(no);
+        }
+    }
+
     /// Its sender gave it again, and waits for the second machine again.
     pub(super) fn ask_for_second(&mut self, no: No) {
         self.look_for_second(no);
@@ -203,7 +228,8 @@ impl Mesh {
         else {
             return false;
         };
-        (item.second, item.other) = (false, None);
+        // It was accepted, and is not given back for want of a second machine.
+        (item.second, item.other, item.second_by_ms) = (false, None, u64::MAX);
         self.durable.seconds.insert(no);
         self.hold_elsewhere(no);
         true

@@ -41,7 +41,7 @@ use crate::wire::close::Refusal;
 use crate::wire::envelope::{MessageKey, State};
 use crate::wire::frame::Outcome;
 use crate::wire::ids::{AgentAddr, Incarnation, NodeName, Sequence};
-use crate::wire::record::{Change, Place};
+use crate::wire::record::{Change, Past, Place};
 
 mod arrivals;
 mod brakes;
@@ -89,6 +89,7 @@ enum Waiting {
     End(No, State, Option<Refusal>),
     Changed(Box<(MessageKey, Change)>),
     Erased(Box<MessageKey>),
+    Past(Box<Past>),
 }
 
 /// Reports to another node that wait to be sent together.
@@ -107,6 +108,8 @@ pub(super) struct Durable {
     rewrites: BTreeMap<MessageKey, Change>,
     /// Messages that could not be erased.
     unerased: BTreeSet<MessageKey>,
+    /// What could not be written of this store's lives.
+    unwritten_past: Option<Past>,
     mailboxes: Mailboxes,
     hands: BTreeMap<Hand, InHand>,
     last_tag: u64,
@@ -154,7 +157,8 @@ pub(super) struct Durable {
     whole_since: Incarnation,
     /// The operator has said how to go on.
     went_on: bool,
-    /// Another node has said that the store is not an old one, or the operator how to go on: that is on its way to the disk.
+    /// Another node has said that the store is not an old one, or the operator how to go on, and nobody another thing since: that
+    /// is on its way to the disk.
     confirmed: bool,
     /// Items whose recipient's home is looked at again in the next round.
     unplaced: BTreeSet<No>,

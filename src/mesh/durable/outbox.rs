@@ -245,6 +245,7 @@ impl Mesh {
                 self.ended_elsewhere(no, state, why);
             }
             Outcome::Reached(state, _) if asked => self.stored_there(no, node, state),
+            Outcome::Reached(State::Refused, _) => self.not_held_at(no, node),
             Outcome::Reached(..) => self.held_at(no, node),
             Outcome::Unknown => self.unknown_there(no, node, None),
             Outcome::Elsewhere if asked => self.not_there(no),

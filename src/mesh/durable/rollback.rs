@@ -10,7 +10,7 @@ use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::State;
 use crate::wire::frame::Known;
 use crate::wire::ids::Incarnation;
-use crate::wire::record::{Past, Place, Record};
+use crate::wire::record::{Past, Place};
 
 /// How an operator lets a node go on whose store is older than what others have seen of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -56,7 +56,8 @@ impl Mesh {
             let (previous, past) =
                 (past.confirmed, Past { missing: Some(seen), whole_since, ..past.clone() });
             (self.durable.rolled_back, self.durable.whole_since) = (Some(seen), whole_since);
-            self.persist(Record::Past(past));
+            self.durable.confirmed = false;
+            self.persist_past(past);
             self.event(Event::RolledBack { previous, seen });
         }
     }
@@ -65,7 +66,7 @@ impl Mesh {
     fn confirm_the_store(&mut self) {
         if !std::mem::replace(&mut self.durable.confirmed, true) && self.config.past.is_some() {
             let past = Past { whole_since: self.durable.whole_since, ..Past::new(self.config.incarnation) };
-            self.persist(Record::Past(past));
+            self.persist_past(past);
         }
     }
 

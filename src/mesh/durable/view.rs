@@ -119,7 +119,7 @@ impl Mesh {
             Some(Waiting::End(no, State::Acked, _)) => {
                 wish(no).is_none_or(|(_, wish)| wish >= Some(State::Acked))
             }
-            Some(Waiting::End(..)) | None => true,
+            Some(Waiting::End(..) | Waiting::Past(_)) | None => true,
         }
     }
 }

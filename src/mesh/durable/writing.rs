@@ -7,7 +7,7 @@ use super::table::{Item, Known, No};
 use crate::mesh::{Event, Mesh, Step, Ticket};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{MessageKey, State};
-use crate::wire::record::{Change, Record, Upstream};
+use crate::wire::record::{Change, Past, Record, Upstream};
 
 impl Mesh {
     /// Writes an item, in its turn: were it on disk before an earlier one of its flow that the disk has refused, and the power went,
@@ -64,7 +64,8 @@ impl Mesh {
                 self.durable.unwritten.insert(no, Some((state, reason)));
                 self.refused_in_hand(no, why);
             }
-            (Some(Waiting::Changed(_) | Waiting::Erased(_)), None) => {}
+            (Some(Waiting::Changed(_) | Waiting::Erased(_) | Waiting::Past(_)), None) => {}
+            (Some(Waiting::Past(past)), Some(_)) => self.durable.unwritten_past = Some(*past),
             (Some(Waiting::Changed(changed)), Some(_)) => self.not_changed(*changed),
             (Some(Waiting::Erased(key)), Some(_)) => drop(self.durable.unerased.insert(*key)),
             (None, _) => {}
@@ -157,6 +158,9 @@ impl Mesh {
         for (key, change) in std::mem::take(&mut self.durable.rewrites) {
             self.persist_change(key, change);
         }
+        if let Some(past) = self.durable.unwritten_past.take() {
+            self.persist_past(past);
+        }
         for key in std::mem::take(&mut self.durable.unerased) {
             // Its sender may have given it again meanwhile.
             if self.durable.table.known(&key).is_none() {
@@ -169,6 +173,14 @@ impl Mesh {
     pub(super) fn persist_erasure(&mut self, key: MessageKey) {
         let ticket = self.persist(Record::Erase(key.clone()));
         self.durable.waiting.insert(ticket, Waiting::Erased(Box::new(key)));
+    }
+
+    /// Writes what is known of this store's lives; what the disk refuses is repeated, unless there is news of it.
+    pub(super) fn persist_past(&mut self, past: Past) {
+        self.durable.unwritten_past = None;
+        self.durable.waiting.retain(|_, waiting| !matches!(waiting, Waiting::Past(_)));
+        let ticket = self.persist(Record::Past(past.clone()));
+        self.durable.waiting.insert(ticket, Waiting::Past(Box::new(past)));
     }
 
     /// Writes what has changed in a message; what the disk refuses is written again.

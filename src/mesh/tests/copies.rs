@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::cluster::*;
 use super::durable::{TRIO, durable};
 use super::moves::to_agni;
-use crate::mesh::Config;
+use crate::mesh::{Config, Limits};
 use crate::wire::close::Code;
 use crate::wire::envelope::{Head, State};
 use crate::wire::frame::{Confirm, Frame, Outcome, Settlement, Withdraw};
@@ -58,6 +58,31 @@ fn a_second_copy_that_was_lost_with_its_disk_is_made_again() {
         let bob = cluster.register("rushabdev", "bob");
         cluster.run(seconds(10));
         assert_eq!(cluster.handings(&bob).len(), 1, "home was {home}");
+    }
+}
+
+#[test]
+fn a_machine_without_room_keeps_no_second_copy_and_the_next_one_is_asked() {
+    // covers T07, T08, Q04
+    let full = Limits { node_messages: 0, ..Limits::default() };
+    for (with_room, told) in [(true, State::Accepted), (false, State::Refused)] {
+        let mut cluster = Cluster::of(&["agni"]);
+        let other = if with_room { Limits::default() } else { full.clone() };
+        for (name, limits) in [("dc", &full), ("rushabdev", &other)] {
+            let config = Config { limits: limits.clone(), ..Config::new(node(name), Incarnation(1)) };
+            cluster.start(config, Vec::new());
+        }
+        for (a, b) in [("agni", "dc"), ("agni", "rushabdev"), ("dc", "rushabdev")] {
+            cluster.connect(a, b);
+        }
+        cluster.run(seconds(2));
+        let alice = cluster.register("agni", "alice");
+        cluster.away("agni", "bob");
+        cluster.submit(&alice, Head { copies: 2, ..durable(&alice, "bob", "m-1") });
+        cluster.run(seconds(7));
+        assert_eq!(cluster.states(&alice, "m-1").first(), Some(&told), "room at the second: {with_room}");
+        let copies = ["dc", "rushabdev"].map(|name| cluster.view(name).copies);
+        assert_eq!(copies, [0, usize::from(with_room)]);
     }
 }
 

@@ -124,6 +124,50 @@ fn an_old_store_is_found_out_also_when_its_node_met_nobody_at_first() {
 }
 
 #[test]
+fn that_a_store_is_old_is_not_forgotten_when_the_disk_was_full_at_first() {
+    // covers B26, Q04
+    let mut cluster = Cluster::meshed(&TRIO);
+    let backup = cluster.backup("dc");
+    cluster.restart("dc");
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(3));
+    cluster.restore("dc", backup);
+    cluster.disk("dc", Disk::Fails);
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(3));
+    assert_eq!(cluster.mesh("dc").rolled_back(), Some(Incarnation(2)));
+    cluster.disk("dc", Disk::Works);
+    cluster.run(seconds(10));
+    cluster.restart("dc");
+    assert_eq!(cluster.mesh("dc").rolled_back(), Some(Incarnation(2)));
+}
+
+#[test]
+fn the_operators_word_counts_also_where_another_node_had_found_the_store_to_be_whole() {
+    // covers B26, Q04
+    let mut cluster = Cluster::of(&TRIO);
+    let meet = |cluster: &mut Cluster, other: &str| {
+        cluster.connect("dc", other);
+        cluster.run(seconds(3));
+    };
+    meet(&mut cluster, "agni");
+    meet(&mut cluster, "rushabdev");
+    let backup = cluster.backup("dc");
+    cluster.restart("dc");
+    meet(&mut cluster, "rushabdev");
+    // What the one knows is in the copy that is brought back, and not what the other knows.
+    cluster.restore("dc", backup);
+    meet(&mut cluster, "agni");
+    assert_eq!(cluster.mesh("dc").rolled_back(), None);
+    meet(&mut cluster, "rushabdev");
+    assert_eq!(cluster.mesh("dc").rolled_back(), Some(Incarnation(2)));
+    cluster.input("dc", Input::GoOn(GoOn::Redeliver));
+    cluster.run(seconds(3));
+    cluster.restart("dc");
+    assert_eq!(cluster.mesh("dc").rolled_back(), None, "that was the answer");
+}
+
+#[test]
 fn lives_without_company_are_no_sign_of_an_old_store() {
     // covers B26, Q04
     let mut cluster = Cluster::meshed(&TRIO);

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use super::Time;
 use super::topology::MAX_NODES;
-use crate::wire::frame::{AgentState, Agents, Presence, Remembers};
+use crate::wire::frame::{AgentState, Agents, Presence};
 use crate::wire::ids::{AgentAddr, Incarnation, Namespace, NodeName};
 use crate::wire::record::{Elsewhere, KnownNode};
+
+mod lost;
 
 /// Agents that one node may have …
 pub const MAX_AGENTS: usize = 20_000;
@@ -35,6 +37,8 @@ struct List {
     aged_out: bool,
     /// Agents of its that it has lost with what it remembered.
     forgotten: BTreeSet<AgentAddr>,
+    /// How often this life of it was told of those.
+    told: u32,
 }
 
 /// What is to be done about another node's list.
@@ -170,45 +174,6 @@ impl Directory {
         Learned::News(changed.into_iter().collect())
     }
 
-    /// A node says since when its list lacks nobody for want of memory.
-    pub fn note_memory(&mut self, Remembers { origin, incarnation, since }: Remembers) {
-        let known = self.memories.get(&origin).map(|(life, _)| *life);
-        let room = known.is_some() || self.memories.len() < MAX_NODES;
-        if origin != self.me && room && known <= Some(incarnation) {
-            self.memories.insert(origin, (incarnation, since));
-        }
-    }
-
-    /// What a life of another node said of that.
-    pub fn remembers_since(&self, node: &NodeName, incarnation: Incarnation) -> Option<Incarnation> {
-        self.memories.get(node).filter(|(life, _)| *life == incarnation).map(|(_, since)| *since)
-    }
-
-    /// Agents that are not in a node's list any more, and registered before what that node can remember: they are away, and
-    /// what comes for them waits. Their node is told of them.
-    fn keep_what_was_lost(&mut self, node: &NodeName, before: &BTreeMap<AgentAddr, AgentState>) {
-        let life = self.version(node).0;
-        let Some(since) = self.remembers_since(node, life) else { return };
-        for state in before.values().filter(|state| state.registered_ms < since.0) {
-            let Some(list) = self.lists.get(node) else { return };
-            let room = list.agents.len() < MAX_AGENTS && list.bytes + bytes_of(state) <= MAX_LIST_BYTES;
-            if room && !list.agents.contains_key(&state.agent) {
-                self.set(node, AgentState { presence: Presence::Away, ..state.clone() });
-                if let Some(list) = self.lists.get_mut(node) {
-                    list.forgotten.insert(state.agent.clone());
-                }
-            }
-        }
-    }
-
-    /// What a node is to be told of its own agents.
-    pub fn lost_at(&self, node: &NodeName) -> Option<Agents> {
-        let list = self.lists.get(node).filter(|list| !list.forgotten.is_empty())?;
-        let agents = list.forgotten.iter().filter_map(|agent| list.agents.get(agent)).cloned().collect();
-        let (incarnation, version) = (list.incarnation, list.version);
-        Some(Agents { origin: node.clone(), incarnation, base: None, version, agents })
-    }
-
     /// What is known of these agents of a node.
     fn as_known(&self, node: &NodeName, agents: &[AgentState]) -> BTreeMap<AgentAddr, AgentState> {
         let Some(list) = self.lists.get(node) else { return BTreeMap::new() };
@@ -261,6 +226,7 @@ impl Directory {
         self.unwritten.extend(self.agents_of(&node).into_iter().map(|agent| (node.clone(), agent)));
         self.clear(&node);
         self.lists.remove(&node);
+        self.memories.remove(&node);
         true
     }
 
@@ -474,6 +440,7 @@ impl Directory {
         let Some(list) = self.lists.get_mut(node) else { return BTreeMap::new() };
         list.bytes = 0;
         list.forgotten.clear();
+        list.told = 0;
         let old = std::mem::take(&mut list.agents);
         old.values().for_each(|state| self.unindex(node, state));
         old

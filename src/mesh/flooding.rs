@@ -44,6 +44,10 @@ impl Mesh {
                 {
                     self.send(link, Frame::Agents(lost));
                 }
+                // Who gets the whole list by this way is told as well who may only be missing in it.
+                if let Some(since) = self.remembers(&news).filter(|_| news.base.is_none()) {
+                    self.flood(&Frame::Remembers(since), Some(from));
+                }
                 self.flood(&Frame::Agents(news), Some(from));
                 self.write_elsewhere();
                 self.yield_to_newer_homes(&changed);
@@ -55,7 +59,8 @@ impl Mesh {
         }
     }
 
-    /// A peer remembers agents of this node that its own disk has lost.
+    /// A peer remembers agents of this node that its own disk has lost. Of those that are only as long as their sessions it does
+    /// not know that: they wait as long as the others, and nothing is lost of them.
     fn remember_again(&mut self, lost: Agents) {
         if lost.incarnation != self.config.incarnation {
             return;
@@ -64,13 +69,10 @@ impl Mesh {
             let known =
                 self.directory.own(&state.agent).is_some() || self.sessions.is_registering(&state.agent);
             let state = AgentState { presence: Presence::Away, ..state };
-            if !known && self.may_have_forgotten(state.registered_ms) && self.directory.has_room_for(&state) {
-                // Whose connection is not back soon does not come back.
-                let transient = state.agent.name.connection_of().is_some();
-                self.transients.note(&state.agent, transient);
-                self.transients.wait_for(&state.agent, self.now);
-                let record = if transient { Record::Transient } else { Record::Agent };
-                self.persist(record(state.clone()));
+            let wanted = self.may_have_forgotten(state.registered_ms)
+                && !self.directory.is_newer_elsewhere(&self.config.node, &state);
+            if !known && wanted && self.directory.has_room_for(&state) {
+                self.persist(Record::Agent(state.clone()));
                 self.announce_agent(state);
             }
         }

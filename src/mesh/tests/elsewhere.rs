@@ -77,6 +77,59 @@ fn the_agents_of_a_node_whose_disk_was_lost_are_remembered_by_the_others() {
 }
 
 #[test]
+fn who_hears_of_a_lost_disk_from_a_third_node_forgets_nobody_for_a_moment() {
+    // covers Q04, T05
+    let mut cluster = Cluster::meshed(&TRIO);
+    cluster.away("agni", "bob");
+    cluster.run(seconds(3));
+    let config = Config::new(node("agni"), Incarnation(cluster.wall_ms()));
+    cluster.start(config, Vec::new());
+    cluster.connect("dc", "agni");
+    for _ in 0..3_000 {
+        cluster.run(Duration::from_millis(1));
+        assert_eq!(cluster.home("rushabdev", "bob"), Some(("agni".into(), false)));
+    }
+}
+
+#[test]
+fn who_has_moved_since_has_one_home_when_a_disk_is_lost() {
+    // covers Q04, T05
+    let mut cluster = Cluster::meshed(&TRIO);
+    cluster.away("agni", "bob");
+    cluster.run(seconds(3));
+    cluster.cut("dc", "agni");
+    cluster.cut("rushabdev", "agni");
+    cluster.run(seconds(5));
+    cluster.register("dc", "bob");
+    cluster.run(seconds(3));
+    let config = Config::new(node("agni"), Incarnation(cluster.wall_ms()));
+    cluster.start(config, Vec::new());
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(30));
+    for name in TRIO {
+        assert_eq!(cluster.home(name, "bob"), Some(("dc".into(), true)), "at {name}");
+        assert_eq!(cluster.homes(name, "bob"), 1, "at {name}");
+    }
+}
+
+#[test]
+fn a_lost_agent_called_like_a_connection_is_waited_for_as_any_other() {
+    // covers Q04, T05
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("dc", "alice");
+    cluster.away("agni", "report.20261123");
+    cluster.run(seconds(3));
+    let config = Config::new(node("agni"), Incarnation(cluster.wall_ms()));
+    cluster.start(config, Vec::new());
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(3));
+    cluster.post(&alice, "report.20261123", "m-1");
+    cluster.run(Duration::from_secs(300));
+    let report = cluster.register("agni", "report.20261123");
+    assert_eq!(cluster.handings(&report).len(), 1);
+}
+
+#[test]
 fn who_was_unregistered_is_not_remembered_when_a_disk_is_lost() {
     // covers T05
     let mut cluster = Cluster::meshed(&TRIO);

@@ -77,6 +77,11 @@ impl Cluster {
         let (node, state) = agents.into_iter().find(|(_, state)| state.agent == agent(agent_name))?;
         Some((node.to_string(), state.presence == Presence::Online))
     }
+
+    /// How many nodes have an agent.
+    pub fn homes(&self, seen_from: &str, agent_name: &str) -> usize {
+        self.mesh(seen_from).directory.everywhere(&agent(agent_name)).count()
+    }
 }
 
 fn is_for(frame: &Frame, session: SessionNo) -> bool {

@@ -129,8 +129,7 @@ pub enum Pattern {
     Except(String),
 }
 
-/// What clients are called that show no token, where they have no names of their own.
-pub const ANONYMOUS: &str = "anonymous";
+pub use crate::wire::ids::ANONYMOUS;
 
 impl Pattern {
     /// Reads `name` or `prefix*`.

@@ -191,6 +191,9 @@ impl fmt::Debug for AgentAddr {
 /// Hex digits of a connection in its agent's name.
 const CONNECTION: usize = 8;
 
+/// What clients are called that show no token, where they have no names of their own: their connections are `anonymous.xxxxxxxx`.
+pub const ANONYMOUS: &str = "anonymous";
+
 impl AgentName {
     /// Whose connection it is the name of: each one of an older client is an agent `NAME.xxxxxxxx`.
     pub fn connection_of(&self) -> Option<&str> {

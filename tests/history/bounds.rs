@@ -29,7 +29,7 @@ pub const COUNTED: &[(&str, u64)] = &[
     ("refused: too old", 500),
     ("receipts dropped", 25),
     ("mailboxes at their limit", 1_500),
-    ("nodes at their limit", 200),
+    ("nodes at their limit", 120),
     ("marks at their limit", 200),
     ("receipts at their limit", 40),
 ];

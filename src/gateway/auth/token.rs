@@ -14,6 +14,8 @@ use crate::wire::ids::{AgentName, Namespace};
 
 /// Longest token that is looked at, in bytes: a few claims need a few hundred.
 const MAX_TOKEN: usize = 8 * 1024;
+/// How far the clock of who made a token may be ahead of this one, in milliseconds.
+const MAX_AHEAD_MS: u64 = 30_000;
 
 /// What an operator decides about a namespace's tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,9 +154,9 @@ impl Own {
         {
             return Err(invalid("the token is not valid yet: nbf lies ahead of the server's clock"));
         }
-        // As the older servers did, of whole seconds.
+        // As the older servers did, of whole seconds; but those had mostly made it themselves, by the same clock.
         if let Some(iat) = claims.iat.filter(|_| self.rules.own_names)
-            && millis(iat.floor()) > now_ms
+            && millis(iat.floor()) > now_ms.saturating_add(MAX_AHEAD_MS)
         {
             return Err(invalid("the token is not valid yet: iat lies ahead of the server's clock"));
         }

@@ -17,11 +17,11 @@ const BELOW: usize = 9;
 const DIGEST: usize = 8;
 
 /// The agent that a user is in the mesh: of the same name where that is one, else of what can be kept of it and a digest
-/// (SHA-256) of the whole, always the same; also where it has a dot, if `alone`. Then it is below nobody's name. `None`:
-/// nobody is called so.
+/// (SHA-256) of the whole, always the same; also where it has a dot or looks like one that is made so, if `alone`. Then it is
+/// below nobody's name, and nobody else's. `None`: nobody is called so.
 pub(super) fn agent_of(user: &str, alone: bool) -> Option<AgentName> {
-    let below = alone && user.contains('.');
-    if let Some(agent) = AgentName::new(user).ok().filter(|_| !below) {
+    let made = alone && (user.contains('.') || is_shortened(user));
+    if let Some(agent) = AgentName::new(user).ok().filter(|_| !made) {
         return Some(agent);
     }
     if user.trim().is_empty() || user.len() > MAX_USER || user.chars().any(char::is_control) {
@@ -34,6 +34,12 @@ pub(super) fn agent_of(user: &str, alone: bool) -> Option<AgentName> {
 /// is shortened as those are that are no agents'.
 pub fn base_of(agent: &str) -> String {
     if agent.len() + BELOW <= MAX_AGENT_NAME { agent.to_owned() } else { shortened(agent) }
+}
+
+/// Whether it ends as [`shortened`] names do.
+fn is_shortened(user: &str) -> bool {
+    let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    user.rsplit_once('-').is_some_and(|(_, end)| end.len() == 2 * DIGEST && end.bytes().all(hex))
 }
 
 fn shortened(user: &str) -> String {
@@ -61,6 +67,7 @@ mod tests {
         let long = "x".repeat(MAX_USER);
         let users = [
             "alice@example.com",
+            "alice-example-com-ff8d9819fc0e12bf",
             "alice-example.com",
             "alice",
             "alice.smith",

@@ -25,7 +25,7 @@ use super::{Mesh, Ticket, Time};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::Head;
 use crate::wire::frame::{RoomAsk, RoomSubscribe};
-use crate::wire::ids::{AgentAddr, AgentName, Incarnation, LinkId, MessageId, NodeName};
+use crate::wire::ids::{ANONYMOUS, AgentAddr, AgentName, Incarnation, LinkId, MessageId, NodeName};
 use crate::wire::record::{KnownRoom, Record, RoomMessage};
 use crate::wire::room::{Position, RoomKey, Vector};
 
@@ -332,8 +332,6 @@ impl Mesh {
             return Err(Refusal::new(Code::Unavailable, message));
         }
         let Some(by) = by else { return Ok(()) };
-        // All connections of an older client's user count as one.
-        let person = |agent: &AgentAddr| agent.name.connection_of().unwrap_or(agent.name.as_str()).to_owned();
         let who = person(by);
         let opened = own().filter(|(_, room)| room.by.as_ref().is_some_and(|by| person(by) == who)).count();
         if opened >= share.saturating_sub(all_own - opened) / 2 {
@@ -384,4 +382,10 @@ impl Mesh {
         let ticket = self.persist(record.clone());
         self.rooms.waiting.insert(ticket, Waiting::Dropped(Box::new(record)));
     }
+}
+
+/// All connections of an older client's user count as one. Those that show no token may be anybody's, and each counts as itself.
+fn person(agent: &AgentAddr) -> &str {
+    let name = agent.name.as_str();
+    agent.name.connection_of().filter(|user| *user != ANONYMOUS).unwrap_or(name)
 }

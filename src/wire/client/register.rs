@@ -98,8 +98,8 @@ impl Default for RawRegister {
 }
 
 /// What REGISTER has in its payload.
-const FIELDS: [&str; 8] =
-    ["agent", "capabilities", "ack", "window", "shared", "receipts", "copies", "heartbeat_ms"];
+const FIELDS: [&str; 9] =
+    ["agent", "capabilities", "ack", "window", "shared", "transient", "receipts", "copies", "heartbeat_ms"];
 
 /// Beside a payload none of them is read: who writes one there is told, or would be served in another way than it asked for.
 pub(super) fn check_beside(text: &str) -> Result<(), Refusal> {

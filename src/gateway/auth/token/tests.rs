@@ -150,7 +150,7 @@ fn where_older_dialects_are_spoken_a_token_is_read_as_the_older_servers_did() {
     let number = sign(serde_json::json!({"sub": 7, "user_id": "dc", "exp": exp}));
     assert_eq!(old.verify(&number, NOW).unwrap_err().code, Code::TokenInvalid);
     for (iat, good) in
-        [(now as f64, true), (now as f64 + 0.9, true), (now as f64 + 1.0, false), (1e12, false)]
+        [(now as f64, true), (now as f64 + 30.9, true), (now as f64 + 31.0, false), (1e12, false)]
     {
         let made = sign(serde_json::json!({"user_id": "dc", "iat": iat, "exp": exp}));
         assert_eq!(old.verify(&made, NOW).is_ok(), good, "{iat}");

@@ -65,6 +65,8 @@ fn one_agent_leaves_rooms_for_others_of_its_namespace() {
     assert_eq!(opens("third", "a").0, 256);
     // Connections of an older client's user are one.
     assert_eq!((opens("user.00000001", "a").0, opens("user.00000002", "a").0), (128, 0));
+    // Those of clients without a token may be anybody's.
+    assert_eq!((opens("anonymous.00000001", "a").0, opens("anonymous.00000002", "a").0), (64, 32));
     // It may still use those that others have opened.
     let by = AgentAddr::new(Namespace::new("a").unwrap(), AgentName::new("greedy").unwrap());
     mesh.keep_room(&named("a", "third-0"), Some(&by)).unwrap();

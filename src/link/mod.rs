@@ -35,6 +35,7 @@ mod handle;
 pub mod inbox;
 mod lane;
 pub mod memory;
+pub mod network;
 pub mod proxy;
 pub mod quic;
 pub mod race;

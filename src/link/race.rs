@@ -9,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::Error;
-use crate::rt::{clock, wake};
+use crate::rt::clock;
 
 /// So often another try begins beside one that has no answer: quinn doubles the time between the first flights of one
 /// (RFC 9002 section 6.2.1), so that a way that is open again would be found late …
@@ -25,8 +25,6 @@ pub const HEAD_START: Duration = Duration::from_millis(200);
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Networks that are remembered.
 const MAX_NETWORKS: usize = 16;
-/// How long it may take to find out which network it is.
-const NETWORK_WITHIN: Duration = Duration::from_secs(1);
 
 /// Begins with the one, and with the other as well after [`HEAD_START`] or when the one has failed. The first that
 /// comes up wins, and the other is dropped.
@@ -44,6 +42,8 @@ pub async fn race<T>(
         Ok(Ok(won)) => return Ok(won),
         Ok(Err(why)) => why,
         Err(_) => tokio::select! {
+            // The same in each run of a simulation.
+            biased;
             result = &mut first => match result {
                 Ok(won) => return Ok(won),
                 Err(why) => why,
@@ -150,15 +150,6 @@ impl Networks {
     pub fn won(&mut self, network: Option<IpAddr>) {
         self.0.retain(|(known, _)| Some(*known) != network);
     }
-}
-
-/// This machine's own address on the way to `host:port`; nothing is sent. `None`: there is no way, or it can't be told.
-pub async fn network_to(address: &str) -> Option<IpAddr> {
-    let found = async {
-        let to = tokio::net::lookup_host(address).await.ok()?.next()?;
-        wake::address_towards(to)
-    };
-    tokio::time::timeout(NETWORK_WITHIN, found).await.ok().flatten()
 }
 
 /// Watches what a connection loses, and says when it is too much for too long.

@@ -122,6 +122,8 @@ impl Dialler {
             let full = links.len() >= MAX_LINKS;
             self.show_place(Some(place));
             tokio::select! {
+                // The same in each run of a simulation.
+                biased;
                 Some((ended, well)) = overs.recv() => {
                     if let Some(at) = links.iter().position(|link| link.number == ended) {
                         let link = links.remove(at);

@@ -15,6 +15,7 @@
 //! | `store` | a disk with a writer: delay, groups, refusal, loss of power |
 //! | `town` | clients of durable messages, which outlive the nodes |
 //! | `ledger` | what they sent, were told and got, and what must hold of it |
+//! | `blocked` | links that change their carrier under load |
 //! | `udp` | what is done to datagrams while streams pass |
 //! | `durable` | runs with durable messages: crashes, partitions, blocked UDP, disks that fail |
 //!
@@ -24,6 +25,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod agents;
+mod blocked;
 // The model of a disk is that of the histories; not all of it is needed here.
 #[allow(dead_code)]
 #[path = "../history/clock.rs"]

@@ -186,7 +186,7 @@ impl LossWatch {
 /// up, as all that follows is a try of the other carrier.
 #[derive(Debug, Default)]
 pub struct SilenceWatch {
-    received: u64,
+    answers: u64,
     asked: u64,
     since: Option<Instant>,
 }
@@ -197,11 +197,12 @@ impl SilenceWatch {
     /// How long an answer may take, and three round trips.
     const PATIENCE: Duration = Duration::from_millis(700);
 
-    /// One look: datagrams that came, and frames sent that must be acknowledged, since the connection began. Answers
-    /// whether it owes an answer for too long.
-    pub fn look(&mut self, received: u64, asked: u64, rtt: Duration) -> bool {
-        if received > self.received {
-            *self = SilenceWatch { received, asked, since: None };
+    /// One look: a number that changes with every acknowledgement, and frames sent that must be acknowledged, since the connection
+    /// began. Answers whether it owes an answer for too long. What else comes is none: a way may be blocked in one
+    /// direction. A connection that has moved to another path counts anew.
+    pub fn look(&mut self, answers: u64, asked: u64, rtt: Duration) -> bool {
+        if answers != self.answers {
+            *self = SilenceWatch { answers, asked, since: None };
         } else if asked > self.asked && self.since.is_none() {
             self.since = Some(clock::now());
         }
@@ -330,18 +331,20 @@ mod tests {
     async fn who_owes_no_answer_may_be_silent() {
         // covers Q01
         let rtt = Duration::from_millis(50);
-        // Each step: a look after 200 ms, with the datagrams and the questions until then.
+        // Each step: a look after 200 ms, with the answers and the questions until then.
         for (steps, silent_at) in [
             (vec![(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6), (7, 7), (8, 8)], None),
             (vec![(1, 1); 9], None),
             (vec![(1, 1), (1, 2), (1, 3), (1, 4), (1, 4), (1, 4), (1, 4)], Some(6)),
+            // It has moved to another path.
+            (vec![(9, 1), (9, 2), (9, 2), (9, 2), (0, 2), (1, 3), (1, 3), (1, 3), (2, 3)], None),
             (vec![(1, 1), (1, 2), (1, 2), (1, 2), (2, 2), (2, 2), (2, 2), (2, 2), (2, 2)], None),
         ] {
             let mut watch = SilenceWatch::default();
             let mut found = None;
-            for (n, (received, asked)) in steps.into_iter().enumerate() {
+            for (n, (answers, asked)) in steps.into_iter().enumerate() {
                 tokio::time::advance(SilenceWatch::EVERY).await;
-                if watch.look(received, asked, rtt) {
+                if watch.look(answers, asked, rtt) {
                     found = found.or(Some(n));
                 }
             }

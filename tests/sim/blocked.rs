@@ -31,6 +31,8 @@ const SLOW: Duration = Duration::from_millis(500);
 /// Ten times what is promised: messages flow within 2 s, and a link is on QUIC again within 10.
 const FLOWS_WITHIN: Duration = Duration::from_secs(20);
 const BACK_WITHIN: Duration = Duration::from_secs(100);
+/// See where it is asked; it was 3.8 s when whatever came counted as an answer.
+const HEARD_WITHIN: Duration = Duration::from_secs(3);
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// A write at a node's disk, in microseconds.
@@ -295,9 +297,11 @@ fn show(seed: u64, done: Done) -> Figures {
 fn a_link_changes_its_carrier_under_load_and_each_message_comes_once_in_order() {
     // covers Q01, Q02, T06
     for seed in 1..=5 {
-        for done in [Done::Blocked, Done::Alone] {
-            let back = show(seed, done).back;
+        for done in [Done::Blocked, Done::OneWay, Done::Alone] {
+            let Figures { silence, back, .. } = show(seed, done);
             assert!(back < BACK_WITHIN, "{back:?}");
+            // An end that still hears the other one must not wait until heartbeats or losses tell.
+            assert!(done != Done::OneWay || silence < HEARD_WITHIN, "{silence:?}");
         }
     }
 }
@@ -305,8 +309,8 @@ fn a_link_changes_its_carrier_under_load_and_each_message_comes_once_in_order() 
 #[test]
 fn a_link_leaves_quic_that_loses_too_much_and_each_message_comes_once_in_order() {
     // covers Q01, Q02, T06
-    for (seed, done) in [(1, Done::Lossy), (2, Done::Lossy), (3, Done::OneWay), (4, Done::OneWay)] {
-        show(seed, done);
+    for seed in 1..=3 {
+        show(seed, Done::Lossy);
     }
 }
 

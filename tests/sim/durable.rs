@@ -381,7 +381,8 @@ fn a_run_with_disks_is_the_same_for_the_same_seed() {
     if let Some(difference) = difference(&first.trace, &second.trace) {
         panic!("seed 3 gave two runs: {difference}");
     }
-    assert!(first.net.sent > 5_000, "{} datagrams", first.net.sent);
+    let segments = first.trace.iter().filter(|step| matches!(step, Step::Segment(..))).count();
+    assert!(first.net.sent > 5_000 && segments > 1_000, "{} datagrams, {segments} segments", first.net.sent);
 }
 
 #[test]

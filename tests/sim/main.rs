@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `net` | datagrams with delay, loss and partitions, and the trace of them all |
 //! | `net/stream` | streams of bytes on the same network, as TCP gives them |
+//! | `streams` | what is asked of those |
 //! | `edge` | what passes other machines' streams on to a node where UDP is blocked |
 //! | `pki` | identities, made once, with signatures of one length |
 //! | `node` | a node as the daemon runs it: endpoint, accept loop, diallers, an entrance |
@@ -47,5 +48,6 @@ mod restart;
 mod rng;
 mod scenario;
 mod store;
+mod streams;
 mod town;
 mod udp;

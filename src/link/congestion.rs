@@ -79,6 +79,14 @@ pub(super) fn word(connection: &quinn::Connection) -> Option<&'static str> {
     cubic.or_else(|| state.is::<Bbr>().then_some("bbr"))
 }
 
+/// How much of what was sent has been acknowledged by now, as a number that says no more than whether there was something new. Of BBR nobody
+/// knows: there, whatever comes counts.
+pub(super) fn answers(connection: &quinn::Connection) -> u64 {
+    let state = connection.congestion_state().into_any();
+    let acked = state.downcast_ref::<Bounded>().map(|bounded| bounded.acked);
+    acked.unwrap_or_else(|| connection.stats().udp_rx.datagrams)
+}
+
 struct Factory {
     floor: u64,
 }
@@ -98,12 +106,14 @@ struct Bounded {
     ceiling: Ceiling,
     /// All that there was to send had been sent when something was acknowledged last.
     has_room: bool,
+    /// Packets that were acknowledged.
+    acked: u64,
 }
 
 impl Bounded {
     fn new(floor: u64, now: Instant, mtu: u16) -> Bounded {
         let (cubic, ceiling) = (Bounded::cubic(floor, now, mtu), Ceiling::new(now, floor));
-        Bounded { cubic, floor, mtu, ceiling, has_room: true }
+        Bounded { cubic, floor, mtu, ceiling, has_room: true, acked: 0 }
     }
 
     fn cubic(floor: u64, now: Instant, mtu: u16) -> Cubic {
@@ -115,6 +125,7 @@ impl Bounded {
 impl Controller for Bounded {
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
         self.has_room = app_limited;
+        self.acked = self.acked.wrapping_add(1);
         // What the ceiling did not let it use tells Cubic nothing.
         let unused = app_limited || self.cubic.window() > self.ceiling.bytes();
         self.cubic.on_ack(now, sent, bytes, unused, rtt);

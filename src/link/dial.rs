@@ -243,7 +243,7 @@ impl Dialler {
     /// The one that the target is dialled from.
     async fn network(&self) -> Option<IpAddr> {
         let address = self.target.addresses.iter().find(|address| !address.starts_with(WSS))?;
-        race::network_to(address).await
+        self.outward.as_ref()?.network.address_towards(address).await
     }
 
     /// Which carrier is better on a network.

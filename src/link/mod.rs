@@ -18,6 +18,7 @@
 //! | [`stream`] | what carriers over one stream of bytes have in common |
 //! | `lanes` | what is written next on such a stream |
 //! | [`websocket`] | a WebSocket as a stream of bytes |
+//! | [`network`] | how a stream of bytes to another machine is opened |
 //! | [`proxy`] | through an HTTP proxy to the outside |
 //! | `handle` | the writing end, and the queues that a carrier serves |
 //! | [`inbox`] | where links report |
@@ -35,6 +36,7 @@ mod handle;
 pub mod inbox;
 mod lane;
 pub mod memory;
+pub mod network;
 pub mod proxy;
 pub mod quic;
 pub mod race;

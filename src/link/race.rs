@@ -9,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::Error;
-use crate::rt::{clock, wake};
+use crate::rt::clock;
 
 /// So often another try begins beside one that has no answer: quinn doubles the time between the first flights of one
 /// (RFC 9002 section 6.2.1), so that a way that is open again would be found late …
@@ -25,8 +25,6 @@ pub const HEAD_START: Duration = Duration::from_millis(200);
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Networks that are remembered.
 const MAX_NETWORKS: usize = 16;
-/// How long it may take to find out which network it is.
-const NETWORK_WITHIN: Duration = Duration::from_secs(1);
 
 /// Begins with the one, and with the other as well after [`HEAD_START`] or when the one has failed. The first that
 /// comes up wins, and the other is dropped.
@@ -44,6 +42,8 @@ pub async fn race<T>(
         Ok(Ok(won)) => return Ok(won),
         Ok(Err(why)) => why,
         Err(_) => tokio::select! {
+            // The same in each run of a simulation.
+            biased;
             result = &mut first => match result {
                 Ok(won) => return Ok(won),
                 Err(why) => why,
@@ -152,15 +152,6 @@ impl Networks {
     }
 }
 
-/// This machine's own address on the way to `host:port`; nothing is sent. `None`: there is no way, or it can't be told.
-pub async fn network_to(address: &str) -> Option<IpAddr> {
-    let found = async {
-        let to = tokio::net::lookup_host(address).await.ok()?.next()?;
-        wake::address_towards(to)
-    };
-    tokio::time::timeout(NETWORK_WITHIN, found).await.ok().flatten()
-}
-
 /// Watches what a connection loses, and says when it is too much for too long.
 #[derive(Debug, Default)]
 pub struct LossWatch {
@@ -195,7 +186,7 @@ impl LossWatch {
 /// up, as all that follows is a try of the other carrier.
 #[derive(Debug, Default)]
 pub struct SilenceWatch {
-    received: u64,
+    answers: u64,
     asked: u64,
     since: Option<Instant>,
 }
@@ -206,11 +197,12 @@ impl SilenceWatch {
     /// How long an answer may take, and three round trips.
     const PATIENCE: Duration = Duration::from_millis(700);
 
-    /// One look: datagrams that came, and frames sent that must be acknowledged, since the connection began. Answers
-    /// whether it owes an answer for too long.
-    pub fn look(&mut self, received: u64, asked: u64, rtt: Duration) -> bool {
-        if received > self.received {
-            *self = SilenceWatch { received, asked, since: None };
+    /// One look: a number that changes with every acknowledgement, and frames sent that must be acknowledged, since the connection
+    /// began. Answers whether it owes an answer for too long. What else comes is none: a way may be blocked in one
+    /// direction. A connection that has moved to another path counts anew.
+    pub fn look(&mut self, answers: u64, asked: u64, rtt: Duration) -> bool {
+        if answers != self.answers {
+            *self = SilenceWatch { answers, asked, since: None };
         } else if asked > self.asked && self.since.is_none() {
             self.since = Some(clock::now());
         }
@@ -339,18 +331,20 @@ mod tests {
     async fn who_owes_no_answer_may_be_silent() {
         // covers Q01
         let rtt = Duration::from_millis(50);
-        // Each step: a look after 200 ms, with the datagrams and the questions until then.
+        // Each step: a look after 200 ms, with the answers and the questions until then.
         for (steps, silent_at) in [
             (vec![(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6), (7, 7), (8, 8)], None),
             (vec![(1, 1); 9], None),
             (vec![(1, 1), (1, 2), (1, 3), (1, 4), (1, 4), (1, 4), (1, 4)], Some(6)),
+            // It has moved to another path.
+            (vec![(9, 1), (9, 2), (9, 2), (9, 2), (0, 2), (1, 3), (1, 3), (1, 3), (2, 3)], None),
             (vec![(1, 1), (1, 2), (1, 2), (1, 2), (2, 2), (2, 2), (2, 2), (2, 2), (2, 2)], None),
         ] {
             let mut watch = SilenceWatch::default();
             let mut found = None;
-            for (n, (received, asked)) in steps.into_iter().enumerate() {
+            for (n, (answers, asked)) in steps.into_iter().enumerate() {
                 tokio::time::advance(SilenceWatch::EVERY).await;
-                if watch.look(received, asked, rtt) {
+                if watch.look(answers, asked, rtt) {
                     found = found.or(Some(n));
                 }
             }

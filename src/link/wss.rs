@@ -22,11 +22,12 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
+use super::network::{ByteStream, Network, System};
 use super::proxy::{self, Proxies};
 use super::quic::{Admitted, Certificate};
 use super::stream::{self, Carried, Framing, PIECE, Trusted};
 use super::websocket::{self, WebSocketBytes};
-use super::{Error, Local, Role, race};
+use super::{Error, Local, Role};
 pub use crate::identity::ANY_NODE;
 use crate::identity::{self, tls};
 use crate::rt::{clock, platform};
@@ -35,10 +36,6 @@ use crate::wire::url::WssUrl;
 
 /// The carrier's name.
 pub const CARRIER: &str = "wss";
-/// How long one address of a host may take.
-const TCP_WITHIN: Duration = Duration::from_secs(2);
-/// Addresses of a host that are tried.
-const MAX_TRIED: usize = 4;
 /// How long the peer may take for the TLS within.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 /// Bytes that the system may hold of ours beyond what it can send: what it holds, nothing overtakes.
@@ -55,6 +52,8 @@ pub struct Outward {
     pub tls: Arc<rustls::ClientConfig>,
     /// What the environment says of proxies; a mistake in it is the answer to each dial.
     pub proxies: Result<Proxies, proxy::Error>,
+    /// Where streams are opened to hosts that are reached without a proxy, and where this machine is.
+    pub network: Arc<dyn Network>,
 }
 
 impl Outward {
@@ -69,12 +68,12 @@ impl Outward {
         if let Err(why) = &proxies {
             tracing::warn!(%why, "the way out through other machines' edges is closed");
         }
-        Ok(Outward { tls, proxies })
+        Ok(Outward { tls, proxies, network: Arc::new(System) })
     }
 }
 
 /// Bytes that an edge relays, under TLS of the mesh's own.
-pub type Within = client::TlsStream<WebSocketBytes<client::TlsStream<TcpStream>>>;
+pub type Within = client::TlsStream<WebSocketBytes<client::TlsStream<ByteStream>>>;
 
 /// A connection with TLS of the mesh on it, and who is at its other end.
 #[derive(Debug)]
@@ -118,14 +117,20 @@ pub async fn open(
     let failed = |why: String| Error::Dial { address: url.to_string(), why };
     let proxies = outward.proxies.as_ref().map_err(|e| failed(e.to_string()))?;
     let proxy = proxies.for_host(url.host(), url.port());
-    let tcp = match proxy {
-        Some(proxy) => proxy.connect(url.host(), url.port()).await.map_err(|e| failed(e.to_string()))?,
-        None => connect_tcp(url.host(), url.port()).await.map_err(|e| failed(e.to_string()))?,
+    let stream: ByteStream = match proxy {
+        Some(proxy) => {
+            let tcp = proxy.connect(url.host(), url.port()).await.map_err(|e| failed(e.to_string()))?;
+            prepare(&tcp);
+            Box::new(tcp)
+        }
+        None => {
+            let connected = outward.network.connect(url.host(), url.port()).await;
+            connected.map_err(|e| failed(e.to_string()))?
+        }
     };
-    prepare(&tcp);
     let through = proxy.map(|proxy| format!(" through {proxy}")).unwrap_or_default();
     let host = ServerName::try_from(url.host().to_owned()).map_err(|e| failed(e.to_string()))?;
-    let secured = TlsConnector::from(outward.tls.clone()).connect(host, tcp).await;
+    let secured = TlsConnector::from(outward.tls.clone()).connect(host, stream).await;
     let secured =
         secured.map_err(|e| failed(format!("TLS with the edge{through}: {}", tls::explain_io(&e))))?;
     let request = url.to_string().into_client_request().map_err(|e| failed(e.to_string()))?;
@@ -268,19 +273,6 @@ fn admit(
         identity::Role::Node(node) => Ok(Admitted { node, role: Role::Node, certificate }),
         other => Err(Error::WrongRole(other.uri())),
     }
-}
-
-async fn connect_tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {
-    let mut found = race::by_turns(tokio::net::lookup_host((host, port)).await?);
-    found.truncate(MAX_TRIED);
-    let connected = race::in_turn(found, |address| async move {
-        match tokio::time::timeout(TCP_WITHIN, TcpStream::connect(address)).await {
-            Ok(connected) => connected.map_err(|e| std::io::Error::new(e.kind(), format!("{address}: {e}"))),
-            Err(_) => Err(std::io::Error::other(format!("{address}: no answer within {TCP_WITHIN:?}"))),
-        }
-    });
-    let none = || std::io::Error::other("the name has no address");
-    connected.await.map_err(|last| last.unwrap_or_else(none))
 }
 
 fn no_upgrade(error: WsError) -> String {

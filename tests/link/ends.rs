@@ -18,6 +18,7 @@ use trishula::identity::tls::{self, Identity};
 use trishula::identity::{PeerName, Role};
 use trishula::link::early::Begun;
 use trishula::link::inbox::Inbox;
+use trishula::link::network::System;
 use trishula::link::proxy::Proxies;
 use trishula::link::quic::{self, Admitted, Certificate};
 use trishula::link::segments::Segments;
@@ -205,6 +206,7 @@ async fn over_wss() -> Joined {
     let outward = Outward {
         tls: tls::outer_client(None, Arc::new(rustls::time_provider::DefaultTimeProvider)).unwrap(),
         proxies: Ok(Proxies::default()),
+        network: Arc::new(System),
     };
     let connected = wss::connect(&a, &outward, &url, Some(&crate::ends::node("dc"))).await.unwrap();
     tasks.push(tasks::spawn("test.a", async move { wss::run(&a, connected).await }));

@@ -1,5 +1,5 @@
-//! Durable messages through the whole stack: power that goes, partitions, disks that refuse, clients that leave and
-//! move. Nothing that was accepted is lost, doubled without a mark or reordered, and each sender is told an end.
+//! Durable messages through the whole stack: power that goes, partitions, UDP that is blocked, disks that refuse, clients that
+//! leave and move. Nothing that was accepted is lost, doubled without a mark or reordered, and each sender is told an end.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,6 +18,7 @@ use crate::rng::{Rng, mix};
 use crate::scenario::{address, difference, in_virtual_time, name, plan, seeds};
 use crate::store::{Sabotage, SimDisk};
 use crate::town::{Errand, link_of, live};
+use crate::udp::Troubles;
 
 const MACHINES: usize = 4;
 const AGENTS: usize = 6;
@@ -66,6 +67,7 @@ struct Fate {
     loss: f64,
     twice: f64,
     bad: Vec<Bad>,
+    udp: Troubles,
 }
 
 /// What came of a run.
@@ -139,7 +141,8 @@ fn draw(seed: u64) -> Fate {
         acts.push((ms(&mut rng, 4_000, 58_000), Act::Roams(n)));
     }
     acts.sort_by_key(|(at, _)| *at);
-    Fate { apart, acts, gusts, loss, twice, bad }
+    let udp = Troubles::draw(seed, MACHINES, HEALED);
+    Fate { apart, acts, gusts, loss, twice, bad, udp }
 }
 
 fn run(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
@@ -162,15 +165,17 @@ async fn history(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
     let ways = move |now: Duration, from: SocketAddr, to: SocketAddr| {
         bad.iter().find(|bad| bad.at(now, of(from), of(to))).map_or(Way::default(), |bad| bad.way)
     };
-    let (lost, ways) = (Box::new(lost), Box::new(ways));
-    let weather = Weather { delay_us: (5_000, 30_000), lost, twice: fate.twice, ways };
+    let (lost, ways, udp) = (Box::new(lost), Box::new(ways), fate.udp.clone());
+    let udp_lost = Box::new(move |now, from, to| udp.lose(now, of(from), of(to)));
+    let weather = Weather { delay_us: (5_000, 30_000), lost, udp_lost, twice: fate.twice, ways };
     let (net, _courier) = SimNet::start(seed, weather);
+    net.note(format!("{:?}", fate.udp));
     let fsync = |m| [500, 5_000, 20_000, 80_000][(mix(seed + m) % 4) as usize];
     let disk = |m| SimDisk::new(&net, name(m as usize), mix(seed ^ m), fsync(m), sabotage);
     let disks: Vec<SimDisk> = (0..MACHINES as u64).map(disk).collect();
     let crash = |(at, act): &(Duration, Act)| matches!(act, Act::Off(_)).then_some(*at);
     let crashes = fate.acts.iter().filter_map(crash).collect();
-    let ledger = Arc::new(Mutex::new(Ledger { apart, crashes, ..Ledger::default() }));
+    let ledger = Arc::new(Mutex::new(Ledger { apart, crashes, udp: fate.udp, ..Ledger::default() }));
     let (events, heard) = queue::bounded("sim.entrances", 16_384);
     let errand = Errand { machines: MACHINES, agents: AGENTS, until: HEALED, seed };
     let _town = live(net.clone(), ledger.clone(), disks.clone(), errand, heard);
@@ -200,6 +205,7 @@ impl Scene {
         let sessions = self.disks[m].tls_sessions();
         let mut plan = plan(m, MACHINES, self.seed, self.lives[m]);
         plan.incarnation = incarnation;
+        plan.edges = true;
         let mut node = SimNode::start(&self.net, &plan, store);
         if let Some(sessions) = sessions {
             node.sessions().restore(&sessions).expect("the same are trusted");
@@ -245,6 +251,7 @@ impl Scene {
         for counts in self.disks.iter().map(SimDisk::counts) {
             (0..3).for_each(|n| disks[n] += counts[n]);
         }
+        ledger.counts.extend(self.net.counts());
         let (net, trace) = self.net.finish();
         Outcome { broken: ledger.broken.take(), ledger, disks, net, trace }
     }
@@ -292,8 +299,9 @@ fn replay_line(seed: u64) -> String {
 struct Sum {
     counts: BTreeMap<&'static str, u64>,
     disks: [u64; 3],
-    /// Datagrams that came twice, that waited before a narrow way, that found no room there, that went astray.
-    net: [u64; 4],
+    /// Datagrams that came twice, that waited before a narrow way, that found no room there, that went astray, that were
+    /// blocked; and how often a stream said something again.
+    net: [u64; 6],
     broken: Vec<String>,
 }
 
@@ -305,9 +313,9 @@ impl Sum {
             *self.counts.entry(what).or_default() += count;
         }
         (0..3).for_each(|n| self.disks[n] += outcome.disks[n]);
-        let Tally { twice, waited, dropped, astray, .. } = outcome.net;
-        let net = [twice, waited, dropped, astray];
-        (0..4).for_each(|n| self.net[n] += net[n]);
+        let Tally { twice, waited, dropped, astray, blocked, again, .. } = outcome.net;
+        let net = [twice, waited, dropped, astray, blocked, again];
+        (0..6).for_each(|n| self.net[n] += net[n]);
     }
 }
 
@@ -350,12 +358,20 @@ fn nothing_accepted_is_lost_doubled_or_reordered() {
         ("homes moved", 10),
         ("sessions lost", 30),
         ("sessions closed by their node", 5),
+        ("links on WSS from the first", 5),
+        ("links from QUIC to WSS", 5),
+        ("links from WSS to QUIC", 5),
+        ("accepted while UDP was blocked", 50),
+        ("delivered across blocked UDP", 20),
     ];
     for (what, least) in least {
         let count = totals.get(what).copied().unwrap_or(0);
         assert!(count >= least, "{what}: {count} times; at least {least} are wanted");
     }
-    assert!(net.iter().all(|count| *count >= 5), "twice, waited, without room, astray: {net:?}");
+    assert!(
+        net.iter().all(|count| *count >= 5),
+        "twice, waited, without room, astray, blocked, again: {net:?}"
+    );
     assert!(disks.iter().all(|count| *count >= 5), "refused, in groups, lost with the power: {disks:?}");
 }
 
@@ -365,7 +381,8 @@ fn a_run_with_disks_is_the_same_for_the_same_seed() {
     if let Some(difference) = difference(&first.trace, &second.trace) {
         panic!("seed 3 gave two runs: {difference}");
     }
-    assert!(first.net.sent > 5_000, "{} datagrams", first.net.sent);
+    let segments = first.trace.iter().filter(|step| matches!(step, Step::Segment(..))).count();
+    assert!(first.net.sent > 5_000 && segments > 1_000, "{} datagrams, {segments} segments", first.net.sent);
 }
 
 #[test]

@@ -8,6 +8,8 @@ use trishula::wire::close::Code;
 use trishula::wire::envelope::State;
 use trishula::wire::ids::MessageId;
 
+use crate::udp::Troubles;
+
 /// Places in the lists of the town and of the ledger.
 pub type AgentNo = usize;
 pub type MachineNo = usize;
@@ -111,6 +113,8 @@ pub struct Ledger {
     pub moves: BTreeMap<AgentNo, Vec<(Duration, MachineNo, MachineNo)>>,
     /// When who could not reach whom.
     pub apart: Vec<Apart>,
+    /// Where UDP was blocked: that excuses nothing, as a way remains.
+    pub udp: Troubles,
     /// When machines lost their power.
     pub crashes: Vec<Duration>,
     pub broken: Option<String>,
@@ -141,6 +145,10 @@ impl Ledger {
     pub fn got(&mut self, number: MessageNo, now: Duration, machine: MachineNo, redelivered: bool) {
         let turn = self.next_turn();
         self.count(if redelivered { "deliveries marked" } else { "deliveries" });
+        let sent_at = self.messages[number].submits.last().map_or(machine, |submit| submit.machine);
+        if self.udp.block(now, sent_at, machine) {
+            self.count("delivered across blocked UDP");
+        }
         self.messages[number].got.push(Got { turn, machine, redelivered });
         if let Some(why) = wrong_with_delivery(&self.messages[number], now) {
             self.fail(format!("d{number} {why}: {:?}", self.messages[number]));
@@ -150,8 +158,12 @@ impl Ledger {
     /// Its sender is told of it.
     pub fn told(&mut self, number: MessageNo, told: Told) {
         self.count(told.state.as_str());
+        let first = told.state != State::Refused && self.messages[number].accepted.is_none();
+        if first && self.udp.is_blocked(told.at) {
+            self.count("accepted while UDP was blocked");
+        }
         let message = &mut self.messages[number];
-        if told.state != State::Refused && message.accepted.is_none() {
+        if first {
             message.accepted = Some(told.at);
             message.accepted_turn = message.submits.last().map_or(0, |submit| submit.turn);
         }

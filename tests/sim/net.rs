@@ -1,4 +1,4 @@
-//! A network in memory for quinn: each datagram is lost, or comes after a while that the seed decides, or twice; ways may be far
+//! A network in memory, for quinn and for streams of bytes: each datagram is lost, or comes after a while that the seed decides, or twice; ways may be far
 //! or narrow for a while, and a machine that nobody dials may come to another address.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -17,6 +17,11 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use trishula::rt::tasks;
+
+mod stream;
+
+pub use stream::SimStream;
+use stream::Streams;
 
 /// Which share of the datagrams from one address to another is lost by chance at this time since the start; 1: all.
 pub type Lost = Box<dyn Fn(Duration, SocketAddr, SocketAddr) -> f64 + Send>;
@@ -41,6 +46,8 @@ pub struct Weather {
     /// One way, in microseconds.
     pub delay_us: (u64, u64),
     pub lost: Lost,
+    /// The same, of datagrams alone: they are blocked, and streams pass.
+    pub udp_lost: Lost,
     /// Which share comes twice.
     pub twice: f64,
     pub ways: Ways,
@@ -49,7 +56,8 @@ pub struct Weather {
 impl Weather {
     /// Nothing but delay and loss.
     pub fn calm(delay_us: (u64, u64), lost: Lost) -> Weather {
-        Weather { delay_us, lost, twice: 0.0, ways: Box::new(|_, _, _| Way::default()) }
+        let (udp_lost, ways) = (Box::new(|_, _, _| 0.0), Box::new(|_, _, _| Way::default()));
+        Weather { delay_us, lost, udp_lost, twice: 0.0, ways }
     }
 }
 
@@ -68,6 +76,12 @@ pub struct Tally {
     pub dropped: u64,
     /// Those for an address that its machine has left.
     pub astray: u64,
+    /// Those that were blocked.
+    pub blocked: u64,
+    /// Streams that were opened.
+    pub streams: u64,
+    /// How often one of them had to say something again.
+    pub again: u64,
 }
 
 /// Everything that happened, in order. Two runs are the same when these are.
@@ -75,8 +89,16 @@ pub struct Tally {
 pub enum Step {
     /// A datagram was sent: nanoseconds since the start, ports of sender and receiver, length.
     Packet(u64, u16, u16, usize),
+    /// A segment of a stream was sent: the same.
+    Segment(u64, u16, u16, usize),
     /// An agent sent, got or was told something.
     Agent(u64, String),
+}
+
+/// What comes to somebody at a time.
+enum Due {
+    Packet(Packet),
+    Stream(stream::Due),
 }
 
 struct Packet {
@@ -98,7 +120,9 @@ struct Net {
     random: StdRng,
     weather: Weather,
     inboxes: BTreeMap<SocketAddr, Inbox>,
-    due: BTreeMap<(Instant, u64), Packet>,
+    due: BTreeMap<(Instant, u64), Due>,
+    /// Wakes the courier when something is due before all else.
+    earlier: Arc<Notify>,
     /// Until when a narrow way is busy.
     busy: BTreeMap<(SocketAddr, SocketAddr), Instant>,
     /// Where machines that have moved are seen, by their own addresses.
@@ -106,9 +130,12 @@ struct Net {
     /// Where nobody is any more.
     left: BTreeSet<SocketAddr>,
     sockets: u64,
-    /// Numbers datagrams that are due, copies too.
+    streams: Streams,
+    /// Numbers what is due.
     queued: u64,
     tally: Tally,
+    /// How often other things happened.
+    counts: BTreeMap<&'static str, u64>,
     trace: Vec<Step>,
 }
 
@@ -122,21 +149,25 @@ pub struct SimNet {
 impl SimNet {
     /// Starts it; it runs as long as the task.
     pub fn start(seed: u64, weather: Weather) -> (SimNet, tasks::Task) {
+        let earlier = Arc::new(Notify::new());
         let net = Net {
             began: Instant::now(),
             random: StdRng::seed_from_u64(seed),
             weather,
             inboxes: BTreeMap::new(),
             due: BTreeMap::new(),
+            earlier: earlier.clone(),
             busy: BTreeMap::new(),
             seen_at: BTreeMap::new(),
             left: BTreeSet::new(),
             sockets: 0,
+            streams: Streams::new(seed),
             queued: 0,
             tally: Tally::default(),
+            counts: BTreeMap::new(),
             trace: Vec::new(),
         };
-        let net = SimNet { net: Arc::new(Mutex::new(net)), earlier: Arc::default() };
+        let net = SimNet { net: Arc::new(Mutex::new(net)), earlier };
         let courier = tasks::spawn("sim.courier", net.clone().carry());
         (net, courier)
     }
@@ -152,7 +183,9 @@ impl SimNet {
 
     /// The machine at this address loses power: nothing leaves it any more, not even a goodbye.
     pub fn unplug(&self, address: SocketAddr) {
-        self.lock().inboxes.remove(&address);
+        let mut net = self.lock();
+        net.inboxes.remove(&address);
+        net.streams.unplug(address);
     }
 
     /// From now on the machine with this address is seen at another one, as behind a NAT or in another network; what is for the
@@ -180,6 +213,16 @@ impl SimNet {
         let mut net = self.lock();
         let now = nanos(net.began);
         net.trace.push(Step::Agent(now, what));
+    }
+
+    /// Counts something that happened.
+    pub fn count(&self, what: &'static str) {
+        *self.lock().counts.entry(what).or_default() += 1;
+    }
+
+    /// What was counted.
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        self.lock().counts.clone()
     }
 
     /// What it did, and the trace.
@@ -213,7 +256,13 @@ impl SimNet {
         let mut net = self.lock();
         let now = Instant::now();
         while let Some(entry) = net.due.first_entry().filter(|entry| entry.key().0 <= now) {
-            let packet = entry.remove();
+            let packet = match entry.remove() {
+                Due::Packet(packet) => packet,
+                Due::Stream(due) => {
+                    net.stream_is_due(due);
+                    continue;
+                }
+            };
             if let Some(inbox) = net.inboxes.get_mut(&packet.to) {
                 inbox.waiting.push_back((packet.from, packet.bytes));
                 if let Some(reader) = inbox.reader.take() {
@@ -244,22 +293,31 @@ impl SimNet {
             net.tally.lost += 1;
             return;
         }
+        if chance < (net.weather.udp_lost)(elapsed, from, to) {
+            net.tally.blocked += 1;
+            return;
+        }
         let way = (net.weather.ways)(elapsed, from, to);
         let Some(wait) = net.wait(from, to, bytes.len(), way) else { return };
         net.tally.twice += u64::from(again);
         let seen = net.seen_at.get(&from).copied().unwrap_or(from);
         for delay in &delays[..if again { 2 } else { 1 }] {
-            net.queued += 1;
-            let key = (Instant::now() + wait + *delay, net.queued);
-            net.due.insert(key, Packet { from: seen, to, bytes: bytes.to_vec() });
-            if net.due.first_key_value().is_some_and(|(first, _)| *first == key) {
-                self.earlier.notify_one();
-            }
+            let packet = Packet { from: seen, to, bytes: bytes.to_vec() };
+            net.later(Instant::now() + wait + *delay, Due::Packet(packet));
         }
     }
 }
 
 impl Net {
+    fn later(&mut self, when: Instant, due: Due) {
+        self.queued += 1;
+        let key = (when, self.queued);
+        self.due.insert(key, due);
+        if self.due.first_key_value().is_some_and(|(first, _)| *first == key) {
+            self.earlier.notify_one();
+        }
+    }
+
     fn delay(&mut self) -> Duration {
         let (least, most) = self.weather.delay_us;
         Duration::from_micros(self.random.random_range(least..=most))

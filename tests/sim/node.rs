@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use trishula::identity::sessions::Sessions;
 use trishula::identity::{self, tls};
+use trishula::link::wss::Outward;
 use trishula::link::{self, dial, early, memory, quic};
 use trishula::mesh::Config;
 use trishula::node::{self, Disk, Handle, Settings};
@@ -16,6 +17,7 @@ use trishula::wire::frame::Hello;
 use trishula::wire::ids::{Incarnation, LinkId, NodeName};
 use trishula::wire::record::{Memory, Past};
 
+use crate::edge::{self, Carried, Carrier};
 use crate::net::SimNet;
 use crate::pki::pki;
 
@@ -26,6 +28,8 @@ pub struct Plan {
     pub address: SocketAddr,
     pub incarnation: Incarnation,
     pub dials: Vec<(NodeName, SocketAddr)>,
+    /// Whether each machine has an edge, through which it can be reached where UDP is blocked.
+    pub edges: bool,
     pub seed: u64,
 }
 
@@ -72,8 +76,13 @@ impl SimNode {
         let local = quic::Local::new(hello, identity, started.handle.links());
         local.allow_early_data();
         let endpoint = endpoint(net, plan, &local);
-        let mut tasks = vec![started.task, accept(local.clone(), endpoint.clone())];
-        tasks.extend(diallers(&local, &endpoint, plan, started.connected));
+        let carried = Carried::new(net, plan.name.clone());
+        let mut tasks = vec![started.task, accept(local.clone(), endpoint.clone(), carried.clone())];
+        let outward = plan.edges.then(|| edge::outward(net, plan.address));
+        if plan.edges {
+            tasks.push(edge::serve(net, plan.address, local.clone(), carried));
+        }
+        tasks.extend(diallers((&local, &endpoint), plan, started.connected, outward));
         SimNode { name: plan.name.clone(), handle: started.handle, local, endpoint, tasks }
     }
 
@@ -133,11 +142,11 @@ fn endpoint(net: &SimNet, plan: &Plan, local: &quic::Local) -> quinn::Endpoint {
     quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime).unwrap()
 }
 
-fn accept(local: Arc<quic::Local>, endpoint: quinn::Endpoint) -> tasks::Task {
+fn accept(local: Arc<quic::Local>, endpoint: quinn::Endpoint, carried: Carried) -> tasks::Task {
     tasks::spawn("sim.accept", async move {
         let mut links = tasks::Group::default();
         while let Some(incoming) = endpoint.accept().await {
-            let local = local.clone();
+            let (local, carried) = (local.clone(), carried.clone());
             links.spawn("sim.link", async move {
                 let Ok(connecting) = incoming.accept() else { return };
                 let Ok((connection, begun)) = early::accept(connecting).await else { return };
@@ -148,6 +157,7 @@ fn accept(local: Arc<quic::Local>, endpoint: quinn::Endpoint) -> tasks::Task {
                 let peer = quic::admit(&local, &connection).unwrap();
                 let certificate = quic::Certificate::of(&peer);
                 let identity::Role::Node(node) = peer.role else { panic!("only nodes dial here") };
+                let _carried = carried.begin(&node, Carrier::Quic);
                 let admitted = quic::Admitted { node, role: link::Role::Node, certificate };
                 quic::run(&local, connection, admitted, begun).await;
             });
@@ -158,16 +168,20 @@ fn accept(local: Arc<quic::Local>, endpoint: quinn::Endpoint) -> tasks::Task {
 /// A dialler for each peer. The node's own channel would wake several of them in any order: each gets one of
 /// its own, filled in turn.
 fn diallers(
-    local: &Arc<quic::Local>,
-    endpoint: &quinn::Endpoint,
+    (local, endpoint): (&Arc<quic::Local>, &quinn::Endpoint),
     plan: &Plan,
     mut connected: watch::Receiver<BTreeSet<NodeName>>,
+    outward: Option<Arc<Outward>>,
 ) -> Vec<tasks::Task> {
     let (mut tasks, mut channels) = (Vec::new(), Vec::new());
     for (name, address) in &plan.dials {
         let (sender, receiver) = watch::channel(BTreeSet::new());
-        let target = dial::Target { name: Some(name.clone()), addresses: vec![address.to_string()] };
-        tasks.push(dial::keep(local.clone(), endpoint.clone(), target, receiver));
+        let mut addresses = vec![address.to_string()];
+        addresses.extend(plan.edges.then(|| format!("wss://{address}/mesh")));
+        let target = dial::Target { name: Some(name.clone()), addresses };
+        let outward = outward.clone().map(|outward| (outward, dial::Pulse::default()));
+        let (local, endpoint) = (local.clone(), endpoint.clone());
+        tasks.push(dial::keep_with_fallback(local, endpoint, target, receiver, outward));
         channels.push(sender);
     }
     tasks.push(tasks::spawn("sim.connected", async move {

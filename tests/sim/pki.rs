@@ -67,10 +67,13 @@ impl Pki {
             public: None,
             revoked: None,
         };
-        let clock = Arc::new(Standing(UnixTime::since_unix_epoch(Duration::from_secs(
-            self.now.unix_timestamp() as u64,
-        ))));
-        Identity::new(&bundle, Arc::new(Revocations::new(None)), clock).unwrap()
+        Identity::new(&bundle, Arc::new(Revocations::new(None)), self.clock()).unwrap()
+    }
+
+    /// What TLS goes by.
+    pub fn clock(&self) -> Arc<dyn TimeProvider> {
+        let now = Duration::from_secs(self.now.unix_timestamp() as u64);
+        Arc::new(Standing(UnixTime::since_unix_epoch(now)))
     }
 
     fn issue(&self, node: &NodeName) -> Issued {

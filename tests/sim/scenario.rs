@@ -65,6 +65,7 @@ pub fn plan(n: usize, nodes: usize, seed: u64, life: u64) -> Plan {
         address: address(n),
         incarnation: Incarnation(1_767_225_600_000 + life),
         dials: dialled.map(|other| (name(other), address(other))).collect(),
+        edges: false,
         seed,
     }
 }

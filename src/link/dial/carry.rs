@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
+use super::super::congestion;
 use super::super::early::Configs;
 use super::super::race::{LossWatch, SilenceWatch};
 use super::super::wss;
@@ -122,6 +123,8 @@ impl Dialler {
             let full = links.len() >= MAX_LINKS;
             self.show_place(Some(place));
             tokio::select! {
+                // The same in each run of a simulation.
+                biased;
                 Some((ended, well)) = overs.recv() => {
                     if let Some(at) = links.iter().position(|link| link.number == ended) {
                         let link = links.remove(at);
@@ -286,8 +289,8 @@ impl Dialler {
             tokio::time::sleep(SilenceWatch::EVERY).await;
             let stats = connection.stats();
             let (path, sent) = (stats.path, stats.frame_tx);
-            let silent =
-                silence.look(stats.udp_rx.datagrams, sent.stream + sent.ping + sent.datagram, path.rtt);
+            let answers = congestion::answers(connection);
+            let silent = silence.look(answers, sent.stream + sent.ping + sent.datagram, path.rtt);
             let mut lossy = false;
             if clock::now() >= next_loss {
                 next_loss = clock::now() + LossWatch::EVERY;
@@ -298,7 +301,7 @@ impl Dialler {
             }
             match self.connect_wss().await {
                 // It answered after all.
-                Ok(_) if silent && connection.stats().udp_rx.datagrams > stats.udp_rx.datagrams => {}
+                Ok(_) if silent && congestion::answers(connection) != answers => {}
                 Ok(dialled) => {
                     let why = if silent { Why::Silent } else { Why::Lossy };
                     tracing::warn!(

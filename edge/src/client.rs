@@ -293,6 +293,7 @@ fn watcher(service: Arc<Service>, from: SocketAddr, login: Login) -> Watcher {
             }
         }
         if seen == Seen::Note(Note::RefreshFailed) {
+            login.known.refresh_failed();
             return service.door.refresh_failed(from);
         }
         let event = match &seen {
@@ -307,7 +308,7 @@ fn watcher(service: Arc<Service>, from: SocketAddr, login: Login) -> Watcher {
             Seen::Note(_) => return,
         };
         if !told.contains(&seen) {
-            service.door.log(from, event, "a client of an older dialect");
+            service.door.log_refusal(from, event, "a client of an older dialect");
             told.push(seen);
         }
     })

@@ -38,6 +38,8 @@ pub struct Door {
     waiting: Arc<Counted>,
     of_one: usize,
     failures: Option<Failures>,
+    /// Tokens that may be wrong at once.
+    tries: u32,
     /// Whether this machine's own addresses have those two limits as well: only where the operator set them.
     limits_own: (bool, bool),
     /// Frames of each address.
@@ -153,6 +155,7 @@ impl Door {
             waiting: Arc::new(Counted::new("waiting")),
             of_one: section.max_connections_per_address.unwrap_or(usual),
             failures: Failures::per_minute(failures.unwrap_or(FAILURES)),
+            tries: failures.unwrap_or(FAILURES),
             limits_own: (section.max_connections_per_address.is_some(), failures.is_some()),
             frames: Rates::per_second("frames", section.message_rate_limit_per_address),
             lines: Rates::per_minute("log_lines", LINES),
@@ -194,6 +197,11 @@ impl Door {
         })
     }
 
+    /// Tokens of an address that may be wrong at once; one more, and none of its is looked at for a while.
+    pub fn tries(&self) -> u32 {
+        self.tries
+    }
+
     /// A token that was to replace a good one was wrong. Its client stays, and the address has one try less.
     pub fn refresh_failed(&self, from: SocketAddr) {
         self.failed(from);
@@ -225,13 +233,13 @@ impl Door {
 
     /// Turns a client away whose certificate names nobody here; `why` is for the log.
     pub fn stranger(&self, from: SocketAddr, why: &str) -> Turned {
-        self.log(from, Turned::Stranger.word(), why);
+        self.log_limited(&self.refusal_lines, from, Turned::Stranger.word(), why);
         Turned::Stranger
     }
 
     /// Turns a page away whose origin is not among those that may connect.
     pub fn foreign(&self, from: SocketAddr, origin: &str) -> Turned {
-        self.log(from, Turned::Origin.word(), origin);
+        self.log_limited(&self.refusal_lines, from, Turned::Origin.word(), origin);
         Turned::Origin
     }
 
@@ -267,6 +275,11 @@ impl Door {
     /// The same of what costs nothing to cause: it is always counted, and of one address only some are in the log.
     pub fn log_some(&self, from: SocketAddr, event: &'static str, why: &str) {
         self.log_limited(&self.lines, from, event, why);
+    }
+
+    /// The same of refusals at the door, and of how connections end, which have lines of their own.
+    pub fn log_refusal(&self, from: SocketAddr, event: &'static str, why: &str) {
+        self.log_limited(&self.refusal_lines, from, event, why);
     }
 
     fn log_limited(&self, lines: &Rates, from: SocketAddr, event: &'static str, why: &str) {

@@ -129,17 +129,25 @@ async fn who_has_opened_many_connections_first_has_no_more_tries_with_tokens() {
         [("trishula", 4401, 4029), ("mcp", 1008, 1008), ("session-buddy", 4001, 1008), ("relay", 1008, 1008)]
     {
         let world = World::serving(&three_tries(dialect)).await;
-        let mut all = Vec::new();
-        for _ in 0..8 {
-            all.push(client(&world).await);
-        }
+        // A client of session-buddy has five seconds for its token: all of them come in at once.
+        let mut all = futures_util::future::join_all((0..8).map(|_| client(&world))).await;
         let before = counted("auth_failures");
-        for (n, one) in all.iter_mut().enumerate() {
-            // What comes after the tries is not looked at, be it as good as it may.
-            let token = if n == 7 { brief("one", 600) } else { WRONG.to_owned() };
-            for text in hello(dialect, "one", &token).0 {
-                let _ = futures_util::SinkExt::send(&mut one.socket, Message::text(text)).await;
+        for n in 0..8 {
+            // What comes after the tries is not looked at, be it as good as it may; and it is said at once.
+            let says = if n < 3 {
+                n..n + 1
+            } else if n == 3 {
+                3..8
+            } else {
+                0..0
+            };
+            for one in says {
+                let token = if one == 7 { brief("one", 600) } else { WRONG.to_owned() };
+                for text in hello(dialect, "one", &token).0 {
+                    let _ = futures_util::SinkExt::send(&mut all[one].socket, Message::text(text)).await;
+                }
             }
+            let one = &mut all[n];
             if dialect == "mcp" {
                 let error = one.hear().await;
                 assert_eq!(
@@ -200,7 +208,108 @@ async fn fresh_tokens_that_are_wrong_count_as_failed_logins_do() {
 }
 
 #[tokio::test]
-async fn requests_that_are_refused_are_counted_and_do_not_fill_the_log() {
+async fn an_error_that_another_agent_writes_is_no_failed_login_of_who_gets_it() {
+    // covers B09, B14
+    let world = World::serving(&three_tries("trishula")).await;
+    let mut bob = logged_in(&world, "trishula", "bob", 600).await;
+    bob.say(json!({"type": "REGISTER"})).await;
+    assert_eq!(bob.hear().await["type"], "REGISTERED");
+    let mut mallory = logged_in(&world, "trishula", "mallory", 600).await;
+    for n in 0..6 {
+        let payload = json!({"code": "token_expired", "message": "x", "frame": "AUTH"});
+        // As it is written: the type first, as in the words of the session itself.
+        let forged = format!(
+            r#"{{"type":"ERROR","from":"mallory","to":"bob","id":"x-{n}","timestamp":1,"error_code":"AUTH_FAILED","payload":{payload}}}"#
+        );
+        mallory.send(Message::text(forged)).await;
+        let heard = bob.hear_text().await;
+        assert!(heard.starts_with(r#"{"type":"ERROR","from":"mallory""#), "{heard}");
+    }
+    // Their address has all its tries left: three, and the last of them is still looked at.
+    for _ in 0..3 {
+        let mut stranger = client(&world).await;
+        stranger.say(json!({"type": "AUTH", "token": WRONG})).await;
+        assert_eq!(stranger.closed().await.0, 4401);
+    }
+}
+
+/// Waits until the address is not heard any more, after so many wrong tokens over connections of their own.
+async fn block(world: &World, dialect: &str) {
+    for _ in 0..3 {
+        let mut stranger = client(world).await;
+        for text in hello(dialect, "one", WRONG).0 {
+            let _ = futures_util::SinkExt::send(&mut stranger.socket, Message::text(text)).await;
+        }
+        stranger.closed().await;
+    }
+    for turn in 0.. {
+        if matches!(world.upgrade("/", &[]).await, Err(WsError::Http(answer)) if answer.status() == 429) {
+            return;
+        }
+        assert!(turn < 100, "{dialect}: it is still heard");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn who_is_in_stays_when_others_of_its_address_have_shown_wrong_tokens() {
+    // covers B09, B17
+    for dialect in ["trishula", "mcp"] {
+        let world = World::serving(&three_tries(dialect)).await;
+        let mut one = logged_in(&world, dialect, "one", 600).await;
+        if dialect == "mcp" {
+            assert_eq!(one.hear().await["event"], "session.created");
+        }
+        block(&world, dialect).await;
+        let fresh = brief("one", 900);
+        for n in 0..5 {
+            let id = format!("f-{n}");
+            if dialect == "mcp" {
+                one.say(
+                    json!({"type": "request", "event": "refresh_token", "data": {"token": fresh}, "id": id}),
+                )
+                .await;
+                let refused = one.hear().await;
+                assert_eq!(
+                    (&refused["error_code"], &refused["correlation_id"]),
+                    (&json!("AUTH_FAILED"), &json!(id))
+                );
+                let why = refused["error_message"].as_str().unwrap();
+                assert!(why.starts_with("tokens from this address were wrong too often"), "{refused}");
+            } else {
+                one.say(json!({"type": "AUTH", "id": id, "token": fresh})).await;
+                let refused = one.hear().await;
+                assert_eq!((&refused["type"], &refused["reply_to"]), (&json!("ERROR"), &json!(id)));
+                assert_eq!(refused["payload"]["code"], "rate_limited");
+                assert_eq!(refused["payload"]["frame"], "AUTH");
+                assert!(refused["payload"]["retry_after_ms"].as_u64().unwrap() > 0, "{refused}");
+            }
+        }
+        let (ping, pong) = if dialect == "mcp" { ("ping", "pong") } else { ("HEARTBEAT", "HEARTBEAT") };
+        one.say(json!({"type": ping})).await;
+        assert_eq!(one.hear().await["type"], pong, "{dialect}: it is still in");
+    }
+}
+
+#[tokio::test]
+async fn where_no_token_is_needed_each_wrong_one_counts() {
+    // covers B09, B17
+    let world = World::serving(
+        "[[service]]\nname = \"open\"\ndialect = \"trishula\"\nlisten = [\"127.0.0.1:0\"]\nsecret_file = \"secret\"\nauth = false\n\
+         auth_failures_per_minute = 2\n",
+    )
+    .await;
+    let mut one = client(&world).await;
+    for _ in 0..3 {
+        one.say(json!({"type": "AUTH", "id": "a", "token": WRONG})).await;
+        assert_eq!(one.hear().await["payload"]["code"], "token_invalid");
+    }
+    one.say(json!({"type": "AUTH", "id": "a", "token": WRONG})).await;
+    assert_eq!(one.closed().await.0, 4029);
+}
+
+#[tokio::test]
+async fn requests_that_are_refused_are_all_counted() {
     // covers B09, B17
     let world = World::serving(&three_tries("mcp")).await;
     let before = counted("handshake");

@@ -30,7 +30,12 @@ impl Drop for Program {
 impl Program {
     /// On these ports: for clients, and for metrics.
     fn on(machine: &Machine, at: SocketAddr, metrics: SocketAddr) -> Program {
-        machine.configure("");
+        Program::with("", machine, at, metrics)
+    }
+
+    /// The same; `more` goes to the service's end.
+    fn with(more: &str, machine: &Machine, at: SocketAddr, metrics: SocketAddr) -> Program {
+        machine.configure(more);
         let text = std::fs::read_to_string(machine.path()).unwrap();
         let metrics = format!("[metrics]\nlisten = \"{metrics}\"");
         let text = text.replace("[metrics]\nlisten = \"127.0.0.1:0\"", &metrics);
@@ -162,6 +167,31 @@ fn refused_upgrades_and_tokens_are_all_counted_and_do_not_fill_the_log() {
         let lines = program.log.try_iter().filter(|line| line.contains(&address)).count();
         assert!(lines < 40, "{lines} lines of {MANY} {what}");
     }
+}
+
+#[test]
+fn pages_of_foreign_origins_are_all_counted_and_do_not_fill_the_log() {
+    // covers B09, B17
+    const MANY: u64 = 200;
+    let (machine, at, metrics) = (Machine::new(), free_port(), free_port());
+    let program = Program::with("http = { origins = [\"https://one.example\"] }", &machine, at, metrics);
+    let page = |close: &str| {
+        format!(
+            "GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade{close}\r\nUpgrade: websocket\r\nOrigin: https://evil.example\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+    };
+    let (mut client, address) = tls(&machine, at, &[]);
+    client.write_all((page("").repeat(MANY as usize - 1) + &page(", close")).as_bytes()).unwrap();
+    let _ = client.read_to_end(&mut Vec::new());
+    let (began, shown) = (Instant::now(), "trishula_edge_refused_total{reason=\"origin\"}");
+    while metric(metrics, shown) < MANY {
+        assert!(began.elapsed() < PATIENCE, "{}", metric(metrics, shown));
+    }
+    let line = program.says("security event");
+    assert!(line.contains(&address) && line.contains("https://evil.example"), "{line}");
+    let lines = program.log.try_iter().filter(|line| line.contains(&address)).count();
+    assert!(lines < 40, "{lines} lines of {MANY}");
 }
 
 /// A connection by HTTP/2, and its address.

@@ -34,6 +34,7 @@ pub use fan_out::{FanOut, Measure};
 use moving::Moving;
 use outbox::{Outbox, send_front};
 use pace::Pace;
+use rooms::Again;
 pub use told::{Arrival, Delivery, End, Notice};
 use wires::Wires;
 pub use wires::{Order, Wire};
@@ -232,6 +233,7 @@ struct Hub {
     outbox: Outbox,
     moving: Moving,
     readers: Readers,
+    again: Again,
     measure: Option<Measure>,
     /// When the events came that are being taken, in [`clock::micros`].
     came: u64,
@@ -249,6 +251,7 @@ impl Hub {
             outbox: Outbox::default(),
             moving: Moving::default(),
             readers: Readers::default(),
+            again: Again::default(),
             measure,
             came: 0,
         }
@@ -268,6 +271,7 @@ impl Hub {
                     self.front_sent(sent);
                 }
                 () = self.moving.wait() => self.look(),
+                () = self.again.wait() => self.ask_again(),
                 count = events.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
                         return;
@@ -387,6 +391,7 @@ impl Hub {
         self.shown.store(link.map_or(NO_LINK, |link| link.0), Ordering::Relaxed);
         self.outbox.clear();
         self.readers.part();
+        self.again = Again::default();
     }
 
     fn frame(&mut self, link: LinkId, frame: Frame) {

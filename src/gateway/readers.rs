@@ -67,6 +67,8 @@ pub enum Deed {
 pub struct Readers {
     rooms: BTreeMap<RoomKey, Room>,
     sessions: BTreeMap<SessionNo, BTreeSet<RoomKey>>,
+    /// Who had a room and was not given it again, as the node can't give it now: it is asked again later.
+    held: BTreeSet<(SessionNo, RoomKey)>,
     /// The number of the last SUBSCRIBE to the node, and of the last one that has left.
     last: u64,
     left: u64,
@@ -200,6 +202,7 @@ impl Readers {
         if rooms.is_empty() {
             self.sessions.remove(&no);
         }
+        self.held.remove(&(no, key.clone()));
         if let Some(room) = self.rooms.get_mut(key) {
             room.readers.remove(&no);
             if room.readers.is_empty() {
@@ -216,6 +219,24 @@ impl Readers {
                 reader.stage = Stage::Apart(reader.place(&room.now));
             }
             room.now = Vector::default();
+        }
+        // With the others, once the next node knows them.
+        self.held.clear();
+    }
+
+    /// Whether somebody waits to be asked for again.
+    pub fn has_held(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Asks again for those.
+    pub fn ask_held(&mut self) {
+        for (no, key) in std::mem::take(&mut self.held) {
+            let reader = self.rooms.get(&key).and_then(|room| room.readers.get(&no));
+            // One that has asked by itself meanwhile has its answer, or waits for it.
+            if reader.is_some_and(|reader| !reader.asked && matches!(reader.stage, Stage::Apart(_))) {
+                self.ask(no, &key);
+            }
         }
     }
 
@@ -289,6 +310,12 @@ impl Readers {
         let no = joined.session;
         let id = reader.wish.id.clone().filter(|_| reader.asked);
         if let Some(refusal) = joined.refusal {
+            if refusal.code == Code::Unavailable && !reader.asked {
+                // Its client believes that it has the room, and has not asked for anything that this could answer.
+                reader.stage = Stage::Apart(reader.place(&room.now));
+                self.held.insert((no, joined.room));
+                return;
+            }
             self.forget(no, &joined.room);
             return self.tell(no, Some((id, RoomSay::Refused(refusal))), Vec::new());
         }

@@ -76,7 +76,7 @@ fn nothing_is_left_of_the_connections_of_older_clients_and_a_restart_of_the_node
     let clients = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
 
     // A token ends, and the edge closes.
-    let mut short = connect(&clients, &mesh.machines[0], port, "short", 3);
+    let mut short = connect(&clients, &mesh.machines[0], port, "short", 15);
     for socket in &mut short {
         // It is told why first.
         while clients.block_on(hear(socket)).is_some() {}

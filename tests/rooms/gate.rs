@@ -95,6 +95,9 @@ impl World {
         {
             self.break_wire(number, 0);
         }
+        // What a node could not give is asked for again now and then.
+        self.gates[gate].readers.ask_held();
+        self.deeds(gate);
         let state = &self.gates[gate];
         if !state.on || state.wire.is_some() || state.dialling {
             return;

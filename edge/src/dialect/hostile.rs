@@ -204,25 +204,65 @@ fn a_message_that_fits_into_no_history_hides_no_other() {
 #[test]
 fn requests_without_answers_have_a_limit_and_an_end() {
     // covers B06, B19
-    let mut mcp = known("admin");
-    // The same room is asked for once, however many wait for it.
-    for (request, asked) in [("get_presence", 64), ("subscribe", 1)] {
-        let frame = json!({"type": "request", "event": request, "data": {"channel": "pool:p"}, "id": "s"});
-        let mut passed = 0;
-        for _ in 0..1000 {
-            let steps = given(&mut mcp, frame.to_string());
-            passed += to_session(&steps).len();
-            let refused = to_client(&steps);
-            assert!(refused.iter().all(|answer| answer["error_code"] == "SERVER_ERROR"), "{refused:?}");
+    let (mut mcp, mut wish) = (known("admin"), Value::Null);
+    // The same room is asked for once, however many wait for it, and however often they have waited in vain.
+    for (round, subscribes) in [(1, 1), (2, 0), (3, 0)] {
+        let at = Now { micros: BEGIN.after(Duration::from_secs(10 * (round - 1))), ..BEGIN };
+        for (request, asked) in [("get_presence", 64), ("subscribe", subscribes)] {
+            let frame =
+                json!({"type": "request", "event": request, "data": {"channel": "pool:p"}, "id": "s"});
+            let mut passed = 0;
+            for _ in 0..1000 {
+                let mut steps = Steps::new();
+                mcp.client(at, &Bytes::from(frame.to_string()), &mut steps);
+                let steps: Vec<Step> = steps.take().collect();
+                for asked in to_session(&steps) {
+                    passed += 1;
+                    if asked["type"] == "SUBSCRIBE" {
+                        wish = asked["id"].clone();
+                    }
+                }
+                let refused = to_client(&steps);
+                assert!(refused.iter().all(|answer| answer["error_code"] == "SERVER_ERROR"), "{refused:?}");
+            }
+            assert_eq!(passed, asked, "{request}");
         }
-        assert_eq!(passed, asked, "{request}");
+        let mut steps = Steps::new();
+        let late = Now { micros: BEGIN.after(Duration::from_secs(10 * round)), ..BEGIN };
+        mcp.due(late, &mut steps);
+        let ends: Vec<Step> = steps.take().collect();
+        assert_eq!(to_client(&ends).len(), 2 * 64);
+        assert_eq!(mcp.next_due(), None);
     }
-    let mut steps = Steps::new();
-    let late = Now { micros: BEGIN.after(Duration::from_secs(10)), ..BEGIN };
-    mcp.due(late, &mut steps);
-    let told: Vec<Step> = steps.take().collect();
-    assert_eq!(to_client(&told).len(), 2 * 64);
-    assert_eq!(mcp.next_due(), None);
+    // Of all that have waited in vain one is remembered, and hears of the refusal.
+    let refusal = json!({"type": "ERROR", "from": "mesh", "id": "m", "reply_to": wish,
+        "payload": {"code": "forbidden", "message": "no"}});
+    assert_eq!(to_client(&told(&mut mcp, refusal)).len(), 1);
+}
+
+#[test]
+fn a_leave_that_finds_no_room_changes_nothing() {
+    // covers B06, B19
+    let mut mcp = known("admin");
+    let request = |event: &str| {
+        json!({"type": "request", "event": event, "data": {"channel": "pool:p"}, "id": event}).to_string()
+    };
+    let wish = to_session(&given(&mut mcp, request("subscribe"))).remove(0);
+    for _ in 0..64 {
+        assert_eq!(to_session(&given(&mut mcp, request("get_presence"))).len(), 1);
+    }
+    let steps = given(&mut mcp, request("unsubscribe"));
+    assert!(to_session(&steps).is_empty());
+    let refused = to_client(&steps);
+    assert_eq!(refused.len(), 1, "the wish is not taken back: {refused:?}");
+    assert_eq!(
+        (&refused[0]["error_code"], &refused[0]["correlation_id"]),
+        (&json!("SERVER_ERROR"), &json!("unsubscribe"))
+    );
+    let joined = json!({"type": "SUBSCRIBED", "from": "mesh", "id": "m", "reply_to": wish["id"],
+        "payload": {"room": "pool:p", "cursor": "A", "recovered": true}});
+    let answer = to_client(&told(&mut mcp, joined)).remove(0);
+    assert_eq!((&answer["status"], &answer["correlation_id"]), (&json!("subscribed"), &json!("subscribe")));
 }
 
 #[test]

@@ -23,7 +23,7 @@ use trishula::wire::close::CloseCode;
 
 use super::bad::{self, BadFrames};
 use super::login::{Heard, Login, User};
-use super::ours::Said;
+use super::ours::{Refused, Said};
 use super::step::{Ids, Note, Now, Pace, Steps};
 use super::{Auth, MAX_FRAME, Settings, old_code};
 
@@ -273,8 +273,14 @@ impl Mcp {
     fn auth_refused(&mut self, now: Now, said: &Said<'_>, why: &str, out: &mut Steps) {
         let refreshed = said.reply_to.as_deref().and_then(|id| self.pending.remove(id));
         if let Some(asked) = refreshed {
-            out.note(Note::RefreshFailed);
-            self.error(now, asked.answer_to.as_deref(), code::AUTH_FAILED, BAD_TOKEN, out);
+            let refused: Refused = said.payload();
+            // Others of its address have shown too many wrong ones, and this one was not looked at.
+            let (note, words) = match why {
+                "rate_limited" => (Note::RateLimited, refused.message.as_str()),
+                _ => (Note::RefreshFailed, BAD_TOKEN),
+            };
+            out.note(note);
+            self.error(now, asked.answer_to.as_deref(), code::AUTH_FAILED, words, out);
             return self.settle(out);
         }
         let Stage::Authenticating { answer_to, .. } = &mut self.stage else { return };

@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -13,8 +13,9 @@ use trishula::gateway::carrier::{Carrier, Incoming, Lost};
 use trishula::metrics::IntCounter;
 use trishula::wire::close::CloseCode;
 
-use super::{glance, measured};
-use crate::door::Door;
+use super::glance;
+use super::refusing::{self, Spoken};
+use crate::door::{Door, Turned};
 
 /// What everything around one session knows of its client.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ struct State {
     ended: AtomicBool,
     /// That its token was wrong counts against its address already.
     failed: AtomicBool,
+    /// Tokens of its that were wrong since the last good one, once it was in.
+    wrong: AtomicU32,
     /// The code of the close that was begun; 0: none was.
     closed_with: AtomicU16,
 }
@@ -37,7 +40,8 @@ impl Known {
     pub fn new(already: bool, counter: Option<IntCounter>) -> Known {
         let known = AtomicBool::new(already);
         let (ended, failed) = (AtomicBool::new(false), AtomicBool::new(false));
-        Known(Arc::new(State { known, counter, ended, failed, closed_with: AtomicU16::new(0) }))
+        let (wrong, closed_with) = (AtomicU32::new(0), AtomicU16::new(0));
+        Known(Arc::new(State { known, counter, ended, failed, wrong, closed_with }))
     }
 
     /// Whether it is known who it is.
@@ -55,6 +59,11 @@ impl Known {
         self.0.failed.load(Ordering::Relaxed)
     }
 
+    /// A token that was to replace its good one was wrong.
+    pub fn refresh_failed(&self) {
+        self.0.wrong.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The client is told this code.
     pub fn closing(&self, code: CloseCode) {
         self.0.closed_with.store(code.number(), Ordering::Relaxed);
@@ -66,6 +75,7 @@ impl Known {
     }
 
     fn learn(&self) {
+        self.0.wrong.store(0, Ordering::Relaxed);
         if !self.0.known.swap(true, Ordering::Relaxed)
             && let Some(counter) = &self.0.counter
         {
@@ -77,8 +87,10 @@ impl Known {
 /// Is told what a session refuses, by the word that metrics have for it.
 pub type Refusals = Box<dyn FnMut(&'static str) + Send>;
 
-/// How a session's own frames begin that refuse something; those of agents have other fields there, or are looked at in vain.
+/// How a session's own frames begin that refuse something. An agent's may as well: it shows by `from` who speaks.
 const REFUSAL: &[u8] = b"{\"type\":\"ERROR\"";
+/// And those that say that a token is good, of which agents have none.
+const WELCOME: &[u8] = b"{\"type\":\"AUTHENTICATED\"";
 
 /// Whether tokens of a client are looked at, and who hears of those that were wrong.
 pub struct Gate {
@@ -98,6 +110,9 @@ pub struct Hearing<C> {
     /// `None`: the session reads no tokens, and says the same to everybody.
     gate: Option<Gate>,
     refused: Option<Refusals>,
+    /// What the client is told here, before it is read any further.
+    answer: Option<Bytes>,
+    unflushed: bool,
 }
 
 /// What it takes to know AUTH where a glance is not enough.
@@ -117,55 +132,67 @@ fn is_auth(frame: &[u8]) -> bool {
     }
 }
 
-/// What an ERROR of the session's own says of the frame that it refuses.
-#[derive(Deserialize)]
-struct Refusing<'a> {
-    #[serde(borrow)]
-    payload: About<'a>,
-}
-
-#[derive(Deserialize)]
-struct About<'a> {
-    #[serde(borrow)]
-    code: Cow<'a, str>,
-    #[serde(borrow, default)]
-    frame: Option<Cow<'a, str>>,
-}
-
-/// Whether a session says by this that a token is no good.
-fn refuses_token(frame: &[u8]) -> bool {
-    let read = serde_json::from_slice::<Refusing<'_>>(frame);
-    read.is_ok_and(|Refusing { payload }| {
-        payload.frame.as_deref() == Some("AUTH") && payload.code.starts_with("token_")
-    })
-}
-
 impl<C: Carrier> Hearing<C> {
     /// Around a carrier of our own frames; `gate`: for a session that reads tokens; `refused`: who is told what it refuses.
     pub fn new(inner: C, known: Known, gate: Option<Gate>, refused: Option<Refusals>) -> Hearing<C> {
-        Hearing { inner, known, gate, refused }
+        Hearing { inner, known, gate, refused, answer: None, unflushed: false }
     }
 
-    /// How the connection ends with this frame, if that is a token of an address whose tokens are not looked at now.
-    fn turned(&self, frame: &[u8]) -> Option<Incoming> {
+    /// Why it is not looked at, if that is a token of an address whose tokens are not looked at now.
+    fn turned(&self, frame: &[u8]) -> Option<Turned> {
         let gate = self.gate.as_ref().filter(|_| is_auth(frame))?;
-        let turned = gate.door.hears_tokens(gate.from).err()?;
+        gate.door.hears_tokens(gate.from).err()
+    }
+
+    /// What becomes of that. Who is in has shown a good token, and its address may be many people's: it stays until
+    /// it has itself guessed as often as an address may.
+    fn turn(&mut self, frame: &[u8], turned: &Turned) -> Option<Incoming> {
+        let own = self.known.0.wrong.load(Ordering::Relaxed);
+        let may_stay = self.gate.as_ref().is_some_and(|gate| own <= gate.door.tries());
+        if let Turned::Failed(wait) = turned
+            && may_stay
+            && self.known.is_known()
+        {
+            self.answer = Some(refusing::not_now(frame, &turned.refusal(), *wait));
+            return None;
+        }
         self.known.0.ended.store(true, Ordering::Relaxed);
         Some(Incoming::Ended(turned.close(), turned.refusal().message))
     }
 
-    /// The session has refused something.
+    /// Tells the client what it is told here.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        if self.answer.is_some() {
+            ready!(self.inner.poll_ready(cx))?;
+            if let Some(answer) = self.answer.take() {
+                self.inner.send(answer)?;
+                self.unflushed = true;
+            }
+        }
+        if self.unflushed {
+            ready!(self.inner.poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The session has refused something, or an agent's message looks so.
     fn refusing(&mut self, frame: &[u8]) {
-        if let Some(gate) = self.gate.as_ref().filter(|gate| gate.counts && refuses_token(frame)) {
-            // At once: others of this address show theirs at this moment.
+        let spoken = Spoken::read(frame);
+        let Some(about) = spoken.as_ref().and_then(Spoken::of_mesh) else { return };
+        if let Some(gate) = self.gate.as_ref().filter(|gate| gate.counts && about.refuses_token()) {
+            // At once: others of this address show theirs at this moment. And each of them: where none is needed, the
+            // connection stays.
             if self.known.is_known() {
+                self.known.refresh_failed();
                 gate.door.refresh_failed(gate.from);
-            } else if !self.known.0.failed.swap(true, Ordering::Relaxed) {
+            } else {
+                self.known.0.failed.store(true, Ordering::Relaxed);
                 gate.door.failed(gate.from);
             }
         }
         if let Some(told) = &mut self.refused
-            && let Some(what) = measured::error_type(frame)
+            && let Some(what) = about.word()
         {
             told(what);
         }
@@ -186,17 +213,26 @@ impl<C: Carrier> Carrier for Hearing<C> {
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
-        let incoming = self.inner.poll_recv(cx);
-        match &incoming {
-            Poll::Ready(Incoming::Ended(..)) => self.known.0.ended.store(true, Ordering::Relaxed),
-            Poll::Ready(Incoming::Frame(frame)) => {
-                if let Some(turned) = self.turned(frame) {
-                    return Poll::Ready(turned);
-                }
+        loop {
+            if ready!(self.poll_answer(cx)).is_err() {
+                // The session will find that out, and reads on until then.
+                (self.answer, self.unflushed) = (None, false);
             }
-            _ => {}
+            let incoming = ready!(self.inner.poll_recv(cx));
+            match &incoming {
+                Incoming::Ended(..) => self.known.0.ended.store(true, Ordering::Relaxed),
+                Incoming::Frame(frame) => {
+                    if let Some(turned) = self.turned(frame) {
+                        match self.turn(frame, &turned) {
+                            Some(ended) => return Poll::Ready(ended),
+                            None => continue,
+                        }
+                    }
+                }
+                _ => {}
+            }
+            return Poll::Ready(incoming);
         }
-        incoming
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
@@ -204,8 +240,7 @@ impl<C: Carrier> Carrier for Hearing<C> {
     }
 
     fn send(&mut self, frame: Bytes) -> Result<(), Lost> {
-        // Only the session itself says so: other agents' frames have types of their own.
-        if self.gate.is_some() && !self.known.is_known() && glance::at(&frame).kind == Some("AUTHENTICATED") {
+        if self.gate.is_some() && frame.starts_with(WELCOME) {
             self.known.learn();
         }
         if frame.starts_with(REFUSAL) {

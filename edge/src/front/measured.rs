@@ -13,11 +13,12 @@ use trishula::gateway::hub::{FanOut, Load};
 use trishula::gateway::session::RoomTimes;
 use trishula::metrics::{self, Histogram, IntCounter, IntGauge};
 use trishula::rt::clock;
-use trishula::wire::close::{CloseCode, Code};
+use trishula::wire::close::CloseCode;
 use trishula::wire::ids::{Namespace, RoomName};
 
 use super::glance;
 use super::known::Known;
+use super::refusing::Spoken;
 use crate::dialect::{Note, services};
 use crate::door::Turned;
 
@@ -353,9 +354,12 @@ fn place(kind: Option<&str>) -> usize {
 }
 
 /// What a refusal that goes to a client is called: the word of docs/protocol.md, or that of the older servers' own metrics.
-pub(super) fn error_type(frame: &[u8]) -> Option<&'static str> {
-    let frame: serde_json::Value = serde_json::from_slice(frame).ok()?;
-    if let Some(code) = frame["error_code"].as_str() {
+fn error_type(frame: &[u8]) -> Option<&'static str> {
+    let spoken = Spoken::read(frame)?;
+    if spoken.of_agent() {
+        return None;
+    }
+    if let Some(code) = spoken.error_code.as_deref() {
         return Some(match code {
             "DECODE_ERROR" => "decode_error",
             "RATE_LIMIT_EXCEEDED" => "rate_limit",
@@ -366,16 +370,7 @@ pub(super) fn error_type(frame: &[u8]) -> Option<&'static str> {
             _ => OTHER,
         });
     }
-    // An ERROR of another agent's is a message like any other.
-    if frame["from"] != "mesh" {
-        return None;
-    }
-    let code = frame["payload"]["code"].as_str()?;
-    Some(match Code::ALL.iter().find(|known| known.as_str() == code)? {
-        Code::BadFrame | Code::UnknownType => "decode_error",
-        Code::RateLimited => "rate_limit",
-        known => known.as_str(),
-    })
+    spoken.of_mesh()?.word()
 }
 
 impl<C: Carrier> Carrier for Measured<C> {

@@ -20,6 +20,7 @@
 //! | [`health`] | `/health` and `/ready` |
 //! | [`redirect`] | plain HTTP is sent to TLS |
 //! | [`known`] | whether a client has authenticated |
+//! | `refusing` | what the mesh itself refuses by a frame |
 //! | [`measured`] | metrics of clients and their frames |
 //! | [`glance`] | a frame's type, for those |
 //! | [`reload`] | the configuration, read again while it runs |
@@ -47,6 +48,7 @@ pub mod pinned;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod redirect;
+mod refusing;
 pub mod reload;
 pub mod renewed;
 pub mod resets;

@@ -1,14 +1,49 @@
 //! Rooms: what sessions have subscribed to, see [`readers`](crate::gateway::readers).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{Hub, Load, Request, Seat, Stopped, Up};
 use crate::gateway::readers::{Deed, Wish};
 use crate::metrics;
+use crate::rt::clock;
 use crate::wire::close::Refusal;
 use crate::wire::frame::{Frame, ROOMS};
 use crate::wire::ids::{LinkId, MessageId, Namespace, NodeName, SessionNo};
 use crate::wire::room::RoomKey;
+
+/// How long until the node is asked again for a room that it could not give, the first time; twice as long each time after
+/// that, up to the other.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
+
+/// When the node of the link in use is asked again for rooms that sessions had, and that it could not give.
+#[derive(Debug)]
+pub(super) struct Again {
+    at: Option<Instant>,
+    /// How long is waited the next time.
+    wait: Duration,
+}
+
+impl Default for Again {
+    fn default() -> Again {
+        Again { at: None, wait: AGAIN.0 }
+    }
+}
+
+impl Again {
+    /// Waits until it is so.
+    pub(super) fn wait(&self) -> impl Future<Output = ()> + use<> {
+        let at = self.at;
+        async move {
+            match at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
 
 impl Up {
     /// Whether the node said that it serves rooms; one that did not would leave frames about them unanswered.
@@ -73,10 +108,21 @@ impl Hub {
             _ => None,
         };
         self.readers.frame(frame);
+        if self.readers.has_held() && self.again.at.is_none() {
+            self.again.at = Some(clock::now() + self.again.wait);
+            self.again.wait = (self.again.wait * 2).min(AGAIN.1);
+        }
         let sessions = self.do_deeds();
         if let Some(room) = published {
             self.fanned_out(&room.namespace, room.name.as_str(), sessions);
         }
+    }
+
+    /// Asks the node again for rooms that it could not give.
+    pub(super) fn ask_again(&mut self) {
+        self.again.at = None;
+        self.readers.ask_held();
+        self.do_deeds();
     }
 
     /// What the sessions of each namespace have.

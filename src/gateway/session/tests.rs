@@ -1,3 +1,4 @@
+mod held;
 mod links;
 
 use std::sync::Arc;

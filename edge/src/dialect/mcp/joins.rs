@@ -35,7 +35,7 @@ struct Join {
     again: u64,
     /// How long it waits the next time.
     wait: Duration,
-    /// Who asked: one by an event at the most, and any number by requests.
+    /// Who asked: one at the most who waits for no answer, and those who wait by requests, see [`MAX_WAITING`].
     asked: Vec<Asked>,
 }
 
@@ -67,12 +67,17 @@ impl Joins {
         all.find(|(_, join)| join.under_way.as_deref() == Some(id)).map(|(channel, _)| channel.clone())
     }
 
-    /// A request whose time is over. Its wish stays.
+    /// A request whose time is over. Its wish stays, and with it one of those who hear of a refusal, which is enough: all
+    /// that wait in vain are of one client.
     fn overdue(&mut self, now: Now) -> Option<Asked> {
-        let mut all = self.0.values_mut().flat_map(|join| &mut join.asked);
-        let asked = all.find(|asked| asked.due <= now.micros)?;
-        let told = asked.clone();
-        (asked.quiet, asked.due, asked.answer_to) = (true, NEVER, None);
+        let (join, at) = self.0.values_mut().find_map(|join| {
+            let at = join.asked.iter().position(|asked| asked.due <= now.micros)?;
+            Some((join, at))
+        })?;
+        let told = join.asked.remove(at);
+        if !join.asked.iter().any(|asked| asked.quiet) {
+            join.asked.push(Asked { quiet: true, due: NEVER, answer_to: None, ..told.clone() });
+        }
         Some(told)
     }
 
@@ -98,9 +103,7 @@ impl Mcp {
         let is_new = !self.joins.0.contains_key(&channel);
         let full = if is_new { self.joins.0.len() >= MAX_SUBSCRIPTIONS } else { false };
         if full || (!quiet && self.joins.waiting() >= MAX_WAITING) {
-            out.note(Note::Full);
-            let why = "Too many requests wait for their answers already";
-            return self.refuse(now, envelope, code::SERVER_ERROR, why, out);
+            return self.too_many(now, envelope, out);
         }
         let mut asked = question(now, envelope, What::Join, Some(channel.clone()), form);
         if quiet {

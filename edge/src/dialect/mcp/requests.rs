@@ -131,10 +131,12 @@ impl Mcp {
 
     fn leave(&mut self, now: Now, envelope: &Envelope<'_>, form: Form, out: &mut Steps) {
         let Some(channel) = self.channel(now, envelope, out) else { return };
-        self.unwish(now, &channel, out);
         let id = self.ids.next_id();
         let frame = Say::room("UNSUBSCRIBE", &channel, &id, Empty {}).text();
-        self.ask(now, envelope, (id, frame), What::Leave, Some(channel), form, out);
+        // A wish that was dropped without it would still come true.
+        if self.ask(now, envelope, (id, frame), What::Leave, Some(channel.clone()), form, out) {
+            self.unwish(now, &channel, out);
+        }
     }
 
     fn ask_room(&mut self, now: Now, envelope: &Envelope<'_>, what: What, out: &mut Steps) {
@@ -212,7 +214,7 @@ impl Mcp {
         }
     }
 
-    /// Puts a question to the session, and remembers who waits for its answer.
+    /// Puts a question to the session, and remembers who waits for its answer. `false`: it could not, and the client is told.
     #[allow(clippy::too_many_arguments)]
     fn ask(
         &mut self,
@@ -223,17 +225,24 @@ impl Mcp {
         channel: Option<String>,
         form: Form,
         out: &mut Steps,
-    ) {
+    ) -> bool {
         if frame.len() > self.settings.max_frame {
             out.note(Note::TooLarge);
-            return self.refuse(now, envelope, code::REQUEST_ERROR, "The request is too large", out);
+            self.refuse(now, envelope, code::REQUEST_ERROR, "The request is too large", out);
+            return false;
         }
         if self.pending.is_full() || !self.login.pass(self.ids.as_mut(), frame, out) {
-            out.note(Note::Full);
-            let why = "Too many requests wait for their answers already";
-            return self.refuse(now, envelope, code::SERVER_ERROR, why, out);
+            self.too_many(now, envelope, out);
+            return false;
         }
         self.pending.insert(id, question(now, envelope, what, channel, form));
+        true
+    }
+
+    pub(super) fn too_many(&mut self, now: Now, envelope: &Envelope<'_>, out: &mut Steps) {
+        out.note(Note::Full);
+        let why = "Too many requests wait for their answers already";
+        self.refuse(now, envelope, code::SERVER_ERROR, why, out);
     }
 
     /// The channel that a frame is about. `None`: it names none, and has its answer.

@@ -9,6 +9,7 @@ mod copies;
 mod durable;
 mod early;
 mod elsewhere;
+mod forgotten;
 mod forming;
 mod hostile;
 mod letters;

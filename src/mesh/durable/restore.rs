@@ -116,6 +116,7 @@ fn restored(kept: Kept) -> Item {
         redelivered: false,
         peer: None,
         homeless: None,
+        to_made: false,
         // Another node may have had it meanwhile, and handed it over.
         alone: false,
         restored: true,

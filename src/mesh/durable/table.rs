@@ -82,6 +82,8 @@ pub(super) struct Item {
     pub(super) peer: Option<NodeName>,
     /// Since when its recipient is nowhere known, if it was before.
     pub(super) homeless: Option<Time>,
+    /// A message had made its recipient, as far as this node heard last, and nobody has registered as that since.
+    pub(super) to_made: bool,
     /// This node knows whether anybody got it: nobody else can have handed it over before.
     pub(super) alone: bool,
     /// It was on disk when this node started: what an earlier life told of it, and to whom it sent it, is not known.

@@ -232,6 +232,7 @@ impl Mesh {
             redelivered: false,
             peer: None,
             homeless: None,
+            to_made: false,
             alone: false,
             restored: false,
             moving: false,

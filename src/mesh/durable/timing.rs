@@ -66,8 +66,16 @@ impl Mesh {
         }
         let Some(item) = self.durable.table.get(no) else { return };
         let waits = item.homeless.is_some() && item.place == Place::Outbox && item.peer.is_none();
-        if self.is_homeless(item) {
-            let message = format!("{} was unregistered", item.key.to);
+        let (homeless, may_make, to) =
+            (self.is_homeless(item), item.may_make_recipient(), item.key.to.clone());
+        if homeless && may_make && item.expires_ms > now_ms {
+            self.durable.table.look_again(no, now_ms + LOOK_AGAIN_MS);
+            // Where there is no room for it now, there may be later.
+            let _ = self.create_agent(&to);
+            return;
+        }
+        if homeless {
+            let message = format!("{} was unregistered", to);
             return self.end(no, State::Dead, Some(Refusal::new(Code::UnknownRecipient, message)));
         }
         let over = item.expires_ms <= now_ms;

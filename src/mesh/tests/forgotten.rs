@@ -1,0 +1,128 @@
+//! Agents that are forgotten while something waits for them elsewhere, or to be told to them.
+
+use super::cluster::*;
+use super::durable::durable;
+use super::limits::limited;
+use crate::mesh::{Config, Limits};
+use crate::wire::close::Code;
+use crate::wire::envelope::{Head, State};
+use crate::wire::frame::Settlement;
+use crate::wire::ids::Incarnation;
+
+const PAIR: [&str; 2] = ["agni", "dc"];
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+fn create(from: &Client, to: &str, id: &str) -> Head {
+    Head { create: true, ..durable(from, to, id) }
+}
+
+fn brief(from: &Client, to: &str, id: &str) -> Head {
+    Head { ttl_ms: Some(5_000), ..durable(from, to, id) }
+}
+
+#[test]
+fn what_waits_elsewhere_for_an_agent_that_a_message_had_made_makes_it_again() {
+    // covers T06, T08, Q04
+    for asks in [true, false] {
+        let mut cluster = Cluster::meshed(&PAIR);
+        let (alice, eve) = (cluster.register("agni", "alice"), cluster.register("dc", "eve"));
+        cluster.submit(&alice, Head { ttl_ms: Some(20_000), ..create(&alice, "bob", "m-1") });
+        cluster.run(seconds(1));
+        cluster.cut("agni", "dc");
+        cluster.submit(&eve, Head { create: asks, ..durable(&eve, "bob", "m-2") });
+        cluster.run(seconds(40));
+        assert_eq!(cluster.home("agni", "bob"), None, "nothing waits for it there");
+        cluster.connect("agni", "dc");
+        cluster.run(seconds(100));
+        assert_eq!(cluster.states(&eve, "m-2"), [State::Accepted, State::Stored]);
+        let bob = cluster.register("agni", "bob");
+        cluster.run(seconds(15));
+        assert_eq!(cluster.messages(&bob), ["m-2"]);
+        assert_eq!(cluster.mesh("agni").directory.everywhere(&agent("bob")).count(), 1);
+    }
+}
+
+#[test]
+fn what_waits_for_room_does_not_die_as_its_recipient_is_forgotten() {
+    // covers T06, T08, Q04
+    for asks in [true, false] {
+        let mut cluster = limited(&["dc"], &Limits::default());
+        let small = Limits { node_messages: 8, ..Limits::default() };
+        cluster.start(Config { limits: small, ..Config::new(node("agni"), Incarnation(1)) }, Vec::new());
+        cluster.connect("agni", "dc");
+        cluster.run(seconds(2));
+        let (alice, eve) = (cluster.register("agni", "alice"), cluster.register("dc", "eve"));
+        cluster.away("agni", "aaron");
+        cluster.submit(&alice, Head { ttl_ms: Some(20_000), ..create(&alice, "bob", "m-1") });
+        (0..6).for_each(|n| cluster.post(&alice, "aaron", &format!("a-{n}")));
+        // These are tried before it, and take whatever room there is.
+        (0..9).for_each(|n| cluster.post(&eve, "aaron", &format!("e-{n}")));
+        cluster.submit(&eve, Head { create: asks, ..durable(&eve, "bob", "m-2") });
+        cluster.run(seconds(5));
+        assert_eq!(cluster.states(&eve, "m-2"), [State::Accepted]);
+        cluster.run(seconds(120));
+        assert_eq!(cluster.states(&eve, "m-2"), [State::Accepted, State::Stored]);
+        let bob = cluster.register("dc", "bob");
+        cluster.run(seconds(1));
+        assert_eq!(cluster.messages(&bob), ["m-2"]);
+    }
+}
+
+#[test]
+fn a_message_whose_recipient_can_not_be_made_again_waits() {
+    // covers T06, T08, Q06
+    let limits = Limits { created_agents: 1, ..Limits::default() };
+    let mut cluster = limited(&PAIR, &limits);
+    let (alice, eve) = (cluster.register("agni", "alice"), cluster.register("dc", "eve"));
+    cluster.submit(&alice, Head { ttl_ms: Some(20_000), ..create(&alice, "bob", "m-1") });
+    cluster.submit(&eve, Head { ttl_ms: Some(200_000), ..create(&eve, "zoe", "m-2") });
+    cluster.run(seconds(1));
+    cluster.cut("agni", "dc");
+    cluster.post(&eve, "bob", "m-3");
+    cluster.run(seconds(40));
+    cluster.connect("agni", "dc");
+    cluster.run(seconds(120));
+    assert_eq!(cluster.states(&eve, "m-3"), [State::Accepted], "zoe has the only place");
+    cluster.run(seconds(60));
+    assert_eq!(cluster.states(&eve, "m-3"), [State::Accepted, State::Stored]);
+}
+
+#[test]
+fn a_node_that_does_not_remember_all_forgets_no_agent_for_want_of_mail() {
+    // covers T05, Q04
+    let mut cluster = Cluster::meshed(&PAIR);
+    let alice = cluster.register("dc", "alice");
+    let lost = cluster.attach("dc", "u1.1", TRANSIENT);
+    cluster.submit(&alice, Head { ttl_ms: Some(5_000), ..create(&alice, "bob", "m-1") });
+    cluster.run(seconds(1));
+    cluster.entrance_gone(&lost);
+    cluster.mesh_mut("dc").config.damaged = true;
+    cluster.run(seconds(100));
+    for name in ["bob", "u1.1"] {
+        assert_eq!(cluster.home("agni", name), Some(("dc".into(), false)), "its mail may be what is damaged");
+    }
+    cluster.mesh_mut("dc").config.damaged = false;
+    cluster.run(seconds(20));
+    assert_eq!(["bob", "u1.1"].map(|name| cluster.home("agni", name)), [None, None]);
+}
+
+#[test]
+fn mail_of_a_connection_waits_while_it_may_be_at_a_node_that_can_not_be_heard() {
+    // covers T05, T06, Q02
+    let mut cluster = Cluster::meshed(&PAIR);
+    let alice = cluster.register("agni", "alice");
+    let [moved, gone] = ["u1.1", "u1.2"].map(|name| cluster.attach("agni", name, TRANSIENT));
+    cluster.run(seconds(1));
+    cluster.cut("agni", "dc");
+    [&moved, &gone].map(|client| cluster.entrance_gone(client));
+    cluster.run(seconds(1));
+    cluster.post(&alice, "u1.1", "m-1");
+    let moved = cluster.attach("dc", "u1.1", As { resumed: true, ..TRANSIENT });
+    cluster.run(seconds(100));
+    assert_eq!(cluster.states(&alice, "m-1"), [State::Accepted, State::Stored]);
+    assert_eq!(cluster.home("agni", "u1.2"), None, "nothing is lost with it");
+    cluster.connect("agni", "dc");
+    cluster.run(seconds(5));
+    assert_eq!(cluster.messages(&moved), ["m-1"]);
+    assert_eq!(cluster.mesh("agni").directory.everywhere(&moved.agent).count(), 1);
+}

@@ -138,6 +138,8 @@ pub(super) struct Durable {
     gave_back: Time,
     /// What senders here were told lately by other nodes: how far each message is.
     heard_here: BTreeMap<MessageKey, (State, Time)>,
+    /// Senders that are to be told something and whom nobody knows, since when.
+    nowhere: BTreeMap<AgentAddr, Time>,
     /// Items of which it is not sure any more that a second machine has them, as was asked.
     seconds: BTreeSet<No>,
     /// The lives of other nodes, as they were when second copies were last asked about.

@@ -242,6 +242,7 @@ impl Mesh {
             hand: None,
             told: None,
             told_at: Time::default(),
+            give_up_ms: 0,
             requeues: 0,
             head,
         }

@@ -37,6 +37,7 @@ impl Mesh {
         self.ask_for_seconds();
         self.ask_new_lives();
         self.tell_elsewhere();
+        self.give_up_unknown_senders();
         self.forget_heard();
         self.drop_long_held();
         self.place_again();
@@ -58,7 +59,10 @@ impl Mesh {
     pub(super) fn look_at_time(&mut self, no: No) {
         let now_ms = self.wall_ms();
         let Some(item) = self.durable.table.get(no) else { return };
-        if item.ending || item.state.is_end() {
+        if item.state.is_end() {
+            return self.give_up_untold(no);
+        }
+        if item.ending {
             return;
         }
         if !item.second && item.is_of_this_node() && now_ms >= item.second_by_ms && !self.check_second(no) {

@@ -126,3 +126,100 @@ fn mail_of_a_connection_waits_while_it_may_be_at_a_node_that_can_not_be_heard() 
     assert_eq!(cluster.messages(&moved), ["m-1"]);
     assert_eq!(cluster.mesh("agni").directory.everywhere(&moved.agent).count(), 1);
 }
+
+#[test]
+fn what_was_to_be_told_to_a_sender_whom_nobody_knows_any_more_is_given_up() {
+    // covers T07, B19
+    for restarts in [false, true] {
+        let mut cluster = Cluster::meshed(&PAIR);
+        cluster.away("dc", "bob");
+        let client = cluster.attach("dc", "u1.5f0c2a91", TRANSIENT);
+        cluster.run(seconds(1));
+        cluster.submit(&client, brief(&client, "bob", "m-1"));
+        cluster.run(seconds(1));
+        cluster.detach(&client, false);
+        cluster.run(seconds(10));
+        assert_eq!(cluster.view("dc").untold, 1);
+        if restarts {
+            cluster.restart("dc");
+            cluster.connect("dc", "agni");
+        }
+        cluster.run(seconds(70));
+        assert_eq!((cluster.view("dc").untold, cluster.view("dc").marks), (0, 1), "restarts: {restarts}");
+        assert!(
+            cluster.backup("dc").1.messages.iter().all(|kept| kept.told),
+            "nor does the next start know it"
+        );
+        assert_eq!(cluster.mesh("dc").limits_in_use().messages, 0);
+    }
+}
+
+#[test]
+fn a_sender_that_is_away_is_told_within_a_week_also_after_a_restart() {
+    // covers T07, B19
+    for (days, told) in [(6, vec![State::Expired]), (8, vec![])] {
+        let mut cluster = Cluster::of(&["dc"]);
+        cluster.away("dc", "bob");
+        let alice = cluster.register("dc", "alice");
+        cluster.submit(&alice, brief(&alice, "bob", "m-1"));
+        cluster.run(seconds(1));
+        cluster.detach(&alice, false);
+        cluster.run(seconds(10));
+        cluster.restart("dc");
+        cluster.wall_jump_ms += days * DAY_MS;
+        cluster.run(seconds(100));
+        assert_eq!(cluster.view("dc").untold, told.len(), "after {days} days");
+        let alice = cluster.register("dc", "alice");
+        cluster.run(seconds(1));
+        assert_eq!(cluster.states(&alice, "m-1"), told);
+    }
+}
+
+#[test]
+fn a_sender_whose_node_is_out_of_reach_is_told_when_it_is_heard() {
+    // covers T07, Q02
+    let mut cluster = Cluster::meshed(&PAIR);
+    cluster.away("dc", "bob");
+    let alice = cluster.register("dc", "alice");
+    cluster.submit(&alice, Head { ttl_ms: Some(20_000), ..durable(&alice, "bob", "m-1") });
+    cluster.run(seconds(1));
+    let moved = cluster.register("agni", "alice");
+    cluster.run(seconds(1));
+    cluster.cut("agni", "dc");
+    cluster.run(seconds(200));
+    assert_eq!(cluster.view("dc").untold, 1);
+    cluster.connect("agni", "dc");
+    cluster.run(seconds(10));
+    assert_eq!(cluster.states(&moved, "m-1"), [State::Expired]);
+    assert_eq!(cluster.view("dc").untold, 0);
+}
+
+#[test]
+fn a_message_that_has_ended_keeps_no_payload_in_memory_for_its_sender() {
+    // covers B19, T21
+    let mut cluster = Cluster::meshed(&PAIR);
+    let (alice, bob) = (cluster.register("dc", "alice"), cluster.register("dc", "bob"));
+    cluster.submit(&alice, brief(&alice, "bob", "m-1"));
+    cluster.post(&alice, "bob", "m-2");
+    cluster.detach(&alice, false);
+    cluster.run(seconds(1));
+    cluster.settle(&bob, "m-1", Settlement::Nacked("no".into()));
+    // What waits for it dies.
+    cluster.detach(&bob, true);
+    cluster.run(seconds(1));
+    for _ in 0..2 {
+        assert_eq!((cluster.view("dc").untold, cluster.view("dc").bytes), (2, 0));
+        let letters = cluster.backup("dc").1.messages.into_iter().filter(|kept| !kept.payload.is_empty());
+        assert_eq!(
+            letters.map(|kept| kept.key.id.to_string()).collect::<Vec<_>>(),
+            ["m-2"],
+            "the dead letter"
+        );
+        cluster.restart("dc");
+        cluster.run(seconds(1));
+    }
+    let alice = cluster.register("dc", "alice");
+    cluster.run(seconds(1));
+    let ends = ["m-1", "m-2"].map(|id| cluster.states(&alice, id).last().copied());
+    assert_eq!(ends, [Some(State::Nacked), Some(State::Dead)]);
+}

@@ -223,3 +223,19 @@ fn a_message_that_has_ended_keeps_no_payload_in_memory_for_its_sender() {
     let ends = ["m-1", "m-2"].map(|id| cluster.states(&alice, id).last().copied());
     assert_eq!(ends, [Some(State::Nacked), Some(State::Dead)]);
 }
+
+#[test]
+fn a_message_that_is_refused_makes_no_agent() {
+    // covers Q06, B19
+    let small = Limits { node_messages: 8, ..Limits::default() };
+    let mut cluster = limited(&["dc"], &small);
+    let alice = cluster.register("dc", "alice");
+    cluster.away("dc", "bob");
+    (0..7).for_each(|n| cluster.post(&alice, "bob", &format!("m-{n}")));
+    let known = cluster.mesh("dc").snapshot().agents_known;
+    for n in 0..5 {
+        cluster.submit(&alice, create(&alice, &format!("nobody-{n}"), &format!("n-{n}")));
+    }
+    assert_eq!(cluster.refusals(&alice), [Code::Unavailable; 5]);
+    assert_eq!(cluster.mesh("dc").snapshot().agents_known, known);
+}

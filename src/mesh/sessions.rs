@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::directory::bytes_of;
+use super::registering::{Pending, Registering};
 use super::{FORGET_AFTER_MS, Mesh, Ticket, Time};
 use crate::wire::client::{MAX_CAPABILITIES, MAX_CAPABILITY};
 use crate::wire::close::{Code, Refusal};
@@ -70,17 +71,7 @@ pub(super) struct Sessions {
     by_agent: BTreeMap<AgentAddr, VecDeque<Key>>,
     /// Sessions that have just ended: what they sent before travels in other lanes than their end.
     leaving: BTreeMap<Key, (AgentAddr, Time)>,
-    /// Registrations that wait for the disk.
-    pending: BTreeMap<Ticket, Pending>,
-}
-
-/// A registration that waits for the disk. Each is answered, also one that was taken back meanwhile: the entrance
-/// counts the answers.
-#[derive(Debug)]
-struct Pending {
-    key: Key,
-    attach: Attach,
-    taken_back: bool,
+    registering: Registering,
 }
 
 impl Sessions {
@@ -95,7 +86,7 @@ impl Sessions {
 
     /// Whether a registration of an agent waits for the disk.
     pub(super) fn is_registering(&self, agent: &AgentAddr) -> bool {
-        self.pending.values().any(|pending| !pending.taken_back && pending.attach.agent == *agent)
+        self.registering.has(agent)
     }
 
     /// All sessions of an agent.
@@ -145,9 +136,7 @@ impl Sessions {
     }
 
     fn remove(&mut self, key: Key) -> Option<Session> {
-        for pending in self.pending.values_mut().filter(|pending| pending.key == key) {
-            pending.taken_back = true;
-        }
+        self.registering.take_back(key);
         let session = self.by_key.remove(&key)?;
         if let Some(keys) = self.by_agent.get_mut(&session.agent) {
             keys.retain(|other| *other != key);
@@ -206,7 +195,7 @@ impl Mesh {
             link.sessions.insert(attach.session);
         }
         let ticket = self.persist(record);
-        self.sessions.pending.insert(ticket, Pending { key, attach, taken_back: false });
+        self.sessions.registering.insert(ticket, key, attach);
     }
 
     /// Hands a session nothing more: its entrance moves it to another node, and no message is to be given twice for that.
@@ -245,7 +234,9 @@ impl Mesh {
     }
 
     pub(super) fn persisted(&mut self, ticket: Ticket) {
-        let Some(Pending { key, attach, taken_back }) = self.sessions.pending.remove(&ticket) else { return };
+        let Some(Pending { key, attach, taken_back }) = self.sessions.registering.remove(ticket) else {
+            return;
+        };
         if taken_back {
             self.forget_unless_wanted(attach.agent);
             return self.send(key.0, Frame::Attached(key.1, attach.registered_ms));
@@ -294,7 +285,7 @@ impl Mesh {
     }
 
     pub(super) fn persist_failed(&mut self, ticket: Ticket, why: &str) {
-        let Some(Pending { key, attach, .. }) = self.sessions.pending.remove(&ticket) else { return };
+        let Some(Pending { key, attach, .. }) = self.sessions.registering.remove(ticket) else { return };
         let message = format!("{} could not be registered: the node's disk refused: {why}", attach.agent);
         self.evict(key, Refusal::new(Code::Unavailable, message));
         self.detach(key.0, key.1, false);

@@ -4,7 +4,7 @@ mod agents;
 mod broadcasts;
 mod calls;
 mod clock;
-mod cluster;
+pub(in crate::mesh) mod cluster;
 mod copies;
 mod durable;
 mod early;

@@ -289,7 +289,7 @@ impl Mesh {
         let message = format!("{} could not be registered: the node's disk refused: {why}", attach.agent);
         self.evict(key, Refusal::new(Code::Unavailable, message));
         self.detach(key.0, key.1, false);
-        self.create_if_wanted(&attach.agent);
+        self.forget_unless_wanted(attach.agent);
     }
 
     pub(super) fn detach(&mut self, link: LinkId, session: SessionNo, forget: bool) {
@@ -310,16 +310,16 @@ impl Mesh {
     pub(super) fn session_over(&mut self, link: LinkId, session: SessionNo, over: Over) {
         let no = session;
         let Some(session) = self.sessions.remove((link, session)) else { return };
-        // One that is being registered again goes on, whichever of the two is heard first.
-        let stays = |agent| !self.transients.has(agent) || self.sessions.is_registering(agent);
-        let forget = over == Over::Unregistered || (over == Over::Closed && !stays(&session.agent));
+        let brief = over == Over::Closed && self.transients.has(&session.agent);
+        let leaves = over == Over::Unregistered || (brief && !self.sessions.is_registering(&session.agent));
         self.take_back(link, no, &session.agent);
-        self.leave_rooms((link, no), forget);
+        self.leave_rooms((link, no), leaves);
         if self.sessions.by_agent.contains_key(&session.agent) {
             return;
         }
         let Some(state) = self.directory.own(&session.agent).cloned() else { return };
-        if forget {
+        // One that is being registered again goes on, whichever of the two is heard first: to forget it would be written behind that.
+        if leaves && !self.sessions.is_registering(&session.agent) {
             return self.forget_agent(state);
         }
         self.transients.wait_for(&session.agent, self.now);
@@ -342,7 +342,10 @@ impl Mesh {
             for key in self.sessions.of(agent) {
                 self.evict_for_good(key, taken_over(agent, &newer));
             }
-            self.persist(Record::Forget(agent.clone()));
+            // One that is being registered again is forgotten if that is not the newest either, or comes to nothing.
+            if !self.sessions.is_registering(agent) {
+                self.persist(Record::Forget(agent.clone()));
+            }
             self.announce_agent(AgentState { presence: Presence::Gone, ..own });
         }
     }

@@ -114,7 +114,9 @@ fn mail_of_a_connection_waits_while_it_may_be_at_a_node_that_can_not_be_heard() 
     let [moved, gone] = ["u1.1", "u1.2"].map(|name| cluster.attach("agni", name, TRANSIENT));
     cluster.run(seconds(1));
     cluster.cut("agni", "dc");
-    [&moved, &gone].map(|client| cluster.entrance_gone(client));
+    for client in [&moved, &gone] {
+        cluster.entrance_gone(client);
+    }
     cluster.run(seconds(1));
     cluster.post(&alice, "u1.1", "m-1");
     let moved = cluster.attach("dc", "u1.1", As { resumed: true, ..TRANSIENT });
@@ -238,4 +240,40 @@ fn a_message_that_is_refused_makes_no_agent() {
     }
     assert_eq!(cluster.refusals(&alice), [Code::Unavailable; 5]);
     assert_eq!(cluster.mesh("dc").snapshot().agents_known, known);
+}
+
+#[test]
+fn one_that_is_being_registered_again_is_not_forgotten_with_the_session_that_unregisters() {
+    // covers T05
+    let mut cluster = Cluster::meshed(&PAIR);
+    let old = cluster.register("dc", "bob");
+    cluster.disk("dc", Disk::Hangs);
+    let new = cluster.attach("dc", "bob", PLAIN);
+    cluster.detach(&old, true);
+    cluster.disk("dc", Disk::Works);
+    cluster.release("dc");
+    cluster.run(seconds(2));
+    assert!(cluster.attached(&new));
+    assert_eq!(cluster.home("agni", "bob"), Some(("dc".into(), true)));
+    cluster.restart("dc");
+    assert_eq!(cluster.home("dc", "bob"), Some(("dc".into(), false)), "it was told that it is registered");
+}
+
+#[test]
+fn one_that_is_being_registered_again_is_on_disk_although_an_older_home_elsewhere_was_newer() {
+    // covers T05
+    let mut cluster = Cluster::meshed(&PAIR);
+    let old = cluster.register("dc", "bob");
+    cluster.disk("dc", Disk::Hangs);
+    let later = As { registered_ms: Some(cluster.wall_ms() + 60_000), ..PLAIN };
+    let newest = cluster.attach("dc", "bob", later);
+    let newer = cluster.register("agni", "bob");
+    assert_eq!(cluster.evicted(&old).map(|refusal| refusal.code), Some(Code::TakenOver));
+    cluster.disk("dc", Disk::Works);
+    cluster.release("dc");
+    cluster.run(seconds(2));
+    assert!(cluster.attached(&newest) && cluster.evicted(&newest).is_none());
+    assert_eq!(cluster.evicted(&newer).map(|refusal| refusal.code), Some(Code::TakenOver));
+    cluster.restart("dc");
+    assert_eq!(cluster.home("dc", "bob"), Some(("dc".into(), false)));
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::created::NEVER_MS;
 use super::directory::bytes_of;
 use super::registering::{Pending, Registering};
 use super::{FORGET_AFTER_MS, Mesh, Ticket, Time};
@@ -369,6 +370,10 @@ impl Mesh {
     pub(super) fn forget_old_agents(&mut self, wall_ms: u64) {
         for agent in self.directory.own_away_for(FORGET_AFTER_MS, wall_ms) {
             let Some(state) = self.directory.own(&agent).cloned() else { continue };
+            // One that a message had made is known as long as something waits for it, and has not been there before.
+            if state.registered_ms == NEVER_MS && !self.has_no_mail(&agent) {
+                continue;
+            }
             self.forget_agent(state);
         }
     }

@@ -1,13 +1,15 @@
 //! Agents that are forgotten while something waits for them elsewhere, or to be told to them.
 
+use bytes::Bytes;
+
 use super::cluster::*;
 use super::durable::durable;
 use super::limits::limited;
 use crate::mesh::{Config, Limits};
 use crate::wire::close::Code;
 use crate::wire::envelope::{Head, State};
-use crate::wire::frame::Settlement;
-use crate::wire::ids::Incarnation;
+use crate::wire::frame::{Dest, Forward, Frame, Outcome, Settlement};
+use crate::wire::ids::{Incarnation, Sequence};
 
 const PAIR: [&str; 2] = ["agni", "dc"];
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -85,6 +87,22 @@ fn a_message_whose_recipient_can_not_be_made_again_waits() {
     assert_eq!(cluster.states(&eve, "m-3"), [State::Accepted], "zoe has the only place");
     cluster.run(seconds(60));
     assert_eq!(cluster.states(&eve, "m-3"), [State::Accepted, State::Stored]);
+}
+
+#[test]
+fn an_agent_that_a_message_had_made_is_known_as_long_as_something_waits_for_it() {
+    // covers T05, T06
+    let mut cluster = Cluster::of(&["dc"]);
+    let alice = cluster.register("dc", "alice");
+    cluster.submit(&alice, create(&alice, "bob", "m-1"));
+    cluster.run(seconds(15));
+    for id in ["m-2", "m-3"] {
+        cluster.wall_jump_ms += 20 * DAY_MS;
+        cluster.run(seconds(15));
+        cluster.post(&alice, "bob", id);
+    }
+    let ends = ["m-1", "m-2", "m-3"].map(|id| cluster.states(&alice, id).last().copied());
+    assert_eq!(ends, [Some(State::Expired), Some(State::Stored), Some(State::Stored)]);
 }
 
 #[test]
@@ -240,6 +258,43 @@ fn a_message_that_is_refused_makes_no_agent() {
     }
     assert_eq!(cluster.refusals(&alice), [Code::Unavailable; 5]);
     assert_eq!(cluster.mesh("dc").snapshot().agents_known, known);
+}
+
+#[test]
+fn a_message_from_elsewhere_that_finds_no_room_makes_no_agent() {
+    // covers Q06, B19
+    let mut cluster = Cluster::meshed(&["dc"]);
+    let none = Limits { node_messages: 0, ..Limits::default() };
+    cluster.start(Config { limits: none, ..Config::new(node("agni"), Incarnation(1)) }, Vec::new());
+    cluster.connect("agni", "dc");
+    cluster.run(seconds(2));
+    let alice = cluster.register("dc", "alice");
+    let to = Dest {
+        node: node("agni"),
+        agent: None,
+        number: Sequence(1),
+        after: Sequence(0),
+        life: Incarnation(1),
+        registered_ms: 1,
+    };
+    let forward = Forward {
+        origin: node("dc"),
+        incarnation: Incarnation(1),
+        to: vec![to],
+        hops_left: 1,
+        redelivered: false,
+        unseen: true,
+        age_ms: 0,
+        head: create(&alice, "nobody", "m-1"),
+    };
+    cluster.inject("agni", "dc", Frame::Forward(forward, Bytes::from_static(b"{}")));
+    cluster.run(seconds(1));
+    assert_eq!(cluster.home("dc", "nobody"), None);
+    let no_room = |frame: &Frame| match frame {
+        Frame::Confirm(confirm) => matches!(confirm.reports[0].1, Outcome::Reached(State::Refused, Some(_))),
+        _ => false,
+    };
+    assert!(cluster.sent.iter().any(|sent| no_room(&sent.frame)), "its node tries again");
 }
 
 #[test]

@@ -70,8 +70,11 @@ impl Mesh {
         Err(Refusal::new(Code::Unavailable, message))
     }
 
-    /// Forgets those for whom nothing waits.
+    /// Forgets those for whom nothing waits, as far as is known here: what waits elsewhere makes them anew.
     pub(super) fn forget_created(&mut self) {
+        if !self.remembers_all() {
+            return;
+        }
         let idle = |agent: &&AgentAddr| self.has_no_mail(agent) && !self.sessions.is_registering(agent);
         let idle: Vec<AgentAddr> = self.created.of.values().flatten().filter(idle).cloned().collect();
         for agent in idle {

@@ -45,6 +45,7 @@ mod elsewhere;
 mod flooding;
 pub mod io;
 mod links;
+mod registering;
 mod rooms;
 mod sessions;
 mod snapshot;

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::created::NEVER_MS;
 use super::directory::bytes_of;
+use super::registering::{Pending, Registering};
 use super::{FORGET_AFTER_MS, Mesh, Ticket, Time};
 use crate::wire::client::{MAX_CAPABILITIES, MAX_CAPABILITY};
 use crate::wire::close::{Code, Refusal};
@@ -70,17 +72,7 @@ pub(super) struct Sessions {
     by_agent: BTreeMap<AgentAddr, VecDeque<Key>>,
     /// Sessions that have just ended: what they sent before travels in other lanes than their end.
     leaving: BTreeMap<Key, (AgentAddr, Time)>,
-    /// Registrations that wait for the disk.
-    pending: BTreeMap<Ticket, Pending>,
-}
-
-/// A registration that waits for the disk. Each is answered, also one that was taken back meanwhile: the entrance
-/// counts the answers.
-#[derive(Debug)]
-struct Pending {
-    key: Key,
-    attach: Attach,
-    taken_back: bool,
+    registering: Registering,
 }
 
 impl Sessions {
@@ -95,7 +87,7 @@ impl Sessions {
 
     /// Whether a registration of an agent waits for the disk.
     pub(super) fn is_registering(&self, agent: &AgentAddr) -> bool {
-        self.pending.values().any(|pending| !pending.taken_back && pending.attach.agent == *agent)
+        self.registering.has(agent)
     }
 
     /// All sessions of an agent.
@@ -145,9 +137,7 @@ impl Sessions {
     }
 
     fn remove(&mut self, key: Key) -> Option<Session> {
-        for pending in self.pending.values_mut().filter(|pending| pending.key == key) {
-            pending.taken_back = true;
-        }
+        self.registering.take_back(key);
         let session = self.by_key.remove(&key)?;
         if let Some(keys) = self.by_agent.get_mut(&session.agent) {
             keys.retain(|other| *other != key);
@@ -206,7 +196,7 @@ impl Mesh {
             link.sessions.insert(attach.session);
         }
         let ticket = self.persist(record);
-        self.sessions.pending.insert(ticket, Pending { key, attach, taken_back: false });
+        self.sessions.registering.insert(ticket, key, attach);
     }
 
     /// Hands a session nothing more: its entrance moves it to another node, and no message is to be given twice for that.
@@ -245,7 +235,9 @@ impl Mesh {
     }
 
     pub(super) fn persisted(&mut self, ticket: Ticket) {
-        let Some(Pending { key, attach, taken_back }) = self.sessions.pending.remove(&ticket) else { return };
+        let Some(Pending { key, attach, taken_back }) = self.sessions.registering.remove(ticket) else {
+            return;
+        };
         if taken_back {
             self.forget_unless_wanted(attach.agent);
             return self.send(key.0, Frame::Attached(key.1, attach.registered_ms));
@@ -294,11 +286,11 @@ impl Mesh {
     }
 
     pub(super) fn persist_failed(&mut self, ticket: Ticket, why: &str) {
-        let Some(Pending { key, attach, .. }) = self.sessions.pending.remove(&ticket) else { return };
+        let Some(Pending { key, attach, .. }) = self.sessions.registering.remove(ticket) else { return };
         let message = format!("{} could not be registered: the node's disk refused: {why}", attach.agent);
         self.evict(key, Refusal::new(Code::Unavailable, message));
         self.detach(key.0, key.1, false);
-        self.create_if_wanted(&attach.agent);
+        self.forget_unless_wanted(attach.agent);
     }
 
     pub(super) fn detach(&mut self, link: LinkId, session: SessionNo, forget: bool) {
@@ -319,16 +311,16 @@ impl Mesh {
     pub(super) fn session_over(&mut self, link: LinkId, session: SessionNo, over: Over) {
         let no = session;
         let Some(session) = self.sessions.remove((link, session)) else { return };
-        // One that is being registered again goes on, whichever of the two is heard first.
-        let stays = |agent| !self.transients.has(agent) || self.sessions.is_registering(agent);
-        let forget = over == Over::Unregistered || (over == Over::Closed && !stays(&session.agent));
+        let brief = over == Over::Closed && self.transients.has(&session.agent);
+        let leaves = over == Over::Unregistered || (brief && !self.sessions.is_registering(&session.agent));
         self.take_back(link, no, &session.agent);
-        self.leave_rooms((link, no), forget);
+        self.leave_rooms((link, no), leaves);
         if self.sessions.by_agent.contains_key(&session.agent) {
             return;
         }
         let Some(state) = self.directory.own(&session.agent).cloned() else { return };
-        if forget {
+        // One that is being registered again goes on, whichever of the two is heard first: to forget it would be written behind that.
+        if leaves && !self.sessions.is_registering(&session.agent) {
             return self.forget_agent(state);
         }
         self.transients.wait_for(&session.agent, self.now);
@@ -351,7 +343,10 @@ impl Mesh {
             for key in self.sessions.of(agent) {
                 self.evict_for_good(key, taken_over(agent, &newer));
             }
-            self.persist(Record::Forget(agent.clone()));
+            // One that is being registered again is forgotten if that is not the newest either, or comes to nothing.
+            if !self.sessions.is_registering(agent) {
+                self.persist(Record::Forget(agent.clone()));
+            }
             self.announce_agent(AgentState { presence: Presence::Gone, ..own });
         }
     }
@@ -375,6 +370,10 @@ impl Mesh {
     pub(super) fn forget_old_agents(&mut self, wall_ms: u64) {
         for agent in self.directory.own_away_for(FORGET_AFTER_MS, wall_ms) {
             let Some(state) = self.directory.own(&agent).cloned() else { continue };
+            // One that a message had made is known as long as something waits for it, and has not been there before.
+            if state.registered_ms == NEVER_MS && !self.has_no_mail(&agent) {
+                continue;
+            }
             self.forget_agent(state);
         }
     }

@@ -60,10 +60,16 @@ impl Transients {
 }
 
 impl Mesh {
-    /// Forgets those that were waited for in vain.
+    /// Forgets those that were waited for in vain. One for whom something waits may have been attached again at a node that can't
+    /// be heard, and what waits for it would die: so it is waited for, no longer than for any agent that is away.
     pub(super) fn forget_transients(&mut self) {
-        for agent in self.transients.over(self.now) {
-            if self.sessions.is_registering(&agent) {
+        let over = self.transients.over(self.now);
+        if over.is_empty() || !self.remembers_all() {
+            return;
+        }
+        let dark = self.is_dark();
+        for agent in over {
+            if self.sessions.is_registering(&agent) || (dark && self.something_waits_for(&agent)) {
                 continue;
             }
             let away = self.directory.own(&agent).filter(|own| own.presence == Presence::Away).cloned();

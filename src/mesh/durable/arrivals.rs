@@ -212,6 +212,8 @@ impl Mesh {
             None => None,
         };
         let home = match home {
+            // One that is new makes its recipient when it is certain to be taken.
+            None if arrived.head.create && elsewhere.is_none() => Some(self.config.node.clone()),
             None if arrived.head.create => self.create_agent(&arrived.key.to).ok(),
             home => home,
         };
@@ -253,6 +255,11 @@ impl Mesh {
             let never = !refusal.code.retry();
             self.report(&arrived.from, Outcome::Reached(State::Refused, Some(refusal)));
             return never;
+        }
+        let makes = !over && self.directory.home(&arrived.key.to).is_none();
+        if makes && self.create_agent(&arrived.key.to).is_err() {
+            self.report(&arrived.from, Outcome::Elsewhere);
+            return false;
         }
         let no = self.durable.table.next_no();
         let node = match &arrived.from {

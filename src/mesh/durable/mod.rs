@@ -141,6 +141,8 @@ pub(super) struct Durable {
     gave_back: Time,
     /// What senders here were told lately by other nodes: how far each message is.
     heard_here: BTreeMap<MessageKey, (State, Time)>,
+    /// Senders that are to be told something and whom nobody knows, since when.
+    nowhere: BTreeMap<AgentAddr, Time>,
     /// Items of which it is not sure any more that a second machine has them, as was asked.
     seconds: BTreeSet<No>,
     /// The lives of other nodes, as they were when second copies were last asked about.
@@ -178,14 +180,19 @@ impl Mesh {
         wall_ms.saturating_add(self.now.since(at).as_millis() as u64)
     }
 
-    /// Notes whether some node can't be reached now: one that was heard in this life, or that an earlier life knew.
+    /// Notes whether some node can't be reached now.
     pub(super) fn look_into_the_dark(&mut self) {
+        if self.is_dark() {
+            self.durable.dark_until = self.now;
+        }
+    }
+
+    /// Whether some node can't be reached now: one that was heard in this life, or that an earlier life knew.
+    pub(super) fn is_dark(&self) -> bool {
         let me = &self.config.node;
         let mut others = self.topology.all().map(|state| &state.origin).filter(|node| *node != me);
         let dark = |node: &NodeName| self.topology.route(node).is_none();
-        if others.any(dark) || self.directory.others().any(dark) {
-            self.durable.dark_until = self.now;
-        }
+        others.any(dark) || self.directory.others().any(dark)
     }
 
     /// This node heard of nothing since its last turn: whatever others said meanwhile it has yet to learn.
@@ -219,6 +226,11 @@ impl Mesh {
     pub(super) fn has_no_mail(&self, agent: &AgentAddr) -> bool {
         let waits = |no: &No| self.durable.table.get(*no).is_some_and(table::Item::is_ours);
         !self.durable.table.of_recipient(agent).iter().any(waits)
+    }
+
+    /// Whether a message waits here for this agent, or it is to be told of one of its own.
+    pub(super) fn something_waits_for(&self, agent: &AgentAddr) -> bool {
+        !self.has_no_mail(agent) || self.durable.table.untold_count(agent) > 0
     }
 
     /// When [`Mesh::durable_tick`] has something to do.

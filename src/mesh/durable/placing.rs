@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::table::{Item, MARK_MS, No};
+use crate::mesh::created::NEVER_MS;
 use crate::mesh::{Mesh, Time};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Head, State};
@@ -12,6 +13,8 @@ use crate::wire::record::{Place, Upstream};
 
 /// A message whose recipient was known, and is no longer, waits so long for news of it, in milliseconds.
 const HOMELESS_MS: u64 = 60_000;
+/// One that makes its recipient then does not wait so long: who registers elsewhere takes it over from here.
+const MAKE_AFTER_MS: u64 = 5_000;
 /// What a message's age may lack: the ways that it took, and what clocks are off; at most, in milliseconds.
 const AGE_UNKNOWN_MS: u64 = 5_000;
 /// A sender's clock may be so much ahead, in milliseconds …
@@ -30,7 +33,14 @@ impl Mesh {
             return self.put_in_outbox(no, asked);
         }
         let over = item.place == Place::Outbox && item.placed && item.expires_ms <= self.wall_ms();
-        match self.directory.home(&item.key.to).map(|(home, _)| home.clone()) {
+        let home = self.directory.home(&item.key.to);
+        let home = home.map(|(home, state)| (home.clone(), state.registered_ms == NEVER_MS));
+        if let Some((_, made)) = home
+            && let Some(item) = self.durable.table.get_mut(no)
+        {
+            item.to_made = made;
+        }
+        match home.map(|(home, _)| home) {
             // Nobody else has had it, or nobody can be asked.
             Some(home) if home == self.config.node && over => self.end(no, State::Expired, None),
             Some(home) if home == self.config.node => self.put_in_mailbox(no),
@@ -118,8 +128,9 @@ impl Mesh {
                 item.place = Place::Outbox;
             }
         }
+        let patience_ms = self.durable.table.get(no).map_or(HOMELESS_MS, Item::patience_ms);
         if had_home {
-            self.durable.table.look_again(no, now_ms + HOMELESS_MS);
+            self.durable.table.look_again(no, now_ms + patience_ms);
         }
         if fresh {
             self.write_item(no);
@@ -129,7 +140,7 @@ impl Mesh {
     /// Whether an item's recipient has been gone for too long.
     pub(super) fn is_homeless(&self, item: &Item) -> bool {
         let waits = item.place == Place::Outbox && item.peer.is_none();
-        let long = |since: Time| self.now.since(since).as_millis() as u64 >= HOMELESS_MS;
+        let long = |since: Time| self.now.since(since).as_millis() as u64 >= item.patience_ms();
         waits && item.homeless.is_some_and(long)
     }
 
@@ -271,6 +282,16 @@ impl Head {
 }
 
 impl Item {
+    /// Whether it makes its recipient, should nobody know that any more: its sender asked for it, or it was taken for one that a
+    /// message had made. The node that had it forgot it because nothing waited there, and can't see what waits here.
+    pub(super) fn may_make_recipient(&self) -> bool {
+        self.head.create || self.to_made
+    }
+
+    fn patience_ms(&self) -> u64 {
+        if self.may_make_recipient() { MAKE_AFTER_MS } else { HOMELESS_MS }
+    }
+
     /// What another node may be told of it, once that is on disk. On its way it is as good as a second copy.
     pub(super) fn stand(&self, upstream: &Upstream) -> Outcome {
         let on_its_way = self.place == Place::Outbox && self.state < State::Stored;

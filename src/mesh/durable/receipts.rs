@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Waiting;
-use super::table::{Item, Known, No};
+use super::table::{Item, Known, MARK_MS, No};
 use crate::mesh::{Event, Mesh, Step, Time};
 use crate::wire::close::Refusal;
 use crate::wire::envelope::{Head, MessageKey, State};
@@ -22,6 +22,8 @@ const TOLD_A_ROUND: usize = 500;
 const OVERTAKEN_WITHIN: Duration = Duration::from_secs(5);
 /// … and of so many messages it is noticed.
 const MAX_HEARD: usize = 20_000;
+/// Who is nowhere known may be on its way from one node to another for so long.
+const UNKNOWN_FOR: Duration = Duration::from_secs(60);
 /// A receipt that another node did not confirm is sent again after this.
 const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
@@ -99,6 +101,8 @@ impl Mesh {
     pub(super) fn ended(&mut self, no: No, state: State, reason: Option<Refusal>) {
         let Some(item) = self.durable.table.get_mut(no) else { return };
         (item.state, item.reason, item.on_disk) = (state, reason, true);
+        // A dead letter is read from the disk.
+        self.durable.table.drop_payload(no);
         self.hop(no, step_of(state), None, None);
         self.announce(no);
     }
@@ -123,6 +127,7 @@ impl Mesh {
         (item.state, item.reason, item.place, item.ending) = (state, reason, Place::Ended, true);
         // What a session has in its hands of it stays there until it says what became of that.
         (item.second, item.hand) = (true, None);
+        self.durable.table.drop_payload(no);
         self.hop(no, step_of(state), None, None);
         let Some(item) = self.durable.table.get(no) else { return };
         let mut change = item.change(at_ms);
@@ -364,9 +369,48 @@ impl Mesh {
         }
     }
 
-    /// Receipts that wait for a sender that does not come have a bound.
-    fn bound_untold(&mut self, no: No) {
-        let Some(sender) = self.durable.table.get(no).map(|item| item.key.from.clone()) else { return };
+    /// Its sender has not come to be told how it ended.
+    pub(super) fn give_up_untold(&mut self, no: No) {
+        let over = |item: &Item| item.give_up_ms > 0 && item.give_up_ms <= self.wall_ms();
+        if self.durable.table.get(no).is_some_and(over) {
+            self.event(Event::Refused("receipt_dropped"));
+            self.forget_ended(no);
+        }
+    }
+
+    /// Once a round: a sender whom nobody has known for a minute does not come back, and need not be told how its messages ended.
+    pub(super) fn give_up_unknown_senders(&mut self) {
+        if !self.remembers_all() {
+            return;
+        }
+        let before = std::mem::take(&mut self.durable.nowhere);
+        let mut left = TOLD_A_ROUND;
+        for sender in self.durable.table.untold_senders() {
+            if self.directory.home(&sender).is_some() || self.sessions.is_registering(&sender) {
+                continue;
+            }
+            let since = before.get(&sender).copied().unwrap_or(self.now);
+            if self.now.since(since) >= UNKNOWN_FOR {
+                for no in self.durable.table.untold_ends_of(&sender, left) {
+                    left -= 1;
+                    self.forget_ended(no);
+                }
+            }
+            self.durable.nowhere.insert(sender, since);
+        }
+    }
+
+    /// Receipts that wait for a sender that does not come have a bound, and a time.
+    pub(super) fn bound_untold(&mut self, no: No) {
+        let now_ms = self.wall_ms();
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        let sender = item.key.from.clone();
+        if item.give_up_ms == 0 && item.state.is_end() {
+            // Restarts do not make it longer than a message can live and be remembered.
+            item.give_up_ms = now_ms.min(item.expires_ms).saturating_add(MARK_MS);
+            let give_up_ms = item.give_up_ms;
+            self.durable.table.look_again(no, give_up_ms);
+        }
         let most = self.config.limits.receipts_of_sender;
         if self.durable.table.untold_count(&sender) <= most {
             return;

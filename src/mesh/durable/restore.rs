@@ -42,7 +42,9 @@ impl Mesh {
             self.durable.table.insert(no, item);
             if is_end {
                 if untold {
+                    self.durable.table.drop_payload(no);
                     self.durable.table.set_untold(no, true);
+                    self.bound_untold(no);
                 } else {
                     let gone = self.durable.table.leave_mark(no, self.config.limits.marks_of_sender);
                     self.erase(gone);
@@ -116,6 +118,7 @@ fn restored(kept: Kept) -> Item {
         redelivered: false,
         peer: None,
         homeless: None,
+        to_made: false,
         // Another node may have had it meanwhile, and handed it over.
         alone: false,
         restored: true,
@@ -126,6 +129,7 @@ fn restored(kept: Kept) -> Item {
         hand: None,
         told: told_before(&kept.upstream, wish, kept.state),
         told_at: Time::default(),
+        give_up_ms: 0,
         requeues: 0,
         head: kept.head,
         payload: kept.payload,

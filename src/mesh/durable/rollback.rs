@@ -82,7 +82,7 @@ impl Mesh {
 
     /// Whether this node can tell of everything that it ever took: with a damaged store, or an old one, it can't say of a message
     /// that it does not know it.
-    pub(super) fn remembers_all(&self) -> bool {
+    pub(in crate::mesh) fn remembers_all(&self) -> bool {
         self.durable.rolled_back.is_none() && !self.config.damaged
     }
 

@@ -82,6 +82,8 @@ pub(super) struct Item {
     pub(super) peer: Option<NodeName>,
     /// Since when its recipient is nowhere known, if it was before.
     pub(super) homeless: Option<Time>,
+    /// A message had made its recipient, as far as this node heard last, and nobody has registered as that since.
+    pub(super) to_made: bool,
     /// This node knows whether anybody got it: nobody else can have handed it over before.
     pub(super) alone: bool,
     /// It was on disk when this node started: what an earlier life told of it, and to whom it sent it, is not known.
@@ -98,6 +100,8 @@ pub(super) struct Item {
     pub(super) told: Option<State>,
     /// When its sender was told by way of another node.
     pub(super) told_at: Time,
+    /// When its sender is told no more how it ended, once it has; else 0.
+    pub(super) give_up_ms: u64,
     /// How often its recipient wanted it later.
     pub(super) requeues: u32,
 }
@@ -235,6 +239,7 @@ impl Table {
         self.slots.remove(&item.key);
         self.deadlines.remove(&(item.expires_ms, no));
         self.deadlines.remove(&(item.not_before_ms, no));
+        self.deadlines.remove(&(item.give_up_ms, no));
         unindex(&mut self.by_recipient, &item.key.to, no);
         unindex(&mut self.untold, &item.key.from, no);
         Some(item)
@@ -330,6 +335,12 @@ impl Table {
     pub(super) fn untold_ends(&self, sender: &AgentAddr) -> usize {
         let ended = |no: &&No| self.items.get(no).is_some_and(|item| item.state.is_end());
         self.untold.get(sender).map_or(0, |nos| nos.iter().filter(ended).count())
+    }
+
+    /// Some of those, at most so many.
+    pub(super) fn untold_ends_of(&self, sender: &AgentAddr, most: usize) -> Vec<No> {
+        let ended = |no: &&No| self.items.get(no).is_some_and(|item| item.state.is_end());
+        self.untold.get(sender).into_iter().flatten().filter(ended).take(most).copied().collect()
     }
 
     pub(super) fn untold_of(&self, sender: &AgentAddr) -> Vec<No> {

@@ -171,19 +171,22 @@ impl Mesh {
         payload: Bytes,
     ) -> Result<No, Refusal> {
         self.check_age(&head)?;
-        let home = match self.directory.home(&key.to) {
-            Some((home, _)) => home.clone(),
-            None if head.create => self.create_agent(&key.to)?,
-            None => {
-                let message = format!("no agent {} was ever registered", key.to);
-                return Err(Refusal::new(Code::UnknownRecipient, message));
-            }
-        };
+        let known = self.directory.home(&key.to).map(|(home, _)| home.clone());
+        if known.is_none() && !head.create {
+            let message = format!("no agent {} was ever registered", key.to);
+            return Err(Refusal::new(Code::UnknownRecipient, message));
+        }
+        let makes = known.is_none();
+        let home = known.unwrap_or_else(|| self.config.node.clone());
         self.check_disk()?;
         self.check_size(payload.len())?;
         self.check_room(&key.to, payload.len(), Whose::Clients)?;
         self.check_share(&key.from.namespace, payload.len())?;
         let second = if head.copies > 1 { Some(self.second_machine(&home)?) } else { None };
+        if makes {
+            // Last: all nodes hear of it, and a message that is refused must not have that done.
+            self.create_agent(&key.to)?;
+        }
         let no = self.durable.table.next_no();
         let may_come_again = sender.is_some_and(|sender| self.may_come_again(sender, &head));
         let mut item = self.new_item(key, head, payload, Upstream::Sender);
@@ -232,6 +235,7 @@ impl Mesh {
             redelivered: false,
             peer: None,
             homeless: None,
+            to_made: false,
             alone: false,
             restored: false,
             moving: false,
@@ -241,6 +245,7 @@ impl Mesh {
             hand: None,
             told: None,
             told_at: Time::default(),
+            give_up_ms: 0,
             requeues: 0,
             head,
         }

@@ -37,6 +37,7 @@ impl Mesh {
         self.ask_for_seconds();
         self.ask_new_lives();
         self.tell_elsewhere();
+        self.give_up_unknown_senders();
         self.forget_heard();
         self.drop_long_held();
         self.place_again();
@@ -58,7 +59,10 @@ impl Mesh {
     pub(super) fn look_at_time(&mut self, no: No) {
         let now_ms = self.wall_ms();
         let Some(item) = self.durable.table.get(no) else { return };
-        if item.ending || item.state.is_end() {
+        if item.state.is_end() {
+            return self.give_up_untold(no);
+        }
+        if item.ending {
             return;
         }
         if !item.second && item.is_of_this_node() && now_ms >= item.second_by_ms && !self.check_second(no) {
@@ -66,8 +70,16 @@ impl Mesh {
         }
         let Some(item) = self.durable.table.get(no) else { return };
         let waits = item.homeless.is_some() && item.place == Place::Outbox && item.peer.is_none();
-        if self.is_homeless(item) {
-            let message = format!("{} was unregistered", item.key.to);
+        let (homeless, may_make, to) =
+            (self.is_homeless(item), item.may_make_recipient(), item.key.to.clone());
+        if homeless && may_make && item.expires_ms > now_ms {
+            self.durable.table.look_again(no, now_ms + LOOK_AGAIN_MS);
+            // Where there is no room for it now, there may be later.
+            let _ = self.create_agent(&to);
+            return;
+        }
+        if homeless {
+            let message = format!("{} was unregistered", to);
             return self.end(no, State::Dead, Some(Refusal::new(Code::UnknownRecipient, message)));
         }
         let over = item.expires_ms <= now_ms;

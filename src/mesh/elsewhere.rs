@@ -1,5 +1,6 @@
 //! Agents of other nodes, kept on disk: a node that starts while it is cut off still knows them, and takes messages for
-//! them. They count as away until their node is heard, and then only what that one says is true.
+//! them. They count as away until their node is heard, and then only what that one says is true, but for agents that it has
+//! lost with its disk ([`super::directory`]).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

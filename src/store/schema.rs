@@ -80,8 +80,12 @@ const MIGRATIONS: [Migration; 6] = [
     // What is known of the node's lives, as JSON; empty: no more than the latest one.
     Migration {
         up: "ALTER TABLE life ADD COLUMN past TEXT NOT NULL DEFAULT '';",
-        down: "ALTER TABLE life DROP COLUMN past;",
-        loses: &[],
+        // Earlier releases know no agents that are only as long as their sessions.
+        down: "UPDATE agent SET shared = shared & 1; ALTER TABLE life DROP COLUMN past;",
+        loses: &[(
+            "SELECT count(*) FROM life WHERE past LIKE '%\"missing\":%' AND past NOT LIKE '%\"missing\":null%'",
+            "word that this store is an old one, for which the node stands still",
+        )],
     },
 ];
 

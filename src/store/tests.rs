@@ -178,6 +178,25 @@ async fn a_message_that_is_kept_again_replaces_what_was_known_and_goes_on_with_i
 }
 
 #[tokio::test]
+async fn a_file_of_a_node_that_stands_still_says_what_an_earlier_release_would_not_know() {
+    // covers B26
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path(), 1).unwrap();
+    let database = file::database(folder.path());
+    write_all(&mut store, vec![Record::Transient(agent("a"))]).await;
+    assert_eq!(schema::loses(&Connection::open(&database).unwrap(), 5).unwrap(), Vec::<String>::new());
+    let old = Past { missing: Some(Incarnation(7)), ..Past::new(Incarnation(1)) };
+    write_all(&mut store, vec![Record::Past(old)]).await;
+    close(store).await;
+    let mut connection = Connection::open(&database).unwrap();
+    let lost = schema::loses(&connection, 5).unwrap();
+    assert!(lost.len() == 1 && lost[0].contains("this store is an old one"), "{lost:?}");
+    schema::migrate(&mut connection, 5).unwrap();
+    let shared: i64 = connection.query_row("SELECT shared FROM agent", [], |row| row.get(0)).unwrap();
+    assert_eq!(shared, 0, "they would take it for a pool");
+}
+
+#[tokio::test]
 async fn a_file_of_schema_1_is_taken_over_and_can_go_back() {
     // covers B26
     let folder = tempfile::tempdir().unwrap();

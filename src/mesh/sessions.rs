@@ -370,7 +370,7 @@ impl Mesh {
     pub(super) fn forget_old_agents(&mut self, wall_ms: u64) {
         for agent in self.directory.own_away_for(FORGET_AFTER_MS, wall_ms) {
             let Some(state) = self.directory.own(&agent).cloned() else { continue };
-            // One that a message had made is known as long as something waits for it, and has not been there before.
+            // One that a message had made is known as long as something waits for it.
             if state.registered_ms == NEVER_MS && !self.has_no_mail(&agent) {
                 continue;
             }

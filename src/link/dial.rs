@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -99,8 +99,20 @@ pub fn keep_with_fallback(
     let (outward, pulse) = outward.map_or_else(Default::default, |(out, pulse)| (Some(out), pulse));
     let places = Places::new(target.addresses.len());
     let missed_since = clock::now();
-    let dialler =
-        Dialler { local, endpoint, target, connected, outward, pulse, blocked, lossy, places, missed_since };
+    let refused = AtomicBool::new(false);
+    let dialler = Dialler {
+        local,
+        endpoint,
+        target,
+        connected,
+        outward,
+        pulse,
+        blocked,
+        lossy,
+        places,
+        missed_since,
+        refused,
+    };
     tasks::spawn("link.dialler", async move { dialler.run().await })
 }
 
@@ -124,6 +136,8 @@ struct Dialler {
     places: Places,
     /// When the latest link ended, or the machine woke up, or all this began.
     missed_since: Instant,
+    /// Somebody has refused a handshake since there was a link: it may be for what is kept of the peer.
+    refused: AtomicBool,
 }
 
 impl Dialler {
@@ -154,6 +168,8 @@ impl Dialler {
             };
             match ended {
                 Ok(connected) => {
+                    // At an address that is not the peer's any more.
+                    self.refused.store(false, Ordering::Relaxed);
                     let since = clock::now();
                     self.pulse.step();
                     self.carry(&configs, connected).await;
@@ -169,6 +185,9 @@ impl Dialler {
                 }
                 Err(Error::Stopping) => return,
                 Err(e) => {
+                    if self.refused.swap(false, Ordering::Relaxed) {
+                        self.local.known.forget(self.target.name.as_ref());
+                    }
                     failures += 1;
                     self.report(&e, failures);
                 }

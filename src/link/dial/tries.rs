@@ -116,7 +116,7 @@ impl Dialler {
             Err(quinn::ConnectionError::LocallyClosed) => return Err(Failed::For(Error::Stopping)),
             Err(e) => {
                 if !matches!(e, quinn::ConnectionError::TimedOut) {
-                    self.local.known.forget(name);
+                    self.refused.store(true, Ordering::Relaxed);
                 }
                 return Err(Failed::Here(identity::tls::explain(&e)));
             }

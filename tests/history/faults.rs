@@ -1,6 +1,6 @@
 //! What is done to machines, wires, disks, clocks and clients, and how everything is made whole again.
 
-use trishula::wire::envelope::MessageKey;
+use trishula::wire::envelope::{MessageKey, State};
 use trishula::wire::record::{Kept, Place};
 
 use crate::clock::{MS, SECOND, Us};
@@ -259,6 +259,7 @@ impl World {
             Hurt::Corrupt => self.corrupt(m),
             Hurt::Wiped => {
                 let whole = std::mem::take(&mut self.machines[m].disk.platter);
+                self.excuse_forgotten(m);
                 self.excuse(whole.messages.into_values().collect());
             }
         }
@@ -293,6 +294,21 @@ impl World {
         let key: Option<MessageKey> = messages.keys().nth(at).cloned();
         let gone: Option<Kept> = key.and_then(|key| messages.remove(&key));
         self.excuse(gone.into_iter().collect());
+    }
+
+    /// What has ended at a machine, and has no mark there any more, is known to be too old; until the disk is lost that says so.
+    fn excuse_forgotten(&mut self, m: MachineNo) {
+        if !self.trace.counts.contains_key("marks at their limit") {
+            return;
+        }
+        for part in self.model.messages.iter_mut().flat_map(|message| message.parts.values_mut()) {
+            let ended = |(machine, place, _): &(MachineNo, Place, State)| {
+                *machine == m && matches!(place, Place::Ended | Place::Dead)
+            };
+            if part.on_disk.iter().any(ended) {
+                part.excuses.insert(Excuse::Unmarked);
+            }
+        }
     }
 
     /// What no promise covers once these are gone from a disk.

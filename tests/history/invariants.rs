@@ -246,7 +246,9 @@ impl World {
         let second_holder = self.long_outage && (first.copies > 1 || second.copies > 1)
             || begun_anew(first)
             || begun_anew(second);
-        let hurt = !x.excuses.is_empty() || !y.excuses.is_empty();
+        // By one node's clock its time was over, and it made room for the next; by its own node's clock, that slept, it was not.
+        let over = first.ttl_ms.is_some() && x.on_disk.iter().any(|(.., state)| *state == State::Expired);
+        let hurt = over || !x.excuses.is_empty() || !y.excuses.is_empty();
         let since = first.submits.first().map_or(0, |submit| submit.at);
         !second_holder && !hurt && !self.model.moved_in_the_dark(to, since)
     }

@@ -15,8 +15,8 @@ use crate::wire::record::{Change, Kept, Place, Record, Upstream};
 
 /// Messages that may wait for the disk.
 const MAX_WAITING: usize = 32_768;
-/// What a message's age may lack by its sender's clock, in milliseconds.
-const AGE_UNSURE_MS: u64 = 2_000;
+/// What a message's age may lack by its sender's clock, in milliseconds: that may be so much ahead of this node's.
+const AGE_UNSURE_MS: u64 = 10_000;
 
 /// Who handed the message in: refusals go to that session only.
 pub(in crate::mesh) type Sender = (LinkId, SessionNo);
@@ -211,6 +211,13 @@ impl Mesh {
         !alone || sent < since.max(self.durable.dark_until).max(self.durable.gave_back)
     }
 
+    /// How old a message is that its sender gives here: by this node's clock, and by the latest one that it has heard of, which
+    /// stands still while others are far behind it.
+    fn age_at_least_ms(&self, head: &Head) -> u64 {
+        let age = |by_ms: u64| by_ms.saturating_sub(head.sent_about_ms(by_ms));
+        age(self.wall_ms()).max(age(self.latest_ms()))
+    }
+
     /// An item as it begins.
     pub(super) fn new_item(&self, key: MessageKey, head: Head, payload: Bytes, upstream: Upstream) -> Item {
         let now_ms = self.wall_ms();
@@ -223,7 +230,7 @@ impl Mesh {
             state: State::Accepted,
             reason: None,
             taken_ms: now_ms,
-            sent_ms: head.sent_about_ms(self.latest_ms()),
+            sent_ms: self.latest_ms().saturating_sub(self.age_at_least_ms(&head)),
             expires_ms: now_ms.saturating_add(head.ttl_ms.unwrap_or(LONGEST_MS).min(LONGEST_MS)),
             not_before_ms: if not_before > 0 { now_ms.saturating_add(not_before) } else { 0 },
             on_disk: false,

@@ -245,7 +245,9 @@ impl World {
             |message: &Message| (message.copies > 1 || message.to.is_none()) && given_back(message);
         let second_holder = self.long_outage && (first.copies > 1 || second.copies > 1)
             || begun_anew(first)
-            || begun_anew(second);
+            || begun_anew(second)
+            // The first one had lost it with its power, and nobody was told yet that it was accepted.
+            || second.copies > 1 && y_got.redelivered;
         // By one node's clock its time was over, and it made room for the next; by its own node's clock, that slept, it was not.
         let over = first.ttl_ms.is_some() && x.on_disk.iter().any(|(.., state)| *state == State::Expired);
         let hurt = over || !x.excuses.is_empty() || !y.excuses.is_empty();

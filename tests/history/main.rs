@@ -21,7 +21,7 @@
 //! | `directed` | histories that are told in words |
 //! | `day`, `memory` | one of a whole day, and what nodes have in memory meanwhile |
 //!
-//! `SEEDS=100000 cargo test --test history` runs more of them;
+//! `SEEDS=100000 cargo test --test history` runs more of them, `FIRST=1000000` others;
 //! `SEED=123 cargo test --test history replay -- --nocapture` runs one again and shows its last steps, and with
 //! `ABOUT='"m7",m7 '` those about a message. `BROKEN=1000` goes on until so many seeds are broken; `IGNORE=word,word`
 //! passes over findings with these words, to see what else there is.

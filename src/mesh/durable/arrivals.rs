@@ -250,16 +250,20 @@ impl Mesh {
     fn store_new(&mut self, arrived: Arrived) -> bool {
         let bytes = arrived.payload.len();
         let over = arrived.head.ttl_ms == Some(0);
-        let checked = self.check_age(&arrived.head).and_then(|()| self.check_size(bytes));
-        if let Err(refusal) = checked.and_then(|()| self.check_room(&arrived.key.to, bytes, Whose::Nodes)) {
+        let mut checked = self.check_age(&arrived.head).and_then(|()| self.check_size(bytes));
+        checked = checked.and_then(|()| self.check_room(&arrived.key.to, bytes, Whose::Nodes));
+        if checked.is_ok() && !over && self.directory.home(&arrived.key.to).is_none() {
+            if self.create_agent(&arrived.key.to).is_err() {
+                self.report(&arrived.from, Outcome::Elsewhere);
+                return false;
+            }
+            // What waited for it is in its mailbox now.
+            checked = self.check_room(&arrived.key.to, bytes, Whose::Nodes);
+        }
+        if let Err(refusal) = checked {
             let never = !refusal.code.retry();
             self.report(&arrived.from, Outcome::Reached(State::Refused, Some(refusal)));
             return never;
-        }
-        let makes = !over && self.directory.home(&arrived.key.to).is_none();
-        if makes && self.create_agent(&arrived.key.to).is_err() {
-            self.report(&arrived.from, Outcome::Elsewhere);
-            return false;
         }
         let no = self.durable.table.next_no();
         let node = match &arrived.from {

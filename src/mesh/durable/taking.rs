@@ -184,8 +184,10 @@ impl Mesh {
         self.check_share(&key.from.namespace, payload.len())?;
         let second = if head.copies > 1 { Some(self.second_machine(&home)?) } else { None };
         if makes {
-            // Last: all nodes hear of it, and a message that is refused must not have that done.
+            // Last: all nodes hear of it, and a message that is refused must not have that done. What waited for it is in its
+            // mailbox then.
             self.create_agent(&key.to)?;
+            self.check_room(&key.to, payload.len(), Whose::Clients)?;
         }
         let no = self.durable.table.next_no();
         let may_come_again = sender.is_some_and(|sender| self.may_come_again(sender, &head));

@@ -261,6 +261,26 @@ fn a_message_that_is_refused_makes_no_agent() {
 }
 
 #[test]
+fn what_waits_for_nobody_counts_where_a_message_makes_its_recipient() {
+    // covers Q06, B19
+    let mut cluster = limited(&["dc", "agni"], &Limits { mailbox_messages: 2, ..Limits::default() });
+    let alice = cluster.register("dc", "alice");
+    let bob = cluster.register("agni", "bob");
+    cluster.run(seconds(3));
+    cluster.cut("dc", "agni");
+    cluster.run(seconds(5));
+    ["m-1", "m-2"].iter().for_each(|id| cluster.post(&alice, "bob", id));
+    cluster.detach(&bob, true);
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(1));
+    assert_eq!(cluster.home("dc", "bob"), None);
+    cluster.submit(&alice, create(&alice, "bob", "m-3"));
+    cluster.run(seconds(1));
+    assert_eq!(cluster.refusals(&alice), [Code::MailboxFull]);
+    assert_eq!(cluster.mesh("dc").limits_in_use().fullest.map(|(_, messages, _)| messages), Some(2));
+}
+
+#[test]
 fn a_message_from_elsewhere_that_finds_no_room_makes_no_agent() {
     // covers Q06, B19
     let mut cluster = Cluster::meshed(&["dc"]);

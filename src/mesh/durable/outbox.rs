@@ -240,7 +240,7 @@ impl Mesh {
             Outcome::Reached(State::Refused, Some(why)) if lies_there && why.code == Code::TooOld => {
                 self.unknown_there(no, node, Some(why));
             }
-            Outcome::Reached(State::Refused, why) if asked => self.refused_there(no, why),
+            Outcome::Reached(State::Refused, why) if asked => self.refused_there(no, node, why),
             Outcome::Reached(state, why) if state.is_end() && state != State::Refused => {
                 self.ended_elsewhere(no, state, why);
             }
@@ -248,7 +248,7 @@ impl Mesh {
             Outcome::Reached(State::Refused, _) => self.not_held_at(no, node),
             Outcome::Reached(..) => self.held_at(no, node),
             Outcome::Unknown => self.unknown_there(no, node, None),
-            Outcome::Elsewhere if asked => self.not_there(no),
+            Outcome::Elsewhere if asked => self.not_there(no, node),
             Outcome::PassedOn(next) => self.passed_on(no, node, next),
             _ => {}
         }
@@ -279,7 +279,7 @@ impl Mesh {
         self.announce(no);
     }
 
-    fn refused_there(&mut self, no: No, why: Option<Refusal>) {
+    fn refused_there(&mut self, no: No, node: &NodeName, why: Option<Refusal>) {
         let why = why.unwrap_or_else(|| Refusal::new(Code::Internal, "refused without a reason"));
         let Some(item) = self.durable.table.get(no) else { return };
         // It took it over meanwhile: this is its answer to a double of it, by a slower way.
@@ -291,7 +291,10 @@ impl Mesh {
         if untold {
             self.refuse_taken(no, why);
         } else if may_find_room {
-            self.wait_for_room(no);
+            // A home that its recipient has left meanwhile says nothing of the room at the next one.
+            if self.is_on_its_way_to(no, node) {
+                self.wait_for_room(no);
+            }
         } else {
             self.end(no, State::Dead, Some(why));
         }
@@ -325,7 +328,10 @@ impl Mesh {
     }
 
     /// The two nodes do not agree where the recipient lives; news of it is on the way.
-    fn not_there(&mut self, no: No) {
+    fn not_there(&mut self, no: No, node: &NodeName) {
+        if !self.is_on_its_way_to(no, node) {
+            return;
+        }
         let Some(item) = self.durable.table.get(no) else { return };
         let (Some(node), priority, bytes, urgent) =
             (item.peer.clone(), item.head.priority, item.payload.len(), item.urgent())
@@ -341,11 +347,17 @@ impl Mesh {
         }
     }
 
+    /// Not so: its recipient has moved meanwhile, and it waits for its turn at another node.
+    fn is_on_its_way_to(&self, no: No, node: &NodeName) -> bool {
+        let there = self.durable.table.get(no).is_some_and(|item| item.peer.as_ref() == Some(node));
+        there && !self.is_held_back(no)
+    }
+
     /// There was no room in the link's queue.
     pub(in crate::mesh) fn unsent_items(&mut self, forward: &Forward) {
         if forward.origin == self.config.node && forward.incarnation == self.config.incarnation {
             for dest in &forward.to {
-                self.not_there(dest.number.0);
+                self.not_there(dest.number.0, &dest.node);
             }
         }
     }

@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use super::cluster::*;
 use super::durable::{TRIO, durable};
+use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{Head, State};
-use crate::wire::frame::{Dest, Forward, Frame, Outcome, Settlement};
+use crate::wire::frame::{Confirm, Dest, Forward, Frame, Outcome, Settlement};
 use crate::wire::ids::{Incarnation, Sequence};
 
 /// Three messages wait at agni, which is far from rushabdev.
@@ -64,6 +65,32 @@ fn a_message_to_a_new_home_waits_for_those_that_lie_at_the_old_one() {
             let view = cluster.view(name);
             assert_eq!((view.mailbox, view.outbox, view.handed, view.held_back), (0, 0, 0, 0), "{name}");
         }
+    }
+}
+
+#[test]
+fn what_an_old_home_says_late_lets_no_message_pass_those_that_lie_there() {
+    // covers T07, T18
+    let full = Outcome::Reached(State::Refused, Some(Refusal::new(Code::MailboxFull, "it is full")));
+    for late in [Outcome::Elsewhere, full] {
+        let (mut cluster, alice) = three_wait_far_away();
+        cluster.away("rushabdev", "carol");
+        cluster.post(&alice, "carol", "c-1");
+        // Under way to the old home as the recipient moves.
+        cluster.lost =
+            |frame| matches!(frame, Frame::Forward(forward, _) if forward.head.id.as_str() == "m-4");
+        cluster.submit(&alice, durable(&alice, "bob", "m-4"));
+        let bob = cluster.register("rushabdev", "bob");
+        cluster.lost = |_| false;
+        cluster.run(Duration::from_millis(100));
+        let (_, memory) = cluster.backup("dc");
+        let number = memory.messages.iter().find(|kept| kept.key.id.as_str() == "m-4").unwrap().order;
+        let reports = vec![(Sequence(number), late)];
+        let (to, incarnation) = (node("dc"), cluster.life("dc"));
+        let confirm = Confirm { to, incarnation, node: node("agni"), reports, hops_left: 1 };
+        cluster.inject("dc", "agni", Frame::Confirm(confirm));
+        cluster.run(seconds(10));
+        assert_eq!(ids(&cluster, &bob), ["m-1", "m-2", "m-3", "m-4"]);
     }
 }
 

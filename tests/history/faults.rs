@@ -298,7 +298,7 @@ impl World {
 
     /// What has ended at a machine, and has no mark there any more, is known to be too old; until the disk is lost that says so.
     fn excuse_forgotten(&mut self, m: MachineNo) {
-        if !self.trace.counts.contains_key("marks at their limit") {
+        if self.bounds.limits.is_none() {
             return;
         }
         for part in self.model.messages.iter_mut().flat_map(|message| message.parts.values_mut()) {

@@ -173,7 +173,7 @@ impl World {
 
     /// A message that was told dead, where nothing was done to it that it may die of.
     fn death_without_cause(&self) -> Option<String> {
-        let few_marks = self.trace.counts.contains_key("marks at their limit");
+        let few_marks = self.bounds.limits.is_some();
         for (number, message) in self.model.messages.iter().enumerate().filter(|(_, m)| m.is_durable()) {
             for (to, part) in &message.parts {
                 let Some(end) = part.last_end().filter(|end| end.state == State::Dead) else { continue };

@@ -313,7 +313,9 @@ impl World {
         let is_there = |part: &&crate::model::Part| {
             part.on_disk.iter().any(|(machine, place, on_disk)| match state {
                 State::Accepted => told_at.is_none_or(|at| at == *machine),
-                State::Stored | State::Delivered => !matches!(place, Place::Outbox | Place::Copy),
+                // One that waits to be passed on is stored if it was: or taken for the home's own, which it is asking about.
+                State::Stored | State::Delivered if *place == Place::Outbox => *on_disk >= State::Stored,
+                State::Stored | State::Delivered => *place != Place::Copy,
                 end => *on_disk == end,
             })
         };

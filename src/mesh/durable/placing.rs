@@ -16,7 +16,7 @@ const HOMELESS_MS: u64 = 60_000;
 /// One that makes its recipient then does not wait so long: who registers elsewhere takes it over from here.
 const MAKE_AFTER_MS: u64 = 5_000;
 /// What a message's age may lack: the ways that it took, and what clocks are off; at most, in milliseconds.
-const AGE_UNKNOWN_MS: u64 = 5_000;
+const AGE_UNKNOWN_MS: u64 = 10_000;
 /// A sender's clock may be so much ahead, in milliseconds …
 const AHEAD_MS: u64 = 1_000;
 /// … and what one says that is further ahead counts as sent so long ago.

@@ -204,8 +204,7 @@ impl Mesh {
     /// Whether a sender may have given this message away before: to another node, if it was connected there since it
     /// sent it first, or to this one, which gave it back.
     fn may_come_again(&self, sender: Sender, head: &Head) -> bool {
-        let now_ms = self.wall_ms();
-        let age_ms = now_ms.saturating_sub(head.sent_about_ms(now_ms)).saturating_add(AGE_UNSURE_MS);
+        let age_ms = self.age_at_least_ms(head).saturating_add(AGE_UNSURE_MS);
         let sent = Time(self.now.0.saturating_sub(age_ms.saturating_mul(1_000)));
         let since = self.sessions.get(sender).map_or(self.now, |session| session.since);
         let alone = self.directory.own(&head.from).is_some_and(|own| !own.shared)

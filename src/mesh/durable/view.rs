@@ -87,7 +87,10 @@ impl Mesh {
             counting: durable.counts.len(),
             answers: durable.depths.len(),
             flows: durable.arrivals.flows(),
-            unwritten: durable.unwritten.len() + durable.rewrites.len() + durable.unerased.len(),
+            unwritten: durable.unwritten.len()
+                + durable.rewrites.len()
+                + durable.unerased.len()
+                + usize::from(durable.unwritten_past.is_some()),
             bytes: durable.table.bytes,
             ..DurableView::default()
         };

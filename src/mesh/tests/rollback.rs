@@ -7,20 +7,26 @@ use crate::wire::close::Code;
 use crate::wire::envelope::State;
 use crate::wire::frame::Settlement;
 use crate::wire::ids::Incarnation;
-use crate::wire::record::Past;
+use crate::wire::record::{Memory, Past};
+
+/// A message waits at dc, whose next life agni has met; and what dc had on disk before that life.
+fn with_an_older_copy() -> (Cluster, Client, (Past, Memory)) {
+    let mut cluster = Cluster::meshed(&TRIO);
+    let alice = cluster.register("agni", "alice");
+    cluster.away("dc", "bob");
+    cluster.post(&alice, "bob", "m-1");
+    let backup = cluster.backup("dc");
+    cluster.restart("dc");
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(3));
+    (cluster, alice, backup)
+}
 
 #[test]
 fn a_node_with_an_old_store_stands_still_until_its_operator_says_how_to_go_on() {
     // covers B26, Q04
     for how in [GoOn::Redeliver, GoOn::Bury] {
-        let mut cluster = Cluster::meshed(&TRIO);
-        let alice = cluster.register("agni", "alice");
-        cluster.away("dc", "bob");
-        cluster.post(&alice, "bob", "m-1");
-        let backup = cluster.backup("dc");
-        cluster.restart("dc");
-        cluster.connect("dc", "agni");
-        cluster.run(seconds(3));
+        let (mut cluster, alice, backup) = with_an_older_copy();
         let bob = cluster.register("dc", "bob");
         cluster.settle(&bob, "m-1", Settlement::Acked);
         cluster.detach(&bob, false);
@@ -103,14 +109,7 @@ fn a_node_that_can_not_read_all_of_its_store_declares_no_message_lost() {
 #[test]
 fn an_old_store_is_found_out_also_when_its_node_met_nobody_at_first() {
     // covers B26, Q04
-    let mut cluster = Cluster::meshed(&TRIO);
-    let alice = cluster.register("agni", "alice");
-    cluster.away("dc", "bob");
-    cluster.post(&alice, "bob", "m-1");
-    let backup = cluster.backup("dc");
-    cluster.restart("dc");
-    cluster.connect("dc", "agni");
-    cluster.run(seconds(3));
+    let (mut cluster, _alice, backup) = with_an_older_copy();
 
     cluster.restore("dc", backup);
     for _ in 0..3 {

@@ -214,7 +214,9 @@ impl Mesh {
         let home = match home {
             // One that is new makes its recipient when it is certain to be taken.
             None if arrived.head.create && elsewhere.is_none() => Some(self.config.node.clone()),
-            None if arrived.head.create => self.create_agent(&arrived.key.to).ok(),
+            None if arrived.head.create => {
+                self.create_agent(&arrived.key.to).ok().map(|()| self.config.node.clone())
+            }
             home => home,
         };
         // Its node asks whether it came in time: it did not, and if it still comes it is recognised.
@@ -252,13 +254,10 @@ impl Mesh {
         let over = arrived.head.ttl_ms == Some(0);
         let mut checked = self.check_age(&arrived.head).and_then(|()| self.check_size(bytes));
         checked = checked.and_then(|()| self.check_room(&arrived.key.to, bytes, Whose::Nodes));
-        if checked.is_ok() && !over && self.directory.home(&arrived.key.to).is_none() {
-            if self.create_agent(&arrived.key.to).is_err() {
-                self.report(&arrived.from, Outcome::Elsewhere);
-                return false;
-            }
-            // What waited for it is in its mailbox now.
-            checked = self.check_room(&arrived.key.to, bytes, Whose::Nodes);
+        let makes = checked.is_ok() && !over && self.directory.home(&arrived.key.to).is_none();
+        if makes && self.create_agent(&arrived.key.to).is_err() {
+            self.report(&arrived.from, Outcome::Elsewhere);
+            return false;
         }
         if let Err(refusal) = checked {
             let never = !refusal.code.retry();

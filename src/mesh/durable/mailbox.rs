@@ -96,6 +96,20 @@ impl Mailboxes {
 }
 
 impl Mesh {
+    /// How many messages wait here for one agent, and the bytes of their payloads: what waits for one that nobody knows is in no
+    /// mailbox.
+    pub(super) fn mail_for(&self, agent: &AgentAddr) -> (usize, usize) {
+        let of_mailbox =
+            self.durable.mailboxes.get(agent).map_or((0, 0), |mailbox| (mailbox.count(), mailbox.bytes()));
+        if self.directory.home(agent).is_some() {
+            return of_mailbox;
+        }
+        let table = &self.durable.table;
+        let all = table.of_recipient(agent).into_iter().filter_map(|no| table.get(no));
+        let nobodys = all.filter(|item| item.place == Place::Outbox && item.peer.is_none());
+        nobodys.fold(of_mailbox, |(count, bytes), item| (count + 1, bytes + item.payload.len()))
+    }
+
     /// Hands over what can be handed over to an agent: urgent messages first, and by a window of their own.
     pub(in crate::mesh) fn pump_mailbox(&mut self, agent: &AgentAddr) {
         if self.rolled_back().is_some() {

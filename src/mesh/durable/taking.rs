@@ -184,10 +184,8 @@ impl Mesh {
         self.check_share(&key.from.namespace, payload.len())?;
         let second = if head.copies > 1 { Some(self.second_machine(&home)?) } else { None };
         if makes {
-            // Last: all nodes hear of it, and a message that is refused must not have that done. What waited for it is in its
-            // mailbox then.
+            // Last: all nodes hear of it, and a message that is refused must not have that done.
             self.create_agent(&key.to)?;
-            self.check_room(&key.to, payload.len(), Whose::Clients)?;
         }
         let no = self.durable.table.next_no();
         let may_come_again = sender.is_some_and(|sender| self.may_come_again(sender, &head));
@@ -304,10 +302,8 @@ impl Mesh {
     /// home is, so that one whose home is out of reach does not take the room of all others.
     pub(super) fn check_room(&self, to: &AgentAddr, bytes: usize, whose: Whose) -> Result<(), Refusal> {
         let limits = &self.config.limits;
-        if let Some(mailbox) = self.durable.mailboxes.get(to)
-            && (mailbox.count() >= limits.mailbox_messages || mailbox.bytes() + bytes > limits.mailbox_bytes)
-        {
-            let count = mailbox.count();
+        let (count, used) = self.mail_for(to);
+        if count > 0 && (count >= limits.mailbox_messages || used + bytes > limits.mailbox_bytes) {
             let message = match self.directory.home(to) {
                 Some((home, _)) if *home != self.config.node => format!(
                     "{count} messages wait at node {} for {to} until node {home} has them: as many as a mailbox takes",
@@ -342,10 +338,10 @@ impl Mesh {
     }
 
     /// An agent that was never seen gets a mailbox here.
-    pub(super) fn create_agent(&mut self, agent: &AgentAddr) -> Result<NodeName, Refusal> {
+    pub(super) fn create_agent(&mut self, agent: &AgentAddr) -> Result<(), Refusal> {
         if self.sessions.is_registering(agent) {
             // It is about to be known, and better.
-            return Ok(self.config.node.clone());
+            return Ok(());
         }
         let state = AgentState {
             agent: agent.clone(),
@@ -357,7 +353,7 @@ impl Mesh {
         self.check_created(&state)?;
         self.persist(Record::Agent(state.clone()));
         self.announce_agent(state);
-        Ok(self.config.node.clone())
+        Ok(())
     }
 
     /// A registration came to nothing, for which a message waited that may create its recipient.

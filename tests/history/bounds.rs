@@ -8,7 +8,7 @@ use trishula::wire::close::Code;
 use trishula::wire::envelope::{MessageKey, State};
 use trishula::wire::frame::Receipt;
 use trishula::wire::ids::AgentAddr;
-use trishula::wire::record::Place;
+use trishula::wire::record::{Place, Record};
 
 use crate::model::{MachineNo, Message, MessageNo};
 use crate::rng::{Rng, mix};
@@ -119,15 +119,29 @@ impl World {
         }
     }
 
+    /// A node gives its disk something of a message; whether the disk takes it is another matter.
+    pub fn is_put_elsewhere(&mut self, m: MachineNo, record: &Record) {
+        let (key, place) = match record {
+            Record::Keep(kept) => (&kept.key, kept.place),
+            Record::Change(key, change) => (key, change.place),
+            _ => return,
+        };
+        if !matches!(place, Place::Copy | Place::Handed) {
+            return;
+        }
+        let Some(agent) = self.agent_called(&key.to) else { return };
+        if let Some(message) = self.model.get(&key.id) {
+            message.parts.entry(agent).or_default().elsewhere.insert(m);
+        }
+    }
+
     /// How many messages that wait for an agent were taken as something else: as another node's, as second copies, or before the
     /// agent was known anywhere. They may be more than a mailbox takes.
     fn came_unasked(&self, m: MachineNo, agent: Option<&AgentAddr>) -> usize {
         let Some(agent) = agent.and_then(|agent| self.agent_called(agent)) else { return 0 };
         let unasked = |message: &&Message| {
             message.parts.get(&agent).is_some_and(|part| {
-                let here = part.on_disk.iter().filter(|(machine, ..)| *machine == m);
-                let mut places = here.map(|(_, place, _)| *place);
-                let elsewhere = places.any(|place| matches!(place, Place::Copy | Place::Handed));
+                let elsewhere = part.elsewhere.contains(&m);
                 // What was settled goes on where nobody remembers it.
                 let key = || MessageKey {
                     from: self.agents[message.from].addr.clone(),

@@ -82,7 +82,10 @@ impl World {
         }
         // The last submission's time to live counts: a resend brings all of it again.
         let last = message.submits.last().map_or(message.first_sent, |submit| submit.at);
-        let over = message.ttl_ms.is_some_and(|ttl| last + ttl * MS + SLACK < self.now);
+        // One that was not taken again has none anew.
+        let is_expired = part.on_disk.iter().any(|(.., state)| *state == State::Expired)
+            && part.told.last().is_some_and(|told| told.state == State::Refused);
+        let over = is_expired || message.ttl_ms.is_some_and(|ttl| last + ttl * MS + SLACK < self.now);
         if part.settled.is_none() && !over {
             return Some(format!("accepted, and it has no end: {part:?}"));
         }

@@ -70,6 +70,8 @@ pub struct Part {
     pub settled: Option<(Us, State)>,
     /// What was on which disk at some time.
     pub on_disk: BTreeSet<(MachineNo, Place, State)>,
+    /// Nodes that wanted it on disk as another one's, or as a second copy.
+    pub elsewhere: BTreeSet<MachineNo>,
     pub requeued: u32,
     pub excuses: BTreeSet<Excuse>,
     /// A node told an end of it to an entrance of its sender: what is lost from there on is lost with a session.

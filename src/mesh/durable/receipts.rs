@@ -167,7 +167,9 @@ impl Mesh {
             return self.bound_untold(no);
         }
         if let Some(item) = self.durable.table.get_mut(no) {
-            item.told = Some(state);
+            // What has come back from another node is less far than that was: who sent it is not told all that again.
+            let before = item.told.filter(|_| item.is_of_this_node());
+            item.told = before.max(Some(state));
         }
         if state.is_end() {
             self.forget_ended(no);

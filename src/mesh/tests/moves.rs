@@ -242,6 +242,33 @@ fn a_node_is_not_told_that_a_message_is_stored_which_it_has_itself() {
 }
 
 #[test]
+fn a_sender_is_not_told_less_of_a_message_than_before_as_its_recipient_comes_and_goes() {
+    // covers T05, T08
+    let mut cluster = Cluster::meshed(&["dc", "agni"]);
+    cluster.delay("dc", "agni", Duration::from_millis(500));
+    let alice = cluster.register("dc", "alice");
+    let bob = cluster.register("agni", "bob");
+    cluster.run(seconds(2));
+    cluster.submit(&alice, durable(&alice, "bob", "m-1"));
+    cluster.run(seconds(2));
+    cluster.settle(&bob, "m-1", Settlement::Written);
+    cluster.run(seconds(2));
+    let told = [State::Accepted, State::Stored, State::Delivered];
+    assert_eq!(cluster.states(&alice, "m-1"), told);
+    // He comes to dc, and is gone again before the disk there has what agni gives back.
+    let bob = cluster.register("dc", "bob");
+    cluster.disk("dc", Disk::Hangs);
+    cluster.run(seconds(2));
+    assert_eq!(ids(&cluster, &bob), ["m-1"]);
+    cluster.register("agni", "bob");
+    cluster.run(Duration::from_millis(700));
+    cluster.disk("dc", Disk::Works);
+    cluster.release("dc");
+    cluster.run(seconds(8));
+    assert_eq!(cluster.states(&alice, "m-1"), told);
+}
+
+#[test]
 fn two_nodes_that_ask_each_other_whether_a_message_came_in_time_let_it_end() {
     // covers T08, Q04
     let mut cluster = Cluster::meshed(&["agni", "dc"]);

@@ -327,7 +327,7 @@ impl World {
             if !fits {
                 return self.fail(|| format!("m{number} reached a{agent}, whom it is not for"));
             }
-            self.got(number, agent, self.gates[gate].machine, handing.redelivered);
+            self.got(number, agent, gate, handing.redelivered);
             if handing.tag != 0 {
                 let wait = self.thinks(agent);
                 self.after(wait, Event::Settle(ix, wire, handing.tag));
@@ -335,10 +335,11 @@ impl World {
         }
     }
 
-    fn got(&mut self, number: MessageNo, agent: AgentNo, machine: MachineNo, redelivered: bool) {
+    fn got(&mut self, number: MessageNo, agent: AgentNo, gate: usize, redelivered: bool) {
+        let machine = self.gates[gate].machine;
         self.model.turn += 1;
         self.model.delivered += 1;
-        let got = Got { turn: self.model.turn, machine, redelivered };
+        let got = Got { turn: self.model.turn, machine, gate, redelivered };
         let all = &mut self.model.messages[number].parts.entry(agent).or_default().got;
         if all.last().is_some_and(|before| before.machine != machine) {
             self.trace.count("deliveries at another home");

@@ -285,10 +285,10 @@ fn wrong_with_delivery(message: &Message, agent: AgentNo, now: Us, even: bool) -
         let one = message.submits.len() < 2 && message.to.is_some();
         return (again && one).then(|| "is live, and came twice".into());
     }
-    // The second attempt is marked. That of a new home may come before the first one, which was on its way to the old
-    // home when the recipient moved: then the other one carries the mark.
+    // The second attempt is marked. That by a new entrance may come before the first one, which was on its way to the old
+    // one when the recipient moved: then the other one carries the mark.
     let earlier = &part.got[..part.got.len() - 1];
-    let late = earlier.iter().all(|got| got.redelivered && got.machine != last.machine);
+    let late = earlier.iter().all(|got| got.redelivered && got.gate != last.gate);
     if again && !last.redelivered && !late && !marks_lost {
         return Some(format!("came again without a mark: {:?}", part.got));
     }

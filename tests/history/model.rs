@@ -47,6 +47,8 @@ pub struct Got {
     /// Rises with everything that is handed out or delivered anywhere.
     pub turn: u64,
     pub machine: MachineNo,
+    /// The entrance by which it came.
+    pub gate: usize,
     pub redelivered: bool,
 }
 

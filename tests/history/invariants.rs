@@ -384,7 +384,7 @@ fn wrong_with_told(message: &Message, recipient: AgentNo, now: Us, even: bool) -
     }
     // Each time it is sent again its sender is told again from the beginning, and also by a node that lost its power before
     // it had written what it told.
-    let by = |told: &Told| (told.origin, told.session, told.crashes);
+    let by = |told: &Told| (told.keeper, told.origin, told.session, told.crashes);
     let same = |told: &&Told| by(told) == by(last);
     let of_node: Vec<State> = part.told.iter().filter(same).map(|told| told.state).collect();
     let back = of_node.windows(2).filter(|pair| pair[1] < pair[0] && pair[0] != State::Refused).count();

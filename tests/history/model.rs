@@ -35,6 +35,8 @@ pub struct Told {
     pub code: Option<Code>,
     /// The node that took the message, as the receipt says.
     pub origin: MachineNo,
+    /// The node that tells it: each to which the sender has given the message does, in its own time.
+    pub keeper: MachineNo,
     /// Through which of its sessions.
     pub session: usize,
     /// How many times a node had lost its power by then.

@@ -149,13 +149,14 @@ impl World {
         let sender = self.sessions[ix].agent;
         let Some(origin) = self.machine_called(&receipt.node) else { return };
         let recipient = self.agent_called(&receipt.recipient);
+        let keeper = self.machine_called(&receipt.keeper).unwrap_or(origin);
         let Some(message) = self.model.get(&receipt.id) else { return };
         if message.from != sender || receipt.sender != self.agents[sender].addr {
             return self.fail(|| format!("a{sender} was told of another's message: {receipt:?}"));
         }
         let code = receipt.refusal.as_ref().map(|refusal| refusal.code);
         let crashes = self.trace.counts.get("nodes crashed").copied().unwrap_or(0);
-        let told = Told { at: self.now, state: receipt.state, code, origin, session: ix, crashes };
+        let told = Told { at: self.now, state: receipt.state, code, origin, keeper, session: ix, crashes };
         self.trace.note(self.now, || format!("a{sender} is told {told:?} of {}", receipt.id));
         let number = Model::number_of(&receipt.id).unwrap_or_default();
         let message = &mut self.model.messages[number];

@@ -85,7 +85,7 @@ const LONGEST_MS: u64 = 30 * 24 * 3600 * 1000;
 /// What the disk has been asked for.
 #[derive(Debug)]
 enum Waiting {
-    Kept(No),
+    Kept(No, Place),
     End(No, State, Option<Refusal>),
     Changed(Box<(MessageKey, Change)>),
     Erased(Box<MessageKey>),

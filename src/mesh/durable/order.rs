@@ -1,5 +1,5 @@
 //! Order across a move: what was taken after a message that lies at its recipient's earlier home waits until that home
-//! has passed it on, or can't be reached.
+//! has passed it on, or can't be reached. And what leaves a mailbox waits until the disk knows that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -76,11 +76,11 @@ impl Mesh {
 
     /// Whether an item that belongs at `home` now has to wait; if so it is noted, and goes on by itself.
     pub(super) fn hold_back(&mut self, no: No, home: &NodeName) -> bool {
-        let order = &self.durable.order;
-        if order.elsewhere.is_empty() && order.held_back.is_empty() {
+        let (order, leaving) = (&self.durable.order, self.is_leaving(no));
+        if order.elsewhere.is_empty() && order.held_back.is_empty() && !leaving {
             return false;
         }
-        let Some(flow) = self.durable.table.get(no).and_then(Item::flow) else { return false };
+        let Some(flow) = self.durable.table.get(no).and_then(Item::flow) else { return leaving };
         // What waits already goes first, also in the turn in which its time comes.
         let behind = |(_, nos): &(Time, BTreeSet<No>)| nos.first().is_some_and(|first| *first < no);
         let waits =
@@ -88,8 +88,11 @@ impl Mesh {
         let (now, held_back) = (self.now, &mut self.durable.order.held_back);
         if waits {
             held_back.entry(flow).or_insert_with(|| (now, BTreeSet::new())).1.insert(no);
-        } else if let Some((_, nos)) = held_back.get_mut(&flow) {
-            nos.remove(&no);
+        } else {
+            if let Some((_, nos)) = held_back.get_mut(&flow) {
+                nos.remove(&no);
+            }
+            self.leave_unwritten(no);
         }
         waits
     }
@@ -97,29 +100,66 @@ impl Mesh {
     pub(super) fn is_held_back(&self, no: No) -> bool {
         let flow = || self.durable.table.get(no).and_then(Item::flow);
         let held_back = &self.durable.order.held_back;
-        !held_back.is_empty()
-            && flow().and_then(|flow| held_back.get(&flow)).is_some_and(|(_, nos)| nos.contains(&no))
+        let waits = !held_back.is_empty()
+            && flow().and_then(|flow| held_back.get(&flow)).is_some_and(|(_, nos)| nos.contains(&no));
+        waits || self.is_leaving(no)
+    }
+
+    /// Whether the disk does not know yet that it has left the mailbox here.
+    fn is_leaving(&self, no: No) -> bool {
+        self.durable.table.get(no).is_some_and(|item| item.leaving && item.place == Place::Outbox)
+    }
+
+    /// The disk has not taken for [`HELD_BACK_FOR`] that it has left, and may never: it goes, with a mark.
+    fn leave_unwritten(&mut self, no: No) {
+        if let Some(item) = self.durable.table.get_mut(no).filter(|item| item.leaving) {
+            (item.leaving, item.redelivered) = (false, true);
+        }
+    }
+
+    /// The disk knows where it belongs.
+    pub(super) fn has_left(&mut self, no: No) {
+        if !self.is_leaving(no) {
+            return;
+        }
+        let Some(item) = self.durable.table.get_mut(no) else { return };
+        item.leaving = false;
+        match item.flow() {
+            Some(flow) => drop(self.durable.order.moved.insert(flow)),
+            None => {
+                self.let_go(no);
+                self.pump_all(&[no]);
+            }
+        }
     }
 
     fn has_to_wait(&self, no: No, flow: &Flow, home: &NodeName) -> bool {
         let order = &self.durable.order;
         let long = |(since, _): &(Time, _)| self.now.since(*since) >= HELD_BACK_FOR;
+        if order.held_back.get(flow).is_some_and(long) {
+            return false;
+        }
+        if self.is_leaving(no) {
+            return true;
+        }
         let Some(nodes) = order.elsewhere.get(flow) else { return false };
-        !order.held_back.get(flow).is_some_and(long)
-            && nodes.iter().any(|(node, nos)| {
-                node != home && nos.first().is_some_and(|first| *first < no) && self.way_to(node).is_some()
-            })
+        nodes.iter().any(|(node, nos)| {
+            node != home && nos.first().is_some_and(|first| *first < no) && self.way_to(node).is_some()
+        })
     }
 
     /// When a turn ends: what waits for nothing any more goes on.
     pub(in crate::mesh) fn go_on_in_order(&mut self) {
         while let Some(flow) = self.durable.order.moved.pop_first() {
             let Some((_, nos)) = self.durable.order.held_back.get(&flow) else { continue };
-            let mut free = Vec::new();
+            let (mut free, mut behind) = (Vec::new(), false);
             for no in nos {
-                let waits = self.home_of(*no).is_some_and(|home| self.has_to_wait(*no, &flow, &home));
-                if !waits {
+                let waits = |home| self.has_to_wait(*no, &flow, &home);
+                if !behind && !self.home_of(*no).is_some_and(waits) {
                     free.push(*no);
+                } else {
+                    // Whatever comes after one that leaves waits for the disk with it.
+                    behind |= self.is_leaving(*no);
                 }
             }
             if let Some((_, nos)) = self.durable.order.held_back.get_mut(&flow) {
@@ -144,6 +184,7 @@ impl Mesh {
     }
 
     fn let_go(&mut self, no: No) {
+        self.leave_unwritten(no);
         let Some(item) = self.durable.table.get(no).filter(|item| !item.ending && item.hand.is_none()) else {
             return;
         };

@@ -161,7 +161,7 @@ impl Mesh {
         let (unseen_since, now_ms) = (self.away_since_registration(&agent), self.wall_ms());
         let Some(item) = self.durable.table.get_mut(no) else { return };
         item.redelivered |= item.sent.take().is_some() || (!item.alone && early);
-        (item.alone, item.moving) = (true, true);
+        (item.alone, item.moving, item.leaving) = (true, true, false);
         item.unseen_since = if item.redelivered || item.head.copies > 1 { 0 } else { unseen_since };
         item.place = Place::Mailbox;
         item.placed = true;
@@ -212,6 +212,7 @@ impl Mesh {
                 // No disk has it as stored.
                 (item.state, item.moving) = (State::Accepted, false);
             }
+            item.leaving = item.unseen_since > 0;
             // The node that gave it to this one may not know that it is here, and may have handed it over itself meanwhile.
             item.alone &= !item.is_of_another_node();
         }

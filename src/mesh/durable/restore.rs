@@ -123,6 +123,7 @@ fn restored(kept: Kept) -> Item {
         alone: false,
         restored: true,
         moving: false,
+        leaving: false,
         writes: 0,
         placed: true,
         sent: None,

@@ -245,6 +245,7 @@ impl Mesh {
             alone: false,
             restored: false,
             moving: false,
+            leaving: false,
             writes: 0,
             placed: false,
             sent: None,

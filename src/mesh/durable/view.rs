@@ -115,7 +115,7 @@ impl Mesh {
         let wish = |no: &No| self.durable.table.get(*no).map(|item| (item, item.head.receipt));
         match self.durable.waiting.get(&ticket) {
             Some(Waiting::Changed(_) | Waiting::Erased(_)) => false,
-            Some(Waiting::Kept(no)) => wish(no).is_none_or(|(item, wish)| {
+            Some(Waiting::Kept(no, _)) => wish(no).is_none_or(|(item, wish)| {
                 let least = if item.is_of_this_node() { State::Accepted } else { State::Stored };
                 item.head.copies > 1 || wish >= Some(least)
             }),

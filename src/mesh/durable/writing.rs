@@ -7,7 +7,7 @@ use super::table::{Item, Known, No};
 use crate::mesh::{Event, Mesh, Step, Ticket};
 use crate::wire::close::{Code, Refusal};
 use crate::wire::envelope::{MessageKey, State};
-use crate::wire::record::{Change, Past, Record, Upstream};
+use crate::wire::record::{Change, Past, Place, Record, Upstream};
 
 impl Mesh {
     /// Writes an item, in its turn: were it on disk before an earlier one of its flow that the disk has refused, and the power went,
@@ -48,23 +48,24 @@ impl Mesh {
     pub(super) fn write_now(&mut self, no: No) {
         let Some(item) = self.durable.table.get_mut(no) else { return };
         item.writes += 1;
-        let record = Record::Keep(Box::new(item.kept(no)));
+        let (record, place) = (Record::Keep(Box::new(item.kept(no))), item.place);
         let ticket = self.persist(record);
-        self.durable.waiting.insert(ticket, Waiting::Kept(no));
+        self.durable.waiting.insert(ticket, Waiting::Kept(no, place));
     }
 
     /// A record is on disk, or could not be written.
     pub(in crate::mesh) fn durable_persisted(&mut self, ticket: Ticket, failed: Option<&str>) {
         match (self.durable.waiting.remove(&ticket), failed) {
-            (Some(Waiting::Kept(no)), None) => self.kept(no),
-            (Some(Waiting::Kept(no)), Some(why)) => self.not_kept(no, why),
+            (Some(Waiting::Kept(no, place)), None) => self.kept(no, place),
+            (Some(Waiting::Kept(no, _)), Some(why)) => self.not_kept(no, why),
             (Some(Waiting::End(no, state, reason)), None) => self.ended(no, state, reason),
             // That it ended nobody is told before it is written in a later round.
             (Some(Waiting::End(no, state, reason)), Some(why)) => {
                 self.durable.unwritten.insert(no, Some((state, reason)));
                 self.refused_in_hand(no, why);
             }
-            (Some(Waiting::Changed(_) | Waiting::Erased(_) | Waiting::Past(_)), None) => {}
+            (Some(Waiting::Changed(changed)), None) => self.changed(&changed),
+            (Some(Waiting::Erased(_) | Waiting::Past(_)), None) => {}
             (Some(Waiting::Past(past)), Some(_)) => self.durable.unwritten_past = Some(*past),
             (Some(Waiting::Changed(changed)), Some(_)) => self.not_changed(*changed),
             (Some(Waiting::Erased(key)), Some(_)) => drop(self.durable.unerased.insert(*key)),
@@ -72,10 +73,13 @@ impl Mesh {
         }
     }
 
-    fn kept(&mut self, no: No) {
+    fn kept(&mut self, no: No, place: Place) {
         let Some(item) = self.durable.table.get_mut(no) else { return };
         item.writes = item.writes.saturating_sub(1);
         (item.on_disk, item.moving) = (true, item.moving && item.writes > 0);
+        if item.writes == 0 && place == Place::Outbox {
+            self.has_left(no);
+        }
         self.no_longer_refused(no);
         self.hop(no, Step::Kept, None, None);
         self.announce(no);
@@ -116,6 +120,14 @@ impl Mesh {
         }
         let receipt = self.receipt_of(&key, State::Refused, Some(refusal), false);
         self.tell_sender(receipt);
+    }
+
+    fn changed(&mut self, (key, change): &(MessageKey, Change)) {
+        if change.place == Place::Outbox
+            && let Some(Known::Item(no)) = self.durable.table.known(key)
+        {
+            self.has_left(no);
+        }
     }
 
     /// A change is not on disk: it is written again, unless what is written since says more.

@@ -204,6 +204,17 @@ impl Cluster {
         }
     }
 
+    /// Only the first of it; `false`: there is nothing.
+    pub fn release_first(&mut self, name: &str) -> bool {
+        let records = &mut self.machine(name).records;
+        if records.is_empty() {
+            return false;
+        }
+        let (ticket, _) = records.remove(0);
+        self.input(name, Input::Persisted(ticket));
+        true
+    }
+
     pub fn records(&self, name: &str) -> Vec<Record> {
         self.machines[&node(name)].records.iter().map(|(_, record)| record.clone()).collect()
     }

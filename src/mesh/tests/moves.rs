@@ -269,6 +269,69 @@ fn a_sender_is_not_told_less_of_a_message_than_before_as_its_recipient_comes_and
 }
 
 #[test]
+fn what_nobody_has_got_leaves_its_mailbox_when_the_disk_knows_that() {
+    // covers T07, Q04
+    for (disk, not_before_ms) in [(Disk::Hangs, None), (Disk::Fails, None), (Disk::Hangs, Some(500))] {
+        let mut cluster = Cluster::meshed(&["dc", "agni"]);
+        let alice = cluster.register("dc", "alice");
+        cluster.away("dc", "bob");
+        for id in ["m-1", "m-2"] {
+            cluster.submit(&alice, Head { not_before_ms, ..durable(&alice, "bob", id) });
+        }
+        cluster.run(seconds(2));
+        // Were the power to go now, the disk would have it as what nobody has got.
+        cluster.disk("dc", disk);
+        let bob = cluster.register("agni", "bob");
+        cluster.run(seconds(10));
+        assert!(ids(&cluster, &bob).is_empty(), "{disk:?} {not_before_ms:?}");
+        cluster.disk("dc", Disk::Works);
+        cluster.release("dc");
+        cluster.run(seconds(2));
+        let got: Vec<_> = cluster.handings(&bob).into_iter().map(|(id, got)| (id, got.redelivered)).collect();
+        assert_eq!(got, [("m-1".into(), false), ("m-2".into(), false)], "{disk:?} {not_before_ms:?}");
+    }
+}
+
+#[test]
+fn what_comes_after_a_message_that_leaves_its_mailbox_does_not_pass_it() {
+    // covers T07, T08
+    let mut cluster = Cluster::meshed(&["dc", "agni"]);
+    let alice = cluster.register("dc", "alice");
+    cluster.away("dc", "bob");
+    ["m-1", "m-2"].iter().for_each(|id| cluster.post(&alice, "bob", id));
+    cluster.disk("dc", Disk::Hangs);
+    let bob = cluster.register("agni", "bob");
+    cluster.submit(&alice, durable(&alice, "bob", "m-3"));
+    for _ in 0..100 {
+        if !cluster.release_first("dc") {
+            break;
+        }
+        cluster.run(Duration::from_millis(100));
+    }
+    let all = ["m-1", "m-2", "m-3"];
+    let forwarded = cluster.sent.iter().filter_map(|sent| match &sent.frame {
+        Frame::Forward(forward, _) => Some(forward.head.id.as_str()),
+        _ => None,
+    });
+    assert_eq!(forwarded.collect::<Vec<_>>(), all);
+    assert_eq!(ids(&cluster, &bob), all);
+}
+
+#[test]
+fn what_leaves_a_mailbox_whose_disk_is_gone_for_good_goes_with_a_mark() {
+    // covers T07, Q04
+    let mut cluster = Cluster::meshed(&["dc", "agni"]);
+    let alice = cluster.register("dc", "alice");
+    cluster.away("dc", "bob");
+    cluster.post(&alice, "bob", "m-1");
+    cluster.disk("dc", Disk::Fails);
+    let bob = cluster.register("agni", "bob");
+    cluster.run(seconds(70));
+    let got: Vec<_> = cluster.handings(&bob).into_iter().map(|(id, got)| (id, got.redelivered)).collect();
+    assert_eq!(got, [("m-1".into(), true)]);
+}
+
+#[test]
 fn two_nodes_that_ask_each_other_whether_a_message_came_in_time_let_it_end() {
     // covers T08, Q04
     let mut cluster = Cluster::meshed(&["agni", "dc"]);

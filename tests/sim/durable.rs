@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const ASKED: Duration = Duration::from_secs(35);
 
 /// How long a loss of power waits for a write that it can hit.
-const AT_WORK_WITHIN: Duration = Duration::from_millis(80);
+const AT_WORK_WITHIN: Duration = Duration::from_millis(300);
 
 /// What is done to a machine at a moment.
 #[derive(Debug, Clone, Copy)]

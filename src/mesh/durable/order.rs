@@ -22,14 +22,18 @@ pub(super) struct Order {
     elsewhere: BTreeMap<Flow, BTreeMap<NodeName, BTreeSet<No>>>,
     /// What waits for that, and since when something of its flow does.
     held_back: BTreeMap<Flow, (Time, BTreeSet<No>)>,
+    /// What has left the mailbox here, in which nobody had got it, and since when: that is not on disk yet, and were the power to go, it
+    /// would be handed over here as if nobody had got it elsewhere.
+    leaving: BTreeMap<No, Time>,
     /// Flows in which something has moved: whether what waits may go on is looked at when this turn ends.
     moved: BTreeSet<Flow>,
 }
 
 impl Order {
-    /// Items that wait for earlier ones.
+    /// Items that wait for earlier ones, or for the disk to know that they leave.
     pub(super) fn held_back(&self) -> usize {
-        self.held_back.values().map(|(_, nos)| nos.len()).sum()
+        let waiting = self.held_back.values().flat_map(|(_, nos)| nos);
+        waiting.chain(self.leaving.keys()).collect::<BTreeSet<_>>().len()
     }
 }
 
@@ -88,11 +92,8 @@ impl Mesh {
         let (now, held_back) = (self.now, &mut self.durable.order.held_back);
         if waits {
             held_back.entry(flow).or_insert_with(|| (now, BTreeSet::new())).1.insert(no);
-        } else {
-            if let Some((_, nos)) = held_back.get_mut(&flow) {
-                nos.remove(&no);
-            }
-            self.leave_unwritten(no);
+        } else if let Some((_, nos)) = held_back.get_mut(&flow) {
+            nos.remove(&no);
         }
         waits
     }
@@ -107,24 +108,25 @@ impl Mesh {
 
     /// Whether the disk does not know yet that it has left the mailbox here.
     fn is_leaving(&self, no: No) -> bool {
-        self.durable.table.get(no).is_some_and(|item| item.leaving && item.place == Place::Outbox)
+        self.durable.order.leaving.contains_key(&no)
     }
 
-    /// The disk has not taken for [`HELD_BACK_FOR`] that it has left, and may never: it goes, with a mark.
-    fn leave_unwritten(&mut self, no: No) {
-        if let Some(item) = self.durable.table.get_mut(no).filter(|item| item.leaving) {
-            (item.leaving, item.redelivered) = (false, true);
-        }
+    /// It leaves the mailbox here, in which nobody had got it.
+    pub(super) fn leaves(&mut self, no: No) {
+        self.durable.order.leaving.entry(no).or_insert(self.now);
+    }
+
+    /// It belongs here after all.
+    pub(super) fn stays(&mut self, no: No) {
+        self.durable.order.leaving.remove(&no);
     }
 
     /// The disk knows where it belongs.
     pub(super) fn has_left(&mut self, no: No) {
-        if !self.is_leaving(no) {
+        if self.durable.order.leaving.remove(&no).is_none() {
             return;
         }
-        let Some(item) = self.durable.table.get_mut(no) else { return };
-        item.leaving = false;
-        match item.flow() {
+        match self.durable.table.get(no).and_then(Item::flow) {
             Some(flow) => drop(self.durable.order.moved.insert(flow)),
             None => {
                 self.let_go(no);
@@ -133,19 +135,29 @@ impl Mesh {
         }
     }
 
+    /// Once a round: what the disk has not taken for so long, and may never, goes with a mark.
+    fn leave_unwritten(&mut self) {
+        let late = |(_, since): &(&No, &Time)| self.now.since(**since) >= HELD_BACK_FOR;
+        let late: Vec<No> = self.durable.order.leaving.iter().filter(late).map(|(no, _)| *no).collect();
+        for no in late {
+            if let Some(item) = self.durable.table.get_mut(no) {
+                item.redelivered = true;
+            }
+            self.has_left(no);
+        }
+    }
+
     fn has_to_wait(&self, no: No, flow: &Flow, home: &NodeName) -> bool {
         let order = &self.durable.order;
         let long = |(since, _): &(Time, _)| self.now.since(*since) >= HELD_BACK_FOR;
-        if order.held_back.get(flow).is_some_and(long) {
-            return false;
-        }
         if self.is_leaving(no) {
             return true;
         }
         let Some(nodes) = order.elsewhere.get(flow) else { return false };
-        nodes.iter().any(|(node, nos)| {
-            node != home && nos.first().is_some_and(|first| *first < no) && self.way_to(node).is_some()
-        })
+        !order.held_back.get(flow).is_some_and(long)
+            && nodes.iter().any(|(node, nos)| {
+                node != home && nos.first().is_some_and(|first| *first < no) && self.way_to(node).is_some()
+            })
     }
 
     /// When a turn ends: what waits for nothing any more goes on.
@@ -184,7 +196,6 @@ impl Mesh {
     }
 
     fn let_go(&mut self, no: No) {
-        self.leave_unwritten(no);
         let Some(item) = self.durable.table.get(no).filter(|item| !item.ending && item.hand.is_none()) else {
             return;
         };
@@ -200,6 +211,7 @@ impl Mesh {
 
     /// Once a round: nodes that have what others wait for are asked, and ways and times are looked at again.
     pub(super) fn ask_in_order(&mut self) {
+        self.leave_unwritten();
         let flows: Vec<Flow> = self.durable.order.held_back.keys().cloned().collect();
         for flow in flows {
             for (node, nos) in self.durable.order.elsewhere.get(&flow).cloned().unwrap_or_default() {

@@ -161,12 +161,13 @@ impl Mesh {
         let (unseen_since, now_ms) = (self.away_since_registration(&agent), self.wall_ms());
         let Some(item) = self.durable.table.get_mut(no) else { return };
         item.redelivered |= item.sent.take().is_some() || (!item.alone && early);
-        (item.alone, item.moving, item.leaving) = (true, true, false);
+        (item.alone, item.moving) = (true, true);
         item.unseen_since = if item.redelivered || item.head.copies > 1 { 0 } else { unseen_since };
         item.place = Place::Mailbox;
         item.placed = true;
         item.state = item.state.max(State::Stored);
         let due = item.not_before_ms <= now_ms;
+        self.stays(no);
         let here = self.config.node.clone();
         let waits = due && !self.hold_back(no, &here);
         if let Some(item) = self.durable.table.get(no) {
@@ -212,7 +213,6 @@ impl Mesh {
                 // No disk has it as stored.
                 (item.state, item.moving) = (State::Accepted, false);
             }
-            item.leaving = item.unseen_since > 0;
             // The node that gave it to this one may not know that it is here, and may have handed it over itself meanwhile.
             item.alone &= !item.is_of_another_node();
         }
@@ -220,7 +220,10 @@ impl Mesh {
         item.placed = true;
         item.peer = Some(home.clone());
         self.durable.mailboxes.count_outbound(&item.key.to, item.payload.len());
-        let (flow, priority) = (item.flow(), item.head.priority);
+        let (flow, priority, leaves) = (item.flow(), item.head.priority, moved && item.unseen_since > 0);
+        if leaves {
+            self.leaves(no);
+        }
         if let Some(flow) = flow {
             self.durable.flows.entry(flow).or_default().insert(no);
         }

@@ -123,7 +123,6 @@ fn restored(kept: Kept) -> Item {
         alone: false,
         restored: true,
         moving: false,
-        leaving: false,
         writes: 0,
         placed: true,
         sent: None,

@@ -90,9 +90,6 @@ pub(super) struct Item {
     pub(super) restored: bool,
     /// It is in a mailbox, and that is not on disk yet.
     pub(super) moving: bool,
-    /// It has left the mailbox here, in which nobody had got it, and that is not on disk yet: were the power to go, it would be handed
-    /// over here as if nobody had got it elsewhere.
-    pub(super) leaving: bool,
     /// How often it is being written.
     pub(super) writes: u32,
     /// It was put where it belongs once.

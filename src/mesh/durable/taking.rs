@@ -245,7 +245,6 @@ impl Mesh {
             alone: false,
             restored: false,
             moving: false,
-            leaving: false,
             writes: 0,
             placed: false,
             sent: None,

@@ -320,15 +320,21 @@ fn what_comes_after_a_message_that_leaves_its_mailbox_does_not_pass_it() {
 #[test]
 fn what_leaves_a_mailbox_whose_disk_is_gone_for_good_goes_with_a_mark() {
     // covers T07, Q04
-    let mut cluster = Cluster::meshed(&["dc", "agni"]);
-    let alice = cluster.register("dc", "alice");
-    cluster.away("dc", "bob");
-    cluster.post(&alice, "bob", "m-1");
-    cluster.disk("dc", Disk::Fails);
-    let bob = cluster.register("agni", "bob");
-    cluster.run(seconds(70));
-    let got: Vec<_> = cluster.handings(&bob).into_iter().map(|(id, got)| (id, got.redelivered)).collect();
-    assert_eq!(got, [("m-1".into(), true)]);
+    for not_before_ms in [None, Some(500)] {
+        let mut cluster = Cluster::meshed(&["dc", "agni"]);
+        let alice = cluster.register("dc", "alice");
+        cluster.away("dc", "bob");
+        cluster.submit(&alice, Head { not_before_ms, ..durable(&alice, "bob", "m-1") });
+        cluster.run(seconds(2));
+        cluster.disk("dc", Disk::Fails);
+        let bob = cluster.register("agni", "bob");
+        cluster.run(seconds(30));
+        assert_eq!(cluster.view("dc").held_back, 1);
+        cluster.run(seconds(40));
+        let got: Vec<_> = cluster.handings(&bob).into_iter().map(|(id, got)| (id, got.redelivered)).collect();
+        assert_eq!(got, [("m-1".into(), true)], "{not_before_ms:?}");
+        assert_eq!(cluster.view("dc").held_back, 0);
+    }
 }
 
 #[test]

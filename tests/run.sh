@@ -124,10 +124,14 @@ if $long; then
     CHAOS_SECONDS=300 cargo test --locked --test it chaos:: -- --nocapture
     # A minute of sleep, a minute of loss, and three of changing weather, with the seed that repeats it.
     ROAM_LONG=1 cargo test --locked --test roam -- --nocapture moves:: steady:: weather::
-    SEEDS=$seeds cargo test --locked --release --test history
-    SEEDS=$((seeds / 10)) cargo test --locked --release --test rooms
+    # How soon links and entrances are back, and the trace of a message that went wrong twice: what the usual tests measured, printed.
+    cargo test --locked --test roam -- --nocapture dead:: round:: clock:: offline::
+    cargo test --locked --test it -- --nocapture --test-threads=1 failover:: fallback:: a_trace_shows
+    # Each prints its seeds, the faults they met, and the seed that found each planted fault.
+    SEEDS=$seeds cargo test --locked --release --test history -- --nocapture
+    SEEDS=$((seeds / 10)) cargo test --locked --release --test rooms -- --nocapture
     # The whole stack, real quinn included: the same faults, a run a seed.
-    SIM_SEEDS=$sim_seeds cargo test --locked --release --test sim nothing_accepted
+    SIM_SEEDS=$sim_seeds cargo test --locked --release --test sim -- --nocapture nothing_accepted
     # All 517 of Autobahn's cases, 20 GB through the echo.
     AUTOBAHN=all cargo test --locked --release --test it autobahn -- --nocapture
     # The times and rates that the older tests asked for (B27), one test after the other; what was measured is printed.

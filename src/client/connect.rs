@@ -177,6 +177,16 @@ impl Connection {
         }
     }
 
+    /// Waits until the node, or the way to it, owes an answer for too long, where the carrier tells: a dead path shows long before
+    /// [`Life`](super::life::Life) gives it up.
+    pub(super) fn silent(&self) -> impl Future<Output = ()> + Send + use<> {
+        let quic = self.quic.clone();
+        async move {
+            let Some(quic) = quic else { return std::future::pending().await };
+            race::silent(&quic).await;
+        }
+    }
+
     /// Puts a frame to those that are to be written.
     pub(super) fn put(&mut self, frame: &[u8]) {
         stream::put(&mut self.output, frame);

@@ -9,7 +9,8 @@ use crate::rt::clock;
 
 /// A client with several nodes asks the one that was silent for so long for a sign of life …
 const ASK_AFTER: Duration = Duration::from_millis(1_500);
-/// … and leaves it after this, as edges do: a node that only has no processor for a second or two is worth waiting for.
+/// … and leaves it after this, as edges do: a node that only has no processor for a second or two is worth waiting for. QUIC
+/// tells earlier where the way is dead (`Connection::silent`).
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A connection that is doubted and says nothing for so long is left: with that, and what it takes to notice the waking and to
 /// dial, a client is back two seconds after it woke.

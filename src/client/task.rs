@@ -271,6 +271,7 @@ impl Task {
         let (mut found, mut leave_by) = (None, None);
         let mut life = Life::new(ways.len() > 1);
         let mut gone = std::pin::pin!(connection.gone());
+        let mut silent = std::pin::pin!(connection.silent());
         loop {
             self.own.drain(..).for_each(|frame| connection.put(&frame));
             let written = connection.is_written();
@@ -296,6 +297,7 @@ impl Task {
                     (found, leave_by) = (Some(there), Some(clock::now() + LEAVES_WITHIN));
                 }
                 () = &mut gone, if ways.len() > 1 => return self.left(found, Over::Broken),
+                () = &mut silent, if ways.len() > 1 => return self.left_silent(place, found),
                 // Of two connections that may be dead, this one was to be left anyway.
                 true = wakes.next(), if ways.len() > 0 => match found {
                     Some(_) => return self.left(None, Over::Slept),
@@ -308,10 +310,7 @@ impl Task {
                 () = life.due(leave_by) => match life.look() {
                     Sign::Fine => {}
                     Sign::Ask => drop(self.ask_for_life()),
-                    Sign::Gone => {
-                        tracing::warn!(place, "the node is silent: it is left");
-                        return self.left(found, Over::Hangs);
-                    }
+                    Sign::Gone => return self.left_silent(place, found),
                     Sign::Dead => {
                         tracing::info!(place, "the connection is dead: another one is made");
                         return self.left(found, Over::Slept);
@@ -358,6 +357,11 @@ impl Task {
     fn left(&mut self, found: Option<(usize, Connection)>, over: Over) -> Over {
         self.fail_pending(false);
         found.map_or(over, |found| Over::Better(Box::new(found)))
+    }
+
+    fn left_silent(&mut self, place: usize, found: Option<(usize, Connection)>) -> Over {
+        tracing::warn!(place, "the node is silent: it is left");
+        self.left(found, Over::Hangs)
     }
 
     /// The connection is broken, or was ended by the node: perhaps because that has forgotten it while this machine slept.

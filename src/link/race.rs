@@ -8,8 +8,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use super::Error;
-use crate::rt::clock;
+use super::{Error, congestion};
+use crate::rt::{clock, gone};
 
 /// So often another try begins beside one that has no answer: quinn doubles the time between the first flights of one
 /// (RFC 9002 section 6.2.1), so that a way that is open again would be found late …
@@ -208,10 +208,44 @@ impl SilenceWatch {
         }
         self.since.is_some_and(|since| clock::since(since) >= Self::PATIENCE + 3 * rtt)
     }
+
+    /// One look at a connection.
+    pub fn look_at(&mut self, connection: &quinn::Connection) -> bool {
+        let (answers, asked, rtt) = counts(connection);
+        self.look(answers, asked, rtt)
+    }
+}
+
+fn counts(connection: &quinn::Connection) -> (u64, u64, Duration) {
+    let stats = connection.stats();
+    (congestion::answers(connection), gone::asked(&stats), stats.path.rtt)
+}
+
+/// Waits until a connection owes an answer for too long.
+pub async fn silent(connection: &quinn::Connection) {
+    owes(|| counts(connection)).await;
+}
+
+async fn owes(counts: impl Fn() -> (u64, u64, Duration)) {
+    let mut watch = SilenceWatch::default();
+    loop {
+        let before = clock::now();
+        tokio::time::sleep(SilenceWatch::EVERY).await;
+        // This process stood still: what came meanwhile was not read yet.
+        if clock::since(before) >= 3 * SilenceWatch::EVERY {
+            watch = SilenceWatch::default();
+        }
+        let (answers, asked, rtt) = counts();
+        if watch.look(answers, asked, rtt) {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
     use super::*;
 
     async fn after(ms: u64, result: Result<&'static str, &'static str>) -> Result<&'static str, Error> {
@@ -350,6 +384,24 @@ mod tests {
             }
             assert_eq!(found, silent_at);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stood_still_itself_gives_the_other_its_time_anew() {
+        // covers Q01, T09
+        let (began, asked) = (clock::now(), AtomicU64::new(1));
+        let silent = owes(|| (1, asked.load(Relaxed), Duration::from_millis(50)));
+        let mut silent = std::pin::pin!(silent);
+        assert!(tokio::time::timeout(SilenceWatch::EVERY * 5 / 2, &mut silent).await.is_err());
+        asked.store(2, Relaxed);
+        // It asks once more after the stop, as what has no answer is sent again.
+        assert!(tokio::time::timeout(SilenceWatch::EVERY, &mut silent).await.is_err());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(tokio::time::timeout(SilenceWatch::EVERY / 2, &mut silent).await.is_err());
+        asked.store(3, Relaxed);
+        silent.await;
+        let took = clock::since(began).as_millis();
+        assert!((6_500..7_500).contains(&took), "{took}");
     }
 
     #[test]

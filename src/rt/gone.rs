@@ -28,11 +28,18 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 pub async fn gone(connection: &quinn::Connection) {
     let counts = || {
         let stats = connection.stats();
-        let sent = stats.frame_tx;
-        let (received, asked) = (stats.udp_rx.datagrams, sent.stream + sent.ping + sent.datagram);
-        Counts { received, asked, rtt: stats.path.rtt }
+        Counts { received: stats.udp_rx.datagrams, asked: asked(&stats), rtt: stats.path.rtt }
     };
     watch(connection.remote_address(), counts).await;
+}
+
+/// Frames that a connection has sent and that its peer must acknowledge. quinn asks again for an answer that is overdue with IMMEDIATE_ACK
+/// (draft-ietf-quic-ack-frequency) and nothing else. Its probes for the path's MTU have a PING and one of those each: they are
+/// left out, as one that is too large for the path gets no answer.
+pub fn asked(stats: &quinn::ConnectionStats) -> u64 {
+    let sent = &stats.frame_tx;
+    let probes = stats.path.sent_plpmtud_probes;
+    sent.stream + sent.datagram + (sent.ping + sent.immediate_ack).saturating_sub(2 * probes)
 }
 
 /// What a connection counts.
@@ -94,6 +101,16 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(20);
+
+    // covers T09, Q01
+    #[test]
+    fn what_asks_again_counts_and_probes_for_the_mtu_do_not() {
+        let mut stats = quinn::ConnectionStats::default();
+        (stats.frame_tx.ping, stats.frame_tx.immediate_ack, stats.path.sent_plpmtud_probes) = (5, 5, 5);
+        assert_eq!(asked(&stats), 0);
+        (stats.frame_tx.stream, stats.frame_tx.immediate_ack) = (3, 7);
+        assert_eq!(asked(&stats), 5);
+    }
 
     // covers T09, Q02
     #[tokio::test]

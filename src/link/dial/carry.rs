@@ -287,13 +287,12 @@ impl Dialler {
         let mut next_loss = clock::now() + LossWatch::EVERY;
         loop {
             tokio::time::sleep(SilenceWatch::EVERY).await;
-            let stats = connection.stats();
-            let (path, sent) = (stats.path, stats.frame_tx);
             let answers = congestion::answers(connection);
-            let silent = silence.look(answers, sent.stream + sent.ping + sent.datagram, path.rtt);
+            let silent = silence.look_at(connection);
             let mut lossy = false;
             if clock::now() >= next_loss {
                 next_loss = clock::now() + LossWatch::EVERY;
+                let path = connection.stats().path;
                 lossy = loss.look(path.sent_packets, path.lost_packets) && heeded;
             }
             if !silent && !lossy {

@@ -45,6 +45,7 @@ fn trace(machine: &Machine, more: &[&str]) -> String {
 
 // covers Q05
 #[test]
+#[expect(clippy::print_stderr, reason = "for who runs it to read")]
 fn a_trace_shows_each_step_of_a_message_that_was_relayed_retried_and_redelivered() {
     let mut mesh = in_a_row(&HEARTBEAT);
     assert_eq!(mesh.machine("agni").next_hop("rushabdev").as_deref(), Some("dc"));
@@ -103,6 +104,7 @@ fn a_trace_shows_each_step_of_a_message_that_was_relayed_retried_and_redelivered
     took("rushabdev", "acked", "answer");
 
     let shown = trace(agni, &[]);
+    eprintln!("{shown}");
     assert!(shown.contains(&format!(", {retries} times sent or handed over again")), "{shown}");
     for word in ["sent again", "relayed", "taken back", "handed over again", "stored", "commit ", "queue "] {
         assert!(shown.contains(word), "{word}: {shown}");

@@ -5,6 +5,8 @@
 # Installs what it needs below target/, or stops with one line that says what to install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# Where Debian keeps nginx, haproxy and nft, which others than root do not look for there.
+PATH=$PATH:/usr/sbin:/sbin
 
 long=false usual=true
 for argument in "$@"; do
@@ -47,6 +49,7 @@ fi
 if [ "$(uname)" = Linux ]; then
     need ip iproute2 "install iproute2 (Debian: apt-get install iproute2)"
     need nsenter util-linux "install util-linux (Debian: apt-get install util-linux)"
+    need nft nftables "install nftables (Debian: apt-get install nftables)"
     [ -c /dev/net/tun ] || { mkdir -p /dev/net && mknod /dev/net/tun c 10 200; } 2>/dev/null || true
     [ -c /dev/net/tun ] || { echo "tests/run.sh: /dev/net/tun is missing: modprobe tun, or give it to this container" >&2; exit 1; }
 fi

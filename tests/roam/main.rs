@@ -10,6 +10,7 @@ mod harness;
 
 mod clock;
 mod dead;
+mod firewall;
 mod flow;
 mod ipv6;
 mod moves;

@@ -128,7 +128,7 @@ if $long; then
     # A minute of sleep, a minute of loss, and three of changing weather, with the seed that repeats it.
     ROAM_LONG=1 cargo test --locked --test roam -- --nocapture moves:: steady:: weather::
     # How soon links and entrances are back, and the trace of a message that went wrong twice: what the usual tests measured, printed.
-    cargo test --locked --test roam -- --nocapture dead:: round:: clock:: offline::
+    cargo test --locked --test roam -- --nocapture dead:: round:: clock:: offline:: firewall::
     cargo test --locked --test it -- --nocapture --test-threads=1 failover:: fallback:: a_trace_shows
     # Each prints its seeds, the faults they met, and the seed that found each planted fault.
     SEEDS=$seeds cargo test --locked --release --test history -- --nocapture

@@ -200,7 +200,7 @@ impl SilenceWatch {
     /// One look: a number that changes with every acknowledgement, and frames sent that must be acknowledged, since the connection
     /// began. Answers whether it owes an answer for too long. What else comes is none: a way may be blocked in one
     /// direction. A connection that has moved to another path counts anew.
-    pub fn look(&mut self, answers: u64, asked: u64, rtt: Duration) -> bool {
+    fn look(&mut self, answers: u64, asked: u64, rtt: Duration) -> bool {
         if answers != self.answers {
             *self = SilenceWatch { answers, asked, since: None };
         } else if asked > self.asked && self.since.is_none() {

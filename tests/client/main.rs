@@ -15,7 +15,8 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use harness::{Mesh, Process, TRISHULA, UdpPath, edge_program, until};
+use harness::udp_path::UdpPath;
+use harness::{Mesh, Process, TRISHULA, edge_program, until};
 use path::TcpPath;
 use wss::issue;
 

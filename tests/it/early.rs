@@ -4,8 +4,7 @@
 #![allow(clippy::print_stderr, reason = "it shows what it measured")]
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -15,7 +14,7 @@ use trishula::identity::bundle::Bundle;
 use trishula::identity::revocation::Revocations;
 use trishula::identity::{RoleKind, tls};
 
-use crate::harness::{Machine, Mesh, PATIENCE, until};
+use crate::harness::{Machine, Mesh, PATIENCE, get, until};
 use crate::wss::{issue, native};
 
 /// A path to a node that can be cut, and that records what a client sends after it was opened again.
@@ -172,16 +171,12 @@ impl Pair {
 
 impl Machine {
     fn linked(&self) -> bool {
-        let Some(status) = self.status() else { return false };
-        status["links"].as_array().unwrap().iter().any(|link| link["role"] == "node")
+        !self.carriers("node").is_empty()
     }
 
     fn metric(&self, line: &str) -> u64 {
         // As `init --loopback` lays them out: UDP, the node's HTTP, the edge.
-        let mut stream = TcpStream::connect(("127.0.0.1", self.edge_port - 1)).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
+        let text = get(self.edge_port - 1, "/metrics");
         let value = text.lines().find_map(|l| l.strip_prefix(line)).map(str::trim);
         value.map_or(0, |value| value.parse().unwrap())
     }
@@ -362,8 +357,7 @@ fn of_two_dials_the_one_that_is_dropped_is_counted_once_and_is_no_warning() {
     });
     until("it is counted", || dropped(&mut pair) > before);
     worker.gets_only(&pair, "after it");
-    let linked = pair.dialled().status().unwrap();
-    let links = linked["links"].as_array().unwrap().iter().filter(|link| link["role"] == "node").count();
+    let links = pair.dialled().carriers("node").len();
     assert_eq!((dropped(&mut pair), links), (before + 1, 1));
     let log = pair.dialled().node_log();
     assert!(!log.contains("did not come up") && !log.contains("link down"), "{log}");

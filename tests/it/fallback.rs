@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Mesh, UdpPath, edge_program, until};
+use crate::harness::udp_path::UdpPath;
+use crate::harness::{Mesh, edge_program, until};
 use crate::wss::{Door, Wss};
 
 /// Between two messages of a flow.
@@ -74,16 +75,13 @@ impl Pair {
 }
 
 fn carrier(dc: &crate::harness::Machine) -> Option<String> {
-    let status = dc.status()?;
-    let links: Vec<_> = status["links"].as_array()?.iter().filter(|link| link["role"] == "node").collect();
-    let [link] = links[..] else { return None };
-    Some(link["carrier"].as_str()?.to_owned())
+    let [carrier] = <[String; 1]>::try_from(dc.carriers("node")).ok()?;
+    Some(carrier)
 }
 
 /// Whether dc has a link on this carrier, be it besides another one.
 fn has(dc: &crate::harness::Machine, carrier: &str) -> bool {
-    let links = dc.status().map(|status| status["links"].as_array().unwrap().clone()).unwrap_or_default();
-    links.iter().any(|link| link["role"] == "node" && link["carrier"] == carrier)
+    dc.carriers("node").iter().any(|on| on == carrier)
 }
 
 /// Messages from one client to another, numbered from 1. A message of which the mesh can't be sure may carry its mark;

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -12,6 +12,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+// By its path, as other targets have this file by its path too.
+#[path = "harness/udp_path.rs"]
+pub mod udp_path;
 
 /// Ten times what anything here should take, and more.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -187,6 +191,20 @@ pub struct Machine {
     pub edge: Option<Process>,
 }
 
+fn carriers(status: &Value, role: &str) -> Vec<String> {
+    let links = status["links"].as_array().into_iter().flatten().filter(|link| link["role"] == role);
+    links.map(|link| link["carrier"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Head and body of what this port answers to a GET.
+pub fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 impl Machine {
     pub fn at(folder: PathBuf, edge_port: u16) -> Machine {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
@@ -248,20 +266,13 @@ impl Machine {
 
     /// `GET /metrics` of the edge.
     pub fn edge_metrics(&self) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.edge_port + 2)).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+        get(self.edge_port + 2, "/metrics")
     }
 
     /// `GET /health` of the node: the status code and what it says.
     pub fn health(&self) -> (u16, Value) {
         // As `init --loopback` lays them out: UDP, the node's HTTP, the edge.
-        let mut stream = TcpStream::connect(("127.0.0.1", self.edge_port - 1)).unwrap();
-        stream.write_all(b"GET /health HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let answer = get(self.edge_port - 1, "/health");
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap())
     }
@@ -269,9 +280,13 @@ impl Machine {
     /// Whether this node sees exactly so many nodes, all in reach, and has an edge if it should.
     pub fn sees_whole(&self, nodes: usize) -> bool {
         let Some(status) = self.status() else { return false };
-        let edge = self.edge.is_none()
-            || status["links"].as_array().unwrap().iter().any(|link| link["role"] == "edge");
+        let edge = self.edge.is_none() || !carriers(&status, "edge").is_empty();
         status["whole"] == true && status["nodes"].as_array().unwrap().len() == nodes && edge
+    }
+
+    /// What carries its links to those of this role, each; none while the node does not answer.
+    pub fn carriers(&self, role: &str) -> Vec<String> {
+        carriers(&self.status().unwrap_or_default(), role)
     }
 
     pub fn reaches(&self, node: &str) -> bool {
@@ -415,81 +430,5 @@ impl Lines {
     /// The next one, if it comes so soon.
     pub fn within(&self, time: Duration) -> Result<String, RecvTimeoutError> {
         self.0.recv_timeout(time)
-    }
-}
-
-/// A UDP path that can be cut: what comes to `address` goes on to `to`, and back, until it is cut. It may also lose some.
-pub struct UdpPath {
-    pub address: SocketAddr,
-    /// Clients that have come …
-    clients: std::sync::Arc<std::sync::atomic::AtomicU64>,
-    /// … and for how many of them, from the first on, it is cut.
-    cut: std::sync::Arc<std::sync::atomic::AtomicU64>,
-    /// Of a hundred datagrams, each way.
-    lost: std::sync::Arc<std::sync::atomic::AtomicU64>,
-}
-
-impl UdpPath {
-    pub fn to(to: SocketAddr) -> UdpPath {
-        use std::sync::Arc;
-        use std::sync::atomic::AtomicU64;
-        let front = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let address = front.local_addr().unwrap();
-        let (clients, cut, lost): (Arc<AtomicU64>, Arc<AtomicU64>, Arc<AtomicU64>) = Default::default();
-        let (count, is_cut) = (clients.clone(), cut.clone());
-        let passes = {
-            let (lost, seed) = (lost.clone(), Arc::new(AtomicU64::new(1)));
-            move |client: u64| {
-                // A linear congruential generator (Knuth's MMIX): the same losses in each run.
-                let step = |n: u64| {
-                    Some(n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407))
-                };
-                let n = seed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).unwrap();
-                client >= is_cut.load(Ordering::Relaxed) && (n >> 33) % 100 >= lost.load(Ordering::Relaxed)
-            }
-        };
-        // Ends with the test process; a socket for each client, as a NAT would have.
-        std::thread::spawn(move || {
-            let mut backs: std::collections::HashMap<SocketAddr, (u64, UdpSocket)> = Default::default();
-            let mut buffer = [0u8; 65_536];
-            while let Ok((length, client)) = front.recv_from(&mut buffer) {
-                let (number, back) = backs.entry(client).or_insert_with(|| {
-                    let number = count.fetch_add(1, Ordering::Relaxed);
-                    let back = UdpSocket::bind("127.0.0.1:0").unwrap();
-                    back.connect(to).unwrap();
-                    let (answers, front) = (back.try_clone().unwrap(), front.try_clone().unwrap());
-                    let passes = passes.clone();
-                    std::thread::spawn(move || {
-                        let mut buffer = [0u8; 65_536];
-                        loop {
-                            // Nobody is there yet: what was sent comes back as an error here.
-                            let Ok(length) = answers.recv(&mut buffer) else { continue };
-                            if passes(number) {
-                                let _ = front.send_to(&buffer[..length], client);
-                            }
-                        }
-                    });
-                    (number, back)
-                });
-                if passes(*number) {
-                    let _ = back.send(&buffer[..length]);
-                }
-            }
-        });
-        UdpPath { address, clients, cut, lost }
-    }
-
-    pub fn set_loss(&self, percent: u64) {
-        self.lost.store(percent, Ordering::Relaxed);
-    }
-
-    pub fn set_open(&self, open: bool) {
-        self.cut.store(if open { 0 } else { u64::MAX }, Ordering::Relaxed);
-    }
-
-    /// Cut for the sockets that have sent something so far, as if they were dead.
-    #[allow(dead_code, reason = "for tests/client")]
-    pub fn cut_for_those(&self) {
-        self.cut.store(self.clients.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }

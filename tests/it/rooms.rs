@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use crate::harness::{Machine, Mesh, PATIENCE, UdpPath, until};
+use crate::harness::udp_path::UdpPath;
+use crate::harness::{Machine, Mesh, PATIENCE, until};
 use crate::wss::{Door, Wss};
 
 fn runtime() -> Runtime {

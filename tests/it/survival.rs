@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use trishula::client::{Client, Options};
 
-use crate::harness::{Mesh, PythonClient, UdpPath, python, until};
+use crate::harness::udp_path::UdpPath;
+use crate::harness::{Mesh, PythonClient, python, until};
 use crate::wss::{issue, native};
 
 // covers T01, Q02

@@ -12,4 +12,5 @@ mod offload;
 mod replaced;
 mod resumed;
 mod rude_peers;
+mod silent;
 mod twice;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use trishula_wan::{Namespace, Shape, inside};
 
 use crate::flow::PACE;
-use crate::harness::{Machine, until};
+use crate::harness::until;
 use crate::place::{Family, World};
 
 /// How a firewall keeps UDP out: what comes and what leaves vanishes; whoever sends is told; the program that sends is told
@@ -30,17 +30,6 @@ fn nft(place: &Namespace, rules: &str) {
     assert!(child.wait().unwrap().success(), "nft refuses {rules}");
 }
 
-/// What carries a machine's only link to another node.
-fn carrier(machine: &Machine) -> Option<String> {
-    let status = machine.status()?;
-    let links = status["links"].as_array()?.iter().filter(|link| link["role"] == "node");
-    let carriers: Vec<&str> = links.filter_map(|link| link["carrier"].as_str()).collect();
-    match carriers[..] {
-        [one] => Some(one.to_owned()),
-        _ => None,
-    }
-}
-
 #[test]
 fn a_firewall_that_lets_no_udp_through_is_gone_round_and_quic_comes_back() {
     // covers Q01, Q02
@@ -50,23 +39,23 @@ fn a_firewall_that_lets_no_udp_through_is_gone_round_and_quic_comes_back() {
         (0..2).for_each(|n| world.start_node(n));
         (0..2).for_each(|n| world.start_edge(n));
         world.wait_whole();
-        let is_on = |what: &str| until(what, || carrier(&world.machines[0]).as_deref() == Some(what));
+        let is_on = |what: &str| until(what, || world.machines[0].carriers("node") == [what]);
         for (how, chain) in BLOCKS {
             is_on("quic");
             let place = world.star.at(0);
-            let (mut cut, mut opened, mut back) = (None, None, Duration::ZERO);
+            let [mut cut, mut opened] = [Instant::now(); 2];
+            let mut back = Duration::ZERO;
             let flows = world.flows_while(PACE, || {
                 sleep(Duration::from_millis(500));
-                cut = Some(Instant::now());
+                cut = Instant::now();
                 nft(place, &format!("table inet block {{\nchain block {{\n{chain}\n}}\n}}\n"));
                 is_on("wss");
                 sleep(Duration::from_secs(2));
-                opened = Some(Instant::now());
+                opened = Instant::now();
                 nft(place, "delete table inet block\n");
                 back = is_on("quic");
             });
-            let silent =
-                |since: Option<Instant>| flows.each_ref().map(|flow| flow.longest_gap(since.unwrap()));
+            let silent = |since| flows.each_ref().map(|flow| flow.longest_gap(since));
             eprintln!(
                 "{how}: silent for {:?} when UDP was blocked, for {:?} on the way back, on QUIC {back:?} later",
                 silent(cut),

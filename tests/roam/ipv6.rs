@@ -58,9 +58,7 @@ fn machines_without_ipv4_join_and_pass_messages_also_through_their_edges() {
         // UDP blocked: the way round through the edge is IPv6 as well.
         world.star.block_udp(1, true);
         until("the link goes through the edge", || {
-            let status = world.machines[0].status().unwrap_or_default();
-            let links = status["links"].as_array().cloned().unwrap_or_default();
-            links.iter().any(|link| link["role"] == "node" && link["carrier"] == "wss")
+            world.machines[0].carriers("node").iter().any(|carrier| carrier == "wss")
         });
         runtime.block_on(through_edges(&world, "wss"));
         world.assert_always_dialled();

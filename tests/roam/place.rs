@@ -1,8 +1,7 @@
 //! Machines in namespaces, each with the folder that `trishula init` makes for it.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,7 +10,7 @@ use futures_util::future::join_all;
 use trishula_wan::Star;
 
 use crate::flow::{Flow, Route};
-use crate::harness::{Machine, Process, TRISHULA, edge_program, until};
+use crate::harness::{Machine, Process, TRISHULA, edge_program, get, until};
 
 /// As `init` lays a machine of its own out.
 pub const NODE_PORT: u16 = 8766;
@@ -135,14 +134,7 @@ impl World {
 
     /// The sum of a metric's lines that begin so.
     pub fn metric(&self, n: usize, name: &str) -> f64 {
-        let asked = self.star.at(n).enter(|| {
-            let mut stream = TcpStream::connect(("127.0.0.1", METRICS_PORT))?;
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        });
-        let text = asked.unwrap();
+        let text = self.star.at(n).enter(|| Ok(get(METRICS_PORT, "/metrics"))).unwrap();
         let values = text.lines().filter(|line| line.starts_with(name)).filter_map(|line| {
             let (_, value) = line.rsplit_once(' ')?;
             value.parse::<f64>().ok()

@@ -297,7 +297,6 @@ fn replay_line(seed: u64) -> String {
 /// What came of several runs.
 #[derive(Default)]
 struct Sum {
-    seeds: u64,
     counts: BTreeMap<&'static str, u64>,
     disks: [u64; 3],
     /// Datagrams that came twice, that waited before a narrow way, that found no room there, that went astray, that were
@@ -308,7 +307,6 @@ struct Sum {
 
 impl Sum {
     fn add(&mut self, seed: u64, outcome: Outcome) {
-        self.seeds += 1;
         if outcome.broken.is_some() {
             show(seed, &outcome);
         }
@@ -347,9 +345,10 @@ fn run_all(seeds: Range<u64>) -> Sum {
 #[test]
 fn nothing_accepted_is_lost_doubled_or_reordered() {
     // covers T06, Q02, Q04
-    let Sum { seeds: count, counts: totals, disks, net, broken } = run_all(seeds(1, 8));
+    let seeds = seeds(1, 8);
+    let Sum { counts: totals, disks, net, broken } = run_all(seeds.clone());
     eprintln!(
-        "{count} seeds: {totals:?}; writes refused, in groups, lost with the power: {disks:?}; twice, waited, without room, astray, \
+        "seeds {seeds:?}: {totals:?}; writes refused, in groups, lost with the power: {disks:?}; twice, waited, without room, astray, \
          blocked, again: {net:?}"
     );
     assert!(broken.is_empty(), "{} seeds broke:\n{}", broken.len(), broken.join("\n"));

@@ -11,7 +11,6 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use super::super::congestion;
 use super::super::early::Configs;
 use super::super::race::{LossWatch, SilenceWatch};
 use super::super::wss;
@@ -287,7 +286,6 @@ impl Dialler {
         let mut next_loss = clock::now() + LossWatch::EVERY;
         loop {
             tokio::time::sleep(SilenceWatch::EVERY).await;
-            let answers = congestion::answers(connection);
             let silent = silence.look_at(connection);
             let mut lossy = false;
             if clock::now() >= next_loss {
@@ -300,7 +298,7 @@ impl Dialler {
             }
             match self.connect_wss().await {
                 // It answered after all.
-                Ok(_) if silent && congestion::answers(connection) != answers => {}
+                Ok(_) if silent && !silence.look_at(connection) => {}
                 Ok(dialled) => {
                     let why = if silent { Why::Silent } else { Why::Lossy };
                     tracing::warn!(

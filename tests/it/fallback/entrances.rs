@@ -15,7 +15,8 @@ use trishula::identity::tls;
 use trishula::wire::envelope::State;
 
 use crate::failover::flows::{self, Flows};
-use crate::harness::{Machine, Mesh, PATIENCE, Process, UdpPath, edge_program, until};
+use crate::harness::udp_path::UdpPath;
+use crate::harness::{Machine, Mesh, PATIENCE, Process, edge_program, until};
 use crate::wss::{Door, issue, native};
 
 /// Two machines; on dc no node runs. UDP to agni's node comes through a path that is cut.
@@ -57,9 +58,7 @@ impl Blocked {
 
 /// Whether an edge is at this machine's node by this carrier.
 fn has_edge(machine: &Machine, carrier: &str) -> bool {
-    let status = machine.status().unwrap_or_default();
-    let mut links = status["links"].as_array().into_iter().flatten();
-    links.any(|link| link["role"] == "edge" && link["carrier"] == carrier)
+    machine.carriers("edge").iter().any(|on| on == carrier)
 }
 
 /// What a metric of this machine's edge says.

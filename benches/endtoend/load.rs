@@ -8,7 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use hdrhistogram::Histogram;
 use rustls::pki_types::CertificateDer;
 use std::time::{Duration, Instant};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 /// Messages are so long, as text, before a way wraps them.
@@ -47,6 +47,11 @@ pub async fn run(way: &dyn Way, size: &Size) -> Result<Round> {
     let phase = async { tokio::try_join!(Client::connect(way, a, b, ca), Client::connect(way, b, a, ca)) };
     let (mut left, mut right) =
         timeout(PATIENCE, phase).await.with_context(|| what("connecting hangs"))??;
+    let phase = async {
+        meet(&mut left, &mut right).await?;
+        meet(&mut right, &mut left).await
+    };
+    timeout(PATIENCE, phase).await.with_context(|| what("the first message hangs"))??;
 
     let phase = ping_pong(&mut left, &mut right, processes, size);
     let ping_pong = timeout(PATIENCE, phase).await.with_context(|| what("ping-pong hangs"))??;
@@ -58,6 +63,21 @@ pub async fn run(way: &dyn Way, size: &Size) -> Result<Round> {
     // Before the clients, so that no relay has time to complain of a lost client.
     drop(running);
     Ok(Round { ping_pong, paced, full_per_second, full_cpu })
+}
+
+/// Sends until one message comes: news of who has registered takes a moment to the other end, which refuses messages until then.
+async fn meet(a: &mut Client<'_>, b: &mut Client<'_>) -> Result<()> {
+    loop {
+        a.send(0, 0).await?;
+        tokio::select! {
+            came = b.next() => return came.map(drop),
+            answer = a.frame() => match answer? {
+                Came::Refusal(_) => {}
+                Came::Body(n, _) => bail!("nobody answers here, yet {n} came"),
+            },
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
 }
 
 async fn ping_pong(a: &mut Client<'_>, b: &mut Client<'_>, of: &[Child], size: &Size) -> Result<Timed> {
@@ -153,6 +173,13 @@ async fn full(a: &mut Client<'_>, b: &mut Client<'_>, of: &[Child], messages: u6
     Ok((per_second, per_million(before, cpu(of), messages)))
 }
 
+/// What a client reads.
+enum Came {
+    /// A message's number and stamp.
+    Body(u64, u64),
+    Refusal(String),
+}
+
 /// One of the two clients. It sends to the other only.
 struct Client<'w> {
     way: &'w dyn Way,
@@ -189,14 +216,25 @@ impl<'w> Client<'w> {
         self.flush().await
     }
 
-    /// The next message's number and stamp; frames that carry none are passed over.
+    /// The next message's number and stamp.
     async fn next(&mut self) -> Result<(u64, u64)> {
+        match self.frame().await? {
+            Came::Body(n, stamp) => Ok((n, stamp)),
+            Came::Refusal(why) => bail!("a message was refused: {why}"),
+        }
+    }
+
+    /// The next message or refusal; frames that are neither are passed over.
+    async fn frame(&mut self) -> Result<Came> {
         loop {
             let message = self.socket.next().await.context("the connection has ended")??;
-            if let Message::Text(text) = message
-                && let Some(body) = self.way.unwrap(&text)
-            {
-                return parse(body).with_context(|| format!("not a body of ours: {body}"));
+            let Message::Text(text) = message else { continue };
+            if let Some(body) = self.way.unwrap(&text) {
+                let (n, stamp) = parse(body).with_context(|| format!("not a body of ours: {body}"))?;
+                return Ok(Came::Body(n, stamp));
+            }
+            if self.way.refuses(&text) {
+                return Ok(Came::Refusal(text.to_string()));
             }
         }
     }

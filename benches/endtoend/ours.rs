@@ -47,14 +47,19 @@ impl Way for Ours {
     }
 
     fn unwrap<'t>(&self, text: &'t str) -> Option<&'t str> {
-        #[derive(Deserialize)]
-        struct Frame<'a> {
-            #[serde(rename = "type")]
-            kind: &'a str,
-            #[serde(borrow)]
-            payload: &'a RawValue,
-        }
         let frame: Frame<'t> = serde_json::from_str(text).ok()?;
         (frame.kind == "STATUS").then(|| frame.payload.get())
     }
+
+    fn refuses(&self, text: &str) -> bool {
+        serde_json::from_str(text).is_ok_and(|frame: Frame<'_>| frame.kind == "ERROR")
+    }
+}
+
+#[derive(Deserialize)]
+struct Frame<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    payload: &'a RawValue,
 }

@@ -31,6 +31,11 @@ pub trait Way {
     fn unwrap<'t>(&self, text: &'t str) -> Option<&'t str> {
         Some(text)
     }
+
+    /// Whether a text frame refuses a message that its reader has sent.
+    fn refuses(&self, _text: &str) -> bool {
+        false
+    }
 }
 
 /// A way that has been started.

@@ -320,6 +320,9 @@ impl Mesh {
         for node in &gained {
             self.event(Event::Reachable(node.clone()));
         }
+        if !gained.is_empty() {
+            self.found_a_node();
+        }
         for node in &lost {
             self.event(Event::Unreachable(node.clone()));
         }

@@ -1,5 +1,6 @@
 //! Order across a move: what was taken after a message that lies at its recipient's earlier home waits until that home
-//! has passed it on, or can't be reached. And what leaves a mailbox waits until the disk knows that.
+//! has passed it on, or can't be reached. Which of them can is known when the ways are: not yet in the first second of a
+//! node, nor in the one after it has found another. And what leaves a mailbox waits until the disk knows that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,6 +14,8 @@ use crate::wire::record::{Place, Upstream};
 
 /// No message waits longer than this for the earlier home to pass on what came before.
 const HELD_BACK_FOR: Duration = Duration::from_secs(60);
+/// News of nodes comes one by one: so long after a node has come into reach it says nothing yet that another has not.
+const FINDS_OTHERS_FOR: Duration = Duration::from_secs(1);
 /// Earlier messages of one flow that are asked about in one round.
 const ASK_AT_ONCE: usize = 32;
 
@@ -20,7 +23,9 @@ const ASK_AT_ONCE: usize = 32;
 pub(super) struct Order {
     /// What other nodes have taken over, by its flow and by node.
     elsewhere: BTreeMap<Flow, BTreeMap<NodeName, BTreeSet<No>>>,
-    /// What waits for that, and since when something of its flow does.
+    /// When a node came into reach last.
+    found: Time,
+    /// What waits for that, and since when something of its flow does that could go.
     held_back: BTreeMap<Flow, (Time, BTreeSet<No>)>,
     /// What has left the mailbox here, in which nobody had got it, and since when: that is not on disk yet, and were the power to go, it
     /// would be handed over here as if nobody had got it elsewhere.
@@ -154,10 +159,31 @@ impl Mesh {
             return true;
         }
         let Some(nodes) = order.elsewhere.get(flow) else { return false };
+        let mut earlier = nodes
+            .iter()
+            .filter(|(node, nos)| *node != home && nos.first().is_some_and(|first| *first < no))
+            .map(|(node, _)| node);
+        if !self.could_go_to(home) {
+            return earlier.next().is_some();
+        }
         !order.held_back.get(flow).is_some_and(long)
-            && nodes.iter().any(|(node, nos)| {
-                node != home && nos.first().is_some_and(|first| *first < no) && self.way_to(node).is_some()
-            })
+            && earlier.any(|node| self.is_finding_others() || self.way_to(node).is_some())
+    }
+
+    fn could_go_to(&self, home: &NodeName) -> bool {
+        *home == self.config.node || self.way_to(home).is_some()
+    }
+
+    fn is_finding_others(&self) -> bool {
+        let latest = self.durable.order.found.max(self.durable.started);
+        self.now.since(latest) < FINDS_OTHERS_FOR
+    }
+
+    /// A node has come into reach: what could not go may do so now, or has to wait for what lies there.
+    pub(in crate::mesh) fn found_a_node(&mut self) {
+        let order = &mut self.durable.order;
+        order.found = self.now;
+        order.moved.extend(order.held_back.keys().cloned());
     }
 
     /// When a turn ends: what waits for nothing any more goes on.
@@ -218,7 +244,19 @@ impl Mesh {
                 let asked: Vec<No> = nos.into_iter().take(ASK_AT_ONCE).collect();
                 self.inquire_about(&node, &asked);
             }
+            self.begin_anew_to_wait(&flow);
             self.durable.order.moved.insert(flow);
+        }
+    }
+
+    /// As long as its home can't be reached nothing is waited for but that.
+    fn begin_anew_to_wait(&mut self, flow: &Flow) {
+        let first = self.durable.order.held_back.get(flow).and_then(|(_, nos)| nos.first().copied());
+        let home = first.and_then(|no| self.home_of(no));
+        if home.is_some_and(|home| !self.could_go_to(&home))
+            && let Some((since, _)) = self.durable.order.held_back.get_mut(flow)
+        {
+            *since = self.now;
         }
     }
 

@@ -109,6 +109,59 @@ fn nothing_waits_for_an_old_home_that_cannot_be_reached() {
     assert_eq!(ids(&cluster, &bob), ["m-4", "m-1", "m-2", "m-3"]);
 }
 
+/// The three wait at agni, bob has moved to `home`, and dc, which has a fourth, is started again with no link yet.
+fn moved_as_dc_was_started_again(home: &str) -> (Cluster, Client) {
+    let (mut cluster, alice) = three_wait_far_away();
+    cluster.cut("agni", "rushabdev");
+    cluster.lost = |frame| matches!(frame, Frame::Forward(..));
+    cluster.submit(&alice, durable(&alice, "bob", "m-4"));
+    let bob = cluster.register(home, "bob");
+    cluster.run(Duration::from_millis(100));
+    cluster.restart("dc");
+    cluster.lost = |_| false;
+    (cluster, bob)
+}
+
+#[test]
+fn a_node_that_was_started_again_finds_others_before_a_message_waits_for_no_old_home() {
+    // covers Q04, T18
+    let (mut cluster, _) = moved_as_dc_was_started_again("dc");
+    let bob = cluster.register("dc", "bob");
+    cluster.run(Duration::from_millis(500));
+    assert!(ids(&cluster, &bob).is_empty());
+    cluster.connect("dc", "agni");
+    cluster.run(seconds(5));
+    assert_eq!(ids(&cluster, &bob), ["m-1", "m-2", "m-3", "m-4"]);
+    assert_eq!(cluster.view("dc").held_back, 0);
+}
+
+#[test]
+fn a_message_that_could_not_go_to_a_new_home_waits_for_the_old_one_when_it_can() {
+    // covers Q04, T18
+    for off in [0, 70] {
+        let (mut cluster, bob) = moved_as_dc_was_started_again("rushabdev");
+        cluster.run(seconds(off));
+        cluster.connect("dc", "agni");
+        cluster.run(seconds(2));
+        cluster.connect("dc", "rushabdev");
+        cluster.run(seconds(5));
+        assert_eq!(ids(&cluster, &bob), ["m-1", "m-2", "m-3", "m-4"], "after {off} s");
+        assert_eq!(cluster.view("dc").held_back, 0);
+    }
+}
+
+#[test]
+fn what_could_not_go_does_not_wait_long_for_an_old_home_that_cannot_be_reached() {
+    // covers Q04, T08
+    let (mut cluster, bob) = moved_as_dc_was_started_again("rushabdev");
+    cluster.run(seconds(70));
+    cluster.connect("dc", "rushabdev");
+    cluster.run(Duration::from_millis(500));
+    assert!(ids(&cluster, &bob).is_empty(), "agni may be found yet");
+    cluster.run(seconds(2));
+    assert_eq!(ids(&cluster, &bob), ["m-4"]);
+}
+
 #[test]
 fn a_message_whose_time_is_over_is_not_delivered_by_a_new_home() {
     // covers Q04

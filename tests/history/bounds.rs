@@ -40,6 +40,8 @@ pub struct Bounds {
     pub limits: Option<Limits>,
     /// After each node's latest input. What is brought back from the disk may be more than may be taken.
     used: BTreeMap<MachineNo, Use>,
+    /// Bytes of what the node whose turn it is has kept in this turn and not before.
+    new: usize,
     stamps: BTreeMap<MessageNo, u64>,
 }
 
@@ -87,6 +89,7 @@ pub fn small(seed: u64) -> Limits {
 impl World {
     /// A node has done something.
     pub fn check_bounds(&mut self, m: MachineNo) {
+        let new = std::mem::take(&mut self.bounds.new);
         let (Some(limits), Some(mesh)) = (&self.bounds.limits, &self.machines[m].mesh) else { return };
         let used = mesh.limits_in_use();
         let Some(before) = self.bounds.used.insert(m, used.clone()) else { return };
@@ -101,8 +104,8 @@ impl World {
             (used.receipts, before.receipts, limits.receipts_of_sender, "receipts at their limit"),
             (used.marks, before.marks, limits.marks_of_sender, "marks at their limit"),
         ];
-        // A message that was given away and came back is no new one.
-        let came_back = used.messages <= before.messages;
+        // A message that was given away and came back is no new one; one that came in order may bring it with it.
+        let came_back = new == 0 || before.bytes + new <= limits.node_bytes;
         let mut over = None;
         for (used, before, most, what) in all {
             if used == most && before < most {
@@ -112,13 +115,19 @@ impl World {
                 over.get_or_insert((what, used, most));
             }
         }
-        // One that came in order may bring back with it others that waited for it.
-        let may_come_back =
-            |what: &str| what.contains("mailboxes") || what == "bytes of nodes at their limit";
         if let Some((what, used, most)) = over
-            && !(may_come_back(what) && used - most <= size_of(what) * self.came_unasked(m, agent))
+            && !(what.contains("mailboxes") && used - most <= size_of(what) * self.came_unasked(m, agent))
         {
             self.fail(|| format!("n{m} has {used} of {most}: {what} (the fullest mailbox is {agent:?})"));
+        }
+    }
+
+    /// A node gives its disk a message that is not there.
+    pub fn is_kept(&mut self, m: MachineNo, record: &Record) {
+        if let Record::Keep(kept) = record
+            && !self.machines[m].disk.platter.messages.contains_key(&kept.key)
+        {
+            self.bounds.new += kept.payload.len();
         }
     }
 

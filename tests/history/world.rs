@@ -381,6 +381,7 @@ impl World {
                 if self.sabotage.is_some_and(|sabotage| sabotage.lies_about(&record)) {
                     self.at(self.now, Event::Input(m, life, Box::new(Input::Persisted(ticket))));
                 }
+                self.is_kept(m, &record);
                 self.is_put_elsewhere(m, &record);
                 self.machines[m].disk.give(ticket, record);
                 self.begin_write(m);

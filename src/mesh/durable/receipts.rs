@@ -35,6 +35,10 @@ impl Mesh {
         if item.place == Place::Mailbox {
             self.durable.mailboxes.remove_item(no, item);
         }
+        // Another node may have taken it over meanwhile.
+        if let Some(other) = item.other.clone() {
+            self.forget_theirs(&other, no);
+        }
         let Some(item) = self.durable.table.remove(no) else { return };
         if item.sent.is_some() {
             self.durable.gave_back = self.now;

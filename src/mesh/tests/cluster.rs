@@ -204,6 +204,14 @@ impl Cluster {
         }
     }
 
+    /// It is refused now, and so is what comes.
+    pub fn fail(&mut self, name: &str) {
+        self.disk(name, Disk::Fails);
+        for (ticket, _) in std::mem::take(&mut self.machine(name).records) {
+            self.input(name, Input::PersistFailed(ticket, "disk full".into()));
+        }
+    }
+
     /// Only the first of it; `false`: there is nothing.
     pub fn release_first(&mut self, name: &str) -> bool {
         let records = &mut self.machine(name).records;

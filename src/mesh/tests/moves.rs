@@ -109,6 +109,29 @@ fn nothing_waits_for_an_old_home_that_cannot_be_reached() {
     assert_eq!(ids(&cluster, &bob), ["m-4", "m-1", "m-2", "m-3"]);
 }
 
+#[test]
+fn nothing_waits_for_a_message_that_its_own_disk_refused_when_the_old_home_had_taken_it_over() {
+    // covers T08, Q04
+    for copies in [1, 2] {
+        let mut cluster = Cluster::meshed(&TRIO);
+        let (alice, bob) = (cluster.register("dc", "alice"), cluster.register("agni", "bob"));
+        cluster.disk("dc", Disk::Hangs);
+        cluster.submit(&alice, Head { copies, ..durable(&alice, "bob", "m-1") });
+        cluster.run(seconds(1));
+        assert_eq!(ids(&cluster, &bob), ["m-1"]);
+        cluster.fail("dc");
+        assert_eq!(cluster.states(&alice, "m-1"), [State::Refused], "{copies}");
+        cluster.disk("dc", Disk::Works);
+        cluster.run(seconds(2));
+        // Agni passes the first on.
+        let bob = cluster.register("rushabdev", "bob");
+        cluster.post(&alice, "bob", "m-2");
+        cluster.run(seconds(2));
+        assert_eq!(ids(&cluster, &bob), ["m-1", "m-2"], "{copies}");
+        assert_eq!(cluster.view("dc").held_back, 0);
+    }
+}
+
 /// The three wait at agni, bob has moved to `home`, and dc, which has a fourth, is started again with no link yet.
 fn moved_as_dc_was_started_again(home: &str) -> (Cluster, Client) {
     let (mut cluster, alice) = three_wait_far_away();
